@@ -1,0 +1,8 @@
+"""The error that a user can cause."""
+
+
+class CryoSegNetError(Exception):
+    """Something the user can put right; its text is one sentence that says what is wrong, where, and what to do.
+
+    Commands print the text and exit; a batch records it against the micrograph and goes on. It never needs a traceback.
+    """

@@ -1,0 +1,1 @@
+"""RELION External job: translates between RELION and cryosegnet_ext; decides nothing about picking."""
