@@ -311,7 +311,7 @@ def _read_tiff(file: BinaryIO, size: int) -> tuple[NDArray[Any], float | None]:
                 raise
             kind = getattr(page.compression, "name", page.compression)
             raise _BadFile(
-                f"is a TIFF file packed in a way that needs more (compression {kind}): install the imagecodecs package or convert it to MRC"
+                f"is a TIFF file (compression {kind}) that needs a decoder: install imagecodecs or convert it to MRC"
             ) from None
         return _grey(image, page.axes.find("S")), _tiff_pixel_size(page)
 
