@@ -1,0 +1,255 @@
+"""The journal of a batch: what is finished, in a file that only ever grows, so that a killed run can go on.
+
+``OUT/.cryosegnet/journal.jsonl`` holds one JSON object a line: the settings first, then the dataset's diameter and one
+record for each finished or failed micrograph. Where a micrograph has several records the last one counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ._version import __version__
+from .errors import CryoSegNetError
+from .inputs import OUTPUT_FOLDERS, STATE_FOLDER
+
+SCHEMA = 1
+#: How `cryosegnet_ext.atomic` begins the names of files that are not finished.
+TEMPORARY_PREFIX = ".tmp-"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one micrograph.
+
+    Attributes
+    ----------
+    key, name, stem
+        The file's real path, the name the user knows, and the path of its outputs below ``picks/``.
+    status
+        ``done`` or ``failed``; a failed one has a ``reason`` and is tried again by the next run.
+    picks, diameter
+        Number of picks and their median diameter (angstrom, or pixels where ``pixel_size`` is None).
+    pixel_size, given_pixel_size
+        Angstrom per pixel as picked, and as the list of inputs gave it.
+    seconds
+        Time for reading and picking.
+    size, mtime_ns
+        Of the input file, to notice that it has changed.
+    files
+        Output below the output folder -> its size in bytes; None for an overlay that could not be drawn.
+    """
+
+    key: str
+    name: str
+    stem: str
+    status: str
+    picks: int = 0
+    diameter: float | None = None
+    pixel_size: float | None = None
+    given_pixel_size: float | None = None
+    seconds: float = 0.0
+    reason: str | None = None
+    size: int = -1
+    mtime_ns: int = -1
+    files: Mapping[str, int | None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the micrograph was picked."""
+        return self.status == "done"
+
+
+_FIELDS = {field.name for field in fields(Record)}
+
+
+class Journal:
+    """The journal of one output folder, locked for this process while it is open.
+
+    Parameters
+    ----------
+    output
+        The output folder; it is made where it is missing.
+    settings
+        Everything that changes picks, as JSON-able values; they must be those of the journal that is there.
+    overwrite
+        Forget an earlier run: its files are removed and the journal starts anew.
+
+    Raises
+    ------
+    CryoSegNetError
+        The folder cannot be written, another process works in it, it was made with other settings, or it holds picks of
+        unknown origin.
+    """
+
+    def __init__(self, output: Path, settings: Mapping[str, object], overwrite: bool = False) -> None:
+        self.output = output
+        self.folder = output / STATE_FOLDER
+        self.path = self.folder / "journal.jsonl"
+        self.settings: dict[str, object] = json.loads(json.dumps(settings, default=str))
+        self.records: dict[str, Record] = {}
+        self.diameter: float | None = None
+        self.has_diameter = False
+        self._file: Any = None
+        self._lock = -1
+        try:
+            self._refuse_foreign_picks(overwrite)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._open(overwrite)
+        except OSError as error:
+            self.close()
+            raise CryoSegNetError(
+                f"{output}: the output folder cannot be used ({error.strerror}); check its permissions and free space"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let the next process in."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def add(self, record: Record) -> None:
+        """Append the record of one micrograph; raises OSError where the disk is full."""
+        entry = {name: value for name, value in asdict(record).items() if value is not None}
+        self._append({"record": "micrograph", **entry})
+        self.records[record.key] = record
+
+    def set_diameter(self, diameter: float | None) -> None:
+        """Append the dataset's diameter; None: it could not be determined."""
+        self._append({"record": "diameter", "diameter": diameter})
+        self.diameter, self.has_diameter = diameter, True
+
+    def stems(self) -> dict[str, str]:
+        """Key -> stem of every micrograph that has a record."""
+        return {key: record.stem for key, record in self.records.items()}
+
+    def _append(self, entry: Mapping[str, object]) -> None:
+        # One write of one whole line: a reader, or a run after a kill, sees the line or at most a torn last one.
+        line = json.dumps(entry).encode() + b"\n"
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def _refuse_foreign_picks(self, overwrite: bool) -> None:
+        if overwrite or self.path.exists():
+            return
+        picks = self.output / "picks"
+        if picks.is_dir() and any(picks.iterdir()):
+            raise CryoSegNetError(
+                f"{picks} holds files but no journal of an earlier run; choose another output folder, "
+                "or --overwrite to write among them"
+            )
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            if not isinstance(error, BlockingIOError):
+                raise
+            owner = os.pread(self._lock, 200, 0).decode(errors="replace").strip() or "another process"
+            raise CryoSegNetError(
+                f"{self.output}: {owner} is picking into this folder; wait for it or choose another output folder"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+    def _open(self, overwrite: bool) -> None:
+        known = self._read()
+        if known is not None and overwrite:
+            self._remove_outputs()
+            os.truncate(self.path, 0)
+            self.records, self.diameter, self.has_diameter = {}, None, False
+        elif known is not None:
+            self._compare(known)
+            self._remove_unfinished()
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close())
+        if known is None or overwrite:
+            self._append({"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings})
+
+    def _read(self) -> dict[str, object] | None:
+        """Take in what the file says and cut off a torn last line; the settings, None where there is nothing yet."""
+        known: dict[str, object] | None = None
+        whole = 0
+        try:
+            file = open(self.path, "r+b")  # noqa: SIM115 (closed below)
+        except FileNotFoundError:
+            return None
+        with file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+                    entry = json.loads(line)
+                    kind = entry.get("record")
+                    if kind == "settings":
+                        known = dict(entry["settings"])
+                    elif kind == "diameter":
+                        self.diameter, self.has_diameter = entry["diameter"], True
+                    elif kind == "micrograph":
+                        record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
+                        self.records[record.key] = record
+            file.truncate(whole)
+        if known is None and whole:
+            known = {}
+        return known
+
+    def _compare(self, known: Mapping[str, object]) -> None:
+        names = [n for n in sorted({*known, *self.settings}) if known.get(n) != self.settings.get(n)]
+        if not names:
+            return
+        changes = [f"{n} ({_short(known.get(n))} then, {_short(self.settings.get(n))} now)" for n in names]
+        raise CryoSegNetError(
+            f"{self.output} was picked with other settings: {', '.join(changes)}; "
+            "give --overwrite to pick everything again, or another output folder"
+        )
+
+    def _remove_unfinished(self) -> None:
+        """Remove the temporary files of writes that a kill cut short; the lock says that nobody else writes here."""
+        for name in OUTPUT_FOLDERS:
+            for folder, _, files in os.walk(self.output / name):
+                for file in files:
+                    if file.startswith(TEMPORARY_PREFIX):
+                        os.unlink(os.path.join(folder, file))
+
+    def _remove_outputs(self) -> None:
+        for record in self.records.values():
+            remove_files(self.output, record.files or ())
+
+
+def remove_files(output: Path, names: Any) -> None:
+    """Remove outputs of an earlier run, given as paths below ``output``; anything else is left alone."""
+    for name in names:
+        parts = Path(name).parts
+        if parts and parts[0] in OUTPUT_FOLDERS and ".." not in parts:
+            (output / name).unlink(missing_ok=True)
+
+
+def _short(value: object) -> str:
+    text = "not set" if value is None else json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
