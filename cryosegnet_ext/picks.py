@@ -19,13 +19,19 @@ class Picks:
         Centres in pixels of the micrograph's array: x = column, y = row, 0-based, array order (row 0 of the MRC data is
         y = 0, no flip). An integer is the centre of that pixel.
     diameter : (n,) float64
-        Particle diameter in angstrom; in pixels where ``pixel_size`` is None.
+        Particle diameter in angstrom; in pixels where ``pixel_size`` is None. NaN where it is not known, as in picks
+        read from a STAR file.
     score : (n,) float64
-        Figure of merit, 0..1.
+        Figure of merit: 0..1 for our own picks, whatever their program gave for others' (Topaz: log-odds).
     pixel_size : float or None
         Angstrom per pixel of the micrograph; None where it is not known.
     shape : (ny, nx) or None
         Shape of the micrograph in pixels, where it is known.
+
+    Raises
+    ------
+    ValueError
+        The four columns differ in length.
     """
 
     x: NDArray[np.float64]
@@ -70,12 +76,12 @@ class Picks:
         return self.take(np.lexsort((self.x, self.y, -self.score)))
 
     def write(self, path: str | Path) -> None:
-        """Write to ``path``; its suffix (.star, .box, .cbox, .csv) names the format.
+        """Write to ``path``; its suffix (.star, .box, .cbox, .csv, .cs) names the format.
 
         Raises
         ------
         CryoSegNetError
-            Unknown suffix, or the file cannot be written.
+            Unknown suffix, a number that is not finite, a box without a size, or a file that cannot be written.
         """
         from .formats import write_picks
 
@@ -83,7 +89,7 @@ class Picks:
 
 
 def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:
-    """Read a pick file of this or another program (.star, .box, .cbox, .csv, .cs).
+    """Read a pick file of this or another program (.star, .box, .cbox, .csv, Topaz's .txt, .cs).
 
     Parameters
     ----------
@@ -95,7 +101,7 @@ def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:
     Raises
     ------
     CryoSegNetError
-        The file is missing, empty of the needed columns, or in no known format.
+        The file is missing, damaged, in no known format, or holds picks of several micrographs.
     """
     from .formats import read_picks as read
 

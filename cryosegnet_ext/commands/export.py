@@ -1,0 +1,150 @@
+"""Convert pick files between RELION, EMAN, crYOLO, CryoSPARC and plain tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..picks import Picks
+
+HELP = "convert pick files between formats"
+
+MICROGRAPH_SUFFIXES = {".mrc", ".mrcs", ".map", ".tif", ".tiff", ".eer", ".png", ".jpg", ".jpeg", ".gz", ".bz2"}
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cryosegnet export``."""
+    parser.description = (
+        "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs) between formats: one file a micrograph, but "
+        "one table of all micrographs for cs. Tables of many micrographs are split. Conventions: docs/formats.md."
+    )
+    parser.add_argument("picks", metavar="PICKS", nargs="+", help="pick files, or folders of them")
+    parser.add_argument("--to", required=True, choices=["star", "box", "cbox", "csv", "cs"], help="format to write")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR|FILE",
+        help="folder to write to, or the file when it is one (default: this folder)",
+    )
+    parser.add_argument("--pixel-size", type=float, metavar="A", help="angstrom per pixel, for files without it")
+    parser.add_argument("--box-size", type=int, metavar="N", help="side of the boxes of box and cbox in pixels, even")
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("NY", "NX"), help="rows and columns of the micrographs")
+    parser.add_argument("--flip-y", action="store_true", help="mirror top and bottom: y becomes NY - 1 - y")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Convert; 0 when all went well, 2 when some files failed, 3 when nothing could be done."""
+    from ..errors import CryoSegNetError
+    from ..formats import write_cs, write_picks
+
+    if args.shape is not None and min(args.shape) < 1:
+        raise CryoSegNetError("--shape wants the micrographs' rows and columns, both above zero.")
+    inputs = _input_files(args.picks)
+    found, failures = _read(inputs, args)
+
+    suffix = "." + args.to
+    output = Path(args.output or ".")
+    one_file = output.suffix.lower() == suffix and not output.is_dir()
+    if one_file and args.to != "cs" and len(found) > 1:
+        raise CryoSegNetError(f"{len(found)} micrographs do not go into the one file {output}: give a folder.")
+    folder = output.parent if one_file else output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
+
+    written: list[Picks] = []
+    if args.to == "cs" and found:
+        target = output if one_file else folder / "picks.cs"
+        _spare_inputs(target, inputs)
+        write_cs(dict(found), target)
+        written = [picks for _, picks in found]
+    elif found:
+        targets: set[Path] = set()
+        for name, picks in found:
+            target = output if one_file else folder / (_stem(name) + suffix)
+            try:
+                _spare_inputs(target, inputs)
+                if target in targets:
+                    raise CryoSegNetError(f"two inputs would become {target}: convert them into different folders.")
+                targets.add(target)
+                write_picks(picks, target, box_size=args.box_size)
+                written.append(picks)
+            except CryoSegNetError as error:
+                print(error, file=sys.stderr)
+                failures += 1
+    print(f"{len(written)} micrographs, {sum(map(len, written))} picks -> {output}")
+    if not failures:
+        return 0
+    return 2 if written else 3
+
+
+def _input_files(names: list[str]) -> list[Path]:
+    from ..errors import CryoSegNetError
+    from ..formats import WRITABLE
+
+    files: list[Path] = []
+    for path in map(Path, names):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        # A folder's .txt files are mostly notes; a Topaz table is named by itself.
+        inside = sorted(f for f in path.iterdir() if f.suffix.lower() in WRITABLE and not f.name.startswith("."))
+        if not inside:
+            raise CryoSegNetError(f"the folder {path} holds no pick files: give one that has some.")
+        files += inside
+    return files
+
+
+def _read(inputs: list[Path], args: argparse.Namespace) -> tuple[list[tuple[str, Picks]], int]:
+    from ..errors import CryoSegNetError
+    from ..formats import read_many
+
+    found: list[tuple[str, Picks]] = []
+    names: set[str] = set()
+    failures = 0
+    for path in inputs:
+        try:
+            table = read_many(path, pixel_size=args.pixel_size)
+            for name in table:
+                if args.to == "cs" and name in names:
+                    raise CryoSegNetError(f"{path}: micrograph {name} was given before; give its picks once.")
+            for name, picks in table.items():
+                names.add(name)
+                found.append((name, _placed(picks, path, args)))
+        except CryoSegNetError as error:
+            print(error, file=sys.stderr)
+            failures += 1
+    return found, failures
+
+
+def _placed(picks: Picks, path: Path, args: argparse.Namespace) -> Picks:
+    """The picks with the micrograph's shape and in the orientation that was asked for."""
+    from ..errors import CryoSegNetError
+
+    if args.shape is not None:
+        picks = replace(picks, shape=(args.shape[0], args.shape[1]))
+    if not args.flip_y:
+        return picks
+    if picks.shape is None:
+        raise CryoSegNetError(f"{path}: --flip-y needs the micrograph's height; give --shape NY NX.")
+    return replace(picks, y=picks.shape[0] - 1 - picks.y)
+
+
+def _spare_inputs(target: Path, inputs: list[Path]) -> None:
+    from ..errors import CryoSegNetError
+
+    if target.exists() and any(path.exists() and path.samefile(target) for path in inputs):
+        raise CryoSegNetError(f"{target} is one of the inputs: choose another --output.")
+
+
+def _stem(name: str) -> str:
+    """The file's name without folders and a micrograph's suffix; other dots belong to the name."""
+    path = Path(name)
+    while path.suffix.lower() in MICROGRAPH_SUFFIXES:
+        path = path.with_suffix("")
+    return path.name
