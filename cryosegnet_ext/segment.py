@@ -6,8 +6,10 @@ which masks become picks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    import torch
+    from segment_anything.modeling import Sam
 
 SMOOTHING = 0.08
 """Standard deviation of the smoothing before peaks are sought, in particle diameters."""
@@ -295,3 +301,322 @@ def _measure(
         roundness=np.sqrt(np.clip((middle - spread) / (middle + spread), 0.0, 1.0)),
         touches_edge=(x0 == 0) | (y0 == 0) | (x1 == nx - 1) | (y1 == ny - 1),
     )
+
+
+def grid(
+    probability: NDArray[np.floating[Any]],
+    sam: Sam,
+    *,
+    points_per_side: int = 32,
+    points_per_batch: int = 64,
+    pred_iou_thresh: float = 0.88,
+    stability_score_thresh: float = 0.95,
+    box_nms_thresh: float = 0.7,
+) -> Masks:
+    """SAM's automatic mask generator over a grid of points, with the published settings.
+
+    The published chain (Gyawali et al., 2024) gives it a 1024 x 1024 map; any other is resized by SAM itself. Every
+    mask of the generator comes back: the published limit on the predicted IoU (0.94) is applied to ``score`` later.
+
+    Parameters
+    ----------
+    probability : (ny, nx) float
+        Map in 0..1.
+    sam
+        As `cryosegnet_ext.weights.load_sam` gives, on the device where it is to run.
+    points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh, box_nms_thresh
+        As in ``segment_anything.SamAutomaticMaskGenerator``.
+
+    Returns
+    -------
+    Masks
+        In the generator's order.
+    """
+    from segment_anything import SamAutomaticMaskGenerator
+
+    probability = _checked(probability)
+    generator = SamAutomaticMaskGenerator(
+        sam,
+        points_per_side=points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+        box_nms_thresh=box_nms_thresh,
+        output_mode="uncompressed_rle",
+    )
+    found = [
+        _Instance(m["predicted_iou"], *_runs(m["segmentation"])) for m in generator.generate(_picture(probability))
+    ]
+    return _measured([instance for instance in found if len(instance.y)], probability, probability)
+
+
+def peaks(
+    probability: NDArray[np.floating[Any]],
+    sam: Sam,
+    *,
+    diameter_px: float,
+    expected_area: float | None = None,
+    points_per_batch: int = 64,
+    min_iou: float = 0.0,
+    floor: float = PEAK_FLOOR,
+) -> Masks:
+    """SAM prompted at the map's peaks (`find_peaks`): one mask a particle, whatever the particle's size.
+
+    Of SAM's masks for a prompt, the one with the best predicted IoU is taken among those that hold the peak and have
+    0.2 to 2.5 times the expected area; a peak without such a mask gives none. Where masks overlap, the one with the
+    better predicted IoU keeps the pixels, and a mask that loses more than half of its own is dropped: so is every pair
+    with an IoU above 0.5. A map whose long side exceeds 1.5 times SAM's input is taken in overlapping tiles of the
+    size of that input, of which those without peaks are skipped. Without peaks, SAM does not run.
+
+    Parameters
+    ----------
+    probability : (ny, nx) float
+        Map in 0..1.
+    sam
+        As `cryosegnet_ext.weights.load_sam` gives, on the device where it is to run.
+    diameter_px
+        Expected particle diameter, pixels of the map.
+    expected_area
+        Expected area of a mask, pixels of the map; by default of a disc of 0.7 diameters.
+    points_per_batch
+        Prompts decoded at once.
+    min_iou
+        Masks with a lower predicted IoU are not considered.
+    floor
+        Lowest smoothed probability of a peak.
+
+    Returns
+    -------
+    Masks
+        Best predicted IoU first.
+    """
+    probability = _checked(probability, diameter_px)
+    smooth = _smoothed(probability, diameter_px)
+    rows, columns, _ = _peaks_of(smooth, diameter_px, floor)
+    if len(rows) == 0:
+        return Masks.empty()
+    area = np.pi / 4 * (0.7 * diameter_px) ** 2 if expected_area is None else expected_area
+    # a window twice as wide as the largest plausible disc: a mask that is too large shows
+    half = int(np.ceil(2 * np.sqrt(2.5 * area / np.pi)))
+    picture = _picture(probability)
+    found: list[_Instance] = []
+    for tile in _tiles(probability.shape, int(sam.image_encoder.img_size), half):
+        here = tile.owns(rows, columns)
+        if here.any():
+            found += _prompted(
+                picture[tile.y0 : tile.y1, tile.x0 : tile.x1],
+                sam,
+                rows[here] - tile.y0,
+                columns[here] - tile.x0,
+                half=half,
+                least=max(0.2 * area, 1.0),
+                most=2.5 * area,
+                points_per_batch=points_per_batch,
+                min_iou=min_iou,
+                offset=(tile.y0, tile.x0),
+            )
+    return _measured(_settled(found, probability.shape), probability, smooth)
+
+
+SEGMENTERS: dict[str, Callable[..., Masks]] = {"peaks": peaks, "grid": grid, "watershed": watershed}
+"""By the names of the command line; `peaks` and `grid` take a SAM after the map."""
+
+
+class _Instance(NamedTuple):
+    """One mask as the pixels it holds."""
+
+    score: float
+    y: NDArray[np.intp]
+    x: NDArray[np.intp]
+
+
+class _Tile(NamedTuple):
+    """A part of the map [y0, y1) x [x0, x1), and the core of it whose peaks it owns; the cores cover the map once."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+    core: tuple[int, int, int, int]
+
+    def owns(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.bool_]:
+        top, bottom, left, right = self.core
+        return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+
+
+def _tiles(shape: tuple[int, ...], size: int, margin: int) -> list[_Tile]:
+    ny, nx = shape
+    if max(ny, nx) <= 1.5 * size:
+        return [_Tile(0, ny, 0, nx, (0, ny, 0, nx))]
+    margin = min(margin, size // 4)
+    return [
+        _Tile(y0, y1, x0, x1, (top, bottom, left, right))
+        for y0, y1, top, bottom in _spans(ny, size, margin)
+        for x0, x1, left, right in _spans(nx, size, margin)
+    ]
+
+
+def _spans(length: int, size: int, margin: int) -> list[tuple[int, int, int, int]]:
+    """Spans that cover ``length``, neighbours sharing two margins or more: start, end, start and end of the core."""
+    if length <= size:
+        return [(0, length, 0, length)]
+    count = -(-(length - 2 * margin) // (size - 2 * margin))
+    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
+    edges = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), length]
+    return [(start, start + size, *core) for start, core in zip(starts, pairwise(edges))]
+
+
+def _picture(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The map as SAM's input: min-max to 0..255, three equal channels; (ny, nx, 3)."""
+    low, high = float(probability.min()), float(probability.max())
+    plane = ((probability - low) * (255.0 / (high - low) if high > low else 0.0)).astype(np.uint8)
+    return np.repeat(plane[:, :, None], 3, axis=2)
+
+
+def _prompted(
+    picture: NDArray[np.uint8],
+    sam: Sam,
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    *,
+    half: int,
+    least: float,
+    most: float,
+    points_per_batch: int,
+    min_iou: float,
+    offset: tuple[int, int],
+) -> list[_Instance]:
+    """SAM's best plausible mask at each point of one tile; positions come back with ``offset`` (y, x) added."""
+    import torch
+    from segment_anything import SamPredictor
+
+    ny, nx = picture.shape[:2]
+    reach = torch.arange(-half, half + 1, device=sam.device)
+    found: list[_Instance] = []
+    with torch.inference_mode():
+        predictor = SamPredictor(sam)
+        predictor.set_image(picture)
+        positions = sam.prompt_encoder.get_dense_pe()
+        points = np.column_stack((columns, rows))
+        scale = np.array([predictor.input_size[1] / nx, predictor.input_size[0] / ny])
+        prompts = torch.as_tensor((points + 0.5) * scale - 0.5, dtype=torch.float32, device=sam.device)
+        upsampling: tuple[torch.Tensor, torch.Tensor] | None = None
+        for start in range(0, len(points), points_per_batch):
+            part = slice(start, start + points_per_batch)
+            prompt = prompts[part, None]
+            sparse, dense = sam.prompt_encoder(
+                points=(prompt, torch.ones(prompt.shape[:2], dtype=torch.int, device=sam.device)),
+                boxes=None,
+                masks=None,
+            )
+            logits, iou = sam.mask_decoder(
+                image_embeddings=predictor.features,
+                image_pe=positions,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+            )
+            if upsampling is None:
+                size = int(sam.image_encoder.img_size)
+                upsampling = (
+                    _upsampling(logits.shape[2], size, predictor.input_size[0], ny, sam.device),
+                    _upsampling(logits.shape[3], size, predictor.input_size[1], nx, sam.device),
+                )
+            at = torch.as_tensor(points[part], device=sam.device)
+            inside = _window(logits, upsampling, at, reach) > sam.mask_threshold
+            area = inside.sum((2, 3))
+            plausible = (area >= least) & (area <= most) & inside[:, :, half, half] & (iou >= min_iou)
+            best = torch.where(plausible, iou, -torch.inf).argmax(1)
+            which = torch.arange(len(best), device=sam.device)
+            usable = plausible[which, best].cpu().numpy()
+            score = iou[which, best].clamp(0, 1).double().cpu().numpy()
+            masks = inside[which, best].cpu().numpy()
+            for i in np.flatnonzero(usable):
+                y, x = _joined(masks[i], half)
+                if len(y) >= least:
+                    column, row = points[start + i]
+                    found.append(_Instance(float(score[i]), y + row - half + offset[0], x + column - half + offset[1]))
+    return found
+
+
+def _upsampling(low: int, size: int, used: int, length: int, device: torch.device) -> torch.Tensor:
+    """What ``Sam.postprocess_masks`` does along one axis, as a matrix (length, low).
+
+    It resizes ``low`` logits to SAM's input ``size``, keeps the ``used`` part of it that is not padding, and resizes
+    that to ``length``; both steps are linear, so any window of the result costs only the window.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    unit = torch.eye(low, device=device)[None]
+    middle = interpolate(unit, size, mode="linear", align_corners=False)[..., :used]
+    return interpolate(middle, length, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _window(
+    logits: torch.Tensor, upsampling: tuple[torch.Tensor, torch.Tensor], at: torch.Tensor, reach: torch.Tensor
+) -> torch.Tensor:
+    """Logits (B, M, h, w) at full resolution in a window around each point; -inf outside the image.
+
+    Parameters
+    ----------
+    logits
+        SAM's low-resolution logits, M masks a prompt.
+    upsampling
+        Matrices for rows and columns, of `_upsampling`.
+    at : (B, 2) int
+        Points x, y.
+    reach : (W,) int
+        Offsets of the window's rows and columns from the point.
+
+    Returns
+    -------
+    (B, M, W, W)
+    """
+    down, across = upsampling
+    rows, columns = at[:, 1, None] + reach, at[:, 0, None] + reach
+    outside = ((rows < 0) | (rows >= len(down)))[:, :, None] | ((columns < 0) | (columns >= len(across)))[:, None, :]
+    down = down[rows.clamp(0, len(down) - 1)]
+    across = across[columns.clamp(0, len(across) - 1)]
+    window = down[:, None] @ logits.to(down.dtype) @ across[:, None].transpose(2, 3)
+    return window.masked_fill(outside[:, None], float("-inf"))
+
+
+def _joined(mask: NDArray[np.bool_], centre: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pixels of a window that are joined to its central one."""
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    y, x = np.nonzero(labels == labels[centre, centre])
+    return y, x
+
+
+def _settled(found: list[_Instance], shape: tuple[int, ...]) -> list[_Instance]:
+    """Give every pixel to the best mask that claims it; drop masks of which less than half is left."""
+    taken = np.zeros(shape, bool)
+    settled = []
+    for instance in sorted(found, key=lambda one: -one.score):
+        free = ~taken[instance.y, instance.x]
+        if 2 * np.count_nonzero(free) >= len(free):
+            y, x = instance.y[free], instance.x[free]
+            taken[y, x] = True
+            settled.append(_Instance(instance.score, y, x))
+    return settled
+
+
+def _measured(found: list[_Instance], probability: NDArray[np.float32], smooth: NDArray[np.float32]) -> Masks:
+    if not found:
+        return Masks.empty()
+    instance = np.repeat(np.arange(len(found)), [len(one.y) for one in found])
+    y, x = np.concatenate([one.y for one in found]), np.concatenate([one.x for one in found])
+    score = np.clip([one.score for one in found], 0.0, 1.0)
+    return _measure(y, x, instance, len(found), probability, smooth, score)
+
+
+def _runs(encoded: dict[str, Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pixels of a run-length encoded mask: counts of 0, 1, 0, 1, ... down the columns."""
+    height = encoded["size"][0]
+    counts = np.asarray(encoded["counts"], np.intp)
+    ends = np.cumsum(counts)[1::2]
+    lengths = counts[1::2]
+    flat = np.arange(lengths.sum()) + np.repeat(ends - np.cumsum(lengths), lengths)
+    x, y = np.divmod(flat, height)
+    return y, x

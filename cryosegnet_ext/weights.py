@@ -189,27 +189,20 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     source = _source(name)
     if source.url is None:
         raise CryoSegNetError(f"weights '{name}' are built in: there is nothing to download")
-    import pooch
     import requests
 
     by_hand = f"fetch {source.url} by hand and run 'cryosegnet weights import {name} FILE'"
     with _workplace(name) as folder:
+        file = folder / "download"
         try:
-            got = pooch.retrieve(
-                source.url,
-                known_hash=f"sha256:{source.sha256}" if source.sha256 else None,
-                fname=source.url.rsplit("/", 1)[1],
-                path=folder,
-                downloader=pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 18),
-            )
+            _download(source.url, file, progress)
         except requests.RequestException as error:
-            reason = str(error).splitlines()[0][:200]
-            raise CryoSegNetError(f"cannot download weights '{name}' ({reason}): {by_hand}") from error
-        except ValueError as error:  # pooch: the hash differs
+            raise CryoSegNetError(f"cannot download weights '{name}' ({_first_line(error)}): {by_hand}") from error
+        if source.sha256 is not None and sha256_of(file) != source.sha256:
             raise CryoSegNetError(
                 f"what {source.url} sent is not the published file (its sha256 is not {source.sha256}): {by_hand}"
-            ) from error
-        return _install(name, Path(got), folder)
+            )
+        return _install(name, file, folder)
 
 
 def adopt(name: str, file: str | Path) -> Path:
@@ -507,6 +500,24 @@ def _workplace(name: str) -> Iterator[Path]:
         ) from error
 
 
+def _download(url: str, target: Path, progress: bool) -> None:
+    import requests
+    from tqdm import tqdm
+
+    with requests.get(url, stream=True, timeout=60) as response:
+        response.raise_for_status()
+        total = int(response.headers.get("content-length", 0)) or None
+        # None: a bar on terminals only
+        hidden = None if progress else True
+        with (
+            open(target, "wb") as out,
+            tqdm(desc=url.rsplit("/", 1)[1], total=total, unit="B", unit_scale=True, disable=hidden) as bar,
+        ):
+            for block in response.iter_content(1 << 20):
+                out.write(block)
+                bar.update(len(block))
+
+
 def _install(name: str, file: Path, folder: Path) -> Path:
     """Check ``file`` and move a copy of it into the cache; ``folder`` is on the same file system as the cache."""
     source, target = SOURCES[name], location(name)
@@ -544,8 +555,8 @@ def _extract(archive: Path, member: str, target: Path) -> None:
                         shutil.copyfileobj(stream, out, 1 << 20)
                     return
     except (tarfile.TarError, EOFError) as error:
-        raise CryoSegNetError(f"{archive.name} is damaged or incomplete: fetch it again") from error
-    raise CryoSegNetError(f"{archive.name} does not hold {member}")
+        raise CryoSegNetError(f"the archive {archive} is damaged or incomplete: fetch it again") from error
+    raise CryoSegNetError(f"the archive {archive} does not hold {member}")
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -1,0 +1,75 @@
+"""cryosegnet weights: list, download and import the weights that have names."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "list, download and import weights"
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = (
+        "Weights that have names. Downloads are kept in the folder $CRYOSEGNET_CACHE, by default the user's cache "
+        "folder, and are checked against their sha256 each time they are used."
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="names, what is here, sha256, source and licence")
+    download = actions.add_parser("download", help="download weights, even if they are here")
+    download.add_argument("name", metavar="NAME")
+    take = actions.add_parser("import", help="take a file that was fetched by hand, on another machine perhaps")
+    take.add_argument("name", metavar="NAME")
+    take.add_argument("file", metavar="FILE", help="the weights, or the archive they come in")
+    path = actions.add_parser("path", help="print where the file is")
+    path.add_argument("name", metavar="NAME")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from .. import weights
+
+    if args.action == "list":
+        _list()
+    elif args.action == "path":
+        print(weights.resolve(args.name, download=False))
+    else:
+        path = weights.fetch(args.name) if args.action == "download" else weights.adopt(args.name, args.file)
+        known = "as published" if weights.SOURCES[args.name].sha256 else "recorded now: its publisher gives none"
+        print(f"{path}\nsha256 {weights.expected_sha256(args.name)} ({known})")
+    return 0
+
+
+def _list() -> None:
+    from .. import weights
+
+    rows = [("NAME", "SIZE", "SHA256", "LICENCE", "WHAT", "SOURCE")]
+    for name, source in weights.SOURCES.items():
+        path = weights.location(name)
+        rows.append(
+            (
+                name,
+                f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "not here",
+                _checked(name),
+                source.licence,
+                source.about,
+                source.url or "this package",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    print(f"\ncache: {weights.cache_folder()}")
+
+
+def _checked(name: str) -> str:
+    """What the sha256 of the file of named weights says, in a few words."""
+    from .. import weights
+
+    path, expected = weights.location(name), weights.expected_sha256(name)
+    if not path.is_file() or weights.SOURCES[name].url is None:
+        return "-"
+    if expected is None:
+        return "unknown"
+    if weights.sha256_of(path) != expected:
+        return "DIFFERS"
+    return "verified" if weights.SOURCES[name].sha256 else "as recorded"
