@@ -529,7 +529,7 @@ def _prompted(
             best = torch.where(plausible, iou, -torch.inf).argmax(1)
             which = torch.arange(len(best), device=sam.device)
             usable = plausible[which, best].cpu().numpy()
-            score = iou[which, best].clamp(0, 1).double().cpu().numpy()
+            score = iou[which, best].cpu().numpy()
             masks = inside[which, best].cpu().numpy()
             for i in np.flatnonzero(usable):
                 y, x = _joined(masks[i], half)

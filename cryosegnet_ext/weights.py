@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -9,9 +10,11 @@ import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -149,7 +152,13 @@ def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
 
 
 def sha256_of(path: str | Path) -> str:
-    """sha256 of a file, 64 lower-case hexadecimal digits."""
+    """sha256 of a file, 64 lower-case hexadecimal digits; a file that has not changed is read once a process."""
+    status = os.stat(path)
+    return _sha256_of(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_of(path: str, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -202,7 +211,7 @@ def fetch(name: str, *, progress: bool = True) -> Path:
             raise CryoSegNetError(
                 f"what {source.url} sent is not the published file (its sha256 is not {source.sha256}): {by_hand}"
             )
-        return _install(name, file, folder)
+        return _install(name, file, folder, source.url)
 
 
 def adopt(name: str, file: str | Path) -> Path:
@@ -226,7 +235,7 @@ def adopt(name: str, file: str | Path) -> Path:
     if not path.is_file():
         raise CryoSegNetError(f"no such file: {path}")
     with _workplace(name) as folder:
-        return _install(name, path, folder)
+        return _install(name, path, folder, str(path))
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -518,12 +527,12 @@ def _download(url: str, target: Path, progress: bool) -> None:
                 bar.update(len(block))
 
 
-def _install(name: str, file: Path, folder: Path) -> Path:
-    """Check ``file`` and move a copy of it into the cache; ``folder`` is on the same file system as the cache."""
+def _install(name: str, file: Path, folder: Path, origin: str) -> Path:
+    """Check ``file``, which came from ``origin``, and move it or a copy into the cache, where ``folder`` lies too."""
     source, target = SOURCES[name], location(name)
-    part = folder / (source.file + ".part")
+    part = folder / source.file
     if source.member is not None and tarfile.is_tarfile(file):
-        _extract(file, source.member, part)
+        _extract(file, source.member, part, origin)
     elif file.parent == folder:
         file.replace(part)
     else:
@@ -531,10 +540,10 @@ def _install(name: str, file: Path, folder: Path) -> Path:
     digest = sha256_of(part)
     if source.sha256 is not None and digest != source.sha256:
         raise CryoSegNetError(
-            f"{file} is not the published file of '{name}': its sha256 is {digest}, not {source.sha256}"
+            f"{origin} is not the published file of '{name}': its sha256 is {digest}, not {source.sha256}"
         )
-    if source.sha256 is None and "e1.conv.conv.0.weight" not in load_state_dict(part):
-        raise CryoSegNetError(f"{file} does not hold CryoSegNet's U-Net, so it was not kept as '{name}'")
+    if source.sha256 is None:
+        _check_unet(part, origin)
     record = folder / "sha256"
     record.write_text(f"{digest}  {source.file}\n", encoding="ascii")
     part.chmod(0o644)
@@ -543,7 +552,16 @@ def _install(name: str, file: Path, folder: Path) -> Path:
     return target
 
 
-def _extract(archive: Path, member: str, target: Path) -> None:
+def _check_unet(part: Path, origin: str) -> None:
+    try:
+        state = load_state_dict(part)
+    except CryoSegNetError as error:
+        raise CryoSegNetError(str(error).replace(str(part), f"what {origin} holds")) from error
+    if "e1.conv.conv.0.weight" not in state:
+        raise CryoSegNetError(f"{origin} does not hold CryoSegNet's U-Net")
+
+
+def _extract(archive: Path, member: str, target: Path, origin: str) -> None:
     """Write one plain file of a tar archive to ``target``; no path in the archive is ever used to write."""
     try:
         with tarfile.open(archive) as tar:
@@ -554,9 +572,9 @@ def _extract(archive: Path, member: str, target: Path) -> None:
                     with stream, open(target, "wb") as out:
                         shutil.copyfileobj(stream, out, 1 << 20)
                     return
-    except (tarfile.TarError, EOFError) as error:
-        raise CryoSegNetError(f"the archive {archive} is damaged or incomplete: fetch it again") from error
-    raise CryoSegNetError(f"the archive {archive} does not hold {member}")
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CryoSegNetError(f"the archive {origin} is damaged or incomplete: fetch it again") from error
+    raise CryoSegNetError(f"the archive {origin} does not hold {member}")
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -575,8 +593,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever bytes a file holds, PyTorch's readers may raise almost anything
-        text = str(error).lower()
-        if "unsupported" in text and ("global" in text or "class" in text):
+        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             raise CryoSegNetError(
                 f"{path} holds Python code beside tensors, which is never run: "
                 "ask its author for a plain state dict or a .safetensors file"
