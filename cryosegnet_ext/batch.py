@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -154,12 +153,13 @@ def run(
         touched: set[str] = set()
         failure: Exception | None = None
         try:
-            if todo:
-                batch.find_diameter(inputs)
-            for record in batch.records(todo):
-                journal.add(record)
-                touched.add(record.key)
-                shown.add(record.picks, not record.done)
+            if todo and not batch.find_diameter(inputs):
+                shown.warn("no particle diameter could be estimated from the dataset; --diameter A gives one")
+            with contextlib.closing(batch.records(todo)) as picked:
+                for record in picked:
+                    journal.add(record)
+                    touched.add(record.key)
+                    shown.add(record.picks, not record.done)
         except Stopped:
             pass
         except (OSError, CryoSegNetError) as error:
@@ -178,8 +178,12 @@ def run(
             f"writing stopped ({_reason(failure)}); {finished} of {len(tasks)} micrographs are finished and kept: "
             "make room or put the folder right, then run the same command again"
         ) from failure
-    if progress:
-        _warn(result)
+    total = result.done + result.skipped + result.failed
+    if result.without_picks + result.failed > _WARN_SHARE * total:
+        shown.warn(
+            f"{result.without_picks} of {total} micrographs have no picks and {result.failed} failed; look at the "
+            "overlays and failed.csv, and check pixel size, diameter and threshold"
+        )
     return result
 
 
@@ -202,17 +206,6 @@ def _result(records: Sequence[Record], touched: set[str], stopped: bool) -> Batc
         failures=tuple((record.name, record.reason or "") for record in failed),
         stopped=stopped,
     )
-
-
-def _warn(result: BatchResult) -> None:
-    total = result.done + result.skipped + result.failed
-    with contextlib.suppress(OSError):
-        if total and result.without_picks + result.failed > _WARN_SHARE * total:
-            print(
-                f"cryosegnet: warning: {result.without_picks} of {total} micrographs have no picks and {result.failed} "
-                "failed; look at the overlays and failed.csv, and check pixel size, diameter and threshold",
-                file=sys.stderr,
-            )
 
 
 class _Batch:
@@ -254,16 +247,16 @@ class _Batch:
     def read(self, one: Input) -> Micrograph:
         return read_micrograph(one.path, pixel_size=self.pixel_size or one.pixel_size)
 
-    def find_diameter(self, inputs: Sequence[Input]) -> None:
-        """Estimate the dataset's diameter, once for all runs into this folder.
+    def find_diameter(self, inputs: Sequence[Input]) -> bool:
+        """Estimate the dataset's diameter, once for all runs into this folder; False where it came to nothing.
 
         An estimate that came to nothing is tried again as long as no micrograph has been picked without one.
         """
         journal = self.journal
         if not self.picker.needs_diameter or journal.diameter is not None:
-            return
+            return True
         if journal.has_diameter and any(record.done for record in journal.records.values()):
-            return
+            return False
         diameter = None
         try:
             with self.stopping.interrupts():
@@ -272,6 +265,7 @@ class _Batch:
         except Exception:
             self._log("estimate of the particle diameter")
         journal.set_diameter(None if diameter is None else float(diameter))
+        return diameter is not None
 
     def _sample(self, inputs: Sequence[Input]) -> list[Micrograph]:
         """Readable micrographs spread evenly over the inputs; always the same ones of the same inputs."""
@@ -286,7 +280,7 @@ class _Batch:
                 break
         return chosen
 
-    def records(self, tasks: Sequence[tuple[Input, str]]) -> Iterator[Record]:
+    def records(self, tasks: Sequence[tuple[Input, str]]) -> Generator[Record, None, None]:
         """Pick each micrograph, write its files, and yield its record; ends early when the run is to stop."""
         with Reader(self.read, [one for one, _ in tasks]) as reader:
             for one, stem in tasks:

@@ -247,7 +247,11 @@ def remove_files(output: Path, names: Any) -> None:
     for name in names:
         parts = Path(name).parts
         if parts and parts[0] in OUTPUT_FOLDERS and ".." not in parts:
-            (output / name).unlink(missing_ok=True)
+            try:
+                os.unlink(output / name)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                    raise
 
 
 def _short(value: object) -> str:

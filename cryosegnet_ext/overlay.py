@@ -99,8 +99,10 @@ def _draw_circles(image: NDArray[np.uint8], picks: Picks, scale: float) -> None:
     y = ((best_last.y + 0.5) * scale - 0.5) * 2**bits
     radius = np.clip(best_last.diameter_px * scale / 2, 2, 4 * max(image.shape)) * 2**bits
     colours = _colours(best_last.score)
-    usable = np.isfinite(x) & np.isfinite(y) & np.isfinite(radius)
-    for i in np.flatnonzero(usable):
+    height, width = (side * 2**bits for side in image.shape[:2])
+    # False for NaN as well.
+    seen = (x > -radius) & (x < width + radius) & (y > -radius) & (y < height + radius)
+    for i in np.flatnonzero(seen):
         centre, r = (round(x[i]), round(y[i])), round(radius[i])
         colour = tuple(int(c) for c in colours[i])
         cv2.circle(image, centre, r, (0, 0, 0), 3, cv2.LINE_AA, bits)

@@ -58,6 +58,12 @@ class Progress:
             elif self._shown and self._said != self.count:
                 self._say()
 
+    def warn(self, text: str) -> None:
+        """Say something that the user should look into."""
+        if self._shown:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"cryosegnet: warning: {text}", file=sys.stderr, flush=True)
+
     def _due(self) -> bool:
         waited = time.monotonic() - self._last
         step = self.count - self._said >= _LINE_SHARE * self.total

@@ -52,7 +52,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
     choice = parser.add_argument_group("what counts as a particle")
     choice.add_argument(
-        "--threshold", metavar="S", type=_score, help="lowest score to keep, 0 to 1 (default: the recipe's own)"
+        "--threshold", metavar="S", type=_score, help="lowest score to keep, 0 to 1 (default: the weights' own)"
     )
 
     method = parser.add_argument_group("method")
@@ -65,7 +65,11 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="how particles are parted: SAM asked at the network's peaks, SAM's grid as published, or no SAM "
         "(default: see cryosegnet doctor)",
     )
-    add("--recipe", choices=("default", "published"), default="default", help="published: as in the paper, all through")
+    add(
+        "--recipe",
+        choices=("default", "published"),
+        help="filters and rules: our own, or the published ones (default: what the weights were trained for)",
+    )
     add("--denoised", action="store_true", help="the input went through the published denoising already")
     add("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
@@ -82,9 +86,11 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     from .. import batch
     from ..inputs import expand_inputs
-    from ..picker import Picker
 
     inputs = expand_inputs(args.input)
+
+    from ..picker import Picker
+
     picker = Picker(
         args.weights,
         segmenter=args.segmenter,
