@@ -6,8 +6,15 @@ With 64 base channels and 5 levels its state dict has the names and shapes of th
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+Image = NDArray[np.float32]
 
 
 class ConvBlock(nn.Module):
@@ -120,3 +127,60 @@ class AttentionUNet(nn.Module):
         for i in range(self.levels):
             x = getattr(self, f"d{i + 1}")(x, skips.pop())
         return self.output(x)
+
+
+def probability_map(model: AttentionUNet, image: Image, tile: int = 2048, margin: int = 64) -> Image:
+    """Run the network on one image of any size; (h, w) -> probability (h, w), 0..1.
+
+    Large images go through in tiles whose overlapping margins are thrown away, so that memory stays bounded; the
+    rest is padded by reflection to the network's stride. Runs where the model lies; on a CPU with bf16 units and on
+    GPUs in bf16, else in float32.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    image : (h, w) float32
+    tile, margin
+        Side of a tile and of the margin thrown away, pixels.
+    """
+    h, w = image.shape
+    device = next(model.parameters()).device
+    result = np.empty((h, w), np.float32)
+    core = tile - 2 * margin
+    for y0, y1 in _spans(h, tile, core):
+        for x0, x1 in _spans(w, tile, core):
+            ay, by = max(y0 - margin, 0), min(y1 + margin, h)
+            ax, bx = max(x0 - margin, 0), min(x1 + margin, w)
+            part = image[ay:by, ax:bx]
+            py, px = -part.shape[0] % model.stride, -part.shape[1] % model.stride
+            padded = np.pad(part, ((0, py), (0, px)), mode="reflect" if min(part.shape) > model.stride else "edge")
+            x = torch.from_numpy(padded)[None, None].to(device).contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=_bf16_pays(device)):
+                plane = torch.sigmoid(model(x).float())[0, 0].cpu().numpy()
+            result[y0:y1, x0:x1] = plane[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
+    return result
+
+
+def _spans(length: int, tile: int, core: int) -> list[tuple[int, int]]:
+    """Cut 0..length into equal spans of at most ``core``; one span if the whole fits in a tile."""
+    count = 1 if length <= tile else -(-length // core)
+    edges = np.linspace(0, length, count + 1).round().astype(int).tolist()
+    return list(pairwise(edges))
+
+
+def _bf16_pays(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _avx512_bf16()
+
+
+@cache
+def _avx512_bf16() -> bool:
+    """Without these units bf16 on a CPU is emulated, and slower than float32."""
+    try:
+        with open("/proc/cpuinfo") as stream:
+            flags = stream.read()
+        return any(word in flags for word in ("avx512_bf16", "amx_bf16"))
+    except OSError:
+        return False

@@ -1,0 +1,56 @@
+"""The labelled micrographs outside the repository: where they are, their labels, their splits."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cryosegnet_ext import read_micrograph, read_picks
+from cryosegnet_ext.training.crops import Labelled
+
+HERE = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("CRYOSEGNET_TEST_DATA", HERE.parent.parent / "shared" / "data"))
+SPLITS = json.loads((HERE / "splits.json").read_text())
+
+# Suffix of the micrographs, and the particle's diameter in pixels by the measure of the simulation (97 % of the mass):
+# beta-galactosidase 170 A at 1.77 A/px, apoferritin by its ring, TRPV1 by its label discs (35 px) less their margin.
+SETS = {"empiar-10017-denoised": (".jpg", 96.0), "apoferritin": (".mrc", 68.0), "empiar-10059": (".mrc", 32.0)}
+
+
+def centres_of_discs(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Cover a mask that was painted as a union of equal discs by discs, greedily; (n, 2) of x, y in mask pixels."""
+    todo = (mask > 127).astype(np.float32)
+    reach = int(np.ceil(radius))
+    yy, xx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = (xx**2 + yy**2 <= radius**2).astype(np.float32)
+    whole = cv2.filter2D(todo, -1, disc, borderType=cv2.BORDER_CONSTANT) / disc.sum()
+    found = []
+    while True:
+        gain = cv2.filter2D(todo, -1, disc, borderType=cv2.BORDER_CONSTANT) / disc.sum()
+        gain[whole < 0.93] = 0
+        y, x = np.unravel_index(gain.argmax(), gain.shape)
+        if gain[y, x] < 0.4:
+            return np.array(found, float).reshape(-1, 2)
+        found.append((x, y))
+        cv2.circle(todo, (int(x), int(y)), reach, 0, -1)
+
+
+def load(dataset: str, split: str) -> list[Labelled]:
+    """The labelled micrographs of one split."""
+    suffix, diameter = SETS[dataset]
+    result = []
+    for stem in SPLITS[dataset][split]:
+        image = read_micrograph(SHARED / "micrographs" / dataset / (stem + suffix))
+        if dataset == "empiar-10059":
+            mask = cv2.imread(str(SHARED / "labels" / dataset / (stem + "_mask.png")), cv2.IMREAD_GRAYSCALE)
+            xy = (centres_of_discs(mask, 4.4) + 0.5) * 4 - 0.5
+            x, y = xy[:, 0], xy[:, 1]
+        else:
+            picks = read_picks(SHARED / "labels" / dataset / (stem + ".star"))
+            x, y = picks.x, picks.y
+        result.append(Labelled(image.data, x, y, diameter))
+    return result

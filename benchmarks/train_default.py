@@ -1,0 +1,78 @@
+"""Train the built-in U-Net: simulation first, then simulation and labelled micrographs together.
+
+    python benchmarks/train_default.py --stage simulated --output runs/simulated --steps 1300 --stop-after 600
+    python benchmarks/train_default.py --stage mixed --output runs/mixed --steps 1900 \\
+        --start runs/simulated/checkpoint.pt
+
+Only the training splits of ``benchmarks/splits.json`` are read. The same arguments give the same crops in the same
+order; the weights agree up to the rounding of the machine's bf16 arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import real_data
+import torch
+
+from cryosegnet_ext.simulation.micrograph import ProjectionStack
+from cryosegnet_ext.simulation.projection import project, random_rotations
+from cryosegnet_ext.simulation.specimens import read_specimen
+from cryosegnet_ext.training.crops import augment, labelled_crop, simulated_crop
+from cryosegnet_ext.training.fit import Batch, Recipe, fit
+
+SIDE, BATCH, REAL = 256, 8, 3
+
+
+def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
+    names = set(real_data.SPLITS["specimens"][split])
+    stacks = []
+    for path in sorted((real_data.SHARED / "specimens").glob("*/*")):
+        if path.name.split(".")[0] in names:
+            specimen = read_specimen(path)
+            images = project(specimen, random_rotations(views, np.random.default_rng(len(stacks))))
+            stacks.append(ProjectionStack(path.name, images, specimen.voxel_size, specimen.diameter))
+    return stacks
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--stage", choices=("simulated", "mixed"), required=True)
+    ap.add_argument("--output", type=Path, required=True)
+    ap.add_argument("--steps", type=int, required=True)
+    ap.add_argument("--stop-after", type=int, help="stop at this step of the schedule")
+    ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
+    ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets not to train on")
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--device", default="cpu")
+    a = ap.parse_args()
+    stacks = specimen_stacks("train")
+    sets = {}
+    if a.stage == "mixed":
+        sets = {name: real_data.load(name, "train") for name in real_data.SETS if name not in a.leave_out}
+        print({k: [len(m.x) for m in v] for k, v in sets.items()}, flush=True)
+    real = sorted(sets)
+
+    def next_batch(step: int) -> Batch:
+        rng = np.random.default_rng([a.seed, step])
+        images, labels = [], []
+        for k in range(BATCH):
+            if real and k < REAL:
+                pool = sets[real[(step * REAL + k) % len(real)]]
+                crop = labelled_crop(pool[int(rng.integers(len(pool)))], SIDE, rng)
+            else:
+                crop = simulated_crop(stacks, SIDE, int(rng.integers(2**62)))
+            image, label = augment(*crop, rng)
+            images.append(image)
+            labels.append(label)
+        return np.stack(images), np.stack(labels)
+
+    start = torch.load(a.start, weights_only=True)["model"] if a.start else None
+    rate = 2e-3 if a.stage == "simulated" else 1e-3
+    fit(Recipe(steps=a.steps, learning_rate=rate, seed=a.seed), next_batch, a.output, start, a.device, a.stop_after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""One micrograph through the whole chain, with the models loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import denoise, segment, weights
+from .errors import CryoSegNetError
+from .micrograph import Micrograph, require_pixel_size
+from .picks import Picks
+from .postprocess import Calibration, Frame, default_rule, published_rule
+from .scale import consensus_diameter, diameter_votes
+from .unet import AttentionUNet, probability_map
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+DEFAULT_SEGMENTER = "watershed"
+RECIPES = ("default", "published")
+
+# Raised when the same weights and options give other picks than before, so that a resumed run notices.
+ALGORITHM = 1
+
+PUBLISHED_SIDE = 1024
+
+
+class Picker:
+    """Picks particles on micrographs.
+
+    Parameters
+    ----------
+    weights
+        U-Net: a name (`cryosegnet weights list`) or a file.
+    segmenter
+        ``"watershed"`` (needs no SAM), ``"peaks"`` or ``"grid"``; by default watershed; peaks where
+        ``sam`` is given.
+    sam
+        SAM: a name or a file; needed by peaks and grid.
+    device
+        ``"auto"`` (the first GPU, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. A named device that is missing
+        is an error, never a silent fall-back.
+    recipe
+        ``"default"``: filters that follow the particle's size, for our networks; ``"published"``: the published
+        chain, for the published weights; by default what the weights were trained for.
+    denoised
+        The micrographs went through the published denoising already. The published recipe then skips it; ours takes
+        them as they are.
+    diameter
+        Particle diameter, angstrom. Without it the size is estimated from the micrographs.
+    min_diameter, max_diameter
+        Limits of the particle diameter, angstrom; they bound the estimate, and picks outside them are dropped.
+    threshold
+        Least score of a pick, 0..1; by default what the weights were calibrated for. 0 gives every candidate.
+
+    Raises
+    ------
+    CryoSegNetError
+        An option makes no sense, weights are missing, or a device is.
+
+    Examples
+    --------
+    >>> picker = Picker(diameter=180)
+    >>> picks = picker.pick(read_micrograph("mic_001.mrc"))
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "default",
+        *,
+        segmenter: str | None = None,
+        sam: str | Path | None = None,
+        device: str = "auto",
+        recipe: str | None = None,
+        denoised: bool = False,
+        diameter: float | None = None,
+        min_diameter: float | None = None,
+        max_diameter: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self.segmenter = segmenter or (DEFAULT_SEGMENTER if sam is None else "peaks")
+        _check_options(self.segmenter, sam, recipe, diameter, min_diameter, max_diameter, threshold)
+        self.device = choose_device(device)
+        self.denoised = denoised
+        self.diameter, self.min_diameter, self.max_diameter = diameter, min_diameter, max_diameter
+        self._unet, note = _load_unet(weights, self.device)
+        trained_for = str(note.get("recipe", "published"))
+        self.recipe = recipe or trained_for
+        if self.recipe != trained_for:
+            raise CryoSegNetError(
+                f"The weights {weights} were trained for the {trained_for} recipe and cannot serve the {self.recipe} "
+                f"one: leave --recipe out or choose other weights."
+            )
+        self._working_diameter = float(note.get("diameter", 32.0))
+        self._label_share = float(note.get("label_share", 1.0))
+        self._calibration = Calibration(**note.get("calibration", {}))
+        self.threshold = float(note.get("threshold", 0.0)) if threshold is None else threshold
+        self._sam = _load_sam(sam, self.device) if sam is not None and self.segmenter != "watershed" else None
+        self.settings = self._describe(weights, sam)
+
+    def _describe(self, unet: str | Path, sam: str | Path | None) -> dict[str, object]:
+        return {
+            "algorithm": ALGORITHM,
+            "weights": Path(unet).name,
+            "weights_sha256": weights.sha256_of(weights.resolve(unet)),
+            "segmenter": self.segmenter,
+            "sam": None if self._sam is None or sam is None else Path(sam).name,
+            "sam_sha256": None if self._sam is None or sam is None else weights.sha256_of(weights.resolve(sam)),
+            "recipe": self.recipe,
+            "denoised": self.denoised,
+            "diameter": self.diameter,
+            "min_diameter": self.min_diameter,
+            "max_diameter": self.max_diameter,
+            "threshold": self.threshold,
+            "calibration": asdict(self._calibration),
+        }
+
+    @property
+    def needs_diameter(self) -> bool:
+        """Whether a particle size estimated over the data set would help: ours does, unless the size was given."""
+        return self.recipe == "default" and self.diameter is None
+
+    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+        """Estimate the particle diameter of a data set from a few of its micrographs.
+
+        Returns
+        -------
+        float or None
+            Angstrom (pixels where the micrographs have no pixel size); None where too few particles are seen to tell.
+            The same micrographs give the same answer.
+        """
+        votes = []
+        for micrograph in micrographs:
+            unit = micrograph.pixel_size or 1.0
+            bad = denoise.bad_areas(micrograph.data, micrograph.valid)
+            low, high = self._diameter_limits(micrograph)
+            found = diameter_votes(
+                self._map, micrograph.data, bad, low, high, self._working_diameter, self._label_share
+            )
+            votes.append(found.scaled(unit))
+        return consensus_diameter(votes)
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        """Pick the particles of one micrograph.
+
+        Parameters
+        ----------
+        micrograph
+            As `read_micrograph` gives it.
+        diameter
+            Particle diameter estimated over the data set (`estimate_diameter`), angstrom, or pixels where the
+            micrograph has no pixel size. What the picker was given itself wins; without either, this micrograph alone
+            is asked.
+
+        Returns
+        -------
+        Picks
+            Best score first; empty where there is nothing.
+        """
+        if self.recipe == "published":
+            return self._pick_published(micrograph).above(self.threshold)
+        size = self.diameter if self.diameter is not None else diameter
+        if size is None:
+            size = self.estimate_diameter([micrograph])
+        shape = (micrograph.data.shape[0], micrograph.data.shape[1])
+        if size is None:
+            return Picks.empty(micrograph.pixel_size, shape)
+        if self.diameter is not None:
+            require_pixel_size(micrograph, "a diameter in angstrom")
+        diameter_px = size / (micrograph.pixel_size or 1.0)
+        if not 4 <= diameter_px <= max(shape):
+            raise CryoSegNetError(
+                f"{micrograph.name}: a diameter of {size:g} angstrom is {diameter_px:.3g} pixels of this micrograph, "
+                f"which cannot be picked: check --diameter and --pixel-size."
+            )
+        bad = denoise.bad_areas(micrograph.data, micrograph.valid)
+        work = denoise.working_image(micrograph.data, self._working_diameter / diameter_px, bad)
+        probability = self._map(work.data)
+        masks = self._masks(probability, self._working_diameter)
+        frame = Frame(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
+        low, high = self._limits_px(micrograph)
+        picks = default_rule(
+            masks,
+            frame,
+            diameter_px,
+            self._calibration,
+            label_share=self._label_share,
+            min_diameter_px=low,
+            max_diameter_px=high,
+        )
+        return picks.above(self.threshold)
+
+    def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
+        """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
+        bad = denoise.bad_areas(micrograph.data, micrograph.valid)
+        scale = self._working_diameter / (diameter / (micrograph.pixel_size or 1.0))
+        work = denoise.working_image(micrograph.data, scale, bad)
+        return denoise.WorkingImage(self._map(work.data), work.scale_y, work.scale_x)
+
+    def _map(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            return probability_map(self._unet, image)
+        except torch.OutOfMemoryError as error:
+            raise CryoSegNetError(
+                f"The U-Net ran out of memory on {self.device}: free the device of other programs or use --device cpu."
+            ) from error
+
+    def _masks(self, probability: NDArray[np.float32], diameter_px: float) -> segment.Masks:
+        if self.segmenter == "watershed":
+            return segment.watershed(probability, diameter_px=diameter_px)
+        assert self._sam is not None
+        if self.segmenter == "grid":
+            return segment.grid(probability, self._sam)
+        area = np.pi / 4 * (self._label_share * diameter_px) ** 2
+        return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
+
+    def _pick_published(self, micrograph: Micrograph) -> Picks:
+        """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule."""
+        ny, nx = micrograph.data.shape
+        image = micrograph.data if self.denoised else denoise.published(micrograph.data).astype(np.float32)
+        low, high = (float(image.min()), float(image.max())) if self.denoised else (0.0, 255.0)
+        image = (image - np.float32(low)) / np.float32((high - low) or 1.0)
+        squeezed = cv2.resize(image, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
+        probability = self._map(np.ascontiguousarray(squeezed[::-1]))[::-1]  # upside down, as it was trained
+        frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size)
+        if self.segmenter == "grid":
+            return published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
+        size = self.diameter or self.max_diameter
+        guess = PUBLISHED_SIDE / 30 if size is None else size / (micrograph.pixel_size or 1.0) * frame.scale_x
+        masks = self._masks(np.ascontiguousarray(probability), guess)
+        low, high = self._limits_px(micrograph)
+        return default_rule(
+            masks,
+            frame,
+            guess / frame.scale_x,
+            Calibration(),
+            size_range=(0.3, 3.0),
+            min_diameter_px=low,
+            max_diameter_px=high,
+        )
+
+    def _limits_px(self, micrograph: Micrograph) -> tuple[float, float]:
+        if self.min_diameter is None and self.max_diameter is None:
+            return 0.0, np.inf
+        pixel_size = require_pixel_size(micrograph, "a diameter in angstrom")
+        return (self.min_diameter or 0.0) / pixel_size, (self.max_diameter or np.inf) / pixel_size
+
+    def _diameter_limits(self, micrograph: Micrograph) -> tuple[float | None, float | None]:
+        """Where to look for the size, pixels of the micrograph."""
+        low, high = self._limits_px(micrograph)
+        if micrograph.pixel_size is not None:
+            low, high = max(low, 50 / micrograph.pixel_size), min(high, 700 / micrograph.pixel_size)
+        return low or None, None if high == np.inf else high
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a device's name into the device.
+
+    Raises
+    ------
+    CryoSegNetError
+        The device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise CryoSegNetError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
+    if not torch.cuda.is_available():
+        raise CryoSegNetError(
+            f"--device {name}: PyTorch finds no GPU here; `cryosegnet doctor` says more, --device cpu works without."
+        )
+    if number and int(number) >= torch.cuda.device_count():
+        raise CryoSegNetError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+    return torch.device(name)
+
+
+def _load_unet(name: str | Path, device: torch.device) -> tuple[AttentionUNet, dict[str, Any]]:
+    model, note = weights.load_unet(name)
+    return model.to(device, memory_format=torch.channels_last).eval(), note  # type: ignore[call-overload]
+
+
+def _load_sam(name: str | Path, device: torch.device) -> Sam:
+    return weights.load_sam(name).to(device)
+
+
+def _check_options(
+    segmenter: str,
+    sam: str | Path | None,
+    recipe: str | None,
+    diameter: float | None,
+    low: float | None,
+    high: float | None,
+    threshold: float | None,
+) -> None:
+    if segmenter not in segment.SEGMENTERS:
+        raise CryoSegNetError(f"--segmenter {segmenter} is not known: use {', '.join(segment.SEGMENTERS)}.")
+    if segmenter != "watershed" and sam is None:
+        raise CryoSegNetError(
+            f"--segmenter {segmenter} needs a SAM and none is built in: "
+            "add --sam sam_vit_b (or a file), or use watershed."
+        )
+    if recipe is not None and recipe not in RECIPES:
+        raise CryoSegNetError(f"--recipe {recipe} is not known: use {' or '.join(RECIPES)}.")
+    for option, value in (("--diameter", diameter), ("--min-diameter", low), ("--max-diameter", high)):
+        if value is not None and not 1 <= value <= 10_000:
+            raise CryoSegNetError(f"{option} {value:g} is no particle diameter in angstrom: give 1 to 10000.")
+    if low is not None and high is not None and low >= high:
+        raise CryoSegNetError(f"--min-diameter {low:g} is not below --max-diameter {high:g}.")
+    if diameter is not None and (low is not None or high is not None):
+        raise CryoSegNetError(
+            "--diameter and --min-diameter / --max-diameter exclude each other: give one or the other."
+        )
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise CryoSegNetError(f"--threshold {threshold:g} is no score: give 0 to 1.")

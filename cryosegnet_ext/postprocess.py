@@ -1,0 +1,189 @@
+"""Masks on the working map to picks on the micrograph: the default rule and the published one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+
+from .picks import Picks
+from .segment import Masks
+
+# Picks may differ this much from the data set's particle size before they count as something else.
+SIZE_RANGE = (0.5, 1.75)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Score of a pick from its mask: 1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2))).
+
+    ``p`` is the map's mean inside the mask and ``s`` the natural logarithm of (mask's size / expected size). Fitted on
+    validation micrographs so that of the picks with a score near q, a share q are particles.
+    """
+
+    offset: float = 0.0
+    probability_slope: float = 1.0
+    size_slope: float = 0.0
+
+    def score(self, probability: NDArray[np.float64], log_size: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) scores in 0..1."""
+        p = np.clip(probability, 1e-4, 1 - 1e-4)
+        value = self.offset + self.probability_slope * np.log(p / (1 - p)) + self.size_slope * log_size**2
+        return 1 / (1 + np.exp(-value))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a map lies on its micrograph.
+
+    Attributes
+    ----------
+    shape : (ny, nx) of the micrograph
+    scale_y, scale_x : map pixels per micrograph pixel
+    pixel_size : angstrom, or None
+    bad : (ny, nx) bool, True where nothing can be picked, or None
+    """
+
+    shape: tuple[int, int]
+    scale_y: float
+    scale_x: float
+    pixel_size: float | None = None
+    bad: NDArray[np.bool_] | None = None
+
+    def to_micrograph(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """Map pixels to micrograph pixels; integers are pixel centres in both."""
+        return (x + 0.5) / self.scale_x - 0.5, (y + 0.5) / self.scale_y - 0.5
+
+
+def default_rule(
+    masks: Masks,
+    frame: Frame,
+    diameter_px: float,
+    calibration: Calibration,
+    *,
+    label_share: float = 1.0,
+    size_range: tuple[float, float] = SIZE_RANGE,
+    min_diameter_px: float = 0.0,
+    max_diameter_px: float = np.inf,
+    margin: float = 0.5,
+    separation: float = 0.5,
+) -> Picks:
+    """Our rule: size, score, borders, bad areas, overlaps.
+
+    Parameters
+    ----------
+    masks
+        Instances on the map.
+    frame
+        Geometry of the map on the micrograph.
+    diameter_px
+        Expected particle diameter, micrograph pixels.
+    calibration
+        Mask to score.
+    label_share
+        Mask diameter / particle diameter, as the network was taught.
+    size_range
+        Accepted sizes, of the expected one.
+    min_diameter_px, max_diameter_px
+        Further limits on a pick's own diameter, micrograph pixels.
+    margin
+        Least distance from the border and from bad areas, of the diameter (half: the particle is whole).
+    separation
+        Least distance between picks, of the diameter; the better score stays.
+
+    Returns
+    -------
+    Picks
+        Best score first.
+    """
+    x, y = frame.to_micrograph(masks.x, masks.y)
+    scale = np.sqrt(frame.scale_x * frame.scale_y)
+    own = np.sqrt(4 * masks.area / np.pi) / label_share / scale
+    log_size = np.log(np.maximum(own, 1e-6) / diameter_px)
+    score = calibration.score(masks.probability, log_size)
+    ny, nx = frame.shape
+    rim = margin * diameter_px - 0.5
+    keep = (x >= rim) & (y >= rim) & (x <= nx - 1 - rim) & (y <= ny - 1 - rim)
+    keep &= (own >= size_range[0] * diameter_px) & (own <= size_range[1] * diameter_px)
+    keep &= (own >= min_diameter_px) & (own <= max_diameter_px)
+    if frame.bad is not None and frame.bad.any():
+        keep &= _distance_to_bad(frame.bad, x, y) > 0.5 * margin * diameter_px
+    unit = frame.pixel_size or 1.0
+    picks = Picks(x[keep], y[keep], own[keep] * unit, score[keep], frame.pixel_size, frame.shape).by_score()
+    return picks.take(_not_too_close(picks.x, picks.y, separation * diameter_px))
+
+
+def _distance_to_bad(bad: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance (n,) of each point to the nearest bad pixel, micrograph pixels, to within 4."""
+    step = max(1, min(bad.shape) // 1024)
+    ny, nx = (n // step * step for n in bad.shape)
+    coarse = bad[:ny, :nx].reshape(ny // step, step, nx // step, step).any((1, 3))
+    distance = distance_transform_edt(~coarse) * step
+    iy = np.clip((y / step).astype(int), 0, coarse.shape[0] - 1)
+    ix = np.clip((x / step).astype(int), 0, coarse.shape[1] - 1)
+    return distance[iy, ix]
+
+
+def _not_too_close(x: NDArray[np.float64], y: NDArray[np.float64], reach: float) -> NDArray[np.bool_]:
+    """Greedy suppression of points (n,), best first, that lie nearer than ``reach`` to a better one."""
+    keep = np.ones(len(x), bool)
+    if len(x) < 2:
+        return keep
+    points = np.c_[x, y]
+    for i, near in enumerate(cKDTree(points).query_ball_point(points, reach, p=2)):
+        if keep[i]:
+            worse = [j for j in near if j > i and np.hypot(x[j] - x[i], y[j] - y[i]) < reach]
+            keep[worse] = False
+    return keep
+
+
+def robust_diameter(diameters: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Weighted median of mask diameters; the size that half of the (weighted) masks do not reach."""
+    order = np.argsort(diameters, kind="stable")
+    share = np.cumsum(weights[order])
+    return float(diameters[order][np.searchsorted(share, share[-1] / 2)])
+
+
+def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Picks:
+    """The rule of the published code, without its defects.
+
+    Keeps masks with a predicted IoU above ``keep_iou`` whose box is about as large as the most frequent one: with the
+    modes w0, h0 of the widths and heights in the 1024 frame, d = the diagonal of the w0 x h0 box in micrograph pixels
+    and t = 0.2 * int(d // 2), boxes with w0 - t/3 < w < w0 + t and h0 - t/3 < h < h0 + t stay. The pick is the
+    box's centre; its score is the predicted IoU, its diameter d. Source: specs of the published repository; left out
+    are its crash on a micrograph without masks and its second, jittered pick for masks of IoU above 0.9999.
+
+    Parameters
+    ----------
+    masks
+        From SAM's own grid of points, boxes in map pixels.
+    frame
+        Geometry; the map is 1024 x 1024, so that its two scales differ on micrographs that are not square.
+
+    Returns
+    -------
+    Picks
+        Best score first.
+    """
+    masks = masks.take(masks.score > keep_iou)
+    if len(masks) == 0:
+        return Picks.empty(frame.pixel_size, frame.shape)
+    x0, y0, w, h = np.round(masks.box).T
+    w0, h0 = _mode(w), _mode(h)
+    diameter = float(np.hypot(w0 / frame.scale_x, h0 / frame.scale_y))
+    tolerance = 0.2 * int(diameter // 2)
+    keep = (w > w0 - tolerance / 3) & (w < w0 + tolerance) & (h > h0 - tolerance / 3) & (h < h0 + tolerance)
+    x, y = (x0 + w / 2)[keep] / frame.scale_x, (y0 + h / 2)[keep] / frame.scale_y
+    inside = (x >= 0) & (y >= 0) & (x <= frame.shape[1] - 1) & (y <= frame.shape[0] - 1)
+    size = np.full(int(inside.sum()), diameter * (frame.pixel_size or 1.0))
+    score = np.clip(masks.score[keep][inside], 0, 1)
+    return Picks(x[inside], y[inside], size, score, frame.pixel_size, frame.shape).by_score()
+
+
+def _mode(values: NDArray[np.float64]) -> float:
+    """Most frequent value; the smallest of several."""
+    unique, counts = np.unique(values, return_counts=True)
+    return float(unique[counts.argmax()])

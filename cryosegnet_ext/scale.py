@@ -1,0 +1,147 @@
+"""How large are the particles? Told by the scale at which the network finds most.
+
+Our network is taught to see particles between about 18 and 55 working pixels and to stay silent at particles much
+larger or smaller. So the micrograph is shown to it at a ladder of scales; the scale at which confident masks cover
+most of the area is the particle's, and the masks' own size there refines it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .denoise import working_image
+from .postprocess import robust_diameter
+from .segment import watershed
+
+Image = NDArray[np.float32]
+Map = Callable[[Image], Image]
+
+STEP = 1.3
+# Particles span these shares of a micrograph's long side unless something better is known.
+SMALLEST_SHARE, LARGEST_SHARE = 1 / 110, 1 / 7
+MOST_WORKING_PIXELS = 1024
+CONFIDENT = 0.6
+LEAST_WEIGHT = 3.0
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What one micrograph says about the particle's size.
+
+    Attributes
+    ----------
+    rung : (k,) int
+        Steps of the ladder: the diameter tried is ``STEP ** rung``.
+    response : (k,) float
+        Share of the area covered by confident masks, weighted by confidence.
+    count : (k,) float
+        Sum of the confidences.
+    size : (k,) float
+        Weighted median size of the masks, of the diameter tried; nan where there are none.
+    unit : float
+        Factor from the ladder's pixels to angstrom.
+    """
+
+    rung: NDArray[np.int_]
+    response: NDArray[np.float64]
+    count: NDArray[np.float64]
+    size: NDArray[np.float64]
+    unit: float = 1.0
+
+    def scaled(self, unit: float) -> Votes:
+        """The same votes in another unit of length: ``unit`` per pixel."""
+        return replace(self, unit=self.unit * unit)
+
+
+def diameter_votes(
+    network: Map,
+    data: Image,
+    bad: NDArray[np.bool_],
+    low: float | None,
+    high: float | None,
+    working_diameter: float,
+    label_share: float,
+) -> Votes:
+    """Show one micrograph to the network at a ladder of scales.
+
+    Parameters
+    ----------
+    network
+        Working image (h, w) -> probability (h, w).
+    data, bad : (ny, nx)
+        Micrograph and its bad areas.
+    low, high
+        Diameters to try, pixels of the micrograph; None for what the frame suggests.
+    working_diameter, label_share
+        As the network was taught.
+    """
+    side = max(data.shape)
+    first = max(low or 0.0, side * SMALLEST_SHARE, 6.0)
+    last = min(high or np.inf, side * LARGEST_SHARE)
+    if high is not None and last < first:
+        first = max(low or 0.0, 6.0)
+    steps = np.arange(np.floor(np.log(first) / np.log(STEP)), np.ceil(np.log(max(last, first)) / np.log(STEP)) + 1)
+    rungs = steps.astype(int)
+    seen = [_look(network, data, bad, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
+    table = np.array(seen, np.float64).reshape(-1, 3)
+    return Votes(rungs, table[:, 0], table[:, 1], table[:, 2])
+
+
+def _look(
+    network: Map, data: Image, bad: NDArray[np.bool_], diameter: float, working_diameter: float, label_share: float
+) -> tuple[float, float, float]:
+    """Response, count and relative size at one scale."""
+    scale = working_diameter / diameter
+    most = int(MOST_WORKING_PIXELS / scale)
+    ny, nx = data.shape
+    y0, x0 = max((ny - most) // 2, 0), max((nx - most) // 2, 0)
+    part, hidden = data[y0 : y0 + most, x0 : x0 + most], bad[y0 : y0 + most, x0 : x0 + most]
+    work = working_image(part, scale, hidden)
+    masks = watershed(network(work.data), diameter_px=working_diameter)
+    size = np.sqrt(4 * masks.area / np.pi) / label_share / working_diameter
+    weight = np.clip((masks.probability - CONFIDENT) / (1 - CONFIDENT), 0, 1)
+    weight = np.where((size > 0.45) & (size < 1.9), weight, 0.0)
+    if not weight.any():
+        return 0.0, 0.0, np.nan
+    response = float((weight * masks.area).sum() / work.data.size)
+    return response, float(weight.sum()), robust_diameter(size, weight)
+
+
+def consensus_diameter(votes: Sequence[Votes]) -> float | None:
+    """The particle diameter that the votes of several micrographs agree on, in their common unit.
+
+    Micrographs may differ in pixel size; their ladders are then interpolated to a common one. None where hardly
+    anything was seen.
+    """
+    if not votes:
+        return None
+    unit = votes[0].unit
+    tried = [np.log(STEP) * v.rung + np.log(v.unit) for v in votes]
+    grid = np.arange(min(t[0] for t in tried), max(t[-1] for t in tried) + 1e-6, np.log(STEP))
+    response = sum(np.interp(grid, t, v.response, left=0, right=0) for t, v in zip(tried, votes))
+    count = sum(np.interp(grid, t, v.count, left=0, right=0) for t, v in zip(tried, votes))
+    response = np.where(np.asarray(count) >= LEAST_WEIGHT, response, 0.0)
+    if not response.any():
+        return None
+    best = int(np.argmax(response))
+    # the ladder is coarse: its peak by a parabola through the three highest rungs, then what the masks there measure
+    shift = 0.0
+    if 0 < best < len(grid) - 1:
+        a, b, c = response[best - 1 : best + 2]
+        if a - 2 * b + c < 0:
+            shift = float(np.clip(0.5 * (a - c) / (a - 2 * b + c), -0.5, 0.5))
+    sizes, weights = [], []
+    for t, v in zip(tried, votes):
+        near = int(np.argmin(np.abs(t - grid[best])))
+        if np.isfinite(v.size[near]) and v.count[near] > 0:
+            sizes.append(v.size[near] * np.exp(t[near]))
+            weights.append(v.count[near])
+    by_ladder = float(np.exp(grid[best] + shift * np.log(STEP)))
+    if not sizes or unit <= 0:
+        return by_ladder
+    by_masks = robust_diameter(np.array(sizes), np.array(weights))
+    return float(np.sqrt(by_ladder * np.clip(by_masks, by_ladder / 1.5, by_ladder * 1.5)))

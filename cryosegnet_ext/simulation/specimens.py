@@ -1,0 +1,167 @@
+"""Specimens: electrostatic potential of a particle in ice, from a density map or an atomic model."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..errors import CryoSegNetError
+
+# Mean inner potential of protein less that of vitreous ice, volt:
+# about 7 less about 4.9 (Vulovic et al., J. Struct. Biol. 183, 2013).
+CONTRAST_VOLT = 2.1
+MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
+MODEL_SUFFIXES = (".pdb", ".cif", ".ent", ".pdb.gz", ".cif.gz", ".ent.gz")
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A particle.
+
+    Attributes
+    ----------
+    name
+        What the truth tables call it.
+    density : (n, n, n) float32
+        Potential above that of ice, volt; axes (z, y, x); the centre of mass lies at index n // 2.
+    voxel_size
+        Angstrom.
+    diameter
+        Angstrom; twice the radius around the centre of mass that holds 97 % of the density.
+    """
+
+    name: str
+    density: NDArray[np.float32]
+    voxel_size: float
+    diameter: float
+
+
+def read_specimen(path: str | Path, voxel_size: float = 4.0) -> Specimen:
+    """Read a density map (MRC) or an atomic model (PDB, mmCIF; its first biological assembly).
+
+    Parameters
+    ----------
+    path
+        The file, gzipped or not.
+    voxel_size
+        Angstrom; sampling of the density made from an atomic model. Maps keep their own.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read, holds nothing, or is neither a map nor a model.
+    """
+    path = Path(path)
+    lower = path.name.lower()
+    try:
+        if lower.endswith(MAP_SUFFIXES):
+            density, voxel_size = _read_map(path)
+        elif lower.endswith(MODEL_SUFFIXES):
+            density = _model_density(path, voxel_size)
+        else:
+            raise CryoSegNetError(f"{path}: neither a map (.mrc) nor an atomic model (.pdb, .cif), so no specimen.")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CryoSegNetError(f"{path}: cannot be read as a specimen ({error}).") from error
+    name = path.name.split(".")[0]
+    return make_specimen(name, density, voxel_size)
+
+
+def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) -> Specimen:
+    """Scale a density to volts above ice, cut away its surroundings and centre it; see `Specimen`.
+
+    ``density`` (nz, ny, nx) has any scale; what lies under an eighth of its 99.5th percentile counts as ice.
+    """
+    d = np.asarray(density, np.float32)
+    positive = d[d > 0]
+    if positive.size < 8:
+        raise CryoSegNetError(f"{name}: the density is empty, so it makes no specimen.")
+    level = 0.125 * float(np.percentile(positive[positive > positive.max() * 0.01], 99.5))
+    inside = d > level
+    labels, count = ndimage.label(ndimage.binary_dilation(inside, iterations=2))
+    if count > 1:  # dust around the particle would spoil the diameter
+        sizes = np.bincount(labels[inside], minlength=count + 1)
+        inside &= np.isin(labels, np.flatnonzero(sizes >= 0.05 * sizes[1:].max()))
+    d = np.where(inside, d, 0)
+    d = d * (CONTRAST_VOLT / d[inside].mean())
+    points = np.argwhere(inside)
+    weight = d[inside]
+    centre = (points * weight[:, None]).sum(0) / weight.sum()
+    radius = np.sqrt(((points - centre) ** 2).sum(1))
+    order = np.argsort(radius)
+    share = np.cumsum(weight[order]) / weight.sum()
+    diameter = 2 * float(radius[order][np.searchsorted(share, 0.97)] + 0.5) * voxel_size
+    half = int(np.ceil(radius.max())) + 2
+    n = 2 * half
+    grid = np.mgrid[0:n, 0:n, 0:n].astype(np.float32) - half + centre[:, None, None, None].astype(np.float32)
+    centred = ndimage.map_coordinates(d, grid, order=1, mode="constant").astype(np.float32)
+    return Specimen(name, centred, voxel_size, diameter)
+
+
+def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
+    with mrcfile.open(path, permissive=True) as mrc:
+        if mrc.data is None or mrc.data.ndim != 3:
+            raise ValueError("not a volume")
+        voxel = float(mrc.voxel_size.x)
+        data = np.array(mrc.data, np.float32)
+    if not 0.1 < voxel < 50:
+        raise ValueError(f"the header gives a voxel size of {voxel} angstrom")
+    return data, voxel
+
+
+def _model_density(path: Path, voxel_size: float) -> NDArray[np.float32]:
+    """Density (nz, ny, nx) from electron scattering factors, low-passed to the voxel size."""
+    try:
+        import gemmi
+    except ImportError as error:
+        raise CryoSegNetError("Atomic models need gemmi: pip install 'cryosegnet-ext[simulate]'.") from error
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", errors="replace") as stream:
+        text = stream.read()
+    if ".cif" in path.name.lower():
+        structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text).sole_block())
+    else:
+        structure = gemmi.read_pdb_string(text)
+    structure.setup_entities()
+    if structure.assemblies:
+        structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Dup)
+    model = structure[0]
+    count = model.count_atom_sites()
+    if count == 0:
+        raise ValueError("no atoms")
+    positions = np.empty((count, 3), np.float32)
+    weights = np.empty(count, np.float32)
+    i = 0
+    for chain in model:
+        for residue in chain:
+            if residue.is_water():
+                continue
+            for atom in residue:
+                positions[i] = atom.pos.x, atom.pos.y, atom.pos.z
+                weights[i] = _forward_scattering(atom.element.name) * atom.occ
+                i += 1
+    positions, weights = positions[:i], weights[:i]
+    low = positions.min(0) - 4 * voxel_size
+    shape = np.ceil((positions.max(0) + 4 * voxel_size - low) / voxel_size).astype(int)
+    index = (positions - low) / voxel_size
+    grid = np.zeros(shape[::-1], np.float32)
+    base = np.floor(index).astype(int)
+    fraction = index - base
+    for corner in np.ndindex(2, 2, 2):  # trilinear splat
+        share = np.prod(np.where(np.array(corner) == 1, fraction, 1 - fraction), axis=1) * weights
+        x, y, z = (base + corner).T
+        np.add.at(grid, (z, y, x), share)
+    return ndimage.gaussian_filter(grid, max(2.5 / voxel_size, 0.6)).astype(np.float32)
+
+
+# f(0) of the electron scattering factors, angstrom (Peng et al., Acta Cryst. A52, 1996); carbon for the rest.
+_F0 = {"H": 0.53, "C": 2.51, "N": 2.21, "O": 1.98, "P": 5.49, "S": 5.16, "MG": 5.21, "ZN": 6.06, "FE": 7.17, "SE": 7.24}
+
+
+def _forward_scattering(element: str) -> float:
+    return _F0.get(element.upper(), 2.51)

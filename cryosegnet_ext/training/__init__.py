@@ -1,0 +1,1 @@
+"""Training of the U-Net on simulated and labelled micrographs."""

@@ -1,0 +1,211 @@
+"""Training crops: simulated ones, and ones cut from labelled micrographs, as the network will see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..denoise import bad_areas, working_image
+from ..simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
+from ..simulation.optics import Optics
+
+Image = NDArray[np.float32]
+
+# A label is a disc of this share of the particle's diameter: smaller than the particle, so that touching ones part.
+LABEL_SHARE = 0.7
+# Particle diameters seen in training, working pixels.
+SMALLEST, LARGEST = 16.0, 64.0
+# Particles of these sizes (zoomed in too far; out too far) are shown as background, so that the network is silent at a
+# wrong scale and the right one can be told by how much it finds.
+TOO_LARGE, TOO_SMALL = (80.0, 160.0), (4.0, 10.0)
+TOO_LARGE_SHARE, TOO_SMALL_SHARE = 0.12, 0.06
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A micrograph with labelled particles.
+
+    Attributes
+    ----------
+    data : (ny, nx) float32, array order
+    x, y : (n,) pixels
+    diameter_px : float
+        Particle diameter in pixels, by the measure of `simulation.specimens.Specimen`.
+    """
+
+    data: Image
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    diameter_px: float
+
+
+def paint_labels(
+    x: NDArray[np.float64], y: NDArray[np.float64], diameter: NDArray[np.float64], shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Discs of `LABEL_SHARE` of each diameter (n,), pixels, at sub-pixel centres; (ny, nx) of 0 and 1."""
+    label = np.zeros(shape, np.uint8)
+    for cx, cy, d in zip(x, y, diameter):
+        r = LABEL_SHARE * d / 2
+        if r <= 0:
+            continue
+        x0, y0 = max(int(cx - r), 0), max(int(cy - r), 0)
+        x1, y1 = min(int(cx + r) + 2, shape[1]), min(int(cy + r) + 2, shape[0])
+        if x0 >= x1 or y0 >= y1:
+            continue
+        yy, xx = np.ogrid[y0:y1, x0:x1]
+        label[y0:y1, x0:x1] |= ((xx - cx) ** 2 + (yy - cy) ** 2 <= r * r).astype(np.uint8)
+    return label
+
+
+def simulated_crop(stacks: Sequence[ProjectionStack], side: int, seed: int) -> tuple[Image, NDArray[np.uint8]]:
+    """One simulated working image (side, side) with its label plane; the same seed gives the same crop."""
+    rng = np.random.default_rng(seed)
+    d, in_scale = _random_size(rng, TOO_SMALL_SHARE)
+    first = stacks[int(rng.integers(len(stacks)))]
+    chosen = [first]
+    if rng.random() < 0.15:
+        others = [s for s in stacks if 0.6 < s.diameter / first.diameter < 1.7 and s is not first]
+        if others:
+            chosen.append(others[int(rng.integers(len(others)))])
+    pixel_size = first.diameter / d
+    scene = random_scene(first.diameter, pixel_size, rng)
+    image, truth = simulate_micrograph(chosen, scene, (side, side), pixel_size, int(rng.integers(2**62)))
+    image = degrade(image, d, rng)
+    label = paint_labels(truth.x, truth.y, truth.diameter / pixel_size, (side, side))
+    if not in_scale:
+        label[:] = 0
+    return working_image(image, 1.0).data, label
+
+
+def _random_size(rng: np.random.Generator, too_small: float, spread: float = 0.35) -> tuple[float, bool]:
+    """Particle diameter in working pixels, and whether it is one to be found."""
+    kind = rng.random()
+    if kind < TOO_LARGE_SHARE:
+        return float(np.exp(rng.uniform(*np.log(TOO_LARGE)))), False
+    if kind < TOO_LARGE_SHARE + too_small:
+        return float(np.exp(rng.uniform(*np.log(TOO_SMALL)))), False
+    usual = kind < 0.75
+    d = np.exp(rng.normal(np.log(32), spread) if usual else rng.uniform(*np.log((18, 55))))
+    return float(np.clip(d, SMALLEST, LARGEST)), True
+
+
+def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -> Scene:
+    """Imaging conditions as they occur: one voltage of three, 0.4 to 3.5 um of defocus, junk in a third of the frames.
+
+    ``diameter`` in angstrom sets the dose: the signal-to-noise ratio of a particle's peak is drawn, not the dose, so
+    that small and large particles are seen equally often at each difficulty.
+    """
+    defocus = float(np.exp(rng.uniform(np.log(4000), np.log(35000))))
+    voltage = float(rng.choice([120, 200, 300, 300]))
+    optics = Optics(
+        voltage=voltage,
+        cs=float(rng.choice([0.01, 2.0, 2.7])),
+        amplitude_contrast=float(rng.uniform(0.05, 0.14)),
+        defocus_u=defocus,
+        defocus_v=defocus * float(rng.uniform(0.93, 1.07)),
+        defocus_angle=float(rng.uniform(0, 180)),
+        b_factor=float(rng.uniform(20, 400)),
+    )
+    contrast = float(rng.uniform(0.6, 1.2))
+    efficiency = float(rng.uniform(0.3, 0.8))
+    peak = 2 * optics.interaction * 1.3 * diameter * contrast * 0.4
+    ratio = float(np.exp(rng.uniform(np.log(0.25), np.log(16.0))))
+    dose = ratio / (peak**2 * pixel_size**2 * efficiency)
+    kind = rng.random()
+    scene = Scene(
+        coverage=float(rng.uniform(0.02, 0.5)),
+        crowding=float(rng.uniform(0.65, 1.0)),
+        clusters=float(rng.uniform(0, 0.6)),
+        dose=dose,
+        detector_efficiency=efficiency,
+        structural_noise=float(rng.choice([0.0, 0.5, 1.0, 2.0]))
+        * pixel_size
+        * peak
+        / 0.07
+        * float(rng.uniform(0.1, 1)),
+        gradient=float(rng.uniform(0, 0.3)) * peak * 8,
+        contrast=contrast,
+        optics=optics,
+    )
+    if kind < 0.10:  # nothing but ice, clean or not
+        scene = replace(scene, coverage=0.0)
+    if kind < 0.05 or 0.10 <= kind < 0.22:
+        scene = replace(scene, ice_blobs=int(rng.integers(1, 12)))
+    if 0.22 <= kind < 0.30:
+        scene = replace(scene, carbon=float(rng.uniform(0.1, 0.8)))
+    if 0.30 <= kind < 0.36:
+        scene = replace(scene, crystalline=float(rng.uniform(0.2, 1.5)))
+    if 0.36 <= kind < 0.42:
+        scene = replace(scene, aggregates=int(rng.integers(1, 4)))
+    if 0.42 <= kind < 0.45:
+        scene = replace(scene, rings=int(rng.integers(1, 3)))
+    if 0.45 <= kind < 0.48:
+        scene = replace(scene, gold=int(rng.integers(1, 20)))
+    return scene
+
+
+def degrade(image: Image, d: float, rng: np.random.Generator) -> Image:
+    """What files go through before they reach us: filters, local contrast, 8 bits, JPEG, dead stripes."""
+    kind = rng.random()
+    if kind < 0.25:  # as the published denoising leaves it: local contrast, then two box filters
+        image = _local_contrast(_gaussian(image, 0.04 * d), rng)
+        box = max(2, round(d * float(rng.uniform(0.12, 0.26))))
+        image = np.asarray(cv2.blur(cv2.blur(image, (box, box)), (box, box)), np.float32)
+    elif kind < 0.40:
+        image = _gaussian(image, d * float(rng.uniform(0.01, 0.06)))
+    elif kind < 0.48:
+        image = _local_contrast(image, rng)
+    if rng.random() < 0.3:
+        low, high = np.percentile(image, [0.3, 99.7])
+        eight = (np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+        if rng.random() < 0.4:
+            eight = cv2.imdecode(cv2.imencode(".jpg", eight, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], cv2.IMREAD_GRAYSCALE)
+        image = eight.astype(np.float32)
+    return image
+
+
+def _gaussian(image: Image, sigma: float) -> Image:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), max(sigma, 0.3)), np.float32)
+
+
+def _local_contrast(image: Image, rng: np.random.Generator) -> Image:
+    low, high = np.percentile(image, [0.1, 99.9])
+    eight = (np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    tiles = int(rng.integers(2, 7))
+    return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(tiles, tiles)).apply(eight).astype(np.float32)
+
+
+def labelled_crop(micrograph: Labelled, side: int, rng: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
+    """A crop (side, side) of a labelled micrograph at a random working scale near the nominal one, with its label."""
+    d, in_scale = _random_size(rng, 0.0, spread=0.25)
+    scale = d / micrograph.diameter_px
+    ny, nx = micrograph.data.shape
+    need = int(np.ceil((side + 2) / scale))
+    y0, x0 = (int(rng.integers(0, max(n - need, 0) + 1)) for n in (ny, nx))
+    part = micrograph.data[y0 : y0 + need, x0 : x0 + need]
+    work = working_image(part, scale, bad_areas(part))
+    x = (micrograph.x - x0 + 0.5) * work.scale_x - 0.5
+    y = (micrograph.y - y0 + 0.5) * work.scale_y - 0.5
+    shape = (work.data.shape[0], work.data.shape[1])
+    label = paint_labels(x, y, np.full(len(x), d if in_scale else 0.0), shape)
+    image = np.zeros((side, side), np.float32)
+    plane = np.zeros((side, side), np.uint8)
+    h, w = min(side, shape[0]), min(side, shape[1])
+    image[:h, :w], plane[:h, :w] = work.data[:h, :w], label[:h, :w]
+    return image, plane
+
+
+def augment(image: Image, label: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
+    """Turn, mirror, change contrast, add noise: things that leave a particle a particle."""
+    k = int(rng.integers(4))
+    image, label = np.rot90(image, k), np.rot90(label, k)
+    if rng.random() < 0.5:
+        image, label = image[:, ::-1], label[:, ::-1]
+    image = image * np.float32(np.exp(rng.normal(0, 0.15))) + np.float32(rng.normal(0, 0.1))
+    if rng.random() < 0.2:
+        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0.1, 0.6))
+    return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(label)
