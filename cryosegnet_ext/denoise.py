@@ -125,8 +125,8 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
     else:
         small_weight = _resize(weight, h, w)
         norm = _wide_gaussian(small_weight, BACKGROUND_SIGMA)
-        background = _wide_gaussian(small, BACKGROUND_SIGMA) / np.maximum(norm, 1e-3)
-        corrected = np.where(small_weight > 0.5, small / np.maximum(small_weight, 0.5) - background, 0)
+        background = _wide_gaussian(small, BACKGROUND_SIGMA) / np.maximum(norm, np.float32(1e-3))
+        corrected = np.where(small_weight > 0.5, small / np.maximum(small_weight, 0.5) - background, 0.0)
         flat = corrected.astype(np.float32)
     used = flat if weight is None else flat[small_weight > 0.5]
     level = float(np.median(used))

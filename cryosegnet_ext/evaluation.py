@@ -1,0 +1,86 @@
+"""Picks against labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How picks and labels agree: counts, and the distance of each right pick from its label, pixels."""
+
+    picks: int
+    labels: int
+    right: int
+    offsets: NDArray[np.float64]
+
+    @property
+    def precision(self) -> float:
+        """Share of the picks that are right."""
+        return self.right / max(self.picks, 1)
+
+    @property
+    def recall(self) -> float:
+        """Share of the labels that were found."""
+        return self.right / max(self.labels, 1)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        return 2 * self.right / max(self.picks + self.labels, 1)
+
+
+def match(
+    picks: NDArray[np.float64], labels: NDArray[np.float64], reach: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pair picks with labels one to one, as many pairs as possible and, of those, the nearest ones.
+
+    Parameters
+    ----------
+    picks, labels : (n, 2), (m, 2)
+        x, y in the same unit.
+    reach
+        Largest distance of a pair.
+
+    Returns
+    -------
+    (k,), (k,)
+        Indices of the paired picks and of their labels.
+    """
+    if len(picks) == 0 or len(labels) == 0:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    near = cKDTree(picks).sparse_distance_matrix(cKDTree(labels), reach, output_type="coo_matrix")
+    i, j = near.row, near.col
+    n, m = len(picks), len(labels)
+    # picks and labels that are not connected by any possible pair need not be weighed against each other
+    links = csr_matrix((np.ones(len(i)), (i, j + n)), shape=(n + m, n + m))
+    _, group = connected_components(links, directed=False)
+    order = np.argsort(group[i], kind="stable")
+    left: list[int] = []
+    right: list[int] = []
+    for part in np.split(order, np.flatnonzero(np.diff(group[i][order])) + 1):
+        if len(part) == 0:
+            continue
+        a, ai = np.unique(i[part], return_inverse=True)
+        b, bi = np.unique(j[part], return_inverse=True)
+        cost = np.full((len(a), len(b)), 1e6 * max(reach, 1e-9))
+        cost[ai, bi] = near.data[part]
+        rows, columns = linear_sum_assignment(cost)
+        good = cost[rows, columns] <= reach
+        left += a[rows[good]].tolist()
+        right += b[columns[good]].tolist()
+    return np.array(left, np.intp), np.array(right, np.intp)
+
+
+def agreement(picks: NDArray[np.float64], labels: NDArray[np.float64], reach: float) -> Agreement:
+    """Count right picks; (n, 2) and (m, 2) of x, y, and the largest distance of a right pick in the same unit."""
+    a, b = match(picks, labels, reach)
+    offsets = np.hypot(*(picks[a] - labels[b]).T) if len(a) else np.zeros(0)
+    return Agreement(len(picks), len(labels), len(a), offsets)

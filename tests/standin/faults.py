@@ -1,0 +1,119 @@
+"""Faults that can be switched on at any call, below the application: as the network and a busy server make them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from .world import World
+
+KINDS = ("torn", "torn_before", "500", "500_after_store", "slow", "killed", "expired", "empty")
+
+
+@dataclass
+class Fault:
+    """One fault.
+
+    Attributes
+    ----------
+    operation : name of the call it strikes, or "*"
+    kind
+        "torn": carried out, the reply is cut off; "torn_before": cut off, not carried out; "500": refused; \
+"500_after_store": carried out and refused; "slow": carried out after ``seconds``; "killed": the job is killed in the web \
+interface just before; "expired": the login expires just before; "empty": the body does not arrive.
+    times : how many calls it strikes (-1: all)
+    after : how many calls it lets pass first
+    """
+
+    operation: str
+    kind: str
+    times: int = 1
+    after: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert self.kind in KINDS, self.kind
+
+
+class Faults:
+    """ASGI middleware that strikes."""
+
+    def __init__(self, app: Any, world: Any) -> None:
+        self.app = app
+        self.world = world
+        self.planned: list[Fault] = []
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        parts = scope["path"].strip("/").split("/")
+        operation = parts[2] if len(parts) > 2 else ""
+        world: World = self.world()
+        world.calls.append(operation)
+        fault = self._strike(operation)
+        kind = fault.kind if fault is not None else ""
+        if kind == "slow" and fault is not None:
+            await asyncio.sleep(fault.seconds)
+        elif kind == "killed":
+            with world.lock:
+                world.set_status(world.jobs[parts[4]], "killed")
+        elif kind == "expired":
+            world.tokens.clear()
+        elif kind == "empty":
+            await _drain(receive)
+            receive = _nothing
+        elif kind == "500":
+            await _drain(receive)
+            await _reply(send, 500)
+            return
+        elif kind == "torn_before":
+            await _drain(receive)
+            await _tear(send)
+            return
+        if kind in ("torn", "500_after_store"):
+            await self.app(scope, receive, _swallow)
+            await (_tear(send) if kind == "torn" else _reply(send, 500))
+            return
+        await self.app(scope, receive, send)
+
+    def _strike(self, operation: str) -> Fault | None:
+        with self._lock:
+            for fault in self.planned:
+                if fault.operation not in (operation, "*") or fault.times == 0:
+                    continue
+                if fault.after > 0:
+                    fault.after -= 1
+                    continue
+                fault.times -= 1
+                return fault
+        return None
+
+
+async def _drain(receive: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+
+
+async def _nothing() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _swallow(message: Any) -> None:
+    return None
+
+
+async def _reply(send: Any, status: int) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"5")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"Error"})
+
+
+async def _tear(send: Any) -> None:
+    """Begin a reply and never end it: the server closes the connection."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"100")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"{", "more_body": True})
