@@ -105,6 +105,7 @@ def run(
     pixel_size: float | None = None,
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
+    watch: Callable[[Record, int, int], None] | None = None,
 ) -> BatchResult:
     """Pick micrographs into a folder; what an earlier run finished there is not done again.
 
@@ -132,6 +133,10 @@ def run(
         Report on stderr.
     stop
         Asked between micrographs and while waiting; True ends the run as a signal would.
+    watch
+        Called for each micrograph of this run when its files and its line in the journal are written, with its record,
+        how many micrographs are finished (those of earlier runs included), and how many there are. An error that it
+        raises (OSError, CryoSegNetError) ends the run as a full disk does.
 
     Raises
     ------
@@ -160,6 +165,8 @@ def run(
                     journal.add(record)
                     touched.add(record.key)
                     shown.add(record.picks, not record.done)
+                    if watch is not None:
+                        watch(record, len(tasks) - len(todo) + len(touched), len(tasks))
         except Stopped:
             pass
         except (OSError, CryoSegNetError) as error:

@@ -139,7 +139,7 @@ def _expand_one(argument: str) -> list[Input]:
             )
         return found
     if os.path.lexists(path):
-        return _from_star(path) if path.suffix.lower() == ".star" else [Input(path, argument)]
+        return read_micrographs_star(path) if path.suffix.lower() == ".star" else [Input(path, argument)]
     if glob.has_magic(argument):
         matches = glob.glob(argument, recursive=True)
         found = [Input(Path(m), m) for m in matches if _is_micrograph(os.path.basename(m)) and not os.path.isdir(m)]
@@ -178,7 +178,15 @@ def _from_list(path: Path) -> Iterator[Input]:
         yield Input(beside if not os.path.exists(name) and beside.exists() else Path(name), name)
 
 
-def _from_star(path: Path) -> list[Input]:
+def read_micrographs_star(path: str | Path) -> list[Input]:
+    """The micrographs of a RELION micrographs STAR, every row, in the file's order.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read, lists movies, or lists nothing.
+    """
+    path = Path(path)
     table, optics = _read_star(path)
     names = [str(name) for name in table["rlnMicrographName"]]
     if not names:

@@ -220,10 +220,9 @@ class Journal:
         return known
 
     def _compare(self, known: Mapping[str, object]) -> None:
-        names = [n for n in sorted({*known, *self.settings}) if known.get(n) != self.settings.get(n)]
-        if not names:
+        changes = differences(known, self.settings)
+        if not changes:
             return
-        changes = [f"{n} ({_short(known.get(n))} then, {_short(self.settings.get(n))} now)" for n in names]
         raise CryoSegNetError(
             f"{self.output} was picked with other settings: {', '.join(changes)}; "
             "give --overwrite to pick everything again, or another output folder"
@@ -240,6 +239,21 @@ class Journal:
     def _remove_outputs(self) -> None:
         for record in self.records.values():
             remove_files(self.output, record.files or ())
+
+
+def read_settings(output: str | Path) -> dict[str, object] | None:
+    """The settings that an output folder was picked with; None where nothing was picked into it yet."""
+    path = Path(output) / STATE_FOLDER / "journal.jsonl"
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError), open(path, "rb") as file:
+        return dict(json.loads(file.readline())["settings"])
+    return None
+
+
+def differences(known: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:
+    """How settings differ from those of an earlier run, in words: ``threshold (0.3 then, 0.5 now)``."""
+    now = json.loads(json.dumps(settings, default=str))
+    names = [name for name in sorted({*known, *now}) if known.get(name) != now.get(name)]
+    return [f"{name} ({_short(known.get(name))} then, {_short(now.get(name))} now)" for name in names]
 
 
 def remove_files(output: Path, names: Any) -> None:

@@ -1,0 +1,186 @@
+"""Existing picks (``--in_coords``): read from what RELION lists, then scored again or refined by the picker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from cryosegnet_ext.batch import MicrographPicker
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.formats import read_many, read_picks
+from cryosegnet_ext.inputs import Input
+from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.picks import Picks
+
+from .nodes import strip_job
+
+_SUFFIX_FILE = "coords_suffix"
+# A pick of the picker within this share of the diameter is the same particle.
+_REACH = 0.5
+
+
+def micrographs_of(path: str) -> str:
+    """The STAR file with the micrographs that a coordinate node belongs to: 3.1 names one, lists are it themselves."""
+    if not _is_suffix_file(path):
+        return path
+    with open(path, errors="replace") as file:
+        named = file.readline().strip()
+    if not named or not os.path.exists(named):
+        raise CryoSegNetError(
+            f"{path} names no micrographs STAR that exists: choose it at 'Input micrographs' as well."
+        )
+    return named
+
+
+class ExistingPicks:
+    """Picks of an earlier job.
+
+    Parameters
+    ----------
+    path
+        3.1's ``coords_suffix_X.star``, the list of 4 and 5, or a STAR file of particles with rlnMicrographName.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read as any of these.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._files: dict[str, str] | None = None
+        self._tables: dict[str, Picks] = {}
+        if not _is_suffix_file(path):
+            self._files = _listed(path)
+            if self._files is None:
+                self._tables = read_many(path)
+
+    def of(self, name: str) -> Picks:
+        """The picks of one micrograph, by its name in the micrographs STAR; none where the job has none."""
+        if name in self._tables:
+            return self._tables[name]
+        if _is_suffix_file(self.path):
+            suffix = os.path.basename(self.path)[len(_SUFFIX_FILE) :]
+            stem = strip_job(name)
+            file = os.path.join(os.path.dirname(self.path), stem[: stem.rindex(".")] if "." in stem else stem) + suffix
+        elif self._files is not None and name in self._files:
+            file = self._files[name]
+        else:
+            return Picks.empty()
+        return read_picks(file) if os.path.exists(file) else Picks.empty()
+
+
+class CoordinatePicker:
+    """Gives existing picks the scores, and where wanted the centres, that the picker finds at the same particles.
+
+    Parameters
+    ----------
+    picker
+        Made with threshold 0, so that it names every candidate.
+    existing
+        The picks.
+    inputs
+        The micrographs, to know their names in RELION.
+    refine
+        False: centres stay, and a pick without a candidate scores 0. True: centres are the candidates', and picks
+        without one are dropped.
+    threshold
+        Least score that is kept.
+    """
+
+    def __init__(
+        self,
+        picker: MicrographPicker,
+        existing: ExistingPicks,
+        inputs: Sequence[Input],
+        refine: bool,
+        threshold: float | None,
+    ) -> None:
+        self._picker = picker
+        self._existing = existing
+        self._names = {str(one.path): one.name for one in inputs}
+        self._refine = refine
+        self._threshold = threshold
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The picker's, and what is done with which coordinates."""
+        mode = "refine" if self._refine else "rescore"
+        ours = {"in_coords": self._existing.path, "coords": mode, "coords_threshold": self._threshold}
+        return {**self._picker.settings, **ours}
+
+    @property
+    def needs_diameter(self) -> bool:
+        """As the picker."""
+        return self._picker.needs_diameter
+
+    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+        """As the picker."""
+        return self._picker.estimate_diameter(micrographs)
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        """The existing picks of one micrograph with their new scores; those outside the micrograph are dropped."""
+        ny, nx = micrograph.data.shape
+        old = self._existing.of(self._names.get(micrograph.name, micrograph.name))
+        old = old.take((old.x >= 0) & (old.y >= 0) & (old.x <= nx - 1) & (old.y <= ny - 1))
+        if not len(old):
+            return Picks.empty(micrograph.pixel_size, (ny, nx))
+        found = match(old, self._picker.pick(micrograph, diameter), self._refine)
+        found = replace(found, pixel_size=micrograph.pixel_size, shape=(ny, nx))
+        return found if self._threshold is None else found.above(self._threshold)
+
+
+def match(old: Picks, new: Picks, refine: bool) -> Picks:
+    """Pair picks with candidates, nearest first, each candidate once.
+
+    Parameters
+    ----------
+    old, new
+        Picks and candidates of the same micrograph; the candidates know their diameters.
+    refine
+        Take the candidates' centres and drop picks without one.
+    """
+    score, diameter = np.zeros(len(old)), np.full(len(old), np.median(new.diameter) if len(new) else np.nan)
+    x, y = old.x.copy(), old.y.copy()
+    paired = np.zeros(len(old), bool)
+    if len(new):
+        reach = _REACH * float(np.median(new.diameter_px))
+        near = cKDTree(np.column_stack([new.x, new.y])).query_ball_point(np.column_stack([old.x, old.y]), reach)
+        pairs = [
+            (float(np.hypot(old.x[i] - new.x[j], old.y[i] - new.y[j])), i, j) for i, js in enumerate(near) for j in js
+        ]
+        taken: set[int] = set()
+        for _, i, j in sorted(pairs):
+            if not paired[i] and j not in taken:
+                paired[i] = True
+                taken.add(j)
+                score[i], diameter[i] = new.score[j], new.diameter[j]
+                if refine:
+                    x[i], y[i] = new.x[j], new.y[j]
+    found = Picks(x, y, diameter, score, new.pixel_size, new.shape)
+    return found.take(paired) if refine else found
+
+
+def _is_suffix_file(path: str) -> bool:
+    return os.path.basename(path).startswith(_SUFFIX_FILE)
+
+
+def _listed(path: str) -> dict[str, str] | None:
+    """Micrograph -> coordinate file of a list of RELION 4 or 5; None where the file is something else."""
+    import pandas as pd
+    import starfile
+
+    try:
+        blocks = starfile.read(Path(path), always_dict=True)
+    except Exception as error:
+        raise CryoSegNetError(f"{path}: not a STAR file that can be read ({type(error).__name__}).") from error
+    for block in blocks.values():
+        table = block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
+        if {"rlnMicrographName", "rlnMicrographCoordinates"} <= set(table.columns):
+            return dict(zip(table["rlnMicrographName"].astype(str), table["rlnMicrographCoordinates"].astype(str)))
+    return None

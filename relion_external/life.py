@@ -1,0 +1,176 @@
+"""The life of a job: it runs in a process of its own, so that whatever happens to it a marker is written.
+
+The parent imports nothing heavy and stays small. It waits for the work, looks for RELION's request to abort, passes
+signals on, and ends the work where it does not stop in time, as a long computation inside a library does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+from .protocol import ABORTED, FAILURE, SUCCESS, Markers
+
+DONE, FAILED, STOPPED = 0, 1, 4
+"""Exit codes of the work and of the job."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# An abort is to be obeyed within 5 s: one second until it is seen, three for the work to stop by itself.
+_WAIT_SECONDS = 0.1
+_ABORT_SECONDS = 1.0
+_GRACE_SECONDS = 3.0
+_PR_SET_PDEATHSIG = 1
+
+
+def supervise(folder: Path, work: Callable[[], int]) -> int:
+    """Do the work in a child process and leave exactly one marker in the job's directory.
+
+    Parameters
+    ----------
+    folder
+        The job's directory.
+    work
+        Does the job; returns 0 for success, 4 where it was stopped, anything else for failure. What it raises is told
+        in one sentence and is a failure.
+
+    Returns
+    -------
+    int
+        0 success, 1 failure, 4 aborted.
+    """
+    try:
+        markers = Markers(folder)
+        markers.begin()
+    except OSError as error:
+        complain(f"{folder}: the job's directory cannot be written ({error.strerror}): check its permissions.")
+        return FAILED
+    asked: list[int] = []
+
+    def receive(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
+    try:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        parent = os.getpid()
+        child = os.fork()
+        if child == 0:
+            _be_child(parent, folder, work)
+        status, why = _wait(child, markers, asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    code = _judge(status, why)
+    try:
+        markers.end({DONE: SUCCESS, STOPPED: ABORTED}.get(code, FAILURE))
+    except OSError as error:
+        complain(f"{folder}: RELION cannot be told how the job ended ({error.strerror}): mark it in the GUI.")
+    return code
+
+
+def complain(text: str) -> None:
+    """One line for run.err."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f" cryosegnet-relion: {text}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+def say(text: str = "") -> None:
+    """One line for run.out."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f" {text}".encode(errors="backslashreplace").decode(), flush=True)
+
+
+def _wait(child: int, markers: Markers, asked: list[int]) -> tuple[int, str | None]:
+    """Wait for the work to end; its wait status, and why it was asked to stop, if it was."""
+    why: str | None = None
+    looked = deadline = 0.0
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status, why
+        now = time.monotonic()
+        if why is None:
+            if asked:
+                why = f"{signal.Signals(asked[0]).name} was received"
+            elif now - looked >= _ABORT_SECONDS:
+                looked = now
+                why = "the user asked to abort" if markers.abort_requested() else None
+            if why is not None:
+                deadline = now + _GRACE_SECONDS
+                os.kill(child, signal.SIGTERM)
+        elif now >= deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(_WAIT_SECONDS)
+
+
+def _judge(status: int, why: str | None) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    if code == DONE:
+        return DONE
+    if why is not None or code == STOPPED:
+        say(f"stopped because {why or 'a signal was received'}; Continue goes on from here")
+        return STOPPED
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = "; the system kills programs so when memory runs out" if -code == signal.SIGKILL else ""
+        complain(f"the picking process was killed by {name}{hint}: see run.out for how far it came, then Continue.")
+    return FAILED
+
+
+def _be_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
+    """Run the work and end the process; never returns."""
+    code = FAILED
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        _die_with(parent)
+        code = work()
+    except CryoSegNetError as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        code = STOPPED
+    except MemoryError:
+        complain("memory ran out: run fewer jobs at a time, or ask the queue for more memory.")
+    except ImportError as error:
+        _log(folder)
+        complain(f"a part of the installation does not load ({error}): `cryosegnet doctor` says what is missing.")
+    except OSError as error:
+        _log(folder)
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}: put it right, then Continue.")
+    except BaseException as error:
+        _log(folder)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        complain(f"unexpected error ({what[:300]}): please report it with {folder / 'errors.log'}.")
+    finally:
+        # Buffers that cannot be flushed to a full disk must not change how the job ends.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent is killed, so that nothing works on without a supervisor."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(FAILED)
+
+
+def _log(folder: Path) -> None:
+    with contextlib.suppress(OSError), open(folder / "errors.log", "a", errors="replace") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")

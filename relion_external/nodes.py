@@ -1,0 +1,256 @@
+"""The files by which RELION finds the picks: names, node types and layouts of 3.1, 4 and 5.
+
+Facts and their sources stand in ``docs/relion.md``; coordinates are RELION's own (pixels, 0-based, no flip), which is
+what `cryosegnet_ext.formats` writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from cryosegnet_ext.atomic import write_atomic
+from cryosegnet_ext.errors import CryoSegNetError
+
+OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
+SUFFIX = "_autopick.star"
+LOGFILE = "logfile.pdf"
+SUGGESTION = "output_for_relion.star"
+DISPLAY_SETTINGS = ".gui_manualpickjob.star"
+
+NO_PICKS = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
+
+# RELION's decomposePipelineFileName (src/filename.cpp): a folder whose name begins with job and three digits.
+_JOB_PREFIX = re.compile(r"^.*?/job\d{3}[^/]*/")
+# The boxes and the limit of RELION's relion_it.py: bin until Nyquist would be worse than 8.5 A.
+_BOXES = (32, 48, 64, 96, 128, 160, 192, 256, 288, 300, 320, 360, 384, 400, 420, 450, 480, 512, 640, 768, 896, 1024)
+_BINNED_PIXEL = 4.25
+_BOX_PER_DIAMETER = 1.5
+
+
+class Version(Enum):
+    """RELION's file layouts."""
+
+    V31 = "3.1"
+    V4 = "4"
+    V5 = "5"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether types are words (4 and 5) and not numbers."""
+        return self is not Version.V31
+
+    @property
+    def header(self) -> str:
+        """The comment at the top of its STAR files."""
+        return f"\n# version {'50001' if self is Version.V5 else '30001'}\n"
+
+    @property
+    def coordinates(self) -> str:
+        """Name of the file that stands for all coordinates of a job."""
+        return "autopick.star" if self.has_labels else f"coords_suffix{SUFFIX}"
+
+
+_COORDINATE_NODE = {
+    Version.V31: "2",
+    Version.V4: "MicrographsCoords.star.relion.autopick",
+    Version.V5: "MicrographCoordsGroup.star.relion.autopick",
+}
+_LOG_NODE = {Version.V31: "13", Version.V4: "LogFile.pdf.relion.autopick", Version.V5: "LogFile.pdf.relion.autopick"}
+
+
+def read_version(folder: Path) -> tuple[Version, str]:
+    """The version of RELION that runs the job, and where that was read.
+
+    Parameters
+    ----------
+    folder
+        The job's directory with RELION's job.star; without one the project's default_pipeline.star is asked.
+    """
+    for path in (folder / "job.star", Path("default_pipeline.star")):
+        text = ""
+        with contextlib.suppress(OSError):
+            text = path.read_text(errors="replace")
+        if re.search(r"^_rln(JobTypeLabel|PipeLineProcessTypeLabel)\b", text, re.MULTILINE):
+            return Version.V5 if re.search(r"^# version 5\d{4}", text, re.MULTILINE) else Version.V4, str(path)
+        if re.search(r"^_rln(JobType|PipeLineProcessType)\b", text, re.MULTILINE):
+            return Version.V31, str(path)
+    return Version.V5, "no job.star here, so the newest is assumed"
+
+
+def strip_job(name: str) -> str:
+    """A name without its ``JobType/jobNNN/`` in front.
+
+    >>> strip_job("MotionCorr/job002/Micrographs/mic_001.mrc"), strip_job("Micrographs/mic_001.mrc")
+    ('Micrographs/mic_001.mrc', 'Micrographs/mic_001.mrc')
+    """
+    return _JOB_PREFIX.sub("", name, count=1)
+
+
+def coordinate_files(names: Sequence[str], version: Version) -> list[str]:
+    """Coordinate file of each micrograph below the job's directory, where this version looks for it.
+
+    Raises
+    ------
+    CryoSegNetError
+        A name leads out of the project, or 3.1 would find the same file for two micrographs.
+    """
+    files = [_coordinate_file(name) for name in names]
+    times = Counter(dict(zip(names, files)).values())
+    if max(times.values(), default=1) == 1:
+        return files
+    # 4 and 5 take any name from the list; 3.1 derives it and would give both micrographs the same picks.
+    if version is Version.V31:
+        first, second = [name for name, file in zip(names, files) if times[file] > 1][:2]
+        raise CryoSegNetError(
+            f"{first} and {second} have the same name but for their job, and RELION 3.1 keeps one coordinate file for "
+            "both: pick each job's micrographs by themselves."
+        )
+    return [_with_suffix(name) if times[file] > 1 else file for name, file in zip(names, files)]
+
+
+def _coordinate_file(name: str) -> str:
+    if ".." in Path(name).parts:
+        raise CryoSegNetError(f"{name} lies outside the project: import micrographs through a link inside it.")
+    return _with_suffix(strip_job(name).lstrip("/"))
+
+
+def _with_suffix(name: str) -> str:
+    # RELION cuts at the last dot of the whole path (FileName::withoutExtension).
+    return name[: name.rindex(".")] + SUFFIX if "." in name else name + SUFFIX
+
+
+def write_coordinate_list(output: str, version: Version, mics_star: str, names: Sequence[str]) -> None:
+    """Write the file that stands for all coordinates of the job.
+
+    Parameters
+    ----------
+    output
+        The job's directory as RELION writes it, with a slash at its end.
+    mics_star
+        The micrographs STAR, which 3.1 reads the names from.
+    names
+        Micrographs, spelt as in that file: RELION drops those it does not find there without a word.
+
+    Raises
+    ------
+    CryoSegNetError
+        The disk is full, or see `coordinate_files`.
+    """
+    path = Path(output) / version.coordinates
+    if version is Version.V31:
+        write_atomic(path, f"{mics_star}\n")
+        return
+    rows = [f"{name} {output}{file}\n" for name, file in zip(names, coordinate_files(names, version))]
+    head = f"{version.header}\ndata_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n"
+    write_atomic(path, head + "".join(rows) + "\n")
+
+
+def write_output_nodes(output: str, version: Version, with_log: bool) -> None:
+    """Write what RELION adds to its pipeline when the job has succeeded."""
+    rows = [(f"{output}{version.coordinates}", _COORDINATE_NODE[version])]
+    if with_log:
+        rows.append((f"{output}{LOGFILE}", _LOG_NODE[version]))
+    labels = ["_rlnPipeLineNodeName", "_rlnPipeLineNodeTypeLabel" if version.has_labels else "_rlnPipeLineNodeType"]
+    if version.has_labels:
+        labels.append("_rlnPipeLineNodeTypeLabelDepth")
+        rows = [(name, f"{label} 1") for name, label in rows]
+    text = f"{version.header}\ndata_output_nodes\n\nloop_\n"
+    text += "".join(f"{label} #{number}\n" for number, label in enumerate(labels, 1))
+    text += "".join(f"{name} {label}\n" for name, label in rows)
+    write_atomic(Path(output) / OUTPUT_NODES, text + "\n")
+
+
+def suggest_boxes(diameter: float, pixel_size: float) -> tuple[int, int]:
+    """Box for Extract and box to rescale it to, pixels.
+
+    Parameters
+    ----------
+    diameter
+        Of the particle, angstrom.
+    pixel_size
+        Of the micrographs, angstrom.
+
+    Returns
+    -------
+    box, binned : int
+        One and a half diameters, even; the smallest usual box whose pixel is below 4.25 angstrom, or ``box``.
+
+    >>> suggest_boxes(150, 1.0)
+    (226, 64)
+    """
+    box = 2 * -(-int(_BOX_PER_DIAMETER * diameter / pixel_size) // 2)
+    box = max(box, 16)
+    for binned in _BOXES:
+        if binned > box:
+            break
+        if pixel_size * box / binned < _BINNED_PIXEL:
+            return box, binned
+    return box, box
+
+
+def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size: float) -> tuple[int, int]:
+    """Write the diameter and the boxes for Extract, which a Scheme can read (``float=read_star``)."""
+    box, binned = suggest_boxes(diameter, pixel_size)
+    text = f"{version.header}\ndata_picker\n\n"
+    text += f"_rlnParticleDiameter {diameter:.1f}\n_rlnOriginalImageSize {box}\n_rlnImageSize {binned}\n"
+    text += f"_rlnMicrographPixelSize {pixel_size:.6g}\n"
+    write_atomic(folder / SUGGESTION, text + "\n")
+    return box, binned
+
+
+def write_display_settings(folder: Path, version: Version, diameter: float, pixel_size: float, longest: int) -> None:
+    """Write the settings of Manual picking with which RELION displays the coordinates of this job.
+
+    Parameters
+    ----------
+    folder
+        The job's directory.
+    version
+        RELION's.
+    diameter
+        Of the circles, angstrom.
+    pixel_size
+        Angstrom; without this file RELION would take 1.
+    longest
+        Longer side of the micrographs, pixels; they are shown about 1000 pixels large.
+    """
+    scale = min(1.0, max(0.05, round(1000 / max(longest, 1), 2)))
+    options = {
+        "angpix": f"{pixel_size:.6g}",
+        "black_val": "0",
+        "blue_value": "0",
+        "color_label": "rlnAutopickFigureOfMerit",
+        "ctfscale": "1",
+        "diameter": f"{diameter:.0f}",
+        "do_color": "No",
+        "do_queue": "No",
+        "do_startend": "No",
+        "fn_color": '""',
+        "fn_in": '""',
+        "highpass": "-1",
+        "lowpass": "20",
+        "micscale": f"{scale:g}",
+        "min_dedicated": "1",
+        "other_args": '""',
+        "red_value": "1",
+        "sigma_contrast": "3",
+        "white_val": "0",
+    }
+    if version.has_labels:
+        options |= {"do_fom_threshold": "No", "minimum_pick_fom": "0", "do_topaz_denoise": "No"}
+    job = "_rlnJobTypeLabel relion.manualpick" if version.has_labels else "_rlnJobType 3"
+    text = job_star(version, job, options)
+    write_atomic(folder / DISPLAY_SETTINGS, text)
+
+
+def job_star(version: Version, job: str, options: dict[str, str], is_continue: int = 0) -> str:
+    """The text of a job.star: ``job`` is its line with the type; options that are left out get RELION's defaults."""
+    text = f"{version.header}\ndata_job\n\n{job}\n_rlnJobIsContinue {is_continue}\n"
+    text += "_rlnJobIsTomo 0\n" if version is Version.V5 else ""
+    text += f"\n{version.header}\ndata_joboptions_values\n\nloop_\n_rlnJobOptionVariable #1\n_rlnJobOptionValue #2\n"
+    return text + "".join(f"{name} {value}\n" for name, value in sorted(options.items())) + "\n"

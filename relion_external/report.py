@@ -1,0 +1,166 @@
+"""logfile.pdf: what the job found, for a look from RELION's Display menu."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryosegnet_ext._version import __version__
+from cryosegnet_ext.atomic import atomic_path
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.formats import read_picks
+from cryosegnet_ext.inputs import Input
+from cryosegnet_ext.micrograph import read_micrograph
+from cryosegnet_ext.overlay import draw_overlay
+
+from .nodes import LOGFILE
+from .protocol import Arguments
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_A4 = (8.27, 11.69)
+_EXAMPLES = 6
+_PER_PAGE = 2
+#: Figures of merit are read from this many micrographs at most, spread over all.
+_MOST_READ = 500
+
+
+def write_report(
+    arguments: Arguments,
+    entries: Sequence[Mapping[str, Any]],
+    inputs: Mapping[str, Input],
+    lines: Sequence[str],
+    warning: str | None,
+) -> None:
+    """Write logfile.pdf into the job's directory.
+
+    Parameters
+    ----------
+    arguments
+        The job's.
+    entries
+        The micrographs' records in summary.json.
+    inputs
+        Name of each micrograph -> its input.
+    lines
+        What run.out said at the end.
+    warning
+        What is wrong with the result as a whole.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be written.
+    """
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    done = [entry for entry in entries if entry["status"] == "done"]
+    pages = [_numbers(arguments, done, len(entries) - len(done), lines, warning)]
+    examples = _examples([entry for entry in done if entry["picks"]] or done)
+    for start in range(0, len(examples), _PER_PAGE):
+        pages.append(_pictures(arguments.folder, examples[start : start + _PER_PAGE], inputs))
+    with atomic_path(arguments.folder / LOGFILE) as temporary, PdfPages(temporary) as pdf:
+        for page in pages:
+            pdf.savefig(page)
+
+
+def _figure() -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=_A4)
+
+
+def _numbers(
+    arguments: Arguments, done: Sequence[Mapping[str, Any]], failed: int, lines: Sequence[str], warning: str | None
+) -> Figure:
+    figure = _figure()
+    figure.text(0.08, 0.95, f"Particle picking, {arguments.output}", fontsize=15)
+    figure.text(0.08, 0.93, f"cryosegnet {__version__}, weights {arguments.weights}", fontsize=9, color="0.35")
+    figure.text(0.08, 0.915, "\n".join(_wrapped(line) for line in lines), fontsize=9, va="top")
+    if warning:
+        box = {"facecolor": "#fff0ee", "edgecolor": "#c00000", "boxstyle": "round"}
+        figure.text(0.08, 0.8, _wrapped("WARNING: " + warning), fontsize=10, color="#c00000", va="top", bbox=box)
+    counts = np.array([entry["picks"] for entry in done], dtype=float)
+    sizes = np.array([entry["diameter"] for entry in done if entry["diameter"] is not None], dtype=float)
+    scores = _scores(arguments.folder, done)
+    axes = figure.subplots(3, 1, gridspec_kw={"top": 0.72, "bottom": 0.06, "left": 0.12, "right": 0.94, "hspace": 0.45})
+    known = any(entry["pixel_size"] for entry in done)
+    _histogram(axes[0], counts, f"picks per micrograph ({len(done)} micrographs, {failed} failed)")
+    _histogram(axes[1], sizes, f"median particle diameter of a micrograph ({'A' if known else 'pixels'})")
+    _histogram(axes[2], scores, "figure of merit", (0.0, 1.0))
+    return figure
+
+
+def _histogram(axes: Any, values: NDArray[np.float64], title: str, span: tuple[float, float] | None = None) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.tick_params(labelsize=8)
+    values = values[np.isfinite(values)]
+    if values.size:
+        axes.hist(values, bins=40 if values.size > 100 else 20, range=span, color="#31688e")
+        axes.axvline(float(np.median(values)), color="#c00000", linewidth=1)
+        axes.text(
+            0.99, 0.92, f"median {np.median(values):.3g}", transform=axes.transAxes, ha="right", va="top", fontsize=8
+        )
+    else:
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color="0.5")
+
+
+def _scores(folder: Path, done: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    chosen = _spread([entry for entry in done if entry["picks"]], _MOST_READ)
+    found = [np.zeros(0)]
+    for entry in chosen:
+        path = folder / "picks" / f"{entry['stem']}.star"
+        if path.exists():
+            found.append(read_picks(path).score)
+    return np.concatenate(found)
+
+
+def _examples(done: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Micrographs from the fewest picks to the most."""
+    return _spread(sorted(done, key=lambda entry: (entry["picks"], entry["name"])), _EXAMPLES)
+
+
+def _spread(items: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    if not items:
+        return []
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
+
+
+def _pictures(folder: Path, entries: Sequence[Mapping[str, Any]], inputs: Mapping[str, Input]) -> Figure:
+    figure = _figure()
+    grid = {"top": 0.95, "bottom": 0.03, "left": 0.05, "right": 0.95, "hspace": 0.1}
+    axes = figure.subplots(_PER_PAGE, 1, squeeze=False, gridspec_kw=grid)[:, 0]
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, entry in zip(axes, entries):
+        axis.set_title(_short(entry["name"]), fontsize=9)
+        try:
+            axis.imshow(_picture(folder, entry, inputs), interpolation="none")
+        except CryoSegNetError as error:
+            axis.text(0.5, 0.5, _wrapped(str(error), 70), ha="center", fontsize=8, transform=axis.transAxes)
+    return figure
+
+
+def _picture(folder: Path, entry: Mapping[str, Any], inputs: Mapping[str, Input]) -> NDArray[np.uint8]:
+    one = inputs[entry["name"]]
+    micrograph = read_micrograph(one.path, pixel_size=entry["pixel_size"])
+    picks = read_picks(folder / "picks" / f"{entry['stem']}.star")
+    size = np.full(len(picks), entry["diameter"] or np.nan)
+    known = type(picks)(picks.x, picks.y, size, picks.score, micrograph.pixel_size, micrograph.data.shape)
+    return np.ascontiguousarray(draw_overlay(micrograph.data, known, max_side=750)[:, :, ::-1])
+
+
+def _short(name: str, longest: int = 90) -> str:
+    return name if len(name) <= longest else "..." + name[3 - longest :]
+
+
+def _wrapped(text: str, width: int = 105) -> str:
+    import textwrap
+
+    # A dollar sign would start matplotlib's mathematics.
+    return "\n".join(textwrap.wrap(text.replace("$", r"\$"), width))
