@@ -36,6 +36,7 @@ from cryosparc.models.workspace import Workspace
 from .register import JOB_TYPES
 from .slots import SLOTS, same_type, slot_fields
 
+Handler = Callable[..., Any]
 EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 STATUSES = ["building", "queued", "launched", "started", "running", "waiting", "completed", "killed", "failed"]
 NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")
@@ -308,7 +309,7 @@ class World:
         return job
 
     def load_output(self, job: Job, name: str, slots: Any) -> Dataset:
-        if (job.uid, name) not in self.outputs:
+        if len(self.outputs.get((job.uid, name), ())) == 0:
             raise Refused(400, f"output {name} of {job.uid} is empty or does not exist")
         dataset = self.outputs[job.uid, name]
         passed = job.spec.outputs.root[name].passthrough
@@ -367,5 +368,3 @@ def _slots(dataset: Dataset, slots: Any, default: list[str]) -> Dataset:
         names = [p for p in dataset.prefixes() if p not in default]
     return dataset.filter_prefixes(names, copy=True)
 
-
-Handler = Callable[..., Any]

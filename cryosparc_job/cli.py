@@ -1,0 +1,265 @@
+"""``cryosegnet-cryosparc COMMAND``: pick the exposures of a CryoSPARC project from a terminal or a script."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryosegnet_ext._version import __version__
+from cryosegnet_ext.commands import DONE, NOTHING_DONE, STOPPED, USAGE, CommandParser, UsageError, did_you_mean
+from cryosegnet_ext.errors import CryoSegNetError
+
+from .errors import Interrupted, JobLost
+
+if TYPE_CHECKING:
+    from cryosegnet_ext.batch import MicrographPicker
+
+    from .connection import Connection
+
+PROGRAM = "cryosegnet-cryosparc"
+
+_LOGIN = """the login comes from CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD, from the login that
+  python -m cryosparc.tools login --url URL
+saves, or from a prompt; there is no argument for it"""
+
+_EXIT_CODES = """exit codes: 0 all done, 1 wrong usage, 2 some exposures could not be picked, 3 nothing could be
+done, 4 stopped by a signal or killed in CryoSPARC"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except CryoSegNetError as error:
+        _complain(f"error: {error}")
+        return NOTHING_DONE
+    except (JobLost, Interrupted, KeyboardInterrupt) as end:
+        _complain(str(end) if isinstance(end, JobLost) else "stopped; see the job's log for how to go on")
+        return STOPPED
+
+
+def _run(words: list[str]) -> int:
+    try:
+        if not words or words[0] not in COMMANDS:
+            return _without_command(words)
+        help_text, add_args, command = COMMANDS[words[0]]
+        parser = CommandParser(
+            prog=f"{PROGRAM} {words[0]}", description=help_text, epilog=f"{_LOGIN}\n\n{_EXIT_CODES}"
+        )
+        add_args(parser)
+        args = parser.parse_args(words[1:])
+        try:
+            return command(args)
+        except UsageError as error:
+            parser.error(str(error))
+    except SystemExit as end:
+        # argparse ends help and errors this way.
+        return end.code if isinstance(end.code, int) else DONE if end.code is None else USAGE
+
+
+def _without_command(words: list[str]) -> int:
+    commands = "\n".join(f"  {name:<18} {text.splitlines()[0]}" for name, (text, _, _) in COMMANDS.items())
+    parser = CommandParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [-h] [--version] COMMAND ...",
+        description="Pick the exposures of a CryoSPARC project with CryoSegNet.",
+        epilog=f"commands:\n{commands}\n\n{PROGRAM} COMMAND --help tells more.\n\n{_LOGIN}\n\n{_EXIT_CODES}",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    if words and not words[0].startswith("-"):
+        parser.error(f"unknown command {words[0]}{did_you_mean(words[0], list(COMMANDS))}")
+    parser.parse_args(words)
+    parser.print_help(sys.stderr)
+    return USAGE
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{PROGRAM}: {text}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+# Arguments that several commands share
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where")
+    add = group.add_argument
+    add("--url", metavar="URL", help="CryoSPARC's web address (default: CRYOSPARC_BASE_URL)")
+    add("--project", metavar="P1", required=True, type=_identifier("P"), help="the project")
+    add("--patience", metavar="S", type=_positive, default=300.0, help="seconds to wait for a server that is down (300)")
+    add("--no-prompt", action="store_true", help="never ask for a login")
+
+
+def _add_picker(parser: argparse.ArgumentParser) -> None:
+    """The options of ``cryosegnet pick`` that say how to pick, under the same names."""
+    add = parser.add_argument_group("how to pick, as for cryosegnet pick").add_argument
+    add("--diameter", metavar="A", type=_positive, help="particle diameter, angstrom (default: estimated from the exposures)")
+    add("--min-diameter", metavar="A", type=_positive, help="smallest diameter to keep, angstrom")
+    add("--max-diameter", metavar="A", type=_positive, help="largest diameter to keep, angstrom")
+    add("--threshold", metavar="S", type=float, help="lowest score to keep, 0 to 1 (default: the network's own)")
+    add("--weights", metavar="NAME|FILE", default="default", help="network (default: the built-in one)")
+    add("--sam", metavar="NAME|FILE", help="SAM checkpoint, for the segmenters peaks and grid")
+    add("--segmenter", choices=("peaks", "grid", "watershed"), help="how particles are parted")
+    add("--recipe", choices=("default", "published"), help="published: as in the paper, all through")
+    add("--denoised", action="store_true", help="the exposures went through the published denoising already")
+    add("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("reading").add_argument
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--download", action="store_true", help="download micrographs even where the project is mounted")
+    choice.add_argument("--no-download", action="store_true", help="fail where the project's folder is not mounted here")
+    add("--cache", metavar="DIR", type=Path, help="folder for downloaded micrographs")
+    add("--cache-size", metavar="GB", type=_positive, default=20.0, help="most it may hold (default: 20)")
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("writing").add_argument
+    add("--title", metavar="TEXT", default="CryoSegNet particle picking", help="title of the new job")
+    add("--flip-y", action="store_true", help="mirror the picks top to bottom; see check-orientation")
+
+
+def make_picker(args: argparse.Namespace) -> MicrographPicker:
+    """The picker that the arguments ask for."""
+    from cryosegnet_ext.picker import Picker
+
+    return Picker(
+        args.weights,
+        segmenter=args.segmenter,
+        sam=args.sam,
+        device=args.device,
+        recipe=args.recipe,
+        denoised=args.denoised,
+        diameter=args.diameter,
+        min_diameter=args.min_diameter,
+        max_diameter=args.max_diameter,
+        threshold=args.threshold,
+    )
+
+
+def _connect(args: argparse.Namespace) -> Connection:
+    from .connection import connect
+
+    return connect(args.url, prompt=not args.no_prompt, patience=args.patience)
+
+
+def _download(args: argparse.Namespace) -> bool | None:
+    return True if args.download else False if args.no_download else None
+
+
+def _task(args: argparse.Namespace, **more: Any) -> Any:
+    from .job import Task
+
+    return Task(
+        project=args.project,
+        workspace=args.workspace,
+        title=args.title,
+        flip_y=args.flip_y,
+        cache=args.cache,
+        cache_bytes=int(args.cache_size * 1e9),
+        download=_download(args),
+        **more,
+    )
+
+
+def _identifier(letter: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not (text.startswith(letter) and text[1:].isdigit()):
+            raise argparse.ArgumentTypeError(f"{text} is not of the form {letter}12")
+        return text
+
+    return check
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+    return number
+
+
+# pick
+
+_PICK = """Pick the exposures of a job in a new external job.
+
+The job gets the outputs particles (locations and scores) and exposures, a thumbnail, plots and a log. It is completed only
+when its outputs were read back; what stops it before leaves it failed, with the reason and how to go on."""
+
+
+def _add_pick(parser: argparse.ArgumentParser) -> None:
+    _add_server(parser)
+    parser.add_argument("--workspace", metavar="W1", required=True, type=_identifier("W"), help="where the job goes")
+    parser.add_argument("--exposures", metavar="J12:exposures", required=True, help="the output to pick")
+    parser.add_argument("--job", metavar="J34", type=_identifier("J"), help="go on with a job that was stopped")
+    parser.add_argument("--overwrite", action="store_true", help="with --job: forget what it has picked so far")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary; errors only")
+    _add_picker(parser)
+    _add_reading(parser)
+    _add_writing(parser)
+
+
+def _pick(args: argparse.Namespace) -> int:
+    from .connection import OutputName
+    from .job import pick
+
+    if args.overwrite and args.job is None:
+        raise UsageError("--overwrite belongs to --job; a new job has nothing to forget")
+    exposures = OutputName.parse(args.exposures)
+    # A bad option or missing weights must not leave an empty job behind.
+    picker = make_picker(args)
+    with _connect(args) as connection:
+        task = _task(args, exposures=exposures, job=args.job, overwrite=args.overwrite)
+        show = Shown(not args.quiet)
+        try:
+            outcome = pick(connection, task, picker, show)
+        finally:
+            show.close()
+    if not args.quiet:
+        print(_summary(outcome))
+    for path, reason in outcome.failures:
+        _complain(f"left out {path}: {reason}")
+    return outcome.exit_code
+
+
+def _summary(outcome: Any) -> str:
+    size = "" if outcome.diameter is None else f", median diameter {outcome.diameter:.0f} A"
+    empty = f"; {outcome.without_picks} exposures without any" if outcome.without_picks else ""
+    return f"{outcome.job} completed: {outcome.picks} particles on {outcome.exposures} exposures{size}{empty}"
+
+
+class Shown:
+    """Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, shown: bool = True) -> None:
+        self._shown = shown
+        self._progress: Any = None
+        self._last = 0
+
+    def __call__(self, done: int, total: int, picks: int) -> None:
+        """Take (exposures done, all, picks so far)."""
+        from cryosegnet_ext.progress import Progress
+
+        if self._progress is None:
+            self._progress = Progress(total, 0, self._shown)
+        self._progress.add(picks - self._last)
+        self._last = picks
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._progress is not None:
+            self._progress.close()
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "pick": (_PICK, _add_pick, _pick),
+}

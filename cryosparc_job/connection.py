@@ -1,0 +1,277 @@
+"""The way to a CryoSPARC server: the client's version, the login, and calls that survive a bad network."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+from .errors import Expired, ServerError
+
+if TYPE_CHECKING:
+    from cryosparc.tools import CryoSPARC
+
+SUPPORTED = "5.0"
+INSTALL = f'pip install "cryosparc-tools>={SUPPORTED},<5.1"'
+
+_TIMEOUT_SECONDS = 120
+_PATIENCE_SECONDS = 300.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_LONGEST_DETAIL = 300
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OutputName:
+    """An output of a job, written ``J12:exposures``."""
+
+    job: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.job}:{self.output}"
+
+    @classmethod
+    def parse(cls, text: str) -> OutputName:
+        """Read ``J12:exposures``.
+
+        Raises
+        ------
+        CryoSegNetError
+            The text names no output.
+        """
+        match = re.fullmatch(r"(J\d+)[:.]([A-Za-z]\w*)", text.strip())
+        if match is None:
+            raise CryoSegNetError(f"{text} names no output of a job: write the job and the output, as in J12:exposures.")
+        return cls(match[1], match[2])
+
+
+def require_client() -> str:
+    """The version of cryosparc-tools.
+
+    Raises
+    ------
+    CryoSegNetError
+        It is not installed, or of a version that is not supported.
+    """
+    try:
+        version = importlib.metadata.version("cryosparc-tools")
+    except importlib.metadata.PackageNotFoundError:
+        raise CryoSegNetError(f"cryosparc-tools is not installed, which CryoSPARC needs: {INSTALL}") from None
+    if ".".join(version.split(".")[:2]) != SUPPORTED:
+        raise CryoSegNetError(f"cryosparc-tools {version} is not supported: {INSTALL}")
+    return version
+
+
+def clean_url(url: str) -> str:
+    """The address as the client wants it: with ``http://`` and without a slash at the end.
+
+    >>> clean_url("master:39000/")
+    'http://master:39000'
+    """
+    url = url.strip().rstrip("/")
+    if not re.match(r"https?://", url):
+        if "://" in url:
+            raise CryoSegNetError(f"{url} is no web address of CryoSPARC: give it as in http://master:39000.")
+        url = "http://" + url
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+        raise CryoSegNetError("The address of CryoSPARC is not usable: give it as in http://master:39000, without a login.")
+    return url
+
+
+def default_url() -> str:
+    """The address that the environment gives, in the variables that cryosparc-tools itself uses.
+
+    Raises
+    ------
+    CryoSegNetError
+        There is none.
+    """
+    url = os.environ.get("CRYOSPARC_BASE_URL")
+    host, port = os.environ.get("CRYOSPARC_MASTER_HOSTNAME"), os.environ.get("CRYOSPARC_BASE_PORT")
+    if url:
+        return url
+    if host or port:
+        return f"http://{host or 'localhost'}:{port or 39000}"
+    raise CryoSegNetError("No CryoSPARC was named: give --url http://master:39000 or set CRYOSPARC_BASE_URL.")
+
+
+def connect(url: str | None = None, *, prompt: bool = True, patience: float = _PATIENCE_SECONDS) -> Connection:
+    """Connect to a CryoSPARC server.
+
+    The login comes from CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD, else from the login that
+    ``python -m cryosparc.tools login`` saved for this very address, else from a prompt. There is no argument for it, so
+    that it ends up in no shell history, process list or notebook.
+
+    Parameters
+    ----------
+    url
+        Web address of CryoSPARC; by default the environment's (`default_url`).
+    prompt
+        Ask on the terminal where nothing else gives a login.
+    patience
+        How long a call is tried again while the network or the server is down, seconds.
+
+    Raises
+    ------
+    CryoSegNetError
+        The client is missing or of the wrong version, the server cannot be reached, is of another version, or refuses
+        the login.
+    """
+    require_client()
+    with warnings.catch_warnings():
+        # Versions are compared below, in one sentence; the rest says what the errors say.
+        warnings.simplefilter("ignore")
+        from cryosparc.tools import CryoSPARC
+
+        address = clean_url(url or default_url())
+        email, password = _login(address, prompt)
+        try:
+            # Every argument is named: defaults would come from the environment as it was at import.
+            cs = CryoSPARC(
+                address, host=None, base_port=None, email=email, password=password, license=None, timeout=_TIMEOUT_SECONDS
+            )
+        except RuntimeError as error:
+            raise _explain(error.__cause__ or error, f"connecting to {address}", address) from None
+        except ValueError:
+            raise CryoSegNetError(f"The saved login for {address} has expired: {_relogin(address)}") from None
+    version = cs.api.config.get_version()
+    if not re.match(rf"v?{re.escape(SUPPORTED)}(\.|$)", version):
+        _close(cs)
+        raise CryoSegNetError(
+            f"CryoSPARC at {address} is {version} and this program speaks to {SUPPORTED}.x only: "
+            f"update CryoSPARC, or import the picks as files (cryosegnet export)."
+        )
+    # The client tries a broken call three times and warns of each; `Connection.call` reports what comes of it.
+    warnings.filterwarnings("ignore", message=r"\*\*\* API client", category=UserWarning)
+    return Connection(cs, address, patience)
+
+
+def _login(address: str, prompt: bool) -> tuple[str | None, str | None]:
+    """Email and password; both may be None where a saved login serves."""
+    from cryosparc.auth import InstanceAuthSessions
+
+    email, password = os.environ.get("CRYOSPARC_EMAIL") or None, os.environ.get("CRYOSPARC_PASSWORD") or None
+    if email and password:
+        return email, password
+    saved = InstanceAuthSessions.load()
+    if saved.find(address, email) is not None:
+        return email, None
+    if prompt and sys.stdin is not None and sys.stdin.isatty():
+        email = email or input(f"Email for {address}: ").strip()
+        return email, getpass.getpass("Password: ")
+    others = [known for known in saved.root if saved.find(known, email) is not None]
+    hint = f" (a login is saved for {', '.join(others)}; addresses must be the same letter by letter)" if others else ""
+    raise CryoSegNetError(f"There is no login for {address}{hint}: {_relogin(address)}")
+
+
+def _relogin(address: str) -> str:
+    return f"run python -m cryosparc.tools login --url {address}, or set CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD."
+
+
+def _close(cs: CryoSPARC) -> None:
+    cs.api._client.close()
+
+
+class Connection:
+    """A CryoSPARC server that one is logged in to.
+
+    Attributes
+    ----------
+    cs
+        The client of cryosparc-tools.
+    url
+        The server's address.
+    patience
+        How long a call is tried again while the network or the server is down, seconds.
+    """
+
+    def __init__(self, cs: CryoSPARC, url: str, patience: float) -> None:
+        self.cs = cs
+        self.url = url
+        self.patience = patience
+
+    @property
+    def api(self) -> Any:
+        """The client's functions."""
+        return self.cs.api
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        _close(self.cs)
+
+    def call(self, what: str, function: Callable[..., T], *args: Any, patience: float | None = None, **options: Any) -> T:
+        """Call the server, again and again while it does not answer.
+
+        Only for calls that may be carried out twice: the client itself repeats a call whose reply was lost.
+
+        Parameters
+        ----------
+        what
+            What is being done, for the error: "reading the exposures".
+        function, args, options
+            The call.
+        patience
+            Seconds; 0 tries once. By default the connection's.
+
+        Raises
+        ------
+        ServerError
+            The call failed for good.
+        """
+        end = time.monotonic() + (self.patience if patience is None else patience)
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                return function(*args, **options)
+            except Exception as error:
+                problem = _explain(error, what, self.url)
+                if not problem.passing or time.monotonic() + wait > end:
+                    raise problem from error
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _explain(error: BaseException, what: str, url: str) -> ServerError:
+    """A client's exception as one sentence."""
+    import httpx
+    from cryosparc.errors import APIError, DatasetLoadError
+
+    if isinstance(error, ServerError):
+        return error
+    if isinstance(error, APIError):
+        if error.code == 401:
+            return Expired(f"CryoSPARC refused the login while {what}: {_relogin(url)}", 401)
+        passing = error.code >= 500 or error.code == 429
+        remedy = "look at CryoSPARC's own log" if passing else "check the names and the job's state in CryoSPARC"
+        return ServerError(f"CryoSPARC refused {what} ({error.code}{_detail(error)}): {remedy}.", error.code, passing)
+    # A stream that tears while it is read surfaces from the client as a RuntimeError of its generator.
+    torn = isinstance(error, RuntimeError) and "generator" in str(error)
+    if torn or isinstance(error, httpx.TransportError | DatasetLoadError | json.JSONDecodeError):
+        return ServerError(f"The connection to {url} broke while {what}: check the network and that CryoSPARC runs.", 0, True)
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_DETAIL]
+    return ServerError(f"CryoSPARC did not understand, or was not understood, while {what} ({text}).")
+
+
+def _detail(error: Any) -> str:
+    data = error.data
+    detail = data.get("detail", data) if isinstance(data, dict) else data
+    text = " ".join(str(detail or "").split())[:_LONGEST_DETAIL]
+    return f", {text}" if text else ""

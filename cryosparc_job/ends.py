@@ -1,0 +1,254 @@
+"""The life of an external job: whatever ends the picking, the job ends in the state that tells the truth.
+
+The client's own ``with job.run()`` marks a job completed after Ctrl-C, and after a kill in the web interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+import urllib.parse
+from types import TracebackType
+from typing import Any, Literal
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+from .connection import Connection
+from .errors import Interrupted, JobLost, ServerError
+
+WATCH_SECONDS = 2.0
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_ENDING_PATIENCE = 60.0
+#: The error travels in the address of the request; servers refuse long ones.
+_LONGEST_ERROR = 1500
+_QUIET_SECONDS = 60.0
+
+
+class Run:
+    """An external job while it runs.
+
+    Use it as a context. It marks the job running, watches its state from a thread, and on the way out marks it failed
+    with the reason, unless `complete` was called. A job that was killed, cleared or deleted in CryoSPARC is left alone:
+    the block is left by `JobLost` within seconds. SIGINT, SIGTERM and SIGHUP leave it by `Interrupted`. Both are raised
+    wherever the main thread is; elsewhere than in the main thread only `check` raises them.
+
+    Parameters
+    ----------
+    connection
+        The server.
+    job
+        An external job controller of cryosparc-tools, building, running or waiting.
+    resume
+        How to go on with this job, as the user would type it; for the job's log.
+
+    Attributes
+    ----------
+    unsaid
+        Number of lines that could not be written to the job's log.
+    note
+        What the user must know besides the error: that CryoSPARC could not be told of the end.
+    """
+
+    def __init__(self, connection: Connection, job: Any, resume: str = "") -> None:
+        self.connection = connection
+        self.job = job
+        self.where = (job.project_uid, job.uid)
+        self.unsaid = 0
+        self._resume = resume
+        self._state: Literal["running", "ending", "completed"] = "running"
+        self._lost: str | None = None
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self.note: str | None = None
+        self._main = threading.main_thread().ident if threading.current_thread() is threading.main_thread() else None
+        self._watch = threading.Thread(target=self._watch_status, name=f"watch {job.uid}", daemon=True)
+        self._quiet_until = 0.0
+        self._events: dict[str, str] = {}
+
+    def __enter__(self) -> Run:
+        if self._main is not None:
+            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            self.settle("running", "starting the job", self.connection.api.jobs.mark_running, status="running")
+        except BaseException:
+            self._restore()
+            raise
+        self._watch.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        completed, self._state = self._state == "completed", "ending"
+        with self._lock:
+            self._over.set()
+        try:
+            if not completed and not isinstance(error, JobLost):
+                self._fail(_reason(error, self._resume))
+        finally:
+            self._restore()
+            self._watch.join(5.0)
+
+    def check(self) -> None:
+        """Raise where the run is to stop.
+
+        Raises
+        ------
+        JobLost, Interrupted
+        """
+        if self._lost is not None:
+            raise JobLost(self.job.uid, self._lost)
+        if self._signal is not None:
+            raise Interrupted(_signal_name(self._signal))
+
+    def settle(self, wanted: str, what: str, function: Any, **options: Any) -> None:
+        """Bring the job into a state and see that it is in it; a reply that was lost is no failure.
+
+        Raises
+        ------
+        ServerError
+            The job is in another state.
+        JobLost
+            It was killed meanwhile.
+        """
+        error: ServerError | None = None
+        for _ in range(3):
+            try:
+                self.connection.call(what, function, *self.where, **options)
+            except ServerError as problem:
+                error = problem
+            status = self.status()
+            if status == wanted:
+                return
+            if status in ("killed", "deleted"):
+                raise JobLost(self.job.uid, status)
+            if error is not None and not error.passing:
+                break
+        raise error or ServerError(f"{self.job.uid} is {status} after {what}: look at it in CryoSPARC.")
+
+    def status(self, patience: float | None = None) -> str:
+        """State of the job as the server has it; "deleted" where it is gone."""
+        try:
+            found = self.connection.call(
+                "asking for the job's state", self.connection.api.jobs.get_status, *self.where, patience=patience
+            )
+            return str(found)
+        except ServerError as error:
+            if error.code == 404:
+                return "deleted"
+            raise
+
+    def complete(self) -> None:
+        """Mark the job completed; the last thing to do, after its outputs were read back.
+
+        Raises
+        ------
+        JobLost
+            The job was killed: it stays so, though CryoSPARC would let a killed job be completed.
+        """
+        status = self.status()
+        if status not in ("running", "waiting"):
+            raise JobLost(self.job.uid, status)
+        # From here on a signal would only spoil what is done.
+        self._state = "ending"
+        self.settle("completed", "completing the job", self.connection.api.jobs.mark_completed)
+        self._state = "completed"
+
+    # The job's log: nothing here may stop the picking.
+
+    def say(self, text: str, level: str = "text", name: str | None = None) -> None:
+        """Write a line to the job's log; a ``name`` makes it a line that is written anew each time."""
+        api = self.connection.api.jobs
+        if time.monotonic() < self._quiet_until:
+            self.unsaid += 1
+            return
+        try:
+            if name is not None and name in self._events:
+                self._quietly(api.update_event_log, *self.where, self._events[name], text, type=level)
+            else:
+                event = self._quietly(api.add_event_log, *self.where, text, type=level)
+                if name is not None:
+                    self._events[name] = event.id
+        except ServerError:
+            self.unsaid += 1
+            self._quiet_until = time.monotonic() + _QUIET_SECONDS
+
+    def checkpoint(self) -> None:
+        """Mark a stage in the job's log; lines with a name begin anew after it."""
+        with contextlib.suppress(ServerError):
+            self._quietly(self.connection.api.jobs.add_checkpoint, *self.where, {})
+        self._events = {}
+
+    def _quietly(self, function: Any, *args: Any, **options: Any) -> Any:
+        return self.connection.call("writing the job's log", function, *args, patience=0.0, **options)
+
+    # Ends
+
+    def _fail(self, reason: str) -> None:
+        """Mark the job failed, unless somebody killed or completed it."""
+        try:
+            status = self.status(patience=_ENDING_PATIENCE)
+            if status not in ("running", "waiting", "launched", "started", "queued"):
+                return
+            while len(urllib.parse.quote(reason)) > _LONGEST_ERROR:
+                reason = reason[: len(reason) * 9 // 10]
+            call, function = self.connection.call, self.connection.api.jobs.mark_failed
+            call("marking the job as failed", function, *self.where, error=reason, patience=_ENDING_PATIENCE)
+        except (ServerError, Interrupted) as error:
+            if isinstance(error, ServerError) and error.code == 400 and self._safe_status() == "failed":
+                return
+            self.note = f"{self.job.uid} could not be marked as failed and may still be shown as running"
+
+    def _safe_status(self) -> str:
+        try:
+            return self.status(patience=0.0)
+        except ServerError:
+            return "unknown"
+
+    def _watch_status(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            try:
+                status = self.status(patience=0.0)
+            except (ServerError, CryoSegNetError):
+                continue  # the calls of the main thread say what is wrong with the server
+            if status not in ("running", "waiting") and self._state == "running":
+                self._lost = "cleared" if status == "building" else status
+                with self._lock:
+                    # Not only a flag: a micrograph may take a minute, and a signal cuts a blocking call short, too. Under
+                    # the lock our handler is still in place.
+                    if self._main is not None and not self._over.is_set():
+                        signal.pthread_kill(self._main, signal.SIGTERM)
+                return
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self._lost is None:
+            if self._signal is not None and self._state == "ending":
+                raise Interrupted(_signal_name(number))
+            self._signal = number
+        if self._state == "running":
+            self._state = "ending"
+            self.check()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name
+
+
+def _reason(error: BaseException | None, resume: str) -> str:
+    """Why the job failed, in a line or two."""
+    again = f" It can be continued: {resume}" if resume else ""
+    if error is None:
+        return "The picking ended without saying so." + again
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return f"The picking was stopped ({str(error) or 'Ctrl-C'})." + again
+    if isinstance(error, CryoSegNetError):
+        return f"{error}{again}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return f"Unexpected error {text}.{again}"

@@ -1,0 +1,38 @@
+"""What a CryoSPARC server can answer, sorted by what there is to do about it."""
+
+from __future__ import annotations
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+
+class ServerError(CryoSegNetError):
+    """The server did not do what was asked; its text is one sentence.
+
+    Attributes
+    ----------
+    code
+        HTTP status, 0 where no reply came.
+    passing
+        Whether the same call may well succeed a little later: a broken connection, a busy server.
+    """
+
+    def __init__(self, sentence: str, code: int = 0, passing: bool = False) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.passing = passing
+
+
+class Expired(ServerError):
+    """The login is not valid, or no longer."""
+
+
+class JobLost(BaseException):
+    """The job was killed, cleared or deleted while it ran. Not an Exception: nothing may take it for a failed exposure."""
+
+    def __init__(self, uid: str, status: str) -> None:
+        super().__init__(f"{uid} was {status} in CryoSPARC: stopped, and left as it is.")
+        self.status = status
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop by a signal; not an Exception for the same reason."""

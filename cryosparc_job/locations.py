@@ -1,0 +1,217 @@
+"""Exposures out of CryoSPARC's datasets, and picks into them: the only place that knows their fields."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.picks import Picks
+
+if TYPE_CHECKING:
+    from cryosparc.dataset import Dataset
+
+EXPOSURE_SLOTS = ["micrograph_blob", "mscope_params", "?ctf"]
+PARTICLE_SLOTS = ["location", "pick_stats"]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One exposure of CryoSPARC.
+
+    Attributes
+    ----------
+    uid
+        CryoSPARC's identifier, 64 bit.
+    path
+        The micrograph below the project's folder; empty where there is none.
+    shape : (ny, nx) or None
+        Pixels.
+    pixel_size
+        Angstrom per pixel, None where CryoSPARC does not say.
+    group
+        Exposure group.
+    """
+
+    uid: int
+    path: str
+    shape: tuple[int, int] | None
+    pixel_size: float | None
+    group: int
+
+
+def read_exposures(dataset: Dataset) -> list[Exposure]:
+    """The exposures of a dataset, in its order.
+
+    Raises
+    ------
+    CryoSegNetError
+        It has no micrographs.
+    """
+    fields = dataset.fields()
+    if "micrograph_blob/path" not in fields:
+        raise CryoSegNetError("These exposures have no micrographs (micrograph_blob): connect motion-corrected ones.")
+    count = len(dataset)
+
+    def column(name: str, default: Any) -> Any:
+        return dataset[name] if name in fields else [default] * count
+
+    shapes, sizes = column("micrograph_blob/shape", (0, 0)), column("micrograph_blob/psize_A", 0)
+    groups = column("mscope_params/exp_group_id", 0)
+    exposures = []
+    for uid, path, shape, size, group in zip(dataset["uid"], dataset["micrograph_blob/path"], shapes, sizes, groups):
+        ny, nx = (int(n) for n in shape)
+        exposures.append(
+            Exposure(int(uid), str(path), (ny, nx) if ny and nx else None, _size(size), int(group))
+        )
+    return exposures
+
+
+def _size(value: Any) -> float | None:
+    """A pixel size as it was typed: 1.06, not 1.0599999 as its 32 bits say."""
+    size = float(str(np.float32(value)))
+    return size if np.isfinite(size) and size > 0 else None
+
+
+def particle_uids(exposure: int, picks: Picks) -> NDArray[np.uint64]:
+    """Identifiers of picks: the same for the same picks of the same exposure, in whatever run.
+
+    Parameters
+    ----------
+    exposure
+        The exposure's identifier.
+    picks
+        Its picks; a place that is picked twice gets two identifiers.
+    """
+    seen: dict[str, int] = {}
+    uids = np.zeros(len(picks), np.uint64)
+    for i, (x, y) in enumerate(zip(picks.x, picks.y)):
+        place = f"{exposure}\n{x:.3f}\n{y:.3f}"
+        number = seen[place] = seen.get(place, -1) + 1
+        uids[i] = int.from_bytes(hashlib.sha256(f"{place}\n{number}".encode()).digest()[:8], "little")
+    return uids
+
+
+def particle_dataset(
+    template: Dataset, picked: Iterable[tuple[Exposure, Picks]], flip_y: bool = False
+) -> Dataset:
+    """Picks as a dataset of particle locations.
+
+    ``location/center_y_frac`` is row / ny of mrcfile's array, without a flip and without half a pixel, as in Structura's
+    own examples; ``location/micrograph_shape`` is (ny, nx).
+
+    Parameters
+    ----------
+    template
+        What ``alloc_output`` gave: it says which columns there are and of which types.
+    picked
+        Exposures with their picks; the picks have a shape.
+    flip_y
+        Mirror top and bottom: row becomes ny - 1 - row.
+
+    Raises
+    ------
+    CryoSegNetError
+        The server wants no locations, or a pick lies outside its micrograph.
+    """
+    from cryosparc.dataset import Dataset as Table
+
+    picked = list(picked)
+    names = template.fields(exclude_uid=True)
+    if "location/center_x_frac" not in names:
+        raise CryoSegNetError("CryoSPARC offers no particle locations for this output: its version is not known.")
+    uids = _unique(np.concatenate([np.zeros(0, np.uint64), *(particle_uids(e.uid, p) for e, p in picked)]))
+    dataset: Any = Table({"uid": uids}).add_fields(template.descr(exclude_uid=True))
+    for name, values in _columns(picked, flip_y).items():
+        if name in names and len(uids):
+            dataset[name][:] = values
+    for axis in "xy" if len(uids) else "":
+        inside = np.asarray(dataset[f"location/center_{axis}_frac"])
+        if not np.all((inside >= 0) & (inside <= 1)):
+            raise CryoSegNetError(f"A pick lies outside its micrograph in {axis}: the picker is at fault, report it.")
+    return dataset
+
+
+def _columns(picked: Sequence[tuple[Exposure, Picks]], flip_y: bool) -> dict[str, NDArray[Any]]:
+    """Values by column, one a pick."""
+
+    def each(values: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+        return np.concatenate([np.zeros(0), *values]).astype(np.float32)
+
+    def shape(picks: Picks) -> tuple[int, int]:
+        assert picks.shape is not None
+        return picks.shape
+
+    score = each(p.score for _, p in picked)
+    return {
+        "location/micrograph_uid": _repeat([e.uid for e, _ in picked], picked, np.uint64),
+        "location/exp_group_id": _repeat([e.group for e, _ in picked], picked, np.uint32),
+        "location/micrograph_path": _repeat([e.path for e, _ in picked], picked, object),
+        "location/micrograph_shape": _repeat([shape(p) for _, p in picked], picked, np.uint32),
+        "location/center_x_frac": each(p.x / shape(p)[1] for _, p in picked),
+        "location/center_y_frac": each(
+            ((shape(p)[0] - 1 - p.y) if flip_y else p.y) / shape(p)[0] for _, p in picked
+        ),
+        "location/micrograph_psize_A": _repeat([p.pixel_size or 0 for _, p in picked], picked, np.float32),
+        "location/min_dist_A": each(np.nan_to_num(p.diameter) if p.pixel_size else 0 * p.x for _, p in picked),
+        "pick_stats/ncc_score": score,
+        "pick_stats/power": score,
+        "pick_stats/template_idx": np.zeros(len(score), np.uint32),
+        "pick_stats/angle_rad": np.zeros(len(score), np.float32),
+    }
+
+
+def _repeat(values: list[Any], picked: Sequence[tuple[Exposure, Picks]], dtype: Any) -> NDArray[Any]:
+    """One value an exposure, repeated for each of its picks."""
+    array = np.array(values, dtype=dtype) if len(values) else np.zeros(0, dtype)
+    return np.repeat(array, [len(p) for _, p in picked], axis=0)
+
+
+def _unique(uids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Give the later one of two equal identifiers the next free number: once in a billion data sets, but it must not be."""
+    taken, order = np.unique(uids, return_index=True)
+    if len(taken) == len(uids):
+        return uids
+    known = set(taken.tolist())
+    result = uids.copy()
+    for i in sorted(set(range(len(uids))) - set(order.tolist())):
+        value = int(result[i])
+        while value in known:
+            value = (value + 1) % 2**64
+        known.add(value)
+        result[i] = value
+    return result
+
+
+def read_locations(dataset: Dataset) -> dict[int, NDArray[np.float64]]:
+    """Centres of a particle dataset by exposure: uid -> (n, 2) of x / nx and y / ny.
+
+    Raises
+    ------
+    CryoSegNetError
+        It holds no locations.
+    """
+    if "location/center_x_frac" not in dataset.fields():
+        raise CryoSegNetError("This output holds no particle locations: name one of a picker, or of particles.")
+    owner = np.asarray(dataset["location/micrograph_uid"])
+    centres = np.stack(
+        [np.asarray(dataset["location/center_x_frac"], float), np.asarray(dataset["location/center_y_frac"], float)], axis=1
+    )
+    order = np.argsort(owner, kind="stable")
+    uids, starts = np.unique(owner[order], return_index=True)
+    return {int(uid): part for uid, part in zip(uids, np.split(centres[order], starts[1:]))} if len(uids) else {}
+
+
+def same_rows(one: Dataset, other: Dataset) -> bool:
+    """Whether two datasets hold the same rows in the columns of the first, in whatever order."""
+    if len(one) != len(other) or not set(one.fields()) <= set(other.fields()):
+        return False
+    a, b = np.argsort(np.asarray(one["uid"])), np.argsort(np.asarray(other["uid"]))
+    return all(
+        np.array_equal(np.asarray(one[name])[a], np.asarray(other[name])[b]) for name in one.fields()
+    )

@@ -1,0 +1,42 @@
+"""A stand-in CryoSPARC server for every test, with an empty world each."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cryosparc", reason="cryosparc-tools is not installed")
+pytest.importorskip("fastapi", reason="the stand-in server needs fastapi and uvicorn")
+
+from tests.standin.server import StandIn
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    with StandIn(tmp_path_factory.mktemp("world")) as server:
+        yield server
+
+
+@pytest.fixture
+def standin(_server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """The server, empty; saved logins, caches and state go to the test's own folder."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("CRYOSEGNET_CACHE", str(tmp_path / "cache"))
+    for name in ("BASE_URL", "MASTER_HOSTNAME", "BASE_PORT", "EMAIL", "PASSWORD", "LICENSE_ID"):
+        monkeypatch.delenv(f"CRYOSPARC_{name}", raising=False)
+    _server.reset(tmp_path / "server")
+    yield _server
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The client of cryosparc-tools has no close(), and a refused login leaves its socket to the garbage collector."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))

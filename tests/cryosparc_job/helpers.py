@@ -1,0 +1,143 @@
+"""Simulated exposures with known particles, a picker that finds them without a network, and the program as a process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mrcfile
+import numpy as np
+from scipy import ndimage
+
+from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.picks import Picks
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+RADIUS = 8
+
+
+class BlobPicker:
+    """Finds dark discs: local minima of the smoothed image, by a plain threshold."""
+
+    needs_diameter = True
+
+    def __init__(self, threshold: float = 0.5, seconds: float = 0.0) -> None:
+        self.threshold = threshold
+        self.seconds = seconds
+        self.picked: list[str] = []
+        self.settings: dict[str, object] = {"picker": "blobs", "threshold": threshold}
+
+    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+        return 2 * RADIUS * (micrographs[0].pixel_size or 1.0)
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        self.picked.append(Path(micrograph.name).name)
+        time.sleep(self.seconds)
+        assert diameter is not None
+        smooth = cv2.GaussianBlur(micrograph.data, (0, 0), RADIUS / 2)
+        smallest = cv2.erode(smooth, np.ones((2 * RADIUS + 1, 2 * RADIUS + 1), np.uint8))
+        y, x = np.nonzero((smooth == smallest) & (smooth < -0.35))
+        score = np.clip(-smooth[y, x], 0, 1).astype(float)
+        shape = (micrograph.data.shape[0], micrograph.data.shape[1])
+        picks = Picks(x, y, np.full(len(x), diameter), score, micrograph.pixel_size, shape)
+        return picks.above(self.threshold).by_score()
+
+
+def simulate(shape: tuple[int, int], count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A micrograph and its truth, (n, 2) of x, y: more particles in the upper left, so that no flip fits by chance."""
+    rng = np.random.default_rng(seed)
+    ny, nx = shape
+    margin, places = 3 * RADIUS, []
+    for _ in range(100 * count):
+        x = margin + rng.beta(1.0, 1.6) * (nx - 2 * margin)
+        y = margin + rng.beta(1.0, 1.6) * (ny - 2 * margin)
+        if all((x - a) ** 2 + (y - b) ** 2 > (4 * RADIUS) ** 2 for a, b in places):
+            places.append((x, y))
+        if len(places) == count:
+            break
+    image = rng.normal(0, 0.15, shape).astype(np.float32)
+    disc = np.zeros((4 * RADIUS + 1,) * 2, np.float32)
+    cv2.circle(disc, (2 * RADIUS, 2 * RADIUS), RADIUS, 1.0, -1)
+    for x, y in places:
+        ix, iy = int(np.floor(x)), int(np.floor(y))
+        moved = ndimage.shift(disc, (y - iy, x - ix), order=1)
+        image[iy - 2 * RADIUS : iy + 2 * RADIUS + 1, ix - 2 * RADIUS : ix + 2 * RADIUS + 1] -= moved
+    return image, np.array(places)
+
+
+def add_exposures(
+    world: Any,
+    shapes: Sequence[tuple[int, int]],
+    *,
+    dtype: Any = np.float32,
+    pixel_size: float = 1.06,
+    particles: int = 12,
+    first: int = 0,
+    job: str = "J1",
+) -> dict[int, np.ndarray]:
+    """Micrographs in the project's folder, as the output J1:exposures; returns uid -> true centres."""
+    from cryosparc.dataset import Dataset
+    from cryosparc.models.job_spec import Output, OutputResult, OutputSlot
+
+    truth = {}
+    folder = world.directory / "S1" / "motioncorrected"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[Any]] = {"path": [], "shape": [], "uid": []}
+    for number, shape in enumerate(shapes, first):
+        image, places = simulate(shape, particles, seed=number)
+        path = folder / f"{number:04d}_patch_aligned_doseweighted.mrc"
+        with mrcfile.new(path, overwrite=True) as mrc:
+            mrc.set_data(image.astype(dtype))
+            mrc.voxel_size = pixel_size
+        uid = 2**63 + 7 * number + 1  # beyond the range of a signed number
+        truth[uid] = places
+        rows["uid"].append(uid)
+        rows["path"].append(str(path.relative_to(world.directory)))
+        rows["shape"].append(shape)
+    count = len(shapes)
+    slots = ["micrograph_blob", "mscope_params", "ctf"]
+    table = Dataset(
+        {
+            "uid": np.array(rows["uid"], np.uint64),
+            "micrograph_blob/path": np.array(rows["path"], object),
+            "micrograph_blob/idx": np.zeros(count, np.uint32),
+            "micrograph_blob/shape": np.array(rows["shape"], np.uint32).reshape(count, 2),
+            "micrograph_blob/psize_A": np.full(count, pixel_size, np.float32),
+            "micrograph_blob/format": np.array(["MRC/2"] * count, object),
+            "micrograph_blob/is_background_subtracted": np.ones(count, np.uint32),
+            "mscope_params/exp_group_id": np.full(count, 3, np.uint32),
+            "mscope_params/accel_kv": np.full(count, 300, np.float32),
+            "ctf/df1_A": np.linspace(8000, 20000, count).astype(np.float32),
+        }
+    )
+    if job not in world.jobs:
+        made = world.create("snowflake", "W1", "Patch Motion", "", {})
+        made.spec.type = "patch_motion_correction_multi"
+        assert made.uid == job, f"{made.uid} is not {job}"
+        world.set_status(made, "completed")
+        output = Output(type="exposure", title="exposures", slots=[OutputSlot(name=s, dtype=s) for s in slots])
+        output.results = [OutputResult(name=s, dtype=s) for s in slots]
+        made.spec.outputs.root["exposures"] = output
+    old = world.outputs.get((job, "exposures"))
+    world.outputs[job, "exposures"] = table if old is None else Dataset.append(old, table)
+    world.jobs[job].spec.outputs.root["exposures"].num_items = len(world.outputs[job, "exposures"])
+    return truth
+
+
+def environment(standin: Any) -> dict[str, str]:
+    """Variables that log in to the stand-in server."""
+    return {"CRYOSPARC_EMAIL": standin.world.email, "CRYOSPARC_PASSWORD": standin.world.password}
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
+    from cryosparc_job import cli, ends
+
+    ends.WATCH_SECONDS = 0.5
+    cli.make_picker = lambda args: BlobPicker(seconds=float(os.environ.get("BLOB_SECONDS", "0")))
+    sys.exit(cli.main())

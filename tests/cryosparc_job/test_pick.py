@@ -1,0 +1,193 @@
+"""The whole way of picking: from exposures in CryoSPARC to particle locations in CryoSPARC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryosparc.tools import CryoSPARC
+
+from cryosparc_job import cli
+from cryosparc_job.connection import Connection, OutputName, connect
+from cryosparc_job.job import Task, pick
+from cryosparc_job.locations import read_locations
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.standin.server import StandIn
+from tests.standin.world import World
+
+EXPOSURES = OutputName("J1", "exposures")
+
+
+@pytest.fixture
+def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    with connect(standin.url, patience=3.0) as one:
+        yield one
+
+
+@pytest.fixture
+def world(standin: StandIn) -> World:
+    return standin.world
+
+
+def task(**options: Any) -> Task:
+    return Task("P1", "W1", EXPOSURES, **options)
+
+
+def check_truth(world: World, job: str, truth: dict[int, np.ndarray], flip_y: bool = False) -> None:
+    """Every true particle has a pick within a pixel, and every pick is true."""
+    found = read_locations(world.outputs[job, "particles"])
+    shapes = dict(zip(world.outputs["J1", "exposures"]["uid"], world.outputs["J1", "exposures"]["micrograph_blob/shape"]))
+    assert set(found) == set(truth)
+    for uid, places in truth.items():
+        ny, nx = shapes[uid]
+        picks = found[uid] * [nx, ny]
+        if flip_y:
+            picks[:, 1] = ny - 1 - picks[:, 1]
+        assert len(picks) == len(places)
+        distance = np.linalg.norm(picks[:, None] - places[None], axis=2)
+        assert distance.min(axis=0).max() < 1.0
+        assert distance.min(axis=1).max() < 1.0
+
+
+@pytest.mark.parametrize("download", [None, True])
+def test_fifty_exposures_of_three_kinds(connection: Connection, world: World, tmp_path: Path, download: bool | None) -> None:
+    truth = add_exposures(world, [(512, 512)] * 47)
+    truth |= add_exposures(world, [(4092, 5760)], first=47, particles=40)
+    truth |= add_exposures(world, [(384, 576)] * 2, first=48, dtype=np.float16)
+    cache = tmp_path / "downloads"
+    outcome = pick(connection, task(download=download, cache=cache, cache_bytes=5_000_000), BlobPicker())
+    job = world.jobs[outcome.job]
+    assert job.status == "completed"
+    assert (outcome.exposures, outcome.picks, outcome.failures) == (50, 49 * 12 + 40, [])
+    check_truth(world, outcome.job, truth)
+    # The exposures go on to the next job, with what the picker did not touch.
+    passed = world.load_output(job, "exposures", ["all"])
+    assert len(passed) == 50
+    assert {"ctf/df1_A", "mscope_params/accel_kv", "micrograph_blob/path"} <= set(passed.fields())
+    kept = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+    if download is None:
+        assert "projects.download_file" not in world.calls
+    else:
+        assert 50 <= world.calls.count("projects.download_file") <= 58  # eight twice, for the diameter
+        assert kept < 5_000_000 + 2 * 4 * 4092 * 5760
+
+
+def test_columns_are_what_inspect_picks_reads(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 640)] * 2)
+    outcome = pick(connection, task(), BlobPicker())
+    particles = world.outputs[outcome.job, "particles"]
+    exposures = world.outputs["J1", "exposures"]
+    assert set(np.unique(particles["location/micrograph_uid"])) == set(exposures["uid"])
+    assert np.all(particles["location/exp_group_id"] == 3)
+    assert set(particles["location/micrograph_path"]) == set(exposures["micrograph_blob/path"])
+    assert np.all(np.asarray(particles["location/micrograph_shape"]) == [512, 640])
+    assert np.allclose(particles["location/micrograph_psize_A"], 1.06)
+    assert np.allclose(particles["location/min_dist_A"], 16 * 1.06)
+    assert np.all(particles["pick_stats/ncc_score"] > 0.5)
+    assert np.array_equal(particles["pick_stats/ncc_score"], particles["pick_stats/power"])
+    assert len(np.unique(particles["uid"])) == len(particles)
+
+
+def test_a_server_without_the_optional_columns_gets_none(connection: Connection, world: World) -> None:
+    world.template_extras = False
+    add_exposures(world, [(512, 512)])
+    outcome = pick(connection, task(), BlobPicker())
+    assert world.jobs[outcome.job].status == "completed"
+    assert "location/min_dist_A" not in world.outputs[outcome.job, "particles"].fields()
+
+
+def test_log_plots_and_thumbnails(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 512)] * 6)
+    outcome = pick(connection, task(log_seconds=0.0), BlobPicker())
+    job, log = world.jobs[outcome.job], world.events[outcome.job]
+    lines = [event for event in log if event["type"] == "text" and "6 of 6 exposures" in event["text"]]
+    assert len(lines) == 1
+    assert lines[0]["updates"] == 5
+    assert sum(event["type"] == "checkpoint" for event in log) == 2
+    pictures = [event["text"] for event in log if event["type"] == "image"]
+    assert {"Particles per exposure", "Score", "Diameter"} <= set(pictures)
+    assert sum(text.startswith("Picks on S1/") for text in pictures) == 4
+    assert job.spec.outputs.root["particles"].image in world.assets
+    assert job.ui_tile_images[0].fileid in world.assets
+    assert all(content for _, content, _ in world.assets.values())
+    assert world.assets[job.ui_tile_images[0].fileid][1].startswith(b"\x89PNG")
+
+
+def test_the_same_exposures_give_the_same_particles(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 512)] * 3)
+    one, two = (pick(connection, task(), BlobPicker()).job for _ in range(2))
+    assert one != two
+    a, b = world.outputs[one, "particles"], world.outputs[two, "particles"]
+    assert a.fields() == b.fields()
+    assert all(np.array_equal(a[name], b[name]) for name in a.fields())
+
+
+def test_no_flip_by_default_and_flip_y_on_request(connection: Connection, world: World) -> None:
+    truth = add_exposures(world, [(512, 640)] * 2)
+    check_truth(world, pick(connection, task(), BlobPicker()).job, truth)
+    check_truth(world, pick(connection, task(flip_y=True), BlobPicker()).job, truth, flip_y=True)
+
+
+def test_bad_exposures_are_left_out_and_named(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 512)] * 5)
+    files = sorted((world.directory / "S1" / "motioncorrected").iterdir())
+    files[0].write_bytes(b"")
+    files[1].unlink()
+    files[2].write_bytes(files[2].read_bytes()[:100_000])
+    add_exposures(world, [(512, 512)], first=5)
+    world.outputs["J1", "exposures"]["micrograph_blob/shape"][5] = [512, 640]
+    outcome = pick(connection, task(), BlobPicker())
+    assert outcome.exit_code == 2
+    assert (outcome.exposures, len(outcome.failures)) == (2, 4)
+    assert world.jobs[outcome.job].status == "completed"
+    assert len(world.outputs[outcome.job, "exposures"]) == 2
+    warned = [event["text"] for event in world.events[outcome.job] if event["type"] == "warning"]
+    assert sum("Left out" in text for text in warned) == 4
+    assert any("512 columns and CryoSPARC says 512 and 640" in text for text in warned)
+
+
+def test_no_usable_exposure_fails_the_job_with_the_reason(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 512)] * 2)
+    for file in (world.directory / "S1" / "motioncorrected").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(Exception, match="None of 2 exposures could be picked"):
+        pick(connection, task(), BlobPicker())
+    assert world.jobs["J2"].status == "failed"
+    assert "is empty" in world.events["J2"][-1]["text"]
+    assert ("J2", "particles") not in world.outputs
+
+
+def test_no_particles_at_all_is_a_completed_job_with_a_warning(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 512)] * 2)
+    outcome = pick(connection, task(), BlobPicker(threshold=1.1))
+    assert outcome.picks == 0
+    assert world.jobs[outcome.job].status == "completed"
+    assert any("No particles were found" in event.get("text", "") for event in world.events[outcome.job])
+
+
+def test_a_link_outside_the_project_says_where_to_run(connection: Connection, world: World, tmp_path: Path) -> None:
+    add_exposures(world, [(512, 512)] * 2)
+    file = sorted((world.directory / "S1" / "motioncorrected").iterdir())[0]
+    outside = tmp_path / "elsewhere.mrc"
+    file.rename(outside)
+    file.symlink_to(outside)
+    outcome = pick(connection, task(download=True), BlobPicker())
+    assert [reason for _, reason in outcome.failures if "outside the project" in reason and "mounted" in reason]
+    assert pick(connection, task(), BlobPicker()).failures == []
+
+
+def test_the_command(standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "make_picker", lambda args: BlobPicker())
+    add_exposures(standin.world, [(512, 512)] * 2)
+    words = ["pick", "--url", standin.url + "/", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "J2 completed: 24 particles on 2 exposures, median diameter 17 A" in said.out
+    assert standin.world.password not in said.out + said.err
+    assert CryoSPARC is not None
