@@ -264,9 +264,10 @@ class ProgressLines:
 
         self._last, self._said = now, finished
         rate = (finished - self._first) / max(now - self._start, 1e-9)
+        per_minute = f"{60 * rate:.0f}" if rate > 0.2 else f"{60 * rate:.1f}"
         left = f", {duration((total - finished) / rate)} left" if finished < total else ""
         failed = f", {self._failed} failed" if self._failed else ""
-        self._tell(f"{finished}/{total} micrographs, {self._picks} picks{failed}, {60 * rate:.3g} per minute{left}")
+        self._tell(f"{finished}/{total} micrographs, {self._picks} picks{failed}, {per_minute} per minute{left}")
 
 
 def _finish(
@@ -297,7 +298,7 @@ def _finish(
         box, binned = nodes.write_suggestion(folder, version, result.diameter, pixel_size)
         lines.append(f"median diameter {result.diameter:.0f} A; for Extract: box {box} pixels, rescaled to {binned}")
         nodes.write_display_settings(folder, version, result.diameter, pixel_size, _longest(inputs))
-    lines += [f"failed: {name}: {in_relion_words(reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
+    lines += [f"failed: {_about(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
     if result.failed > _SHOWN_FAILURES:
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
     for line in lines:
@@ -307,6 +308,11 @@ def _finish(
     with_log = _write_log(arguments, mine, inputs, lines, warning)
     nodes.write_output_nodes(arguments.output, version, with_log)
     say(f"coordinates: {arguments.output}{version.coordinates}")
+
+
+def _about(name: str, reason: str) -> str:
+    """A reason that names its micrograph, once."""
+    return in_relion_words(reason if reason.startswith(name) else f"{name}: {reason}")
 
 
 def _warning(result: BatchResult) -> str | None:

@@ -48,6 +48,8 @@ class Picker:
             with open(log, "a") as file:
                 file.write(f"{micrograph.name}\n")
         _spend(float(os.environ.get("STUB_SECONDS", "0")))
+        if "empty" in micrograph.name:
+            return Picks.empty(micrograph.pixel_size, micrograph.data.shape)
         return find_blobs(micrograph, self.diameter).above(self.threshold)
 
 

@@ -1,0 +1,212 @@
+"""Every way in which a job can end, started by a shell as RELION starts it: one marker, no traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relion_external.life import supervise
+from relion_external.protocol import Markers
+
+from .project import Project
+
+JOB = "External/job004/"
+SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{how}" for how in ("SUCCESS", "FAILURE", "ABORTED"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Two micrographs of noise, which are quick to make and to pick."""
+    project = Project(tmp_path, micrographs=0)
+    project.names = [f"{project.micrographs}/mic_{number}.mrc" for number in range(2)]
+    for number, name in enumerate(project.names):
+        project.write(name, np.random.default_rng(number).normal(size=(128, 128)))
+    project.write_star()
+    return project
+
+
+def run(project: Project, *words: str, **env: str) -> str:
+    """Run the job; what run.err says."""
+    project.call("--in_mics", project.mics_star, *words, env=env)
+    said = project.text(JOB + "run.err")
+    assert "Traceback" not in said
+    return said
+
+
+def test_success_then_nothing_new(project: Project, tmp_path: Path) -> None:
+    assert run(project) == ""
+    assert project.markers() == [SUCCESS]
+    before = {path: path.stat().st_mtime_ns for path in (project.folder / JOB / "Micrographs").iterdir()}
+    assert run(project, STUB_LOG=str(tmp_path / "log")) == ""
+    assert project.markers() == [SUCCESS]
+    assert not (tmp_path / "log").exists()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "2 picked before" in project.text(JOB + "run.out")
+
+
+def test_changed_parameter_is_said_and_everything_picked_again(project: Project, tmp_path: Path) -> None:
+    run(project, "--threshold", "0.3")
+    many = len(project.coordinates(JOB, project.names[0]))
+    said = run(project, "--threshold", "0.9", STUB_LOG=str(tmp_path / "log"))
+    assert project.markers() == [SUCCESS]
+    assert "threshold (0.3 then, 0.9 now)" in said
+    assert (tmp_path / "log").read_text().split() == project.names
+    assert len(project.coordinates(JOB, project.names[0])) < many
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--treshold", "0.3"], "did you mean threshold?"),
+        (["--threshold", "7"], "threshold 7 is no figure of merit"),
+        (["--gpu", "0:1"], "several GPUs"),
+        (["--weights", "my", "model.pt"], "splits values at spaces"),
+        (["--angpix", "1", "--angpix", "2"], "given twice"),
+    ],
+)
+def test_bad_arguments(project: Project, words: list[str], expected: str) -> None:
+    assert expected in run(project, *words)
+    assert project.markers() == [FAILURE]
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("import", "a part of the installation does not load"),
+        ("weights", "check the name given with weights"),
+        ("kill", "killed by SIGKILL"),
+        ("crash", "unexpected error (ZeroDivisionError: a bug)"),
+    ],
+)
+def test_failed_start(project: Project, how: str, expected: str) -> None:
+    assert expected in run(project, STUB_LOAD=how)
+    assert project.markers() == [FAILURE]
+    assert run(project).count("\n") == 1
+    assert project.markers() == [SUCCESS]
+
+
+def test_missing_or_broken_list(project: Project) -> None:
+    (project.folder / project.mics_star).write_text("data_\nloop_\n_rlnMicrographMovieName #1\na.tif\n")
+    assert "lists movies" in run(project)
+    assert project.markers() == [FAILURE]
+    (project.folder / project.mics_star).unlink()
+    assert "does not exist" in run(project)
+    assert project.markers() == [FAILURE]
+
+
+def test_all_micrographs_failed(project: Project) -> None:
+    for name in project.names:
+        (project.folder / name).write_bytes(b"")
+    assert "none of the 2 micrographs could be picked" in run(project)
+    assert project.markers() == [FAILURE]
+
+
+def start(project: Project, **env: str) -> subprocess.Popen[bytes]:
+    command = project.shell("--in_mics", project.mics_star, job=JOB)
+    process = subprocess.Popen(command, **project.options(env))  # type: ignore[call-overload]
+    project.wait_for(JOB + ".cryosegnet/journal.jsonl")
+    time.sleep(0.3)
+    return process  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("deaf", ["", "1"])
+def test_sigterm(project: Project, deaf: str) -> None:
+    process = start(project, STUB_SECONDS="60", STUB_DEAF=deaf)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 4
+    assert time.monotonic() - begin < 5
+    assert project.markers() == [ABORTED]
+    assert run(project).count("Traceback") == 0
+    assert project.markers() == [SUCCESS]
+
+
+def test_abort_that_came_while_the_job_queued(project: Project) -> None:
+    (project.folder / JOB).mkdir(parents=True)
+    (project.folder / JOB / "RELION_JOB_ABORT_NOW").touch()
+    run(project, STUB_SECONDS="20")
+    assert project.markers() == [ABORTED]
+
+
+@pytest.fixture
+def small_disk(project: Project) -> Iterator[Path]:
+    folder = project.folder / "External"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("free", [0, 12_000])
+def test_full_disk(project: Project, small_disk: Path, free: int) -> None:
+    project.shell(job=JOB)
+    ballast = small_disk / "ballast"
+    with ballast.open("wb") as file, pytest.raises(OSError, match="No space"):
+        while True:
+            os.write(file.fileno(), bytes(65536))
+    os.truncate(ballast, ballast.stat().st_size - free)
+    run(project)
+    assert project.markers() == [FAILURE]
+    ballast.unlink()
+    run(project)
+    assert project.markers() == [SUCCESS]
+
+
+def test_many_without_picks_is_said(project: Project) -> None:
+    name = f"{project.micrographs}/mic_empty.mrc"
+    project.write(name, np.random.default_rng(9).normal(size=(128, 128)))
+    project.names.append(name)
+    project.write_star()
+    assert "1 of 3 micrographs have no picks and 0 failed" in run(project)
+    assert project.markers() == [SUCCESS]
+    assert project.text(f"{JOB}Micrographs/mic_empty_autopick.star").splitlines()[2:] == [
+        "loop_",
+        "_rlnCoordinateX #1",
+        "_rlnCoordinateY #2",
+        "_rlnAutopickFigureOfMerit #3",
+    ]
+
+
+def test_picks_edited_by_hand_survive_continue(project: Project) -> None:
+    run(project)
+    path = project.folder / JOB / "Micrographs/mic_0_autopick.star"
+    path.write_text(path.read_text() + "60.0 60.0 1.0\n")
+    edited = path.read_text()
+    run(project)
+    assert path.read_text() == edited
+
+
+def test_micrographs_of_one_name_in_two_jobs(project: Project) -> None:
+    twin = "MotionCorr/job007/Micrographs/mic_0.mrc"
+    project.write(twin, np.random.default_rng(5).normal(size=(128, 128)))
+    project.names.append(twin)
+    project.write_star()
+    run(project)
+    lines = [line.split() for line in project.text(JOB + "autopick.star").splitlines() if ".mrc " in line]
+    assert len({file for _, file in lines}) == 3
+    assert all((project.folder / file).exists() for _, file in lines)
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert supervise(tmp_path / "file" / "job004", lambda: 0) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_reserve_is_used_up(tmp_path: Path) -> None:
+    markers = Markers(tmp_path)
+    (tmp_path / FAILURE).touch()
+    markers.begin()
+    assert not (tmp_path / FAILURE).exists()
+    markers.end(SUCCESS)
+    assert [path.name for path in tmp_path.iterdir()] == [SUCCESS]
