@@ -38,7 +38,9 @@ def published(data: Image) -> NDArray[np.uint8]:
     K = 30), CLAHE (2.0, 16 x 16 tiles), guided filter (20 x 20 boxes, epsilon 0.1).
     """
     image = cv2.GaussianBlur(np.ascontiguousarray(data[::-1], dtype=np.float32), (9, 9), 0)
-    image = (image - image.mean()) / image.std()
+    spread = image.std()
+    if spread > 0:
+        image = (image - image.mean()) / spread
     nlm = cv2.fastNlMeansDenoising(_to_bytes(image), None, 10, 7, 21)
     wiener = _wiener(nlm)
     clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(16, 16)).apply(_to_bytes(wiener))
@@ -113,11 +115,12 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
     """
     ny, nx = data.shape
     h, w = max(1, round(ny * scale)), max(1, round(nx * scale))
-    image = _clip_outliers(data)
     weight: Image | None = None
     if bad is not None and bad.any() and not bad.all():
         weight = np.where(bad, np.float32(0), np.float32(1))
-        image = np.where(bad, 0, image - np.median(image[~bad][:: max(1, image.size // 1_000_000)])).astype(np.float32)
+        image = np.where(bad, np.float32(0), _centred(data, data[~bad]))
+    else:
+        image = _centred(data, data)
     small = _resize(image, h, w)
     if weight is None:
         background = _wide_gaussian(small, BACKGROUND_SIGMA)
@@ -128,7 +131,7 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
         background = _wide_gaussian(small, BACKGROUND_SIGMA) / np.maximum(norm, np.float32(1e-3))
         corrected = np.where(small_weight > 0.5, small / np.maximum(small_weight, 0.5) - background, 0.0)
         flat = corrected.astype(np.float32)
-    used = flat if weight is None else flat[small_weight > 0.5]
+    used = flat if weight is None or not (small_weight > 0.5).any() else flat[small_weight > 0.5]
     level = float(np.median(used))
     noise = 1.4826 * float(np.median(np.abs(used - level)))
     if not noise > 0:
@@ -137,16 +140,15 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
     return WorkingImage(flat, h / ny, w / nx)
 
 
-def _clip_outliers(data: Image) -> Image:
-    """Hot pixels and X-rays: nothing beyond 8 robust standard deviations survives."""
-    sample = data.ravel()[:: max(1, data.size // 500_000)]
+def _centred(data: Image, good: Image) -> Image:
+    """Data less the median of its good pixels; hot pixels and X-rays are clipped at 8 robust standard deviations."""
+    sample = good.ravel()[:: max(1, good.size // 500_000)]
     median = np.median(sample)
     spread = 1.4826 * np.median(np.abs(sample - median))
     if spread == 0:
         spread = sample.std()
-    if spread == 0:
-        return data
-    return np.clip(data, median - 8 * spread, median + 8 * spread)
+    image = data - median
+    return np.clip(image, -8 * spread, 8 * spread) if spread > 0 else image
 
 
 def _resize(image: Image, h: int, w: int) -> Image:
@@ -186,31 +188,47 @@ def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None, block: int = 
     (ny, nx) bool
         True where the image is bad.
     """
-    ny, nx = data.shape
-    bad = np.zeros((ny, nx), bool) if valid is None else ~valid
+    bad = np.zeros(data.shape, bool) if valid is None else ~valid
     for axis in (0, 1):
         difference = np.abs(np.diff(data, axis=axis))
-        by, bx = difference.shape[0] // block, difference.shape[1] // block
-        if by < 2 or bx < 2:
-            continue
-        energy = cv2.resize(difference[: by * block, : bx * block], (bx, by), interpolation=cv2.INTER_AREA)
-        flat = energy < 0.08 * np.median(energy)
-        if flat.any():
-            flat = ndimage.binary_opening(flat, structure=np.ones((2, 2), bool)) | _edge_runs(flat)
-        if flat.any():
-            size = (by * block, bx * block)
-            up = cv2.resize(flat.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-            bad[: size[0], : size[1]] |= up
-            bad[size[0] :, : size[1]] |= up[-1]
-            bad[:, size[1] :] |= bad[:, size[1] - 1 : size[1]]
-        profile = difference.mean(axis=1 - axis)
-        lines = np.flatnonzero(profile < 0.02 * np.median(profile))
-        for i in lines:  # line i repeats line i + 1
-            if axis == 0:
-                bad[i : i + 2] = True
-            else:
-                bad[:, i : i + 2] = True
+        _mark_flat_blocks(difference, block, bad)
+        lines = bad if axis == 0 else bad.T
+        constant, repeated = _quiet(difference, axis), _quiet(difference, 1 - axis)
+        lines[:, constant] = True
+        lines[:-1][repeated] = True
+        lines[1:][repeated] = True
     return bad
+
+
+def _mark_flat_blocks(difference: Image, block: int, bad: NDArray[np.bool_]) -> None:
+    """Set ``bad`` where blocks hardly differ from one pixel to the next; what is left over goes with the last block."""
+    by, bx = difference.shape[0] // block, difference.shape[1] // block
+    if by < 2 or bx < 2:
+        return
+    size = (by * block, bx * block)
+    energy = cv2.resize(difference[: size[0], : size[1]], (bx, by), interpolation=cv2.INTER_AREA)
+    flat = energy < 0.08 * _usual(energy)
+    if not flat.any():
+        return
+    flat = ndimage.binary_opening(flat, structure=np.ones((2, 2), bool)) | _edge_runs(flat)
+    up = cv2.resize(flat.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+    bad[: size[0], : size[1]] |= up
+    bad[size[0] :, : size[1]] |= up[-1]
+    bad[:, size[1] :] |= bad[:, size[1] - 1 : size[1]]
+
+
+def _quiet(difference: Image, axis: int) -> NDArray[np.bool_]:
+    """Lines along ``axis`` in which nothing changes; too short ones tell nothing."""
+    if difference.shape[axis] < 16:
+        return np.zeros(difference.shape[1 - axis], bool)
+    profile = difference.mean(axis)
+    return profile < 0.02 * _usual(profile)
+
+
+def _usual(change: Image) -> float:
+    """Median over the places where anything changes at all: more than half of a frame may be padding."""
+    moving = change[change > 0]
+    return float(np.median(moving)) if moving.size else 0.0
 
 
 def _edge_runs(flat: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import mode
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def default_rule(
     min_diameter_px, max_diameter_px
         Further limits on a pick's own diameter, micrograph pixels.
     margin
-        Least distance from the border and from bad areas, of the diameter (half: the particle is whole).
+        Least distance from the border, of the diameter (half: the particle is whole); half of it from bad areas.
     separation
         Least distance between picks, of the diameter; the better score stays.
 
@@ -184,6 +185,5 @@ def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Pic
 
 
 def _mode(values: NDArray[np.float64]) -> float:
-    """Most frequent value; the smallest of several."""
-    unique, counts = np.unique(values, return_counts=True)
-    return float(unique[counts.argmax()])
+    """Most frequent value; the first of several, as in the published code."""
+    return float(mode(values.tolist()))

@@ -142,14 +142,14 @@ def probability_map(model: AttentionUNet, image: Image, tile: int = 2048, margin
         In evaluation mode.
     image : (h, w) float32
     tile, margin
-        Side of a tile and of the margin thrown away, pixels.
+        Side of a tile and of the margin thrown away, pixels; the margin is a multiple of the network's stride.
     """
     h, w = image.shape
     device = next(model.parameters()).device
     result = np.empty((h, w), np.float32)
     core = tile - 2 * margin
-    for y0, y1 in _spans(h, tile, core):
-        for x0, x1 in _spans(w, tile, core):
+    for y0, y1 in _spans(h, tile, core, model.stride):
+        for x0, x1 in _spans(w, tile, core, model.stride):
             ay, by = max(y0 - margin, 0), min(y1 + margin, h)
             ax, bx = max(x0 - margin, 0), min(x1 + margin, w)
             part = image[ay:by, ax:bx]
@@ -162,10 +162,14 @@ def probability_map(model: AttentionUNet, image: Image, tile: int = 2048, margin
     return result
 
 
-def _spans(length: int, tile: int, core: int) -> list[tuple[int, int]]:
-    """Cut 0..length into equal spans of at most ``core``; one span if the whole fits in a tile."""
-    count = 1 if length <= tile else -(-length // core)
-    edges = np.linspace(0, length, count + 1).round().astype(int).tolist()
+def _spans(length: int, tile: int, core: int, stride: int) -> list[tuple[int, int]]:
+    """Cut 0..length into about equal spans of at most ``core``; one span if the whole fits in a tile.
+
+    Spans begin at multiples of ``stride``, so that the network's pooling groups the pixels as it would in the whole.
+    """
+    units = -(-length // stride)
+    count = 1 if length <= tile else -(-units // (core // stride))
+    edges = (np.linspace(0, units, count + 1).round().astype(int) * stride).clip(max=length).tolist()
     return list(pairwise(edges))
 
 

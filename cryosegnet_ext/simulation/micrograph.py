@@ -182,7 +182,7 @@ def _place(
     ys: list[float] = []
     ds: list[float] = []
     names: list[str] = []
-    cell = max(s.diameter for s in stacks) / pixel_size
+    cell = max(s.diameter for s in stacks) / pixel_size * max(1.0, scene.crowding)
     grid: dict[tuple[int, int], list[int]] = {}
     for _ in range(wanted * 6):
         if len(xs) >= wanted:
@@ -191,7 +191,10 @@ def _place(
         d = stack.diameter / pixel_size
         if xs and rng.random() < scene.clusters:
             i = int(rng.integers(len(xs)))
-            angle, reach = rng.uniform(0, 2 * np.pi), (d + ds[i]) / 2 * rng.uniform(scene.crowding, 1.15)
+            angle, reach = (
+                rng.uniform(0, 2 * np.pi),
+                (d + ds[i]) / 2 * rng.uniform(scene.crowding, max(scene.crowding, 1.15)),
+            )
             px, py = xs[i] + reach * np.cos(angle), ys[i] + reach * np.sin(angle)
         else:
             px, py = rng.uniform(-d / 2, nx + d / 2), rng.uniform(-d / 2, ny + d / 2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +68,9 @@ def read_specimen(path: str | Path, voxel_size: float = 4.0) -> Specimen:
             density = _model_density(path, voxel_size)
         else:
             raise CryoSegNetError(f"{path}: neither a map (.mrc) nor an atomic model (.pdb, .cif), so no specimen.")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CryoSegNetError(f"{path}: cannot be read as a specimen ({error}).") from error
+    except (OSError, ValueError, RuntimeError, IndexError, EOFError, zlib.error) as error:
+        why = (str(error).splitlines() or [""])[0].rstrip(". ")
+        raise CryoSegNetError(f"{path}: cannot be read as a specimen ({why or type(error).__name__}).") from error
     name = path.name.split(".")[0]
     return make_specimen(name, density, voxel_size)
 
@@ -104,7 +107,10 @@ def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) ->
 
 
 def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
-    with mrcfile.open(path, permissive=True) as mrc:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mrcfile's remarks on headers; what matters is checked here
+        opened = mrcfile.open(path, permissive=True)
+    with opened as mrc:
         if mrc.data is None or mrc.data.ndim != 3:
             raise ValueError("not a volume")
         voxel = float(mrc.voxel_size.x)

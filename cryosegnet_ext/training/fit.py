@@ -96,10 +96,10 @@ def fit(
         first = state["step"]
     model.train()
     began = time.monotonic()
-    with open(folder / "loss.csv", "a" if first else "w", newline="") as stream:
+    rows = _rows_until(first, folder / "loss.csv")
+    with open(folder / "loss.csv", "w", newline="") as stream:
         table = csv.writer(stream)
-        if not first:
-            table.writerow(["step", "loss", "learning_rate", "seconds"])
+        table.writerows([["step", "loss", "learning_rate", "seconds"], *rows])
         for step in range(first, last):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * rate(step)
@@ -128,3 +128,11 @@ def fit(
                 torch.save(state, temporary)
                 temporary.replace(checkpoint)
     return model.eval()
+
+
+def _rows_until(step: int, path: Path) -> list[list[str]]:
+    """Rows of a loss table up to ``step``: a run that was killed wrote more than its checkpoint holds."""
+    if not step or not path.exists():
+        return []
+    with open(path, newline="") as stream:
+        return [row for row in csv.reader(stream) if row and row[0].isdigit() and int(row[0]) <= step]
