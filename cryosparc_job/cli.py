@@ -48,9 +48,7 @@ def _run(words: list[str]) -> int:
         if not words or words[0] not in COMMANDS:
             return _without_command(words)
         help_text, add_args, command = COMMANDS[words[0]]
-        parser = CommandParser(
-            prog=f"{PROGRAM} {words[0]}", description=help_text, epilog=f"{_LOGIN}\n\n{_EXIT_CODES}"
-        )
+        parser = CommandParser(prog=f"{PROGRAM} {words[0]}", description=help_text, epilog=f"{_LOGIN}\n\n{_EXIT_CODES}")
         add_args(parser)
         args = parser.parse_args(words[1:])
         try:
@@ -92,14 +90,21 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--url", metavar="URL", help="CryoSPARC's web address (default: CRYOSPARC_BASE_URL)")
     add("--project", metavar="P1", required=True, type=_identifier("P"), help="the project")
-    add("--patience", metavar="S", type=_positive, default=300.0, help="seconds to wait for a server that is down (300)")
+    add(
+        "--patience", metavar="S", type=_positive, default=300.0, help="seconds to wait for a server that is down (300)"
+    )
     add("--no-prompt", action="store_true", help="never ask for a login")
 
 
 def _add_picker(parser: argparse.ArgumentParser) -> None:
     """The options of ``cryosegnet pick`` that say how to pick, under the same names."""
     add = parser.add_argument_group("how to pick, as for cryosegnet pick").add_argument
-    add("--diameter", metavar="A", type=_positive, help="particle diameter, angstrom (default: estimated from the exposures)")
+    add(
+        "--diameter",
+        metavar="A",
+        type=_positive,
+        help="particle diameter, angstrom (default: estimated from the exposures)",
+    )
     add("--min-diameter", metavar="A", type=_positive, help="smallest diameter to keep, angstrom")
     add("--max-diameter", metavar="A", type=_positive, help="largest diameter to keep, angstrom")
     add("--threshold", metavar="S", type=float, help="lowest score to keep, 0 to 1 (default: the network's own)")
@@ -114,8 +119,12 @@ def _add_picker(parser: argparse.ArgumentParser) -> None:
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("reading").add_argument
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--download", action="store_true", help="download micrographs even where the project is mounted")
-    choice.add_argument("--no-download", action="store_true", help="fail where the project's folder is not mounted here")
+    choice.add_argument(
+        "--download", action="store_true", help="download micrographs even where the project is mounted"
+    )
+    choice.add_argument(
+        "--no-download", action="store_true", help="fail where the project's folder is not mounted here"
+    )
     add("--cache", metavar="DIR", type=Path, help="folder for downloaded micrographs")
     add("--cache-size", metavar="GB", type=_positive, default=20.0, help="most it may hold (default: 20)")
 

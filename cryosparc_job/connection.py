@@ -53,7 +53,9 @@ class OutputName:
         """
         match = re.fullmatch(r"(J\d+)[:.]([A-Za-z]\w*)", text.strip())
         if match is None:
-            raise CryoSegNetError(f"{text} names no output of a job: write the job and the output, as in J12:exposures.")
+            raise CryoSegNetError(
+                f"{text} names no output of a job: write the job and the output, as in J12:exposures."
+            )
         return cls(match[1], match[2])
 
 
@@ -86,7 +88,9 @@ def clean_url(url: str) -> str:
             raise CryoSegNetError(f"{url} is no web address of CryoSPARC: give it as in http://master:39000.")
         url = "http://" + url
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
-        raise CryoSegNetError("The address of CryoSPARC is not usable: give it as in http://master:39000, without a login.")
+        raise CryoSegNetError(
+            "The address of CryoSPARC is not usable: give it as in http://master:39000, without a login."
+        )
     return url
 
 
@@ -140,7 +144,13 @@ def connect(url: str | None = None, *, prompt: bool = True, patience: float = _P
         try:
             # Every argument is named: defaults would come from the environment as it was at import.
             cs = CryoSPARC(
-                address, host=None, base_port=None, email=email, password=password, license=None, timeout=_TIMEOUT_SECONDS
+                address,
+                host=None,
+                base_port=None,
+                email=email,
+                password=password,
+                license=None,
+                timeout=_TIMEOUT_SECONDS,
             )
         except RuntimeError as error:
             raise _explain(error.__cause__ or error, f"connecting to {address}", address) from None
@@ -217,7 +227,9 @@ class Connection:
         """Close the connection."""
         _close(self.cs)
 
-    def call(self, what: str, function: Callable[..., T], *args: Any, patience: float | None = None, **options: Any) -> T:
+    def call(
+        self, what: str, function: Callable[..., T], *args: Any, patience: float | None = None, **options: Any
+    ) -> T:
         """Call the server, again and again while it does not answer.
 
         Only for calls that may be carried out twice: the client itself repeats a call whose reply was lost.
@@ -265,7 +277,9 @@ def _explain(error: BaseException, what: str, url: str) -> ServerError:
     # A stream that tears while it is read surfaces from the client as a RuntimeError of its generator.
     torn = isinstance(error, RuntimeError) and "generator" in str(error)
     if torn or isinstance(error, httpx.TransportError | DatasetLoadError | json.JSONDecodeError):
-        return ServerError(f"The connection to {url} broke while {what}: check the network and that CryoSPARC runs.", 0, True)
+        return ServerError(
+            f"The connection to {url} broke while {what}: check the network and that CryoSPARC runs.", 0, True
+        )
     text = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_DETAIL]
     return ServerError(f"CryoSPARC did not understand, or was not understood, while {what} ({text}).")
 

@@ -44,6 +44,7 @@ _ANNOTATED = 4
 _CROPS_EACH = 9
 _ESTIMATE_EXPOSURES = 8
 _SAVE_TRIES = 3
+_RETRY_SECONDS = 1.0
 _LONGEST_LIST = 20
 
 
@@ -149,14 +150,16 @@ def pick(
     Interrupted
         A signal stopped the process.
     """
-    job, made = _open_job(connection, task)
+    job = _open_job(connection, task)
     folder = task.state or state_folder(connection.url, task.project, job.uid)
     # Picks of other settings must be refused before the job is touched.
     settings = {**picker.settings, "server": connection.url, "job": f"{task.project}-{job.uid}"}
     with Journal(folder, settings, task.overwrite) as journal:
         _prepare(connection, task, job)
-        resume = f"cryosegnet-cryosparc pick --project {task.project} --workspace {task.workspace} --exposures "
-        resume += f"{task.exposures} --job {job.uid}"
+        resume = (
+            f"cryosegnet-cryosparc pick --url {connection.url} --project {task.project} --workspace {task.workspace} "
+            f"--exposures {task.exposures} --job {job.uid} and the same options."
+        )
         run = Run(connection, job, resume)
         try:
             with run:
@@ -197,11 +200,11 @@ def find_workspace(connection: Connection, project: str, workspace: str) -> None
 # The job
 
 
-def _open_job(connection: Connection, task: Task) -> tuple[Any, bool]:
-    """The external job, and whether it is new; one that ended is cleared first."""
+def _open_job(connection: Connection, task: Task) -> Any:
+    """The external job, made where none was named; one that failed or was killed is cleared first."""
     find_workspace(connection, task.project, task.workspace)
     if task.job is None:
-        return create_external_job(connection, task.project, task.workspace, task.title), True
+        return create_external_job(connection, task.project, task.workspace, task.title)
     try:
         job = connection.call(f"finding {task.job}", connection.cs.find_external_job, task.project, task.job)
     except ServerError as error:
@@ -212,8 +215,8 @@ def _open_job(connection: Connection, task: Task) -> tuple[Any, bool]:
         raise CryoSegNetError(f"{task.job} is completed already: leave out --job to pick in a new job.")
     if job.status in ("failed", "killed"):
         connection.call(f"clearing {task.job}", connection.api.jobs.clear, task.project, task.job)
-        job.refresh()
-    return job, False
+        connection.call(f"finding {task.job}", job.refresh)
+    return job
 
 
 def create_external_job(connection: Connection, project: str, workspace: str, title: str) -> Any:
@@ -232,7 +235,9 @@ def create_external_job(connection: Connection, project: str, workspace: str, ti
     error: ServerError | None = None
     for _ in range(_SAVE_TRIES):
         try:
-            connection.call("creating the job", connection.cs.create_external_job, project, workspace, title, text, patience=0)
+            connection.call(
+                "creating the job", connection.cs.create_external_job, project, workspace, title, text, patience=0
+            )
         except ServerError as problem:
             error = problem
         made = sorted(connection.call("finding the new job", find), key=lambda job: int(job.uid[1:]))
@@ -243,7 +248,7 @@ def create_external_job(connection: Connection, project: str, workspace: str, ti
             return connection.call("finding the new job", connection.cs.find_external_job, project, made[0].uid)
         if error is None or not error.passing:
             break
-        time.sleep(min(1.0, connection.patience))
+        time.sleep(_RETRY_SECONDS)
     raise error or ServerError("CryoSPARC made a job and does not list it: look at the workspace.")
 
 
@@ -257,11 +262,15 @@ def _prepare(connection: Connection, task: Task, job: Any) -> None:
     source = task.exposures
     if "exposures" not in job.inputs:
         slots = EXPOSURE_SLOTS
-        connection.call("adding the input", job.add_input, "exposure", "exposures", min=1, max=1, slots=slots, title="Exposures")
-        job.refresh()
+        connection.call(
+            "adding the input", job.add_input, "exposure", "exposures", min=1, max=1, slots=slots, title="Exposures"
+        )
+        connection.call(f"finding {job.uid}", job.refresh)
     connected = [(one.job_uid, one.output) for one in job.inputs["exposures"].connections]
     if connected and connected != [(source.job, source.output)] * len(connected):
-        raise CryoSegNetError(f"{job.uid} picks {connected[0][0]}:{connected[0][1]}, not {source}: name that, or a new job.")
+        raise CryoSegNetError(
+            f"{job.uid} picks {connected[0][0]}:{connected[0][1]}, not {source}: name that, or a new job."
+        )
     for _ in range(_SAVE_TRIES):
         if connected:
             break
@@ -270,7 +279,9 @@ def _prepare(connection: Connection, task: Task, job: Any) -> None:
             connection.call(f"connecting {source}", job.connect, "exposures", source.job, source.output, patience=0)
         except ServerError as error:
             if isinstance(error.__cause__, ValueError) and "does not have output" in str(error.__cause__):
-                raise CryoSegNetError(f"{source.job} has no output {source.output}: look at its Outputs tab.") from error
+                raise CryoSegNetError(
+                    f"{source.job} has no output {source.output}: look at its Outputs tab."
+                ) from error
             problem = error
         connection.call(f"finding {job.uid}", job.refresh)
         connected = [(one.job_uid, one.output) for one in job.inputs["exposures"].connections]
@@ -338,7 +349,9 @@ class _Picking:
         self.run.checkpoint()
         picked = [(one, self._load(one)) for one in exposures if self._is_done(one)]
         if outcome.picks == 0:
-            self.run.say("No particles were found on any exposure: lower --threshold or check --diameter.", level="warning")
+            self.run.say(
+                "No particles were found on any exposure: lower --threshold or check --diameter.", level="warning"
+            )
         self._save("particles", particle_dataset(template, picked, self.task.flip_y))
         self._save("exposures", _exposure_rows(self._template("exposures"), table, {one.uid for one, _ in picked}))
         self._pictures(picked)
@@ -385,7 +398,9 @@ class _Picking:
         self._count(exposures, outcome)
         return outcome
 
-    def _pick(self, exposure: Exposure, micrograph: Micrograph | None, error: Exception | None, annotate: bool) -> str | None:
+    def _pick(
+        self, exposure: Exposure, micrograph: Micrograph | None, error: Exception | None, annotate: bool
+    ) -> str | None:
         """Pick one exposure and remember its picks; the reason where that cannot be."""
         try:
             if error is not None:
@@ -469,7 +484,8 @@ class _Picking:
         left = f", {duration((total - number) / rate)} left" if number < total else ""
         failed = f", {len(outcome.failures)} left out" if outcome.failures else ""
         self.run.say(
-            f"{number} of {total} exposures, {rate:.2g} a second{left}, {record_picks} particles{failed}", name="progress"
+            f"{number} of {total} exposures, {rate:.2g} a second{left}, {record_picks} particles{failed}",
+            name="progress",
         )
 
     # Bringing back
@@ -489,8 +505,10 @@ class _Picking:
                 return
             if problem is not None and not problem.passing:
                 break
-            time.sleep(min(1.0, self.connection.patience))
-        raise problem or ServerError(f"CryoSPARC does not give back the output {output} as it was sent: look at its disk.")
+            time.sleep(_RETRY_SECONDS)
+        raise problem or ServerError(
+            f"CryoSPARC does not give back the output {output} as it was sent: look at its disk."
+        )
 
     def _is_stored(self, output: str, dataset: Dataset) -> bool:
         if len(dataset) == 0:
@@ -557,7 +575,14 @@ def upload_asset(connection: Connection, job: Any, content: bytes, filename: str
         stream = Stream.load(io.BytesIO(content))
         upload = connection.api.assets.upload
         asset = connection.call(
-            "uploading a picture", upload, job.project_uid, job.uid, stream, filename=filename, format=suffix, patience=0
+            "uploading a picture",
+            upload,
+            job.project_uid,
+            job.uid,
+            stream,
+            filename=filename,
+            format=suffix,
+            patience=0,
         )
         stored = connection.call("checking a picture", connection.api.assets.find_one, asset.fileid, patience=0)
         if stored.length == len(content):

@@ -66,9 +66,7 @@ def read_exposures(dataset: Dataset) -> list[Exposure]:
     exposures = []
     for uid, path, shape, size, group in zip(dataset["uid"], dataset["micrograph_blob/path"], shapes, sizes, groups):
         ny, nx = (int(n) for n in shape)
-        exposures.append(
-            Exposure(int(uid), str(path), (ny, nx) if ny and nx else None, _size(size), int(group))
-        )
+        exposures.append(Exposure(int(uid), str(path), (ny, nx) if ny and nx else None, _size(size), int(group)))
     return exposures
 
 
@@ -97,9 +95,7 @@ def particle_uids(exposure: int, picks: Picks) -> NDArray[np.uint64]:
     return uids
 
 
-def particle_dataset(
-    template: Dataset, picked: Iterable[tuple[Exposure, Picks]], flip_y: bool = False
-) -> Dataset:
+def particle_dataset(template: Dataset, picked: Iterable[tuple[Exposure, Picks]], flip_y: bool = False) -> Dataset:
     """Picks as a dataset of particle locations.
 
     ``location/center_y_frac`` is row / ny of mrcfile's array, without a flip and without half a pixel, as in Structura's
@@ -154,9 +150,7 @@ def _columns(picked: Sequence[tuple[Exposure, Picks]], flip_y: bool) -> dict[str
         "location/micrograph_path": _repeat([e.path for e, _ in picked], picked, object),
         "location/micrograph_shape": _repeat([shape(p) for _, p in picked], picked, np.uint32),
         "location/center_x_frac": each(p.x / shape(p)[1] for _, p in picked),
-        "location/center_y_frac": each(
-            ((shape(p)[0] - 1 - p.y) if flip_y else p.y) / shape(p)[0] for _, p in picked
-        ),
+        "location/center_y_frac": each(((shape(p)[0] - 1 - p.y) if flip_y else p.y) / shape(p)[0] for _, p in picked),
         "location/micrograph_psize_A": _repeat([p.pixel_size or 0 for _, p in picked], picked, np.float32),
         "location/min_dist_A": each(np.nan_to_num(p.diameter) if p.pixel_size else 0 * p.x for _, p in picked),
         "pick_stats/ncc_score": score,
@@ -200,7 +194,8 @@ def read_locations(dataset: Dataset) -> dict[int, NDArray[np.float64]]:
         raise CryoSegNetError("This output holds no particle locations: name one of a picker, or of particles.")
     owner = np.asarray(dataset["location/micrograph_uid"])
     centres = np.stack(
-        [np.asarray(dataset["location/center_x_frac"], float), np.asarray(dataset["location/center_y_frac"], float)], axis=1
+        [np.asarray(dataset["location/center_x_frac"], float), np.asarray(dataset["location/center_y_frac"], float)],
+        axis=1,
     )
     order = np.argsort(owner, kind="stable")
     uids, starts = np.unique(owner[order], return_index=True)
@@ -212,6 +207,4 @@ def same_rows(one: Dataset, other: Dataset) -> bool:
     if len(one) != len(other) or not set(one.fields()) <= set(other.fields()):
         return False
     a, b = np.argsort(np.asarray(one["uid"])), np.argsort(np.asarray(other["uid"]))
-    return all(
-        np.array_equal(np.asarray(one[name])[a], np.asarray(other[name])[b]) for name in one.fields()
-    )
+    return all(np.array_equal(np.asarray(one[name])[a], np.asarray(other[name])[b]) for name in one.fields())

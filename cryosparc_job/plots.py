@@ -93,7 +93,9 @@ def crops(data: NDArray[np.float32], picks: Picks, count: int) -> NDArray[np.uin
     for i in usable[np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)] if len(usable) else []:
         x, y = round(picks.x[i]), round(picks.y[i])
         part = np.asarray(data[y - half : y + half, x - half : x + half], np.float32)
-        small = cv2.resize(part, (CROP, CROP), interpolation=cv2.INTER_AREA if part.shape[0] > CROP else cv2.INTER_CUBIC)
+        small = cv2.resize(
+            part, (CROP, CROP), interpolation=cv2.INTER_AREA if part.shape[0] > CROP else cv2.INTER_CUBIC
+        )
         small = cv2.GaussianBlur(small, (0, 0), 1.5)
         low, high = np.percentile(small, (1, 99))
         found.append(np.clip((small - low) * (255 / max(float(high - low), 1e-30)), 0, 255).astype(np.uint8))

@@ -145,10 +145,16 @@ def _upload(world: World, project_uid: str, stream: bytes, *, path: str, overwri
 
 
 @handles("jobs.find")
-def _find_jobs(world: World, *, order: int, after: str | None, limit: int, deleted: bool | None, **wanted: Any) -> list[Any]:
+def _find_jobs(
+    world: World, *, order: int, after: str | None, limit: int, deleted: bool | None, **wanted: Any
+) -> list[Any]:
     jobs = sorted(world.jobs.values(), key=lambda job: order * job.uid_num)
     jobs = [job for job in jobs if deleted is None or job.deleted == deleted]
-    for attribute, values in (("uid", wanted["uid"]), ("status", wanted["status"]), ("project_uid", wanted["project_uid"])):
+    for attribute, values in (
+        ("uid", wanted["uid"]),
+        ("status", wanted["status"]),
+        ("project_uid", wanted["project_uid"]),
+    ):
         jobs = [job for job in jobs if not values or getattr(job, attribute) in values]
     if wanted["type"]:
         jobs = [job for job in jobs if job.spec.type in wanted["type"]]
@@ -176,7 +182,17 @@ def _job_directory(world: World, project_uid: str, job_uid: str) -> str:
 
 
 @handles("jobs.create")
-def _create(world: World, project_uid: str, workspace_uid: str, params: Any, *, type: str, title: str, description: str, **_: Any) -> Any:
+def _create(
+    world: World,
+    project_uid: str,
+    workspace_uid: str,
+    params: Any,
+    *,
+    type: str,
+    title: str,
+    description: str,
+    **_: Any,
+) -> Any:
     world.check_project(project_uid)
     return world.create(type, workspace_uid, title, description, params or {})
 
@@ -199,8 +215,21 @@ def _set_title(world: World, project_uid: str, job_uid: str, *, title: str) -> A
 
 
 @handles("jobs.connect")
-def _connect(world: World, project_uid: str, job_uid: str, input_name: str, *, source_output_name: str, source_job_uid: str) -> Any:
+def _connect(
+    world: World, project_uid: str, job_uid: str, input_name: str, *, source_output_name: str, source_job_uid: str
+) -> Any:
     return world.connect(world.job(project_uid, job_uid), input_name, source_job_uid, source_output_name)
+
+
+@handles("jobs.disconnect")
+def _disconnect(world: World, project_uid: str, job_uid: str, input_name: str, connection_index: int) -> Any:
+    job = world.job(project_uid, job_uid)
+    world.need(job, "building")
+    connections = job.spec.inputs.root[input_name].connections
+    if not 0 <= connection_index < len(connections):
+        raise Refused(422, f"no connection {connection_index}")
+    del connections[connection_index]
+    return job
 
 
 @handles("jobs.add_external_input")
@@ -251,7 +280,9 @@ def _enqueue(world: World, project_uid: str, job_uid: str, *, lane: str | None, 
 
 
 @handles("jobs.interactive_post")
-def _interact(world: World, project_uid: str, job_uid: str, body: dict[str, Any], *, endpoint: str, timeout: int) -> Any:
+def _interact(
+    world: World, project_uid: str, job_uid: str, body: dict[str, Any], *, endpoint: str, timeout: int
+) -> Any:
     job = world.job(project_uid, job_uid)
     world.need(job, "waiting")
     if endpoint == "get_class_info":
@@ -272,17 +303,30 @@ def _interact(world: World, project_uid: str, job_uid: str, body: dict[str, Any]
 
 
 @handles("jobs.load_input")
-def _load_input(world: World, project_uid: str, job_uid: str, input_name: str, *, force_join: Any, slots: Any) -> Dataset:
+def _load_input(
+    world: World, project_uid: str, job_uid: str, input_name: str, *, force_join: Any, slots: Any
+) -> Dataset:
     return world.load_input(world.job(project_uid, job_uid), input_name, slots)
 
 
 @handles("jobs.load_output")
-def _load_output(world: World, project_uid: str, job_uid: str, output_name: str, *, version: Any, slots: Any) -> Dataset:
+def _load_output(
+    world: World, project_uid: str, job_uid: str, output_name: str, *, version: Any, slots: Any
+) -> Dataset:
     return world.load_output(world.job(project_uid, job_uid), output_name, slots)
 
 
 @handles("jobs.save_output")
-def _save_output(world: World, project_uid: str, job_uid: str, output_name: str, dataset: bytes, *, filename: str | None, version: int) -> Any:
+def _save_output(
+    world: World,
+    project_uid: str,
+    job_uid: str,
+    output_name: str,
+    dataset: bytes,
+    *,
+    filename: str | None,
+    version: int,
+) -> Any:
     job = world.job(project_uid, job_uid)
     if not dataset.startswith(b"\x95CSDAT"):
         raise Refused(500, "not a dataset stream")
@@ -298,7 +342,9 @@ def _log(world: World, project_uid: str, job_uid: str, text: str, *, type: str) 
 
 
 @handles("jobs.update_event_log")
-def _update_log(world: World, project_uid: str, job_uid: str, event_id: str, text: str | None, *, type: str | None) -> Any:
+def _update_log(
+    world: World, project_uid: str, job_uid: str, event_id: str, text: str | None, *, type: str | None
+) -> Any:
     for event in world.log(world.job(project_uid, job_uid)):
         if event.get("_id") == event_id:
             event.update({k: v for k, v in (("text", text), ("type", type)) if v is not None})
@@ -313,11 +359,15 @@ def _checkpoint(world: World, project_uid: str, job_uid: str, meta: dict[str, An
 
 
 @handles("jobs.add_image_log")
-def _image_log(world: World, project_uid: str, job_uid: str, images: list[GridFSAsset], *, text: str, flags: list[str]) -> Any:
+def _image_log(
+    world: World, project_uid: str, job_uid: str, images: list[GridFSAsset], *, text: str, flags: list[str]
+) -> Any:
     for image in images:
         if image.fileid not in world.assets:
             raise Refused(404, f"no asset {image.fileid}")
-    return _event(world, project_uid, job_uid, type="image", text=text, imgfiles=[i.model_dump() for i in images], flags=flags)
+    return _event(
+        world, project_uid, job_uid, type="image", text=text, imgfiles=[i.model_dump() for i in images], flags=flags
+    )
 
 
 def _event(world: World, project_uid: str, job_uid: str, **content: Any) -> dict[str, Any]:
@@ -328,7 +378,9 @@ def _event(world: World, project_uid: str, job_uid: str, **content: Any) -> dict
 
 
 @handles("assets.upload")
-def _upload_asset(world: World, project_uid: str, job_uid: str, stream: bytes, *, filename: str | None, format: str | None) -> GridFSAsset:
+def _upload_asset(
+    world: World, project_uid: str, job_uid: str, stream: bytes, *, filename: str | None, format: str | None
+) -> GridFSAsset:
     world.job(project_uid, job_uid)
     if filename is None and format is None:
         raise Refused(422, "a file name or a format must be given")

@@ -45,7 +45,9 @@ class JobType:
 
 
 def _connected(world: Any, job: Any, name: str) -> int:
-    return sum(world.jobs[c.job_uid].spec.outputs.root[c.output].num_items for c in job.spec.inputs.root[name].connections)
+    return sum(
+        world.jobs[c.job_uid].spec.outputs.root[c.output].num_items for c in job.spec.inputs.root[name].connections
+    )
 
 
 def _extracted(world: Any, job: Any) -> dict[str, int]:
@@ -53,7 +55,10 @@ def _extracted(world: Any, job: Any) -> dict[str, int]:
 
 
 def _classes(world: Any, job: Any) -> dict[str, int]:
-    return {"particles": _connected(world, job, "particles"), "class_averages": getattr(job.spec.params, "class2D_K", 50)}
+    return {
+        "particles": _connected(world, job, "particles"),
+        "class_averages": getattr(job.spec.params, "class2D_K", 50),
+    }
 
 
 def _selected(world: Any, job: Any) -> dict[str, int]:

@@ -32,7 +32,9 @@ _READS = ("find", "get", "load", "me", "download", "health", "job_register", "ls
 
 def make_app(world: Any) -> FastAPI:
     """The application over whatever ``world()`` gives at the time of a call."""
-    app = FastAPI(openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, separate_input_output_schemas=False)
+    app = FastAPI(
+        openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, separate_input_output_schemas=False
+    )
     known = operations()
     for name, handler in HANDLERS.items():
         _add(app, known[name], handler, world)
@@ -83,7 +85,9 @@ def _add(app: FastAPI, operation: Operation, handler: Any, world: Any) -> None:
     options: dict[str, Any] = {}
     if form:
         schema = {"type": "object", "title": "Form"}
-        options["openapi_extra"] = {"requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}}
+        options["openapi_extra"] = {
+            "requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+        }
     for parameter in streamed:
         body = parameter.annotation.api_schema()
         body["content"][parameter.annotation.media_type]["schema"]["title"] = parameter.name.title()
@@ -93,7 +97,9 @@ def _add(app: FastAPI, operation: Operation, handler: Any, world: Any) -> None:
     else:
         options["response_model"] = operation.returns
     path = "/".join([PREFIX, operation.name, *(f"{{{p.name}}}" for p in operation.path)])
-    app.add_api_route(path, endpoint, methods=["GET" if reads else "POST"], summary=operation.name, name=operation.name, **options)
+    app.add_api_route(
+        path, endpoint, methods=["GET" if reads else "POST"], summary=operation.name, name=operation.name, **options
+    )
 
 
 def _annotated(parameter: inspect.Parameter, where: Any) -> inspect.Parameter:
@@ -120,10 +126,13 @@ class StandIn:
     def __init__(self, root: Path) -> None:
         self.world = World(root)
         self._faults = Faults(make_app(lambda: self.world), lambda: self.world)
-        self._socket = socket.socket()
+        # asyncio switches off the delay of small packets (40 ms a call) only for sockets that name their protocol.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(self._faults, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            self._faults, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 

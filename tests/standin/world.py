@@ -136,7 +136,13 @@ class World:
             title=title,
             description=description,
             spec=JobSpec(
-                type=kind, ui_tile_width=1, ui_tile_height=1, resource_spec=ResourceSpec(), params=Params(), inputs={}, outputs={}
+                type=kind,
+                ui_tile_width=1,
+                ui_tile_height=1,
+                resource_spec=ResourceSpec(),
+                params=Params(),
+                inputs={},
+                outputs={},
             ),
             job_dir=f"J{number}",
             job_dir_size_last_updated=EPOCH,
@@ -159,7 +165,9 @@ class World:
         known = JOB_TYPES[job.spec.type].params if job.spec.type in JOB_TYPES else {}
         if name not in known:
             raise Refused(422, f"{job.spec.type} has no parameter {name}")
-        if value is not None and (isinstance(value, bool) != (known[name] is bool) or not isinstance(value, known[name])):
+        if value is not None and (
+            isinstance(value, bool) != (known[name] is bool) or not isinstance(value, known[name])
+        ):
             raise Refused(422, f"{name} must be {known[name].__name__}, not {value!r}")
         setattr(job.spec.params, name, value)
         return job
@@ -349,7 +357,12 @@ class World:
             return
         kind = JOB_TYPES[job.spec.type]
         steps = int((time.monotonic() - self.when_queued[job.uid]) / self.step_seconds)
-        path = ["queued", "launched", "running", self.ends.get(job.spec.type, "waiting" if kind.interactive else "completed")]
+        path = [
+            "queued",
+            "launched",
+            "running",
+            self.ends.get(job.spec.type, "waiting" if kind.interactive else "completed"),
+        ]
         status = path[min(steps, 3)]
         if status == "waiting" and job.uid in self.finished_interaction:
             status = "completed"
@@ -367,4 +380,3 @@ def _slots(dataset: Dataset, slots: Any, default: list[str]) -> Dataset:
     if wanted == ["passthrough"]:
         names = [p for p in dataset.prefixes() if p not in default]
     return dataset.filter_prefixes(names, copy=True)
-

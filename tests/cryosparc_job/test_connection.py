@@ -1,0 +1,172 @@
+"""Logins, addresses and versions: one sentence each, and no secret in it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from typing import Any
+
+import pytest
+from cryosparc.auth import InstanceAuthSessions
+from cryosparc.models.auth import Token
+
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosparc_job import cli
+from cryosparc_job.connection import OutputName, clean_url, connect, require_client
+from tests.cryosparc_job.helpers import environment
+from tests.standin.server import StandIn
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+
+
+def save_login(standin: StandIn, url: str, token: str = "saved", days: int = 1) -> None:
+    standin.world.tokens.add("saved")
+    sessions = InstanceAuthSessions({})
+    expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+    sessions.insert(url, standin.world.email, Token(access_token=token, token_type="bearer"), expires)
+    sessions.save(connection_path())
+
+
+def connection_path() -> Any:
+    from cryosparc.auth import get_default_auth_config_path
+
+    get_default_auth_config_path.cache_clear()
+    return get_default_auth_config_path()
+
+
+def test_login_from_the_environment(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    with connect(standin.url) as one:
+        assert one.cs.user.name == "ali"
+
+
+def test_address_from_the_environment(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    host, port = standin.url.removeprefix("http://").split(":")
+    monkeypatch.setenv("CRYOSPARC_MASTER_HOSTNAME", host)
+    monkeypatch.setenv("CRYOSPARC_BASE_PORT", port)
+    with connect() as one:
+        assert one.url == standin.url
+    monkeypatch.setenv("CRYOSPARC_BASE_URL", standin.url)
+    with connect(standin.url + "/") as one:
+        assert one.url == standin.url
+
+
+def test_saved_login(standin: StandIn) -> None:
+    save_login(standin, standin.url)
+    with connect(standin.url) as one:
+        assert one.cs.user.name == "ali"
+
+
+def test_a_login_saved_under_another_spelling_is_named(standin: StandIn) -> None:
+    other = standin.url.replace("127.0.0.1", "localhost")
+    save_login(standin, other)
+    with pytest.raises(CryoSegNetError, match="a login is saved for http://localhost"):
+        connect(standin.url)
+
+
+def test_prompt(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("builtins.input", lambda prompt: standin.world.email)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: standin.world.password)
+    with connect(standin.url) as one:
+        assert one.cs.user.name == "ali"
+
+
+@pytest.mark.parametrize("case", ["no login", "wrong password", "expired", "expired on the server"])
+def test_refused_logins_are_one_sentence_without_secrets(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    if case == "wrong password":
+        monkeypatch.setenv("CRYOSPARC_EMAIL", standin.world.email)
+        monkeypatch.setenv("CRYOSPARC_PASSWORD", "hunter2 secret")
+    elif case.startswith("expired"):
+        save_login(standin, standin.url, token="old-secret-token", days=-1 if case == "expired" else 1)
+    monkeypatch.setattr(cli, "make_picker", lambda args: None)
+    words = ["--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
+    assert cli.main(["pick", *words]) == 3
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1
+    assert "cryosparc.tools login" in said
+    assert "secret" not in said
+    assert standin.world.jobs == {}
+
+
+def test_nobody_listening(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CryoSegNetError, match="check the network"):
+        connect("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("given", "cleaned"),
+    [
+        ("master:39000", "http://master:39000"),
+        ("http://master:39000/", "http://master:39000"),
+        ("https://cryosparc.example.com//", "https://cryosparc.example.com"),
+        (" http://master:39000 ", "http://master:39000"),
+    ],
+)
+def test_addresses_are_cleaned(given: str, cleaned: str) -> None:
+    assert clean_url(given) == cleaned
+
+
+@pytest.mark.parametrize("given", ["ftp://master", "", "http://me:secret@master:39000", "http://a b"])
+def test_bad_addresses(given: str) -> None:
+    with pytest.raises(CryoSegNetError) as refusal:
+        clean_url(given)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("version", ["4.7.1", "5.1.0", "6.0.0", "50.0"])
+def test_other_clients_are_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    with pytest.raises(CryoSegNetError, match=rf'{version} is not supported: pip install "cryosparc-tools>=5.0,<5.1"'):
+        require_client()
+
+
+def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(cli, "make_picker", lambda args: None)
+    assert cli.main(["pick", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]) == 3
+    said = capsys.readouterr().err.strip()
+    assert said == (
+        "cryosegnet-cryosparc: error: cryosparc-tools is not installed, which CryoSPARC needs: "
+        'pip install "cryosparc-tools>=5.0,<5.1"'
+    )
+
+
+@pytest.mark.parametrize("version", ["v4.7.1", "v5.1.0"])
+def test_other_servers_are_refused(standin: StandIn, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    standin.world.version = version
+    with pytest.raises(CryoSegNetError, match=rf"is {version} and this program speaks to 5.0.x only"):
+        connect(standin.url)
+
+
+@pytest.mark.parametrize("text", ["J12", "exposures", "J12:", "12:exposures", "J12/exposures"])
+def test_output_names(text: str) -> None:
+    assert str(OutputName.parse("J12:exposures")) == "J12:exposures"
+    with pytest.raises(CryoSegNetError, match="J12:exposures"):
+        OutputName.parse(text)
+
+
+def test_wrong_usage_names_the_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["pick", "--project", "1", "--workspace", "W1", "--exposures", "J1:exposures"]) == 1
+    assert "1 is not of the form P12" in capsys.readouterr().err
+    assert cli.main(["pikc"]) == 1
+    assert "did you mean pick" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""Signals, kills and crashes of the real program, as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cryosparc_job import ends
+from cryosparc_job.connection import connect
+from cryosparc_job.ends import Run
+from cryosparc_job.errors import ServerError
+from tests.cryosparc_job.helpers import REPOSITORY, add_exposures, environment
+from tests.standin.server import StandIn
+
+COUNT = 6
+
+
+def start(standin: StandIn, tmp_path: Path, *more: str, seconds: float = 0.4) -> subprocess.Popen[str]:
+    words = ["pick", "--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures", *more]
+    variables = {**os.environ, **environment(standin), "BLOB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+    variables["CRYOSEGNET_CACHE"] = str(tmp_path / "cache")
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.cryosparc_job.helpers", *words],
+        cwd=REPOSITORY,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 0, err
+
+
+def wait(what: Callable[[], Any], seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def picking(standin: StandIn) -> bool:
+    """Whether a micrograph or two have been picked."""
+    log = standin.world.events.get("J2", [])
+    return any(event["type"] == "image" for event in log)
+
+
+@pytest.fixture
+def world(standin: StandIn) -> Any:
+    add_exposures(standin.world, [(256, 256)] * COUNT, particles=8)
+    return standin.world
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_fails_the_job_and_job_goes_on(
+    standin: StandIn, world: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(standin, tmp_path)
+    wait(lambda: picking(standin))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 4, err
+    assert "Traceback" not in err
+    assert world.jobs["J2"].status == "failed"
+    last = world.events["J2"][-1]["text"]
+    assert number.name in last
+    assert "--job J2" in last
+    assert ("J2", "particles") not in world.outputs
+
+    again = start(standin, tmp_path, "--job", "J2", seconds=0)
+    out, err = again.communicate(timeout=40)
+    assert again.returncode == 0, err
+    assert world.jobs["J2"].status == "completed"
+    assert len(world.outputs["J2", "particles"]) == COUNT * 8
+    assert any("were picked by an earlier run" in event.get("text", "") for event in world.events["J2"])
+
+
+def test_a_kill_stops_within_ten_seconds_in_the_middle_of_a_micrograph(
+    standin: StandIn, world: Any, tmp_path: Path
+) -> None:
+    process = start(standin, tmp_path, seconds=60)
+    wait(lambda: "jobs.get_output_fields" in world.calls and "jobs.add_checkpoint" in world.calls)
+    time.sleep(0.5)
+    with world.lock:
+        world.set_status(world.jobs["J2"], "killed")
+    begin = time.monotonic()
+    _, err = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 4
+    assert "J2 was killed in CryoSPARC" in err
+    assert "Traceback" not in err
+    assert world.jobs["J2"].status == "killed"
+
+
+def test_a_crash_is_continued_with_the_same_particles(standin: StandIn, world: Any, tmp_path: Path) -> None:
+    process = start(standin, tmp_path)
+    wait(lambda: picking(standin))
+    process.kill()
+    process.communicate(timeout=20)
+    assert world.jobs["J2"].status == "running"
+    finish(start(standin, tmp_path, "--job", "J2", seconds=0))
+    finish(start(standin, tmp_path, seconds=0))
+    one, two = world.outputs["J2", "particles"], world.outputs["J3", "particles"]
+    assert all(np.array_equal(one[name], two[name]) for name in one.fields())
+
+
+def test_a_completed_job_is_not_picked_again(standin: StandIn, world: Any, tmp_path: Path) -> None:
+    finish(start(standin, tmp_path, seconds=0))
+    process = start(standin, tmp_path, "--job", "J2", seconds=0)
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 3
+    assert "J2 is completed already" in err
+
+
+def test_an_error_of_any_length_marks_the_job_failed(standin: StandIn, world: Any, monkeypatch: Any) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ends, "WATCH_SECONDS", 0.2)
+    with connect(standin.url) as connection:
+        job = connection.cs.create_external_job("P1", "W1")
+        job.add_output("particle", "particles", slots=["location"])
+        with pytest.raises(ServerError), Run(connection, job):
+            raise ServerError("Å" * 100_000)
+    assert world.jobs[job.uid].status == "failed"
+    assert 100 < len(world.events[job.uid][-1]["text"]) < 2000
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, MemoryError])
+def test_no_way_out_of_the_block_completes_the_job(
+    standin: StandIn, world: Any, monkeypatch: Any, error: type[BaseException]
+) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    with connect(standin.url) as connection:
+        job = connection.cs.create_external_job("P1", "W1")
+        job.add_output("particle", "particles", slots=["location"])
+        with pytest.raises(error), Run(connection, job):
+            raise error
+    assert world.jobs[job.uid].status == "failed"

@@ -1,0 +1,97 @@
+"""Faults of the network and the server, at every call: the truth in the end, and never a half output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cryosparc_job.fault_matrix import (
+    CALLS,
+    CHANGES,
+    COSMETIC,
+    END,
+    EXPOSURES,
+    LOG,
+    ONCE,
+    PARTICLES,
+    READ,
+    START,
+    STREAMS,
+    WRITE,
+    run_case,
+)
+from tests.standin.server import StandIn
+
+ALL = EXPOSURES * PARTICLES
+
+
+CASES = [(kind, call) for kind in ("torn", "500") for call in CALLS]
+CASES += [(kind, call) for kind in ("torn_before", "500_after_store", "slow") for call in CHANGES]
+LASTING = [(kind, call) for kind in ("torn", "500") for call in CALLS if kind == "500" or call not in COSMETIC]
+
+
+@pytest.mark.parametrize(("kind", "operation"), CASES)
+def test_a_passing_fault_is_survived(standin: StandIn, tmp_path: Path, operation: str, kind: str) -> None:
+    case = run_case(standin, tmp_path, operation, kind, ONCE[kind])
+    assert (case.said, case.status, case.particles) == ("", "completed", ALL)
+    assert (case.jobs, case.connections) == (1, 1)
+
+
+@pytest.mark.parametrize("operation", STREAMS)
+def test_a_stream_that_arrives_empty_is_sent_again(standin: StandIn, tmp_path: Path, operation: str) -> None:
+    case = run_case(standin, tmp_path, operation, "empty", 1)
+    assert (case.said, case.status, case.particles) == ("", "completed", ALL)
+    used = {
+        standin.world.jobs["J2"].ui_tile_images[0].fileid,
+        standin.world.jobs["J2"].spec.outputs.root["particles"].image,
+    }
+    used |= {file["fileid"] for event in standin.world.events["J2"] for file in event.get("imgfiles", ())}
+    assert all(standin.world.assets[str(one)][1] for one in used)
+
+
+@pytest.mark.parametrize(("kind", "operation"), LASTING)
+def test_a_lasting_fault_is_said_and_leaves_no_half(
+    standin: StandIn, tmp_path: Path, operation: str, kind: str
+) -> None:
+    case = run_case(standin, tmp_path, operation, kind, -1, patience=0.05)
+    if operation in COSMETIC:
+        assert (case.said, case.status, case.particles) == ("", "completed", ALL)
+        return
+    if case.said == "":
+        # Replies were lost and the requests were not: seen from the job's own state, and only from there.
+        assert kind == "torn"
+        assert operation in CHANGES
+        assert (case.status, case.particles, case.jobs, case.connections) == ("completed", ALL, 1, 1)
+        return
+    assert "\n" not in case.said
+    assert "Traceback" not in case.said
+    # A job whose state nobody can ask for stays as it is; every other one that ran is marked as failed.
+    assert case.status in ("none", "building", "failed") or operation == "jobs.get_status"
+    assert case.resumed or case.status == "none"
+
+
+@pytest.mark.parametrize(
+    "operation", [*START[1:], *READ[1:3], *WRITE, *END, *LOG, "assets.upload", "jobs.set_tile_image"]
+)
+def test_a_kill_in_the_web_interface_stays_a_kill(standin: StandIn, tmp_path: Path, operation: str) -> None:
+    case = run_case(standin, tmp_path, operation, "killed", 1)
+    if operation == "jobs.mark_completed":
+        # The one gap: between the last look at the state and the request that follows it at once.
+        assert case.status == "completed"
+        assert case.particles == ALL
+        return
+    assert case.status == "killed"
+    assert "was killed in CryoSPARC" in case.said
+    assert case.resumed
+
+
+@pytest.mark.parametrize("operation", ["jobs.create", "jobs.load_input", "projects.download_file", "jobs.save_output"])
+def test_a_login_that_expires_is_said_and_loses_nothing(standin: StandIn, tmp_path: Path, operation: str) -> None:
+    case = run_case(standin, tmp_path, operation, "expired", 1)
+    assert "refused the login" in case.said
+    assert "cryosparc.tools login" in case.said
+    assert case.status in ("none", "running")
+    if case.status == "running":
+        assert "may still be shown as running" in case.said
+        assert case.resumed
