@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cryosegnet_ext.errors import CryoSegNetError
+from relion_external import protocol
+from relion_external.job import in_relion_words, main
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mics.star").touch()
+
+
+def parse(text: str) -> protocol.Arguments:
+    return protocol.parse(["--o", "External/job004/", "--in_mics", "mics.star", *text.split()])
+
+
+def test_everything_that_relion_sends() -> None:
+    found = parse(
+        "--in_movies m.star --in_parts p.star --in_coords mics.star --in_3dref r.mrc --in_mask k.mrc "
+        "--particle_diameter 180 --threshold 0.3 --weights published --gpu 1 --denoised --j 8 --sam --angpix=1.2 "
+        "--pipeline_control External/job004/"
+    )
+    assert found == protocol.Arguments(
+        output="External/job004/",
+        in_mics="mics.star",
+        in_coords="mics.star",
+        unused=("--in_movies", "--in_parts", "--in_3dref", "--in_mask"),
+        threads=8,
+        particle_diameter=180.0,
+        threshold=0.3,
+        angpix=1.2,
+        weights="published",
+        gpu="cuda:1",
+        denoised=True,
+    )
+
+
+def test_labels_without_a_value_are_not_set() -> None:
+    assert parse("--particle_diameter --threshold --weights --gpu --j 1") == parse("--j 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "device"), [("0", "cuda:0"), ("-1", "cpu"), ("cpu", "cpu"), ("cuda:2", "cuda:2"), ("auto", "auto")]
+)
+def test_devices(text: str, device: str) -> None:
+    assert parse(f"--gpu {text}").gpu == device
+
+
+@pytest.mark.parametrize("label", ["particle-diameter", "--particle_diameter"])
+def test_ways_to_write_a_label(label: str) -> None:
+    assert parse(f"--{label} 90").particle_diameter == 90
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("--particle_diametre 180", r"unknown parameter 'particle_diametre' \(did you mean particle_diameter\?\)"),
+        ("--Threshold 1", r"did you mean threshold\?\): this job knows j?.*particle_diameter, min_diameter"),
+        ("--xyzzy", "unknown parameter 'xyzzy': this job knows"),
+        ("--particle_diameter 180 A", "'A' stands behind a value"),
+        ("--particle_diameter big", "--particle_diameter big is no diameter"),
+        ("--particle_diameter nan", "no diameter"),
+        ("--angpix 0", "no pixel size"),
+        ("--threshold 1.5", "from 0 to 1"),
+        ("--min_diameter 200 --max_diameter 100", "exchange them"),
+        ("--min_diameter 200 --particle_diameter 100", "give one or the other"),
+        ("--gpu 0,1", "several GPUs"),
+        ("--gpu x", "use a GPU's number"),
+        ("--denoised maybe", "neither Yes nor No"),
+        ("--segmenter magic", "use peaks, grid, watershed"),
+        ("--j 0", "number of threads"),
+        ("--threshold 0.1 --threshold 0.2", "given twice"),
+        ("--in_coords nowhere.star", "nowhere.star does not exist"),
+    ],
+)
+def test_mistakes(text: str, expected: str) -> None:
+    with pytest.raises(CryoSegNetError, match=expected):
+        parse(text)
+
+
+def test_inputs_that_cannot_be_picked() -> None:
+    with pytest.raises(CryoSegNetError, match="was given movies: choose 'Input micrographs'"):
+        protocol.parse(["--o", "External/job004/", "--in_movies", "mics.star"])
+    with pytest.raises(CryoSegNetError, match="no micrographs were given"):
+        protocol.parse(["--o", "External/job004/", "--in_mics", "--j", "1"])
+    with pytest.raises(CryoSegNetError, match="--o is missing"):
+        protocol.parse(["--in_mics", "mics.star"])
+
+
+def test_output_folder_is_found_in_any_command_line() -> None:
+    assert protocol.output_folder(["--bad", "x y", "--o", "External/job004/"]) == Path("External/job004")
+    assert protocol.output_folder(["--o=External/job004/"]) == Path("External/job004")
+    assert protocol.output_folder(["--o", "--in_mics"]) is None
+
+
+def test_help_names_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in protocol.OPTIONS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("cryosegnet-relion ")
+    assert main(["--in_mics", "mics.star"]) == 1
+    assert "--o is missing" in capsys.readouterr().err
+
+
+def test_sentences_of_the_core_use_the_words_of_relion() -> None:
+    text = "--min-diameter 5 and --diameter, --device cuda:9: use --device cpu or --diameters"
+    assert in_relion_words(text) == "min_diameter 5 and particle_diameter, gpu cuda:9: use gpu cpu or --diameters"
