@@ -48,7 +48,7 @@ def published(data: Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(_to_bytes(guided)[::-1])
 
 
-def _to_bytes(image: NDArray[np.floating]) -> NDArray[np.uint8]:
+def _to_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = image.min(), image.max()
     if high == low:
         return np.zeros(image.shape, np.uint8)
@@ -225,7 +225,7 @@ def _quiet(difference: Image, axis: int) -> NDArray[np.bool_]:
     return profile < 0.02 * _usual(profile)
 
 
-def _usual(change: Image) -> float:
+def _usual(change: NDArray[Any]) -> float:
     """Median over the places where anything changes at all: more than half of a frame may be padding."""
     moving = change[change > 0]
     return float(np.median(moving)) if moving.size else 0.0

@@ -12,7 +12,9 @@ HELP = "pick a sample micrograph that comes with the program, and draw the picks
 
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet demo``."""
-    parser.add_argument("--output", "-o", type=Path, default=Path("demo"), help="folder for the results (default: demo)")
+    parser.add_argument(
+        "--output", "-o", type=Path, default=Path("demo"), help="folder for the results (default: demo)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
