@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.commands import DONE, NOTHING_DONE, STOPPED, USAGE, CommandParser, UsageError, did_you_mean
+from cryosegnet_ext.commands import (
+    DONE,
+    NOTHING_DONE,
+    SOME_FAILED,
+    STOPPED,
+    USAGE,
+    CommandParser,
+    UsageError,
+    did_you_mean,
+)
 from cryosegnet_ext.errors import CryoSegNetError
 
 from .errors import Interrupted, JobLost
@@ -201,8 +210,8 @@ def _positive(text: str) -> float:
 
 _PICK = """Pick the exposures of a job in a new external job.
 
-The job gets the outputs particles (locations and scores) and exposures, a thumbnail, plots and a log. It is completed only
-when its outputs were read back; what stops it before leaves it failed, with the reason and how to go on."""
+The job gets the outputs particles (locations and scores) and exposures, a thumbnail, plots and a log. It is completed
+only when its outputs were read back; what stops it before leaves it failed, with the reason and how to go on."""
 
 
 def _add_pick(parser: argparse.ArgumentParser) -> None:
@@ -269,6 +278,110 @@ class Shown:
             self._progress.close()
 
 
+# chain
+
+_CHAIN = """Go on from picks: extract, classify in 2D, select classes by a rule, and make an ab initio volume.
+
+These are CryoSPARC's own jobs, queued to its lanes. The same command goes on where it was cut off; the jobs themselves
+go on in CryoSPARC when this program stops."""
+
+
+def _add_chain(parser: argparse.ArgumentParser) -> None:
+    from .chain import STEPS
+
+    _add_server(parser)
+    add = parser.add_argument
+    add("--workspace", metavar="W1", required=True, type=_identifier("W"), help="where the jobs go")
+    add("--particles", metavar="J34:particles", required=True, help="the picks")
+    add("--exposures", metavar="J34:exposures", help="their exposures (default: the output exposures of the same job)")
+    add("--plan", metavar="FILE", type=Path, help="lanes, parameters and rule, as YAML; options win over it")
+    add("--lane", metavar="NAME", help="lane of the jobs")
+    add("--box", metavar="N", type=int, help="box side, pixels (default: 1.5 particle diameters)")
+    add("--classes", metavar="N", type=int, help="number of 2D classes (default: 50)")
+    add("--max-resolution", metavar="A", type=_positive, help="poorest resolution of a class to keep (default: 15)")
+    add("--min-particles", metavar="N", type=int, help="fewest particles of a class to keep (default: 100)")
+    add(
+        "--keep",
+        metavar="F",
+        type=_positive,
+        help="keep the best classes up to this share of all particles (default: 1)",
+    )
+    add("--last", choices=STEPS, help="the step to end with")
+    add("--hours", metavar="H", type=_positive, help="most time for one step (default: 72)")
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+
+
+def _chain(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from .chain import Plan, Rule, read_plan, run, steps
+    from .connection import OutputName
+
+    particles = OutputName.parse(args.particles)
+    exposures = OutputName(particles.job, "exposures") if args.exposures is None else OutputName.parse(args.exposures)
+    found: dict[str, Any] = {} if args.plan is None else read_plan(args.plan)
+    given = {name: getattr(args, name) for name in ("lane", "box", "last", "hours")}
+    found.update({name: value for name, value in given.items() if value is not None})
+    rule = {"resolution": args.max_resolution, "particles": args.min_particles, "fraction": args.keep}
+    found["rule"] = replace(found.get("rule", Rule()), **{n: v for n, v in rule.items() if v is not None})
+    if args.classes is not None:
+        found.setdefault("params", {}).setdefault("classify", {})["class2D_K"] = args.classes
+    plan = Plan(args.project, args.workspace, particles, exposures, **found)
+    with _connect(args) as connection:
+        if args.dry_run:
+            for step in steps(connection, plan):
+                print(step.line())
+            limit = f"{plan.rule.resolution:g} A or better, {plan.rule.particles} particles or more"
+            print(f"classes to keep: {limit}, up to {plan.rule.fraction:.0%} of all particles")
+            return DONE
+        run(connection, plan, lambda line: print(line, flush=True))
+    return DONE
+
+
+# check-orientation
+
+_ORIENTATION = """Tell whether picks lie the right way up.
+
+Compares the picks of one job with those of another on the same exposures (--reference), or with the images themselves,
+in four orientations, and says with a number which one fits. Exit code 2: another one than as they are, or none."""
+
+
+def _add_orientation(parser: argparse.ArgumentParser) -> None:
+    _add_server(parser)
+    add = parser.add_argument
+    add("--exposures", metavar="J12:exposures", required=True, help="the exposures that were picked")
+    add("--picks", metavar="J34:particles", required=True, help="the picks in question")
+    add("--reference", metavar="J20:particles", help="picks or particles that are known to be right")
+    add("--diameter", metavar="A", type=_positive, help="particle diameter, angstrom (default: what the picks carry)")
+    _add_reading(parser)
+
+
+def _orientation(args: argparse.Namespace) -> int:
+    from cryosegnet_ext.weights import cache_folder
+
+    from .connection import OutputName
+    from .orientation import check
+    from .source import Source
+
+    exposures, picks = OutputName.parse(args.exposures), OutputName.parse(args.picks)
+    reference = None if args.reference is None else OutputName.parse(args.reference)
+    cache = args.cache or cache_folder() / "cryosparc" / "micrographs"
+    with _connect(args) as connection:
+        verdict = check(
+            connection,
+            args.project,
+            exposures,
+            picks,
+            reference,
+            lambda: Source(connection, args.project, cache, int(args.cache_size * 1e9), _download(args)),
+            args.diameter,
+        )
+    print("\n".join(verdict.lines()))
+    return DONE if verdict.best == "as they are" else SOME_FAILED
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "pick": (_PICK, _add_pick, _pick),
+    "chain": (_CHAIN, _add_chain, _chain),
+    "check-orientation": (_ORIENTATION, _add_orientation, _orientation),
 }

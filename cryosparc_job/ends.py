@@ -90,6 +90,9 @@ class Run:
         finally:
             self._restore()
             self._watch.join(5.0)
+        if self._lost is not None and isinstance(error, ServerError):
+            # What the server refused to a job that was killed is no news beside the kill.
+            raise JobLost(self.job.uid, self._lost) from error
 
     def check(self) -> None:
         """Raise where the run is to stop.
@@ -191,6 +194,8 @@ class Run:
         try:
             status = self.status(patience=_ENDING_PATIENCE)
             if status not in ("running", "waiting", "launched", "started", "queued"):
+                if status in ("killed", "deleted", "building"):
+                    self._lost = self._lost or ("cleared" if status == "building" else status)
                 return
             while len(urllib.parse.quote(reason)) > _LONGEST_ERROR:
                 reason = reason[: len(reason) * 9 // 10]
@@ -216,8 +221,8 @@ class Run:
             if status not in ("running", "waiting") and self._state == "running":
                 self._lost = "cleared" if status == "building" else status
                 with self._lock:
-                    # Not only a flag: a micrograph may take a minute, and a signal cuts a blocking call short, too. Under
-                    # the lock our handler is still in place.
+                    # Not only a flag: a micrograph may take a minute, and a signal cuts a blocking call short, too.
+                    # Under the lock our handler is still in place.
                     if self._main is not None and not self._over.is_set():
                         signal.pthread_kill(self._main, signal.SIGTERM)
                 return

@@ -9,8 +9,9 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ from cryosegnet_ext.progress import duration
 from cryosegnet_ext.reading import Reader
 from cryosegnet_ext.weights import cache_folder
 
-from . import plots
+from . import building, plots
+from .building import connect_once, create_once
 from .connection import Connection, OutputName
 from .ends import Run
 from .errors import ServerError
@@ -43,8 +45,6 @@ TITLE = "CryoSegNet particle picking"
 _ANNOTATED = 4
 _CROPS_EACH = 9
 _ESTIMATE_EXPOSURES = 8
-_SAVE_TRIES = 3
-_RETRY_SECONDS = 1.0
 _LONGEST_LIST = 20
 
 
@@ -220,78 +220,29 @@ def _open_job(connection: Connection, task: Task) -> Any:
 
 
 def create_external_job(connection: Connection, project: str, workspace: str, title: str) -> Any:
-    """Make an external job, once.
+    """Make an external job, once, marked in its description.
 
-    The client sends a request again whose reply was lost, so that one call can make several jobs. Each carries a mark
-    in its description; of several with the same mark all but the first are deleted again.
+    Raises
+    ------
+    ServerError
+        It cannot be made.
     """
     mark = f"run {secrets.token_hex(6)}"
     text = f"Picked with cryosegnet-ext {__version__} ({mark})"
-
-    def find() -> list[Any]:
-        jobs = connection.cs.find_jobs(project, workspace, type="snowflake", order=-1)
-        return [job for job in _first(jobs, 200) if mark in job.desc]
-
-    error: ServerError | None = None
-    for _ in range(_SAVE_TRIES):
-        try:
-            connection.call(
-                "creating the job", connection.cs.create_external_job, project, workspace, title, text, patience=0
-            )
-        except ServerError as problem:
-            error = problem
-        made = sorted(connection.call("finding the new job", find), key=lambda job: int(job.uid[1:]))
-        if made:
-            for twin in made[1:]:
-                with contextlib.suppress(ServerError):
-                    connection.call("deleting a duplicate job", connection.api.jobs.delete, project, twin.uid)
-            return connection.call("finding the new job", connection.cs.find_external_job, project, made[0].uid)
-        if error is None or not error.passing:
-            break
-        time.sleep(_RETRY_SECONDS)
-    raise error or ServerError("CryoSPARC made a job and does not list it: look at the workspace.")
-
-
-def _first(items: Any, count: int) -> Iterator[Any]:
-    for _, item in zip(range(count), items):
-        yield item
+    make = partial(connection.cs.create_external_job, project, workspace, title, text)
+    made = create_once(connection, project, workspace, mark, "snowflake", make)
+    return connection.call("finding the new job", connection.cs.find_external_job, project, made.uid)
 
 
 def _prepare(connection: Connection, task: Task, job: Any) -> None:
     """Give the job its input, the connection and its outputs, whatever of them is there already."""
-    source = task.exposures
     if "exposures" not in job.inputs:
         slots = EXPOSURE_SLOTS
         connection.call(
             "adding the input", job.add_input, "exposure", "exposures", min=1, max=1, slots=slots, title="Exposures"
         )
         connection.call(f"finding {job.uid}", job.refresh)
-    connected = [(one.job_uid, one.output) for one in job.inputs["exposures"].connections]
-    if connected and connected != [(source.job, source.output)] * len(connected):
-        raise CryoSegNetError(
-            f"{job.uid} picks {connected[0][0]}:{connected[0][1]}, not {source}: name that, or a new job."
-        )
-    for _ in range(_SAVE_TRIES):
-        if connected:
-            break
-        problem: ServerError | None = None
-        try:
-            connection.call(f"connecting {source}", job.connect, "exposures", source.job, source.output, patience=0)
-        except ServerError as error:
-            if isinstance(error.__cause__, ValueError) and "does not have output" in str(error.__cause__):
-                raise CryoSegNetError(
-                    f"{source.job} has no output {source.output}: look at its Outputs tab."
-                ) from error
-            problem = error
-        connection.call(f"finding {job.uid}", job.refresh)
-        connected = [(one.job_uid, one.output) for one in job.inputs["exposures"].connections]
-        if not connected and problem is not None and not problem.passing:
-            raise problem
-    if not connected:
-        raise problem or ServerError(f"{source} could not be connected: look at {job.uid} in CryoSPARC.")
-    # A connection that was made twice by a lost reply would double every exposure.
-    for extra in range(len(connected) - 1, 0, -1):
-        connection.call("removing a doubled connection", job.disconnect, "exposures", extra)
+    connect_once(connection, job, "exposures", task.exposures)
     call = connection.call
     call("adding the output", job.add_output, "particle", "particles", slots=PARTICLE_SLOTS, title="Picked particles")
     call(
@@ -493,7 +444,7 @@ class _Picking:
     def _save(self, output: str, dataset: Dataset) -> None:
         """Store an output and read it back until what is there is what was sent."""
         problem: ServerError | None = None
-        for number in range(_SAVE_TRIES):
+        for number in range(building.TRIES):
             try:
                 self.connection.call(
                     f"saving the output {output}", self.job.save_output, output, dataset, version=number, patience=0
@@ -505,7 +456,7 @@ class _Picking:
                 return
             if problem is not None and not problem.passing:
                 break
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(building.RETRY_SECONDS)
         raise problem or ServerError(
             f"CryoSPARC does not give back the output {output} as it was sent: look at its disk."
         )
@@ -571,7 +522,7 @@ def upload_asset(connection: Connection, job: Any, content: bytes, filename: str
     from cryosparc.stream import Stream
 
     suffix = filename.rsplit(".", 1)[-1]
-    for _ in range(_SAVE_TRIES):
+    for _ in range(building.TRIES):
         stream = Stream.load(io.BytesIO(content))
         upload = connection.api.assets.upload
         asset = connection.call(

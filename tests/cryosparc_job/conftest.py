@@ -22,14 +22,20 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def standin(_server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+def standin(_server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The server, empty; saved logins, caches and state go to the test's own folder."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("CRYOSEGNET_CACHE", str(tmp_path / "cache"))
     for name in ("BASE_URL", "MASTER_HOSTNAME", "BASE_PORT", "EMAIL", "PASSWORD", "LICENSE_ID"):
         monkeypatch.delenv(f"CRYOSPARC_{name}", raising=False)
     _server.reset(tmp_path / "server")
-    yield _server
+    return _server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_sockets() -> Iterator[None]:
+    """Sockets that refused logins leave behind are closed here, where nobody minds, and not in some other test."""
+    yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

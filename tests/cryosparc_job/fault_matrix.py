@@ -14,12 +14,12 @@ from unittest import mock
 
 import numpy as np
 
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosparc_job import building, ends
 from cryosparc_job import connection as connection_module
-from cryosparc_job import ends, job
 from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.errors import JobLost
 from cryosparc_job.job import Task, pick
-from cryosegnet_ext.errors import CryoSegNetError
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
 from tests.standin.faults import Fault
 from tests.standin.server import StandIn
@@ -80,7 +80,7 @@ def quick() -> Iterator[None]:
     """Waits of hundredths of seconds; every retry stays."""
     with (
         mock.patch.object(connection_module, "_FIRST_WAIT", 0.01),
-        mock.patch.object(job, "_RETRY_SECONDS", 0.01),
+        mock.patch.object(building, "RETRY_SECONDS", 0.01),
         mock.patch.object(ends, "_ENDING_PATIENCE", 0.1),
         mock.patch.object(ends, "WATCH_SECONDS", 0.2),
     ):

@@ -1,0 +1,116 @@
+"""Making and connecting jobs once, though a lost reply makes the client ask twice."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+from .connection import Connection, OutputName
+from .errors import ServerError
+
+TRIES = 3
+RETRY_SECONDS = 1.0
+_JOBS_LOOKED_AT = 500
+
+
+def find_marked(connection: Connection, project: str, workspace: str, mark: str, kind: str) -> list[Any]:
+    """Jobs of a workspace whose description holds a mark, oldest first.
+
+    Raises
+    ------
+    ServerError
+    """
+
+    def find() -> Iterator[Any]:
+        return iter(list(islice(connection.cs.find_jobs(project, workspace, type=kind, order=-1), _JOBS_LOOKED_AT)))
+
+    jobs = [job for job in connection.call("looking for the job", find) if mark in job.desc]
+    return sorted(jobs, key=lambda job: int(job.uid[1:]))
+
+
+def create_once(
+    connection: Connection, project: str, workspace: str, mark: str, kind: str, make: Callable[[], Any]
+) -> Any:
+    """Make a job, once: of several that lost replies have made, all but the first are deleted again.
+
+    Parameters
+    ----------
+    mark
+        What only this job's description holds.
+    kind
+        The job's type.
+    make
+        Asks the server to make it.
+
+    Returns
+    -------
+    Any
+        The job's controller.
+
+    Raises
+    ------
+    ServerError
+        It cannot be made.
+    """
+    error: ServerError | None = None
+    for _ in range(TRIES):
+        try:
+            connection.call("creating the job", make, patience=0)
+        except ServerError as problem:
+            error = problem
+        made = find_marked(connection, project, workspace, mark, kind)
+        for twin in made[1:]:
+            if twin.status == "building":
+                with contextlib.suppress(ServerError):
+                    connection.call("deleting a doubled job", connection.api.jobs.delete, project, twin.uid)
+        if made:
+            return made[0]
+        if error is None or not error.passing:
+            break
+        time.sleep(RETRY_SECONDS)
+    raise error or ServerError("CryoSPARC made a job and does not list it: look at the workspace.")
+
+
+def connect_once(connection: Connection, job: Any, name: str, source: OutputName, **options: Any) -> None:
+    """Connect an output to an input of a job, once.
+
+    Raises
+    ------
+    CryoSegNetError
+        The output is missing, something else is connected, or the server refuses.
+    """
+    problem: ServerError | None = None
+    connected = _connected(job, name)
+    for _ in range(TRIES):
+        if connected:
+            break
+        try:
+            connection.call(f"connecting {source}", job.connect, name, source.job, source.output, patience=0, **options)
+        except ServerError as error:
+            if isinstance(error.__cause__, ValueError) and "does not have output" in str(error.__cause__):
+                raise CryoSegNetError(
+                    f"{source.job} has no output {source.output}: look at its Outputs tab."
+                ) from error
+            problem = error
+        connection.call(f"finding {job.uid}", job.refresh)
+        connected = _connected(job, name)
+        if not connected and problem is not None and not problem.passing:
+            break
+        if not connected:
+            time.sleep(RETRY_SECONDS)
+    if not connected:
+        raise problem or ServerError(f"{source} could not be connected: look at {job.uid} in CryoSPARC.")
+    if set(connected) != {source}:
+        raise CryoSegNetError(f"{job.uid} takes {connected[0]}, not {source}: name that, or leave out --job.")
+    # A connection that a lost reply has doubled would double every item.
+    for extra in range(len(connected) - 1, 0, -1):
+        connection.call("removing a doubled connection", job.disconnect, name, extra)
+
+
+def _connected(job: Any, name: str) -> list[OutputName]:
+    return [OutputName(one.job_uid, one.output) for one in job.inputs[name].connections]

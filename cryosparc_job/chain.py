@@ -1,0 +1,409 @@
+"""What follows picking, as CryoSPARC's own jobs: extraction, 2D classes, the good ones of them, an ab initio volume."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+from .building import connect_once, create_once, find_marked
+from .connection import Connection, OutputName
+from .errors import ServerError
+
+STEPS = ("extract", "classify", "select", "abinit")
+#: Box side in particle diameters, and the multiple it is rounded up to, which Fourier transforms like.
+_BOX_DIAMETERS, _BOX_MULTIPLE = 1.5, 16
+_POLL_SECONDS = 10.0
+_DONE = ("completed", "failed", "killed")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which 2D classes to keep.
+
+    Attributes
+    ----------
+    resolution
+        Poorest resolution of a class, angstrom.
+    particles
+        Fewest particles of a class.
+    fraction
+        Of the classes that pass, keep the best ones until they hold this share of all particles.
+    """
+
+    resolution: float = 15.0
+    particles: int = 100
+    fraction: float = 1.0
+
+    def choose(self, classes: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Numbers of the classes to keep, best resolution first.
+
+        Parameters
+        ----------
+        classes
+            What ``get_class_info`` gave: ``class_idx``, ``res_A``, ``num_particles_total`` of each.
+
+        Raises
+        ------
+        CryoSegNetError
+            No class passes.
+        """
+        rows = [(float(c["res_A"]), int(c["num_particles_total"]), int(c["class_idx"])) for c in classes]
+        passing = sorted(row for row in rows if row[0] <= self.resolution and row[1] >= self.particles)
+        if not passing:
+            best = min(rows, default=None)
+            seen = "there is none" if best is None else f"the best has {best[0]:.1f} A and {best[1]} particles"
+            raise CryoSegNetError(
+                f"No 2D class has {self.resolution:g} A or better and {self.particles} particles ({seen}): select by "
+                "hand in CryoSPARC, or loosen the rule."
+            )
+        wanted = self.fraction * sum(row[1] for row in rows)
+        chosen: list[int] = []
+        held = 0
+        for _, count, number in passing:
+            if chosen and held >= wanted:
+                break
+            chosen.append(number)
+            held += count
+        return chosen
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chain of jobs after picking.
+
+    Attributes
+    ----------
+    project, workspace
+        Identifiers, as P1 and W1.
+    particles, micrographs
+        Outputs of the picking job.
+    lane
+        Lane of the jobs that compute; ``lanes`` overrides it by step.
+    box
+        Side of the extracted boxes, pixels; by default 1.5 particle diameters.
+    rule
+        Which 2D classes to keep.
+    params
+        Step -> CryoSPARC's own parameters of its job.
+    last
+        The step to end with.
+    hours
+        Most time for one step.
+    """
+
+    project: str
+    workspace: str
+    particles: OutputName
+    micrographs: OutputName
+    lane: str | None = None
+    lanes: Mapping[str, str] = field(default_factory=dict)
+    box: int | None = None
+    rule: Rule = Rule()
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    last: str = STEPS[-1]
+    hours: float = 72.0
+
+    @property
+    def mark(self) -> str:
+        """What the descriptions of the chain's jobs carry: the same plan finds its own jobs again."""
+        content = repr((self.project, self.workspace, self.particles, self.micrographs, self.box, self.rule))
+        content += repr(sorted((step, sorted(values.items())) for step, values in self.params.items()))
+        return f"chain {hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of the chain.
+
+    Attributes
+    ----------
+    name, kind
+        Ours, as "extract", and CryoSPARC's, as "extract_micrographs_multi".
+    params
+        Its parameters.
+    inputs
+        Input -> an output of an earlier step, or of any job.
+    lane
+        None for a job that runs on the master.
+    """
+
+    name: str
+    kind: str
+    params: dict[str, Any]
+    inputs: dict[str, tuple[str, str]]
+    lane: str | None
+
+    def line(self) -> str:
+        """The step in words."""
+        params = ", ".join(f"{name}={value}" for name, value in self.params.items()) or "no parameters"
+        sources = ", ".join(f"{name} <- {source}:{output}" for name, (source, output) in self.inputs.items())
+        return f"{self.name:<9} {self.kind} on {self.lane or 'the master'}; {params}; {sources}"
+
+
+def steps(connection: Connection, plan: Plan) -> list[Step]:
+    """The jobs of a plan, checked against what this CryoSPARC offers.
+
+    Raises
+    ------
+    CryoSegNetError
+        A lane, job type, parameter or output does not exist.
+    """
+    picks = connection.call(f"finding {plan.particles.job}", connection.cs.find_job, plan.project, plan.particles.job)
+    for output in (plan.particles, plan.micrographs):
+        if output.job == picks.uid and output.output not in picks.outputs:
+            raise CryoSegNetError(f"{output.job} has no output {output.output}: look at its Outputs tab.")
+    box = plan.box or _box_size(connection, plan)
+    given = {name: dict(values) for name, values in plan.params.items()}
+    unknown = sorted(set(given) - set(STEPS) | set(plan.lanes) - set(STEPS))
+    if unknown:
+        raise CryoSegNetError(f"{unknown[0]} is no step of the chain: they are {', '.join(STEPS)}.")
+
+    def params(name: str, **ours: Any) -> dict[str, Any]:
+        return {**ours, **given.get(name, {})}
+
+    def lane(name: str) -> str | None:
+        return plan.lanes.get(name, plan.lane)
+
+    picked = {"micrographs": _source(plan.micrographs), "particles": _source(plan.particles)}
+    chain = [
+        Step("extract", "extract_micrographs_multi", params("extract", box_size_pix=box), picked, lane("extract")),
+        Step(
+            "classify",
+            "class_2D_new",
+            params("classify", class2D_K=50),
+            {"particles": ("extract", "particles")},
+            lane("classify"),
+        ),
+        # Interactive: it is queued without a lane and waits for us on the master.
+        Step(
+            "select",
+            "select_2D",
+            params("select"),
+            {"particles": ("classify", "particles"), "templates": ("classify", "class_averages")},
+            None,
+        ),
+        Step(
+            "abinit",
+            "homo_abinit",
+            params("abinit", abinit_K=1),
+            {"particles": ("select", "particles_selected")},
+            lane("abinit"),
+        ),
+    ][: STEPS.index(plan.last) + 1]
+    _check(connection, chain)
+    return chain
+
+
+def _source(output: OutputName) -> tuple[str, str]:
+    return output.job, output.output
+
+
+def _box_size(connection: Connection, plan: Plan) -> int:
+    """Box side in pixels from the diameters that the picks carry."""
+    load = connection.api.jobs.load_output
+    table = connection.call(
+        f"reading {plan.particles}", load, plan.project, plan.particles.job, plan.particles.output, slots="all"
+    )
+    names = ("location/min_dist_A", "location/micrograph_psize_A")
+    if all(name in table.fields() for name in names) and len(table):
+        diameter, size = (float(np.median(np.asarray(table[name]))) for name in names)
+        if diameter > 0 and size > 0:
+            return math.ceil(_BOX_DIAMETERS * diameter / size / _BOX_MULTIPLE) * _BOX_MULTIPLE
+    raise CryoSegNetError(f"{plan.particles} does not say the particles' size: give --box, in pixels.")
+
+
+def _check(connection: Connection, chain: Sequence[Step]) -> None:
+    register = connection.call("asking for the job types", connection.api.job_register)
+    known = {spec.type: spec for spec in register.specs}
+    lanes = [lane.name for lane in connection.call("asking for the lanes", connection.cs.get_lanes)]
+    for step in chain:
+        if step.kind not in known:
+            raise CryoSegNetError(f"This CryoSPARC has no job {step.kind}: its version is not supported.")
+        for name in step.params:
+            if name not in known[step.kind].params:
+                raise CryoSegNetError(
+                    f"{step.kind} has no parameter {name}: job.print_param_spec() of cryosparc-tools lists them."
+                )
+        if step.kind != "select_2D" and step.lane is None:
+            raise CryoSegNetError(f"The step {step.name} needs a lane: give --lane, one of {', '.join(lanes)}.")
+        if step.lane is not None and step.lane not in lanes:
+            raise CryoSegNetError(f"There is no lane {step.lane}: this CryoSPARC has {', '.join(lanes)}.")
+
+
+def run(
+    connection: Connection,
+    plan: Plan,
+    say: Callable[[str], None] = print,
+    poll_seconds: float = _POLL_SECONDS,
+) -> dict[str, str]:
+    """Make and queue the jobs of a plan, one after the other, and wait for each.
+
+    The jobs carry the plan's mark, so that the same plan goes on where it was cut off, from any machine. It does not
+    take jobs back: they go on in CryoSPARC when this stops.
+
+    Parameters
+    ----------
+    connection
+        The server.
+    plan
+        What to do.
+    say
+        Told what happens, a line each.
+    poll_seconds
+        How often a job's state is asked for.
+
+    Returns
+    -------
+    dict
+        Step -> the job's identifier.
+
+    Raises
+    ------
+    CryoSegNetError
+        A job failed, was killed or takes longer than ``Plan.hours``, or no class passes the rule.
+    """
+    made: dict[str, str] = {}
+    for step in steps(connection, plan):
+        job = _job(connection, plan, step, made)
+        made[step.name] = job.uid
+        if job.status == "building":
+            _queue(connection, step, job)
+            say(f"{step.name}: {job.uid} queued")
+        if step.kind == "select_2D":
+            _select(connection, plan, job, say, poll_seconds)
+        status = _wait(connection, job, ("completed",), plan.hours, poll_seconds)
+        if status != "completed":
+            raise CryoSegNetError(
+                f"{job.uid} ({step.kind}) {'was ' if status == 'killed' else ''}{status}: look at its log in CryoSPARC; "
+                "clear it there and run the same command to try it again."
+            )
+        counts = {name: output.num_items for name, output in job.outputs.items()}
+        say(f"{step.name}: {job.uid} completed, " + ", ".join(f"{n} {name}" for name, n in counts.items()))
+    return made
+
+
+def _job(connection: Connection, plan: Plan, step: Step, made: Mapping[str, str]) -> Any:
+    """The job of a step: of an earlier run, or a new one; connected."""
+    mark = f"{plan.mark} {step.name}"
+    found = find_marked(connection, plan.project, plan.workspace, mark, step.kind)
+    job = found[0] if found else None
+    if job is None:
+        text = f"After {plan.particles}, by cryosegnet-cryosparc ({mark})"
+        make = partial(connection.cs.create_job, plan.project, plan.workspace, step.kind, params=step.params, desc=text)
+        job = create_once(connection, plan.project, plan.workspace, mark, step.kind, make)
+    if job.status == "building":
+        for name, (source, output) in step.inputs.items():
+            connect_once(connection, job, name, OutputName(made.get(source, source), output))
+    return job
+
+
+def _queue(connection: Connection, step: Step, job: Any) -> None:
+    try:
+        connection.call(f"queueing {job.uid}", job.queue, step.lane, patience=0)
+    except ServerError as error:
+        # The reply may be lost and the job queued all the same.
+        connection.call(f"finding {job.uid}", job.refresh)
+        if job.status == "building":
+            if not error.passing:
+                raise
+            connection.call(f"queueing {job.uid}", job.queue, step.lane)
+
+
+def _wait(connection: Connection, job: Any, wanted: Sequence[str], hours: float, poll_seconds: float) -> str:
+    """Wait for a state, or for the job's end; never for ever."""
+    end = time.monotonic() + 3600 * hours
+    while True:
+        connection.call(f"asking for the state of {job.uid}", job.refresh)
+        status = str(job.status)
+        if status in wanted or status in _DONE:
+            return status
+        if status == "building":
+            raise CryoSegNetError(f"{job.uid} was cleared in CryoSPARC: run the same command to queue it again.")
+        if time.monotonic() > end:
+            raise CryoSegNetError(
+                f"{job.uid} is still {status} after {hours:g} hours: run the same command to wait for it again."
+            )
+        time.sleep(poll_seconds)
+
+
+def _select(connection: Connection, plan: Plan, job: Any, say: Callable[[str], None], poll_seconds: float) -> None:
+    """Choose the classes of an interactive Select 2D job, when it waits for that."""
+    if _wait(connection, job, ("waiting",), plan.hours, poll_seconds) != "waiting":
+        return
+    classes = connection.call("reading the 2D classes", job.interact, "get_class_info")
+    chosen = plan.rule.choose(classes)
+    for one in classes:
+        number = int(one["class_idx"])
+        body = {"class_idx": number, "selected": number in chosen}
+        connection.call("selecting 2D classes", job.interact, "set_class_selected", body)
+    say(f"select: {len(chosen)} of {len(classes)} classes kept")
+    try:
+        connection.call("finishing the selection", job.interact, "finish", patience=0)
+    except ServerError:
+        connection.call(f"finding {job.uid}", job.refresh)
+        if job.status == "waiting":
+            connection.call("finishing the selection", job.interact, "finish")
+
+
+def read_plan(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of lanes, parameters and the rule.
+
+    .. code:: yaml
+
+        lane: gpu
+        box: 256
+        rule: {resolution: 12, particles: 200, fraction: 0.8}
+        classify: {class2D_K: 100}
+        abinit: {lane: big, abinit_K: 3}
+
+    Returns
+    -------
+    dict
+        Arguments of `Plan`.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file is missing, no YAML, or holds what no plan has.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise CryoSegNetError("Reading a plan needs PyYAML: pip install pyyaml, or give options instead.") from None
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CryoSegNetError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = "" if where is None else f" (line {where.line + 1})"
+        raise CryoSegNetError(f"{path} is no YAML{line}: see docs/cryosparc.md for an example.") from error
+    if not isinstance(content, dict):
+        raise CryoSegNetError(f"{path} holds no plan: see docs/cryosparc.md for an example.")
+    unknown = sorted(str(name) for name in set(content) - {"lane", "box", "rule", "last", "hours", *STEPS})
+    if unknown:
+        raise CryoSegNetError(
+            f"{path}: {unknown[0]} is not known: use lane, box, rule, last, hours, {', '.join(STEPS)}."
+        )
+    found: dict[str, Any] = {name: content[name] for name in ("lane", "box", "last", "hours") if name in content}
+    try:
+        found["rule"] = Rule(**(content.get("rule") or {}))
+        found["params"] = {name: dict(content[name] or {}) for name in STEPS if name in content}
+    except (TypeError, ValueError) as error:
+        raise CryoSegNetError(
+            f"{path}: a step holds parameters by name, and rule has resolution, particles and fraction."
+        ) from error
+    found["lanes"] = {name: str(values.pop("lane")) for name, values in found["params"].items() if "lane" in values}
+    if found.get("last", STEPS[-1]) not in STEPS:
+        raise CryoSegNetError(f"{path}: last is {found['last']} and must be one of {', '.join(STEPS)}.")
+    return found

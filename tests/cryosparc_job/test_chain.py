@@ -1,0 +1,186 @@
+"""Extraction to ab initio: the whole way, cut off and gone on with, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosparc_job import building, chain, cli
+from cryosparc_job.chain import Plan, Rule, read_plan, run, steps
+from cryosparc_job.connection import Connection, OutputName, connect
+from cryosparc_job.job import Task, pick
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.standin.faults import Fault
+from tests.standin.server import StandIn
+from tests.standin.world import World
+
+CLASSES = [
+    {"class_idx": 0, "res_A": 8.0, "num_particles_total": 10},
+    {"class_idx": 1, "res_A": 30.0, "num_particles_total": 8},
+    {"class_idx": 2, "res_A": 12.0, "num_particles_total": 4},
+    {"class_idx": 3, "res_A": 9.0, "num_particles_total": 2},
+]
+RULE = Rule(resolution=15.0, particles=3)
+
+
+@pytest.fixture
+def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(building, "RETRY_SECONDS", 0.01)
+    standin.world.class_info = CLASSES
+    add_exposures(standin.world, [(256, 256)] * 3, particles=8)
+    with connect(standin.url, patience=2.0) as one:
+        pick(one, Task("P1", "W1", OutputName("J1", "exposures")), BlobPicker())
+        yield one
+
+
+@pytest.fixture
+def world(standin: StandIn) -> World:
+    return standin.world
+
+
+def plan(**options: Any) -> Plan:
+    options = {"lane": "gpu", "rule": RULE, **options}
+    return Plan("P1", "W1", OutputName("J2", "particles"), OutputName("J2", "exposures"), **options)
+
+
+def test_the_whole_chain(connection: Connection, world: World) -> None:
+    said: list[str] = []
+    made = run(connection, plan(), said.append, poll_seconds=0.02)
+    assert made == {"extract": "J3", "classify": "J4", "select": "J5", "abinit": "J6"}
+    assert [world.jobs[uid].status for uid in made.values()] == ["completed"] * 4
+    assert [world.jobs[uid].queued_to_lane for uid in made.values()] == ["gpu", "gpu", None, "gpu"]
+    # 16 pixels of diameter: one and a half of it, rounded up to a multiple of 16.
+    assert world.jobs["J3"].spec.params.box_size_pix == 32
+    assert world.selected_classes == {0, 2}
+    assert world.jobs["J5"].spec.outputs.root["particles_selected"].num_items == 14
+    assert world.jobs["J6"].parents == ["J5"]
+    assert "select: 2 of 4 classes kept" in said
+
+
+def test_the_same_plan_makes_no_second_chain(connection: Connection, world: World) -> None:
+    first = run(connection, plan(last="classify"), lambda line: None, poll_seconds=0.02)
+    assert first == {"extract": "J3", "classify": "J4"}
+    assert run(connection, plan(), lambda line: None, poll_seconds=0.02) == {
+        "extract": "J3",
+        "classify": "J4",
+        "select": "J5",
+        "abinit": "J6",
+    }
+    other = run(connection, plan(box=64, last="extract"), lambda line: None, poll_seconds=0.02)
+    assert other == {"extract": "J7"}
+
+
+@pytest.mark.parametrize(
+    "operation", ["jobs.create", "jobs.connect", "jobs.enqueue", "jobs.interactive_post", "jobs.find_one"]
+)
+@pytest.mark.parametrize("kind", ["torn", "500_after_store"])
+def test_faults_make_no_twins(
+    connection: Connection, world: World, standin: StandIn, operation: str, kind: str
+) -> None:
+    after = 5 if operation == "jobs.interactive_post" else 0  # the call that finishes the selection
+    standin.faults.append(Fault(operation, kind, 3 if kind == "torn" else 1, after=after))
+    made = run(connection, plan(), lambda line: None, poll_seconds=0.02)
+    assert [world.jobs[uid].status for uid in made.values()] == ["completed"] * 4
+    assert len([job for job in world.jobs.values() if not job.deleted]) == 6
+    for uid in made.values():
+        assert all(len(one.connections) == 1 for one in world.jobs[uid].spec.inputs.root.values())
+
+
+@pytest.mark.parametrize("status", ["failed", "killed"])
+def test_a_job_that_fails_ends_the_chain_and_can_be_cleared(connection: Connection, world: World, status: str) -> None:
+    world.ends["class_2D_new"] = status
+    for _ in range(2):
+        with pytest.raises(CryoSegNetError, match=rf"J4 \(class_2D_new\) (was )?{status}"):
+            run(connection, plan(), lambda line: None, poll_seconds=0.02)
+    world.ends.clear()
+    world.clear(world.jobs["J4"])
+    assert run(connection, plan(), lambda line: None, poll_seconds=0.02)["abinit"] == "J6"
+
+
+def test_a_select_job_that_fails_before_it_waits_does_not_hang(connection: Connection, world: World) -> None:
+    world.ends["select_2D"] = "failed"
+    with pytest.raises(CryoSegNetError, match=r"J5 \(select_2D\) failed"):
+        run(connection, plan(), lambda line: None, poll_seconds=0.02)
+
+
+def test_a_step_has_a_time_limit(connection: Connection, world: World) -> None:
+    world.step_seconds = 100
+    with pytest.raises(CryoSegNetError, match="still queued after"):
+        run(connection, plan(hours=1e-6), lambda line: None, poll_seconds=0.02)
+
+
+def test_no_class_passes(connection: Connection, world: World) -> None:
+    with pytest.raises(CryoSegNetError, match="the best has 8.0 A and 10 particles"):
+        run(connection, plan(rule=Rule(resolution=3.0)), lambda line: None, poll_seconds=0.02)
+    assert world.jobs["J5"].status == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lane": "none"}, "There is no lane none: this CryoSPARC has default, gpu"),
+        ({"lane": None}, "needs a lane"),
+        ({"params": {"extract": {"box_size": 3}}}, "extract_micrographs_multi has no parameter box_size"),
+        ({"params": {"pick": {}}}, "pick is no step"),
+    ],
+)
+def test_bad_plans_make_no_jobs(connection: Connection, world: World, options: Any, message: str) -> None:
+    with pytest.raises(CryoSegNetError, match=message):
+        run(connection, plan(**options), lambda line: None)
+    assert set(world.jobs) == {"J1", "J2"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        (Rule(15.0, 3), [0, 2]),
+        (Rule(15.0, 1), [0, 3, 2]),
+        (Rule(50.0, 1), [0, 3, 2, 1]),
+        (Rule(50.0, 1, 0.3), [0]),
+        (Rule(50.0, 1, 0.6), [0, 3, 2]),
+    ],
+)
+def test_rules(rule: Rule, kept: list[int]) -> None:
+    assert rule.choose(CLASSES) == kept
+
+
+def test_a_plan_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "lane: gpu\nrule: {resolution: 12}\nclassify: {class2D_K: 100}\nabinit: {lane: default, abinit_K: 3}\n"
+    )
+    found = read_plan(file)
+    made = plan(**found)
+    assert (made.lane, made.lanes, made.rule.resolution) == ("gpu", {"abinit": "default"}, 12)
+    assert made.params == {"classify": {"class2D_K": 100}, "abinit": {"abinit_K": 3}}
+    for text in ("lane: [", "- a", "lanes: gpu", "rule: {res: 1}", "last: refine", "classify: 3"):
+        file.write_text(text)
+        with pytest.raises(CryoSegNetError):
+            read_plan(file)
+    with pytest.raises(CryoSegNetError, match="check the path"):
+        read_plan(tmp_path / "missing.yaml")
+
+
+def test_the_command_and_its_dry_run(
+    connection: Connection, standin: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["chain", "--url", standin.url, "--project", "P1", "--workspace", "W1", "--particles", "J2:particles"]
+    words += ["--lane", "gpu", "--classes", "20", "--min-particles", "3"]
+    assert cli.main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "extract_micrographs_multi on gpu; box_size_pix=32" in said
+    assert "class2D_K=20" in said
+    assert "select_2D on the master" in said
+    assert set(standin.world.jobs) == {"J1", "J2"}
+    monkeypatch.setattr(chain, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(run, "__defaults__", (print, 0.02))
+    assert cli.main(words) == 0
+    assert "abinit: J6 completed" in capsys.readouterr().out
+    with connect(standin.url) as one:
+        assert [step.name for step in steps(one, plan(last="select"))] == ["extract", "classify", "select"]
