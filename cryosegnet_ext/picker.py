@@ -191,6 +191,7 @@ class Picker:
             frame,
             diameter_px,
             self._calibration,
+            darkness=_darkness(work.data, masks, self._working_diameter),
             label_share=self._label_share,
             min_diameter_px=low,
             max_diameter_px=high,
@@ -258,6 +259,14 @@ class Picker:
         if micrograph.pixel_size is not None:
             low, high = max(low, 50 / micrograph.pixel_size), min(high, 700 / micrograph.pixel_size)
         return low or None, None if high == np.inf else high
+
+
+def _darkness(image: NDArray[np.float32], masks: segment.Masks, diameter: float) -> NDArray[np.float64]:
+    """How dark the working image (h, w) is around each mask's centre, standard deviations of its noise; (n,)."""
+    smooth = cv2.GaussianBlur(image, (0, 0), 0.2 * diameter)
+    y = np.clip(np.round(masks.y).astype(int), 0, image.shape[0] - 1)
+    x = np.clip(np.round(masks.x).astype(int), 0, image.shape[1] - 1)
+    return -smooth[y, x].astype(np.float64)
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,6 +13,10 @@ from scipy.spatial import cKDTree
 from .picks import Picks
 from .segment import Masks
 
+# Ice, gold and dirt are darker than particles by far more than particles differ: robust standard deviations, and the
+# number of likely particles from which these can be told.
+DARKEST, LEAST_REFERENCES = 6.0, 10
+
 # Picks may differ this much from the data set's particle size before they count as something else.
 SIZE_RANGE = (0.5, 1.75)
 
@@ -65,6 +69,7 @@ def default_rule(
     diameter_px: float,
     calibration: Calibration,
     *,
+    darkness: NDArray[np.float64] | None = None,
     label_share: float = 1.0,
     size_range: tuple[float, float] = SIZE_RANGE,
     min_diameter_px: float = 0.0,
@@ -84,6 +89,9 @@ def default_rule(
         Expected particle diameter, micrograph pixels.
     calibration
         Mask to score.
+    darkness
+        (n,) how dark the micrograph is inside each mask, any unit; masks far darker than the likely particles of this
+        micrograph are contamination.
     label_share
         Mask diameter / particle diameter, as the network was taught.
     size_range
@@ -110,11 +118,24 @@ def default_rule(
     keep = (x >= rim) & (y >= rim) & (x <= nx - 1 - rim) & (y <= ny - 1 - rim)
     keep &= (own >= size_range[0] * diameter_px) & (own <= size_range[1] * diameter_px)
     keep &= (own >= min_diameter_px) & (own <= max_diameter_px)
+    if darkness is not None:
+        keep &= ~_far_too_dark(darkness, keep & (score >= 0.5))
     if frame.bad is not None and frame.bad.any():
         keep &= _distance_to_bad(frame.bad, x, y) > 0.5 * margin * diameter_px
     unit = frame.pixel_size or 1.0
     picks = Picks(x[keep], y[keep], own[keep] * unit, score[keep], frame.pixel_size, frame.shape).by_score()
     return picks.take(_not_too_close(picks.x, picks.y, separation * diameter_px))
+
+
+def _far_too_dark(darkness: NDArray[np.float64], likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n,) True where the darkness stands far above that of the likely particles."""
+    reference = darkness[likely]
+    if len(reference) < LEAST_REFERENCES:
+        return np.zeros(len(darkness), bool)
+    median = np.median(reference)
+    spread = 1.4826 * np.median(np.abs(reference - median))
+    too_dark: NDArray[np.bool_] = darkness > median + DARKEST * max(spread, 1e-6)
+    return too_dark
 
 
 def _distance_to_bad(bad: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

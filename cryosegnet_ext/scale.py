@@ -23,7 +23,11 @@ Map = Callable[[Image], Image]
 STEP = 1.3
 # Particles span these shares of a micrograph's long side unless something better is known.
 SMALLEST_SHARE, LARGEST_SHARE = 1 / 110, 1 / 7
-MOST_WORKING_PIXELS = 1024
+MOST_WORKING_PIXELS = 640
+# What masks at the right scale measure, of the true diameter: flooding stops a little inside the painted discs.
+TYPICAL_SIZE = 0.95
+# A scale counts where it finds at least this share of what the best one finds.
+LEAST_RESPONSE = 0.35
 CONFIDENT = 0.6
 LEAST_WEIGHT = 3.0
 
@@ -114,34 +118,32 @@ def _look(
 def consensus_diameter(votes: Sequence[Votes]) -> float | None:
     """The particle diameter that the votes of several micrographs agree on, in their common unit.
 
-    Micrographs may differ in pixel size; their ladders are then interpolated to a common one. None where hardly
-    anything was seen.
+    Seen too large, a particle's masks come out smaller than the diameter tried, and seen too small, larger; the
+    diameter is where they come out as in training, next to the scale at which most is found. Micrographs may differ in
+    pixel size; their ladders are interpolated to a common one. None where hardly anything was seen.
     """
+    votes = [v for v in votes if len(v.rung)]
     if not votes:
         return None
-    unit = votes[0].unit
     tried = [np.log(STEP) * v.rung + np.log(v.unit) for v in votes]
     grid = np.arange(min(t[0] for t in tried), max(t[-1] for t in tried) + 1e-6, np.log(STEP))
-    response = sum(np.interp(grid, t, v.response, left=0, right=0) for t, v in zip(tried, votes))
-    count = sum(np.interp(grid, t, v.count, left=0, right=0) for t, v in zip(tried, votes))
-    response = np.where(np.asarray(count) >= LEAST_WEIGHT, response, 0.0)
+    response, count, weighted = np.zeros(len(grid)), np.zeros(len(grid)), np.zeros(len(grid))
+    for t, v in zip(tried, votes):
+        within = (grid > t[0] - 1e-6) & (grid < t[-1] + 1e-6)  # rounding must not cost a ladder its last rung
+        seen = np.interp(grid, t, v.count) * within
+        log_size = np.interp(grid, t, np.log(np.where(np.isfinite(v.size), v.size, 1.0)))
+        response += np.interp(grid, t, v.response) * within
+        count += seen
+        weighted += seen * log_size
+    response[count < LEAST_WEIGHT] = 0
     if not response.any():
         return None
+    excess = weighted / np.maximum(count, 1e-9) - np.log(TYPICAL_SIZE)
     best = int(np.argmax(response))
-    # the ladder is coarse: its peak by a parabola through the three highest rungs, then what the masks there measure
-    shift = 0.0
-    if 0 < best < len(grid) - 1:
-        a, b, c = response[best - 1 : best + 2]
-        if a - 2 * b + c < 0:
-            shift = float(np.clip(0.5 * (a - c) / (a - 2 * b + c), -0.5, 0.5))
-    sizes, weights = [], []
-    for t, v in zip(tried, votes):
-        near = int(np.argmin(np.abs(t - grid[best])))
-        if np.isfinite(v.size[near]) and v.count[near] > 0:
-            sizes.append(v.size[near] * np.exp(t[near]))
-            weights.append(v.count[near])
-    by_ladder = float(np.exp(grid[best] + shift * np.log(STEP)))
-    if not sizes or unit <= 0:
-        return by_ladder
-    by_masks = robust_diameter(np.array(sizes), np.array(weights))
-    return float(np.sqrt(by_ladder * np.clip(by_masks, by_ladder / 1.5, by_ladder * 1.5)))
+    crossings = []
+    for i in range(len(grid) - 1):
+        if excess[i] > 0 >= excess[i + 1] and min(response[i], response[i + 1]) > LEAST_RESPONSE * response[best]:
+            crossings.append(grid[i] + np.log(STEP) * excess[i] / (excess[i] - excess[i + 1]))
+    if crossings:
+        return float(np.exp(min(crossings, key=lambda c: abs(c - grid[best]))))
+    return float(np.exp(grid[best] + np.clip(excess[best], -np.log(STEP), np.log(STEP))))

@@ -1,0 +1,74 @@
+"""Pick labelled micrographs with the built-in network and score the picks.
+
+    python benchmarks/real_micrographs.py --split test
+
+For each data set the whole program runs, as a user runs it: `cryosegnet pick` on the files of the split, default
+threshold, size estimated by itself; then again with the size given. A pick is right within 0.3 diameters of a label,
+one to one. ``--peers`` adds other programs' picks on the same micrographs where they are at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import real_data
+
+from cryosegnet_ext import read_picks
+from cryosegnet_ext.commands import main as cryosegnet
+from cryosegnet_ext.evaluation import agreement
+
+# Label discs of each set, pixels: what a pick's distance is measured by.
+LABEL_DIAMETER = {"empiar-10017-denoised": 108.0, "apoferritin": 64.0, "empiar-10059": 35.0}
+PIXEL_SIZE = {"empiar-10017-denoised": 1.77, "apoferritin": 1.75, "empiar-10059": 4.48}
+
+
+def score(picks: Path, dataset: str, labelled: list[real_data.Labelled], stems: list[str]) -> tuple[float, ...]:
+    total = np.zeros(3)
+    for m, stem in zip(labelled, stems):
+        found = read_picks(picks / f"{stem}.star")
+        a = agreement(np.c_[found.x, found.y], np.c_[m.x, m.y], 0.3 * LABEL_DIAMETER[dataset])
+        total += a.right, a.picks, a.labels
+    right, picked, labels = total
+    return right / max(picked, 1), right / max(labels, 1), 2 * right / max(picked + labels, 1)
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--split", default="test", choices=("test", "validation"))
+    ap.add_argument("--sets", nargs="*", default=list(real_data.SETS))
+    ap.add_argument("--peers", action="store_true")
+    ap.add_argument("--weights", default="default")
+    a = ap.parse_args()
+    print("| data set | micrographs | picker | precision | recall | F1 | estimated diameter, A |")
+    print("|---|---|---|---|---|---|---|")
+    for name in a.sets:
+        stems = real_data.SPLITS[name][a.split]
+        labelled = real_data.load(name, a.split)
+        suffix, diameter = real_data.SETS[name]
+        files = [str(real_data.SHARED / "micrographs" / name / (s + suffix)) for s in stems]
+        for given in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                options = ["--diameter", f"{diameter * PIXEL_SIZE[name]:.0f}"] if given else []
+                if name == "empiar-10017-denoised":
+                    options.append("--denoised")
+                options += ["--pixel-size", str(PIXEL_SIZE[name]), "--weights", a.weights, "--no-overlays", "--quiet"]
+                if cryosegnet(["pick", *files, "-o", folder, *options]) != 0:
+                    raise SystemExit(f"picking {name} failed")
+                p, r, f = score(Path(folder) / "picks", name, labelled, stems)
+                size = json.loads((Path(folder) / "summary.json").read_text())["dataset_diameter"]
+            size = f"given: {diameter * PIXEL_SIZE[name]:.0f}" if given else f"{size:.0f}" if size else "-"
+            print(f"| {name} | {len(stems)} | ours | {p:.3f} | {r:.3f} | {f:.3f} | {size} |", flush=True)
+        if a.peers and name == "empiar-10017-denoised":
+            for folder in sorted((real_data.SHARED / "peers" / "empiar-10017").iterdir()):
+                there = [i for i, s in enumerate(stems) if (folder / f"{s}.star").exists()]
+                if there:
+                    p, r, f = score(folder, name, [labelled[i] for i in there], [stems[i] for i in there])
+                    print(f"| {name} | {len(there)} | {folder.name} | {p:.3f} | {r:.3f} | {f:.3f} | |")
+
+
+if __name__ == "__main__":
+    main()
