@@ -145,7 +145,10 @@ class Picker:
                 self._map, micrograph.data, bad, low, high, self._working_diameter, self._label_share
             )
             votes.append(found.scaled(unit))
-        return consensus_diameter(votes)
+        size = consensus_diameter(votes)
+        if size is None:
+            return None
+        return float(np.clip(size, self.min_diameter or 0.0, self.max_diameter or np.inf))
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """Pick the particles of one micrograph.
@@ -225,22 +228,25 @@ class Picker:
     def _pick_published(self, micrograph: Micrograph) -> Picks:
         """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule."""
         ny, nx = micrograph.data.shape
-        image = micrograph.data if self.denoised else denoise.published(micrograph.data).astype(np.float32)
+        image = micrograph.data if self.denoised else denoise.published(micrograph.data)
         low, high = (float(image.min()), float(image.max())) if self.denoised else (0.0, 255.0)
-        image = (image - np.float32(low)) / np.float32((high - low) or 1.0)
         squeezed = cv2.resize(image, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
+        squeezed = (squeezed.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1.0)
         probability = self._map(np.ascontiguousarray(squeezed[::-1]))[::-1]  # upside down, as it was trained
         frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size)
         if self.segmenter == "grid":
             return published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
         size = self.diameter or self.max_diameter
-        guess = PUBLISHED_SIDE / 30 if size is None else size / (micrograph.pixel_size or 1.0) * frame.scale_x
+        scale = float(np.sqrt(frame.scale_y * frame.scale_x))
+        guess = PUBLISHED_SIDE / 30
+        if size is not None:
+            guess = size / require_pixel_size(micrograph, "a diameter in angstrom") * scale
         masks = self._masks(np.ascontiguousarray(probability), guess)
         low, high = self._limits_px(micrograph)
         return default_rule(
             masks,
             frame,
-            guess / frame.scale_x,
+            guess / scale,
             Calibration(),
             size_range=(0.3, 3.0),
             min_diameter_px=low,
