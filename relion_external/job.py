@@ -106,9 +106,9 @@ def run(arguments: protocol.Arguments) -> int:
         Nothing could be picked, or what was picked cannot be written.
     """
     start = time.monotonic()
-    version, source = nodes.read_version(arguments.folder)
+    version, source = nodes.read_version(arguments.folder) or (nodes.Version.V5, "no job.star tells, so the newest")
     if arguments.relion is not None:
-        version, source = nodes.Version(arguments.relion), "relion"
+        version, source = nodes.Version(arguments.relion), "as given"
     say(f"cryosegnet {__version__}, job {arguments.output} for RELION {version.value} ({source})")
     for name in arguments.unused:
         say(f"{name} is not used by this job")

@@ -63,15 +63,17 @@ _COORDINATE_NODE = {
 _LOG_NODE = {Version.V31: "13", Version.V4: "LogFile.pdf.relion.autopick", Version.V5: "LogFile.pdf.relion.autopick"}
 
 
-def read_version(folder: Path) -> tuple[Version, str]:
-    """The version of RELION that runs the job, and where that was read.
+def read_version(folder: Path, project: Path | None = None) -> tuple[Version, str] | None:
+    """The version of RELION that runs a job, and where that was read; None where nothing tells.
 
     Parameters
     ----------
     folder
         The job's directory with RELION's job.star; without one the project's default_pipeline.star is asked.
+    project
+        By default the current directory.
     """
-    for path in (folder / "job.star", Path("default_pipeline.star")):
+    for path in (folder / "job.star", (project or Path()) / "default_pipeline.star"):
         text = ""
         with contextlib.suppress(OSError):
             text = path.read_text(errors="replace")
@@ -79,7 +81,7 @@ def read_version(folder: Path) -> tuple[Version, str]:
             return Version.V5 if re.search(r"^# version 5\d{4}", text, re.MULTILINE) else Version.V4, str(path)
         if re.search(r"^_rln(JobType|PipeLineProcessType)\b", text, re.MULTILINE):
             return Version.V31, str(path)
-    return Version.V5, "no job.star here, so the newest is assumed"
+    return None
 
 
 def strip_job(name: str) -> str:

@@ -37,11 +37,11 @@ def test_version_from_job_star(text: str, version: Version) -> None:
 
 
 def test_version_without_job_star() -> None:
-    assert nodes.read_version(Path(OUTPUT))[0] is Version.V5
+    assert nodes.read_version(Path(OUTPUT)) is None
     Path("default_pipeline.star").write_text(
         "# version 30001\ndata_pipeline_processes\nloop_\n_rlnPipeLineProcessType #3\n"
     )
-    assert nodes.read_version(Path(OUTPUT))[0] is Version.V31
+    assert nodes.read_version(Path(OUTPUT)) == (Version.V31, "default_pipeline.star")
 
 
 def output_nodes(version: Version) -> list[list[str]]:

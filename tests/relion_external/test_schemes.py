@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import starfile
+
+from relion_external import schemes
+
+from .project import Project
+
+HERE = "Schemes/cryosegnet/"
+
+
+def install(folder: Path, *words: str) -> int:
+    return schemes.main(["--install", str(folder), *words])
+
+
+def options(folder: Path, job: str, home: str = HERE) -> dict[str, str]:
+    table = starfile.read(folder / home / job / "job.star", always_dict=True)["joboptions_values"]
+    return dict(zip(table["rlnJobOptionVariable"], table["rlnJobOptionValue"].astype(str)))
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    return starfile.read(folder / HERE / "scheme.star", always_dict=True)
+
+
+def test_scheme_is_closed(tmp_path: Path) -> None:
+    """Every node, variable and file that something in the Scheme names is there."""
+    assert install(tmp_path, "--relion", "5", "--movies", "Movies/*.eer") == 0
+    found = tables(tmp_path)
+    jobs = set(found["scheme_jobs"]["rlnSchemeJobName"])
+    assert jobs == {"importmovies", "motioncorr", "ctffind", "pick", "extract", "class2d", "select", "inimodel3d"}
+    operators = found["scheme_operators"]
+    nodes = jobs | set(operators["rlnSchemeOperatorName"])
+    variables = {"undefined"}
+    for kind in ("Float", "Boolean", "String"):
+        table = found[f"scheme_{'bool' if kind == 'Boolean' else kind.lower()}s"]
+        variables |= set(table[f"rlnScheme{kind}VariableName"])
+    for column in ("Output", "Input1", "Input2"):
+        assert set(operators[f"rlnSchemeOperator{column}"]) <= variables
+    edges = found["scheme_edges"]
+    assert set(edges["rlnSchemeEdgeInputNodeName"]) == nodes
+    assert set(edges["rlnSchemeEdgeOutputNodeName"]) <= nodes
+    assert set(edges["rlnSchemeEdgeOutputNodeNameIfTrue"]) <= nodes | {"undefined"}
+    for job in jobs:
+        for value in options(tmp_path, job).values():
+            if value.startswith(HERE):
+                assert value.split("/")[2] in jobs
+            if "$$" in value:
+                assert value.split("$$")[1] in variables
+    assert options(tmp_path, "importmovies")["fn_in_raw"] == "Movies/*.eer"
+
+
+@pytest.mark.parametrize("version", ["4", "5"])
+def test_jobs_of_the_scheme(tmp_path: Path, version: str) -> None:
+    words = [
+        "--mics",
+        "CtfFind/job003/micrographs_ctf.star",
+        "--particle_diameter",
+        "160",
+        "--gpu",
+        "0",
+        "--threshold",
+        "0.4",
+    ]
+    assert install(tmp_path, "--relion", version, *words) == 0
+    pick = options(tmp_path, "pick")
+    assert pick["in_mic"] == "CtfFind/job003/micrographs_ctf.star"
+    given = {pick[f"param{number}_label"]: pick[f"param{number}_value"] for number in (1, 2, 3)}
+    assert given == {"particle_diameter": "160", "threshold": "0.4", "gpu": "0"}
+    assert options(tmp_path, "extract")["coords_suffix"] == f"{HERE}pick/autopick.star"
+    text = (tmp_path / HERE / "pick/job.star").read_text()
+    assert "_rlnJobTypeLabel relion.external" in text
+    assert f"# version {'50001' if version == '5' else '30001'}" in text
+    assert "importmovies" not in (tmp_path / HERE / "scheme.star").read_text()
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert install(tmp_path / "none", "--relion", "5") == 1
+    assert install(tmp_path) == 1
+    assert "add --relion" in capsys.readouterr().err
+    assert install(tmp_path, "--relion", "5", "--movies", "my movies/*") == 1
+    assert "holds a space" in capsys.readouterr().err
+    assert install(tmp_path, "--relion", "5", "--name", "a/b") == 1
+    assert install(tmp_path, "--relion", "5") == 0
+    assert install(tmp_path, "--relion", "5") == 1
+    assert "exists" in capsys.readouterr().err
+    assert install(tmp_path, "--relion", "5", "--overwrite") == 0
+
+
+@pytest.mark.skipif(shutil.which("relion_scheduler") is None, reason="RELION is not installed (apt-get install relion)")
+def test_schedule_runs_and_waits_for_data(tmp_path: Path) -> None:
+    project = Project(tmp_path, micrographs=3)
+    words = ["--relion", "3.1", "--mics", project.mics_star, "--exe", str(project.executable()), "--wait_sec", "1"]
+    words += ["--min_nr_parts_2d", "160", "--nr_classes", "2", "--nr_iter", "1", "--threads", "1"]
+    assert install(tmp_path, *words) == 0
+    project.relion("relion_scheduler", "--schedule", "cryosegnet", "--reset")
+    command = ["nice", "-n", "10", "relion_scheduler", "--schedule", "cryosegnet", "--run"]
+    scheduler = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        project.wait_for("Extract/job005/RELION_JOB_EXIT_SUCCESS", 60)
+        project.add_micrographs(2)
+        project.wait_for("Class2D/job006/RELION_JOB_EXIT_SUCCESS", 90)
+    finally:
+        scheduler.terminate()
+        scheduler.wait(timeout=20)
+    assert "3 finished by an earlier run, 2 to pick" in project.text("External/job004/run.out")
+    assert project.text("External/job004/run.err") == ""
+    particles = starfile.read(tmp_path / "Extract/job005/particles.star", always_dict=True)["particles"]
+    assert set(particles["rlnMicrographName"]) == set(project.names)
+    assert [project.status(job) for job in ("External/job004/", "Extract/job005/")] == ["success"] * 2
