@@ -284,8 +284,8 @@ def run(
         status = _wait(connection, job, ("completed",), plan.hours, poll_seconds)
         if status != "completed":
             raise CryoSegNetError(
-                f"{job.uid} ({step.kind}) {'was ' if status == 'killed' else ''}{status}: look at its log in CryoSPARC; "
-                "clear it there and run the same command to try it again."
+                f"{job.uid} ({step.kind}) {'was ' if status == 'killed' else ''}{status}: look at its log; "
+                "clear it in CryoSPARC and run the same command to try it again."
             )
         counts = {name: output.num_items for name, output in job.outputs.items()}
         say(f"{step.name}: {job.uid} completed, " + ", ".join(f"{n} {name}" for name, n in counts.items()))

@@ -338,6 +338,55 @@ def _chain(args: argparse.Namespace) -> int:
     return DONE
 
 
+# live
+
+_LIVE = """Pick while the microscope runs: each batch of new exposures in an external job of its own.
+
+Follows a Live session (--session) or the growing output of a job (--exposures), and ends with it. The same command, on
+any machine, goes on with what is not picked yet. A server that is away is waited for."""
+
+
+def _add_live(parser: argparse.ArgumentParser) -> None:
+    _add_server(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--session", metavar="S1", type=_identifier("S"), help="a Live session")
+    what.add_argument("--exposures", metavar="J12:exposures", help="an output that grows")
+    add = parser.add_argument
+    add("--workspace", metavar="W1", required=True, type=_identifier("W"), help="where the jobs go")
+    add("--batch", metavar="N", type=int, default=50, help="new exposures that make a job (default: 50)")
+    add("--wait", metavar="MIN", type=_positive, default=15.0, help="minutes after which fewer make a job (15)")
+    add("--idle-hours", metavar="H", type=_positive, default=3.0, help="end when nothing has come for so long (3)")
+    add("--outage-hours", metavar="H", type=_positive, default=12.0, help="how long the server may be away (12)")
+    add("--poll", metavar="S", type=_positive, default=30.0, help="seconds between two looks (default: 30)")
+    _add_picker(parser)
+    _add_reading(parser)
+    _add_writing(parser)
+
+
+def _live(args: argparse.Namespace) -> int:
+    from .connection import OutputName
+    from .live import Follow, follow
+
+    if args.batch < 1:
+        raise UsageError("--batch must be at least 1")
+    exposures = None if args.exposures is None else OutputName.parse(args.exposures)
+    picker = make_picker(args)
+    with _connect(args) as connection:
+        plan = Follow(
+            task=_task(args, exposures=exposures),
+            session=args.session,
+            batch=args.batch,
+            wait_minutes=args.wait,
+            idle_hours=args.idle_hours,
+            outage_hours=args.outage_hours,
+            poll_seconds=args.poll,
+        )
+        outcomes = follow(connection, plan, picker, lambda line: print(line, flush=True))
+    picks, count = sum(one.picks for one in outcomes), sum(one.exposures for one in outcomes)
+    print(f"{picks} particles on {count} exposures in {len(outcomes)} jobs")
+    return max((one.exit_code for one in outcomes), default=DONE)
+
+
 # check-orientation
 
 _ORIENTATION = """Tell whether picks lie the right way up.
@@ -382,6 +431,7 @@ def _orientation(args: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "pick": (_PICK, _add_pick, _pick),
+    "live": (_LIVE, _add_live, _live),
     "chain": (_CHAIN, _add_chain, _chain),
     "check-orientation": (_ORIENTATION, _add_orientation, _orientation),
 }

@@ -27,7 +27,7 @@ class Expired(ServerError):
 
 
 class JobLost(BaseException):
-    """The job was killed, cleared or deleted while it ran. Not an Exception: nothing may take it for a failed exposure."""
+    """The job was killed, cleared or deleted as it ran; not an Exception: nothing may take it for a failed exposure."""
 
     def __init__(self, uid: str, status: str) -> None:
         super().__init__(f"{uid} was {status} in CryoSPARC: stopped, and left as it is.")

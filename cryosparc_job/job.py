@@ -35,7 +35,15 @@ from .building import connect_once, create_once
 from .connection import Connection, OutputName
 from .ends import Run
 from .errors import ServerError
-from .locations import EXPOSURE_SLOTS, PARTICLE_SLOTS, Exposure, particle_dataset, read_exposures, same_rows
+from .locations import (
+    EXPOSURE_SLOTS,
+    PARTICLE_SLOTS,
+    TABLE_SLOTS,
+    Exposure,
+    particle_dataset,
+    read_exposures,
+    same_rows,
+)
 from .source import CACHE_BYTES, Source
 
 if TYPE_CHECKING:
@@ -57,11 +65,15 @@ class Task:
     project, workspace
         Identifiers, as P1 and W1.
     exposures
-        The output to pick, as J12:exposures.
+        The output to pick, as J12:exposures; None where ``table`` gives them.
+    table
+        Exposures that are no job's output, such as those of a Live session; they become an output of the new job.
     job
         An external job of an earlier run that is to go on; None makes a new one.
-    title
-        Title of a new job.
+    title, note
+        Title of a new job, and a word for its description.
+    estimated
+        Particle diameter, angstrom, as another job of the same specimen has estimated it.
     flip_y
         Mirror the picks top to bottom.
     only
@@ -80,9 +92,12 @@ class Task:
 
     project: str
     workspace: str
-    exposures: OutputName
+    exposures: OutputName | None
+    table: Any = None
     job: str | None = None
     title: str = TITLE
+    note: str = ""
+    estimated: float | None = None
     flip_y: bool = False
     only: frozenset[int] | None = None
     overwrite: bool = False
@@ -101,8 +116,9 @@ class Outcome:
     ----------
     job : the external job
     exposures, without_picks, picks : numbers, over the exposures that were picked
-    failures : (path, reason) of each exposure that was not
+    failures : (path, reason) of each exposure that was not; ``missed`` are their identifiers
     diameter : median over the picks, angstrom (pixels without a pixel size)
+    estimated : the particle's diameter that was estimated before picking, as ``diameter``
     """
 
     job: str
@@ -110,7 +126,9 @@ class Outcome:
     without_picks: int = 0
     picks: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    missed: list[int] = field(default_factory=list)
     diameter: float | None = None
+    estimated: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -150,17 +168,13 @@ def pick(
     Interrupted
         A signal stopped the process.
     """
-    job = _open_job(connection, task)
+    job = _find_job(connection, task)
     folder = task.state or state_folder(connection.url, task.project, job.uid)
     # Picks of other settings must be refused before the job is touched.
     settings = {**picker.settings, "server": connection.url, "job": f"{task.project}-{job.uid}"}
-    with Journal(folder, settings, task.overwrite) as journal:
+    with Journal(folder, settings, task.overwrite or task.job is None) as journal:
         _prepare(connection, task, job)
-        resume = (
-            f"cryosegnet-cryosparc pick --url {connection.url} --project {task.project} --workspace {task.workspace} "
-            f"--exposures {task.exposures} --job {job.uid} and the same options."
-        )
-        run = Run(connection, job, resume)
+        run = Run(connection, job, _resume(connection, task, job.uid))
         try:
             with run:
                 outcome = _Picking(connection, task, picker, run, journal, progress).work()
@@ -169,6 +183,16 @@ def pick(
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)
     return outcome
+
+
+def _resume(connection: Connection, task: Task, uid: str) -> str:
+    """How to go on with the job; nothing for a batch of ``live``, which makes another one of what is left."""
+    if task.exposures is None or task.only is not None:
+        return ""
+    return (
+        f"cryosegnet-cryosparc pick --url {connection.url} --project {task.project} --workspace {task.workspace} "
+        f"--exposures {task.exposures} --job {uid} and the same options."
+    )
 
 
 def _with_note(error: CryoSegNetError, uid: str, run: Run) -> CryoSegNetError:
@@ -200,11 +224,11 @@ def find_workspace(connection: Connection, project: str, workspace: str) -> None
 # The job
 
 
-def _open_job(connection: Connection, task: Task) -> Any:
-    """The external job, made where none was named; one that failed or was killed is cleared first."""
+def _find_job(connection: Connection, task: Task) -> Any:
+    """The external job, made where none was named."""
     find_workspace(connection, task.project, task.workspace)
     if task.job is None:
-        return create_external_job(connection, task.project, task.workspace, task.title)
+        return create_external_job(connection, task.project, task.workspace, task.title, task.note)
     try:
         job = connection.call(f"finding {task.job}", connection.cs.find_external_job, task.project, task.job)
     except ServerError as error:
@@ -213,13 +237,10 @@ def _open_job(connection: Connection, task: Task) -> Any:
         raise
     if job.status == "completed":
         raise CryoSegNetError(f"{task.job} is completed already: leave out --job to pick in a new job.")
-    if job.status in ("failed", "killed"):
-        connection.call(f"clearing {task.job}", connection.api.jobs.clear, task.project, task.job)
-        connection.call(f"finding {task.job}", job.refresh)
     return job
 
 
-def create_external_job(connection: Connection, project: str, workspace: str, title: str) -> Any:
+def create_external_job(connection: Connection, project: str, workspace: str, title: str, note: str = "") -> Any:
     """Make an external job, once, marked in its description.
 
     Raises
@@ -228,7 +249,7 @@ def create_external_job(connection: Connection, project: str, workspace: str, ti
         It cannot be made.
     """
     mark = f"run {secrets.token_hex(6)}"
-    text = f"Picked with cryosegnet-ext {__version__} ({mark})"
+    text = f"Picked with cryosegnet-ext {__version__} ({mark}{', ' * bool(note)}{note})"
     make = partial(connection.cs.create_external_job, project, workspace, title, text)
     made = create_once(connection, project, workspace, mark, "snowflake", make)
     return connection.call("finding the new job", connection.cs.find_external_job, project, made.uid)
@@ -236,24 +257,31 @@ def create_external_job(connection: Connection, project: str, workspace: str, ti
 
 def _prepare(connection: Connection, task: Task, job: Any) -> None:
     """Give the job its input, the connection and its outputs, whatever of them is there already."""
-    if "exposures" not in job.inputs:
-        slots = EXPOSURE_SLOTS
-        connection.call(
-            "adding the input", job.add_input, "exposure", "exposures", min=1, max=1, slots=slots, title="Exposures"
-        )
-        connection.call(f"finding {job.uid}", job.refresh)
-    connect_once(connection, job, "exposures", task.exposures)
     call = connection.call
-    call("adding the output", job.add_output, "particle", "particles", slots=PARTICLE_SLOTS, title="Picked particles")
-    call(
-        "adding the output",
-        job.add_output,
-        "exposure",
-        "exposures",
-        slots=["micrograph_blob"],
-        passthrough="exposures",
-        title="Picked exposures",
-    )
+    if job.status in ("failed", "killed"):
+        call(f"clearing {job.uid}", connection.api.jobs.clear, task.project, job.uid)
+        call(f"finding {job.uid}", job.refresh)
+    slots, source = ["micrograph_blob"], None
+    if task.exposures is None:
+        slots = [name for name in task.table.prefixes() if name in TABLE_SLOTS]
+    else:
+        source = "exposures"
+        if source not in job.inputs:
+            wanted = EXPOSURE_SLOTS
+            call("adding the input", job.add_input, "exposure", source, min=1, max=1, slots=wanted, title="Exposures")
+            call(f"finding {job.uid}", job.refresh)
+        if job.status == "building" or not job.inputs[source].connections:
+            connect_once(connection, job, source, task.exposures)
+        elif (job.inputs[source].connections[0].job_uid, job.inputs[source].connections[0].output) != (
+            task.exposures.job,
+            task.exposures.output,
+        ):
+            raise CryoSegNetError(f"{job.uid} picks other exposures than {task.exposures}: name those, or a new job.")
+    title = "Picked particles"
+    call("adding the output", job.add_output, "particle", "particles", slots=PARTICLE_SLOTS, title=title)
+    title = "Picked exposures"
+    add = job.add_output
+    call("adding the output", add, "exposure", "exposures", slots=slots, passthrough=source, title=title)
 
 
 class _Picking:
@@ -282,16 +310,18 @@ class _Picking:
 
     def work(self) -> Outcome:
         """All of it; returns when the job is completed."""
-        table = self.connection.call("reading the exposures", self.job.load_input, "exposures")
+        table = self.task.table
+        if table is None:
+            table = self.connection.call("reading the exposures", self.job.load_input, "exposures")
         exposures = read_exposures(table)
         if self.task.only is not None:
             exposures = [one for one in exposures if one.uid in self.task.only]
         if not exposures:
-            raise CryoSegNetError(f"{self.task.exposures} holds no exposures: look at its job.")
+            raise CryoSegNetError(f"{self.task.exposures or 'The session'} holds no exposures: look at its job.")
         # The types must be known to fit before hours of picking, not after.
         template = self.connection.call("asking for the columns", self.job.alloc_output, "particles", 0)
         particle_dataset(template, [])
-        self.run.say(f"cryosegnet-ext {__version__}: {len(exposures)} exposures of {self.task.exposures}")
+        self.run.say(f"cryosegnet-ext {__version__}: {len(exposures)} exposures of {self.task.exposures or 'Live'}")
         self.run.say(f"Settings: {json.dumps(dict(self.picker.settings), default=str)}")
         outcome = self._pick_all(exposures)
         if outcome.exposures == 0:
@@ -324,7 +354,7 @@ class _Picking:
     def _pick_all(self, exposures: Sequence[Exposure]) -> Outcome:
         outcome = Outcome(self.job.uid)
         todo = [one for one in exposures if not self._is_done(one)]
-        outcome.exposures = len(exposures) - len(todo)
+        self._count(exposures, outcome)
         if outcome.exposures:
             self.run.say(f"{outcome.exposures} exposures were picked by an earlier run and are kept.")
         if todo:
@@ -343,8 +373,10 @@ class _Picking:
                 reason = self._pick(exposure, got.micrograph, got.error, exposure.uid in annotated)
                 if reason is None:
                     outcome.exposures += 1
+                    outcome.picks += self.journal.records[str(exposure.uid)].picks
                 else:
                     outcome.failures.append((exposure.path or str(exposure.uid), reason))
+                    outcome.missed.append(exposure.uid)
                 self._report(number, len(todo), start, outcome, number == len(todo))
         self._count(exposures, outcome)
         return outcome
@@ -399,14 +431,19 @@ class _Picking:
 
     def _count(self, exposures: Sequence[Exposure], outcome: Outcome) -> None:
         done = [self.journal.records[str(one.uid)] for one in exposures if self._is_done(one)]
+        outcome.exposures = len(done)
         outcome.picks = sum(record.picks for record in done)
         outcome.without_picks = sum(record.picks == 0 for record in done)
         diameters = [record.diameter for record in done if record.diameter is not None]
         outcome.diameter = float(np.median(diameters)) if diameters else None
+        outcome.estimated = self.journal.diameter
 
     def _find_diameter(self, exposures: Sequence[Exposure]) -> None:
         """Estimate the particle's diameter once for the job, from exposures spread evenly over it."""
         if not self.picker.needs_diameter or self.journal.has_diameter:
+            return
+        if self.task.estimated is not None:
+            self.journal.set_diameter(self.task.estimated)
             return
         chosen = [exposures[i] for i in np.unique(np.linspace(0, len(exposures) - 1, _ESTIMATE_EXPOSURES).astype(int))]
         micrographs = []
@@ -424,9 +461,8 @@ class _Picking:
         self.run.say(f"The particle's diameter {found} ({len(micrographs)} exposures).")
 
     def _report(self, number: int, total: int, start: float, outcome: Outcome, last: bool) -> None:
-        record_picks = sum(record.picks for record in self.journal.records.values() if record.done)
         if self.progress is not None:
-            self.progress(number, total, record_picks)
+            self.progress(number, total, outcome.picks)
         now = time.monotonic()
         if not last and now - self._said < self.task.log_seconds:
             return
@@ -435,7 +471,7 @@ class _Picking:
         left = f", {duration((total - number) / rate)} left" if number < total else ""
         failed = f", {len(outcome.failures)} left out" if outcome.failures else ""
         self.run.say(
-            f"{number} of {total} exposures, {rate:.2g} a second{left}, {record_picks} particles{failed}",
+            f"{number} of {total} exposures, {rate:.2g} a second{left}, {outcome.picks} particles{failed}",
             name="progress",
         )
 

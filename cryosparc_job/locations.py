@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EXPOSURE_SLOTS = ["micrograph_blob", "mscope_params", "?ctf"]
 PARTICLE_SLOTS = ["location", "pick_stats"]
+#: What of an exposure goes into an output of our own, where no job's output can be passed through.
+TABLE_SLOTS = ["micrograph_blob", "mscope_params", "ctf"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,37 @@ def read_exposures(dataset: Dataset) -> list[Exposure]:
     return exposures
 
 
+def live_table(exposures: Sequence[Any]) -> Dataset:
+    """Exposures of a Live session as a dataset, as a job's output would give them.
+
+    Parameters
+    ----------
+    exposures
+        ``Exposure`` models of cryosparc-tools with a micrograph. A slot that not all of them have is left out.
+
+    Returns
+    -------
+    Dataset
+        Identifiers are those of ``groups.exposure.uid``, which CryoSPARC's own datasets carry.
+    """
+    from cryosparc.dataset import Dataset as Table
+
+    elements = [one.groups.exposure for one in exposures]
+    columns: dict[str, Any] = {"uid": np.array([int(one.uid) for one in elements], np.uint64)}
+    for slot in TABLE_SLOTS:
+        models = [getattr(one, slot) for one in elements]
+        if any(model is None for model in models) or not models:
+            continue
+        rows = [model.model_dump() for model in models]
+        for name, value in rows[0].items():
+            values = [row[name] for row in rows]
+            if isinstance(value, str) or value is None:
+                columns[f"{slot}/{name}"] = np.array([v or "" for v in values], object)
+            elif not isinstance(value, list) or len({len(v) for v in values}) == 1:
+                columns[f"{slot}/{name}"] = np.array(values, np.int64 if isinstance(value, int) else None)
+    return Table(columns)
+
+
 def _size(value: Any) -> float | None:
     """A pixel size as it was typed: 1.06, not 1.0599999 as its 32 bits say."""
     size = float(str(np.float32(value)))
@@ -98,8 +131,8 @@ def particle_uids(exposure: int, picks: Picks) -> NDArray[np.uint64]:
 def particle_dataset(template: Dataset, picked: Iterable[tuple[Exposure, Picks]], flip_y: bool = False) -> Dataset:
     """Picks as a dataset of particle locations.
 
-    ``location/center_y_frac`` is row / ny of mrcfile's array, without a flip and without half a pixel, as in Structura's
-    own examples; ``location/micrograph_shape`` is (ny, nx).
+    ``location/center_y_frac`` is row / ny of mrcfile's array, without a flip and without half a pixel, as in
+    Structura's own examples; ``location/micrograph_shape`` is (ny, nx).
 
     Parameters
     ----------
@@ -167,7 +200,7 @@ def _repeat(values: list[Any], picked: Sequence[tuple[Exposure, Picks]], dtype: 
 
 
 def _unique(uids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Give the later one of two equal identifiers the next free number: once in a billion data sets, but it must not be."""
+    """Give the later one of two equal identifiers the next free number; it hardly ever happens, and must not matter."""
     taken, order = np.unique(uids, return_index=True)
     if len(taken) == len(uids):
         return uids

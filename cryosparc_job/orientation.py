@@ -68,7 +68,7 @@ class Verdict:
 
 
 def oriented(points: Points, name: str, shape: tuple[int, int]) -> Points:
-    """Fractions (n, 2) of x / nx, y / ny in another orientation: column i becomes nx - 1 - i, row j becomes ny - 1 - j."""
+    """Fractions (n, 2) of x / nx, y / ny in another orientation: column i becomes nx - 1 - i, row j ny - 1 - j."""
     flip_x, flip_y = ORIENTATIONS[name]
     result = points.copy()
     if flip_x:

@@ -1,4 +1,4 @@
-"""Where the pixels come from: the project's folder where it is mounted here, else the server, through a bounded cache."""
+"""Where the pixels come from: the project's folder where it is mounted, else the server, through a bounded cache."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ class Source:
             if error.code in (400, 403, 404):
                 outside = "CryoSPARC does not send links to files outside the project"
                 raise CryoSegNetError(
-                    f"{exposure.path} cannot be downloaded ({error.code}; {outside}): run this where the project's folder "
-                    f"{self.directory} is mounted."
+                    f"{exposure.path} cannot be downloaded ({error.code}; {outside}): run this where the project's "
+                    f"folder {self.directory} is mounted."
                 ) from error
             raise
         self._evict(target)

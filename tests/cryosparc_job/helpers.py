@@ -1,4 +1,4 @@
-"""Simulated exposures with known particles, a picker that finds them without a network, and the program as a process."""
+"""Simulated exposures with known particles, a picker that needs no network, and the program as a process."""
 
 from __future__ import annotations
 

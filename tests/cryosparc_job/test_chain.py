@@ -116,7 +116,7 @@ def test_a_step_has_a_time_limit(connection: Connection, world: World) -> None:
 
 
 def test_no_class_passes(connection: Connection, world: World) -> None:
-    with pytest.raises(CryoSegNetError, match="the best has 8.0 A and 10 particles"):
+    with pytest.raises(CryoSegNetError, match=r"the best has 8\.0 A and 10 particles"):
         run(connection, plan(rule=Rule(resolution=3.0)), lambda line: None, poll_seconds=0.02)
     assert world.jobs["J5"].status == "waiting"
 

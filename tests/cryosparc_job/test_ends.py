@@ -69,7 +69,7 @@ def test_a_signal_fails_the_job_and_job_goes_on(
     process = start(standin, tmp_path)
     wait(lambda: picking(standin))
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=20)
     assert process.returncode == 4, err
     assert "Traceback" not in err
     assert world.jobs["J2"].status == "failed"
@@ -79,7 +79,7 @@ def test_a_signal_fails_the_job_and_job_goes_on(
     assert ("J2", "particles") not in world.outputs
 
     again = start(standin, tmp_path, "--job", "J2", seconds=0)
-    out, err = again.communicate(timeout=40)
+    _, err = again.communicate(timeout=40)
     assert again.returncode == 0, err
     assert world.jobs["J2"].status == "completed"
     assert len(world.outputs["J2", "particles"]) == COUNT * 8

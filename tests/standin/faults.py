@@ -20,9 +20,9 @@ class Fault:
     ----------
     operation : name of the call it strikes, or "*"
     kind
-        "torn": carried out, the reply is cut off; "torn_before": cut off, not carried out; "500": refused; \
-"500_after_store": carried out and refused; "slow": carried out after ``seconds``; "killed": the job is killed in the web \
-interface just before; "expired": the login expires just before; "empty": the body does not arrive.
+        "torn": carried out, the reply is cut off; "torn_before": cut off, not carried out; "500": refused;
+        "500_after_store": carried out and refused; "slow": carried out after ``seconds``; "killed": the job is killed
+        in the web interface just before; "expired": the login expires just before; "empty": the body does not arrive.
     times : how many calls it strikes (-1: all)
     after : how many calls it lets pass first
     """

@@ -1,7 +1,7 @@
 """The stand-in CryoSPARC server: real HTTP on loopback, for the unmodified client of cryosparc-tools.
 
-Its paths are its own, as the client reads them from ``openapi.json``; summaries, parameters, payloads and models are the
-package's. ``python -m tests.standin.server FOLDER`` runs one by hand.
+Its paths are its own, as the client reads them from ``openapi.json``; summaries, parameters, payloads and models are
+the package's. ``python -m tests.standin.server FOLDER`` runs one by hand.
 """
 
 from __future__ import annotations

@@ -1,0 +1,248 @@
+"""Following a session and a growing output: every exposure once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryosparc.models.exposure import Exposure, ExposureElement, ExposureGroups, MicrographBlob, MScopeParams
+from cryosparc.models.session import Session
+
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosparc_job import building, cli, connection, ends
+from cryosparc_job.connection import Connection, OutputName, connect
+from cryosparc_job.errors import JobLost
+from cryosparc_job.job import Task
+from cryosparc_job.live import Follow, follow
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.standin.faults import Fault
+from tests.standin.server import StandIn
+from tests.standin.world import World
+
+QUICK = {"batch": 3, "wait_minutes": 0.01, "poll_seconds": 0.05, "idle_hours": 0.01, "outage_hours": 0.001}
+TASK = Task("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
+
+
+@pytest.fixture
+def server(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(building, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(ends, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(ends, "_ENDING_PATIENCE", 0.1)
+    return standin
+
+
+@pytest.fixture
+def client(server: StandIn) -> Iterator[Connection]:
+    with connect(server.url, patience=1.0) as one:
+        yield one
+
+
+def add_session(world: World) -> None:
+    world.sessions["S1"] = Session(
+        uid="W2",
+        project_uid="P1",
+        workspace_type="live",
+        session_uid="S1",
+        session_dir="S1",
+        status="running",
+        uid_num=2,
+        project_uid_num=1,
+        session_uid_num=1,
+        errors=[],
+    )
+
+
+def add_live(world: World, count: int, stage: str = "ready", **more: Any) -> dict[int, np.ndarray]:
+    """Exposures of the session S1, with micrographs in the project's folder; uid -> truth."""
+    first = len(world.exposures)
+    truth = add_exposures(world, [(256, 256)] * count, particles=8, first=first)
+    table = world.outputs["J1", "exposures"]
+    for number, uid in enumerate(truth, first):
+        row = list(table["uid"]).index(uid)
+        element = ExposureElement(
+            uid=str(uid),
+            micrograph_blob=MicrographBlob(
+                path=table["micrograph_blob/path"][row],
+                shape=[256, 256],
+                psize_A=1.06,
+                idx=0,
+                format="MRC/2",
+                is_background_subtracted=True,
+            ),
+            mscope_params=MScopeParams(accel_kv=300, cs_mm=2.7, exp_group_id=1, phase_plate=0, total_dose_e_per_A2=50),
+        )
+        world.exposures.append(
+            Exposure(
+                _id=f"{number:024x}",
+                uid=number + 1,
+                project_uid="P1",
+                session_uid="S1",
+                exp_group_id=1,
+                abs_file_path="",
+                size=1,
+                discovered_at=datetime.datetime.now(datetime.timezone.utc),
+                stage=stage,
+                groups=ExposureGroups(exposure=element),
+                **more,
+            )
+        )
+    return truth
+
+
+def picked(world: World) -> Counter[int]:
+    """How often each exposure is in a completed job's output."""
+    counts: Counter[int] = Counter()
+    for (uid, name), table in world.outputs.items():
+        if name == "exposures" and uid != "J1" and world.jobs[uid].status == "completed":
+            counts.update(int(one) for one in table["uid"])
+    return counts
+
+
+def later(*steps: Callable[[], Any]) -> threading.Thread:
+    def work() -> None:
+        for step in steps:
+            time.sleep(0.6)
+            step()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def complete(world: World) -> None:
+    world.sessions["S1"].status = "completed"
+
+
+def test_a_session_from_beginning_to_end(client: Connection, server: StandIn) -> None:
+    world = server.world
+    add_session(world)
+    truth = add_live(world, 4)
+    add_live(world, 1, stage="motion")
+    add_live(world, 1, manual_reject=True)
+    thread = later(
+        lambda: truth.update(add_live(world, 5)), lambda: truth.update(add_live(world, 1)), lambda: complete(world)
+    )
+    said: list[str] = []
+    outcomes = follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), said.append)
+    thread.join(10)
+    assert picked(world) == Counter(dict.fromkeys(truth, 1))
+    assert len(outcomes) >= 2
+    assert sum(one.picks for one in outcomes) == 80
+    assert said[-1] == "the exposures have come to their end"
+    last = world.outputs[outcomes[-1].job, "exposures"]
+    assert {"micrograph_blob/path", "mscope_params/exp_group_id", "mscope_params/accel_kv"} <= set(last.fields())
+    assert np.all(last["mscope_params/exp_group_id"] == 1)
+    particles = world.outputs[outcomes[0].job, "particles"]
+    assert set(particles["location/micrograph_uid"]) <= set(truth)
+
+
+def test_a_growing_output(client: Connection, server: StandIn) -> None:
+    world = server.world
+    truth = add_exposures(world, [(256, 256)] * 2, particles=8)
+    world.set_status(world.jobs["J1"], "running")
+
+    def more() -> None:
+        truth.update(add_exposures(world, [(256, 256)] * 4, particles=8, first=2))
+
+    thread = later(more, lambda: world.set_status(world.jobs["J1"], "completed"))
+    outcomes = follow(client, Follow(TASK, **QUICK), BlobPicker(), lambda line: None)
+    thread.join(10)
+    assert picked(world) == Counter(dict.fromkeys(truth, 1))
+    assert all(world.jobs[one.job].parents == ["J1"] for one in outcomes)
+    # The diameter is estimated once.
+    assert len({one.estimated for one in outcomes}) == 1
+
+
+def test_a_second_run_picks_nothing_twice(client: Connection, server: StandIn) -> None:
+    world = server.world
+    add_session(world)
+    truth = add_live(world, 4)
+    complete(world)
+    follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+    truth |= add_live(world, 3)
+    # One batch was cut off in a way that no program can tell of.
+    job = client.cs.create_external_job("P1", "W1", desc="Picked with cryosegnet-ext (run 0, live S1)")
+    job.start("running")
+    follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+    assert picked(world) == Counter(dict.fromkeys(truth, 1))
+    assert world.jobs[job.uid].status == "failed"
+
+
+@pytest.mark.parametrize("kind", ["torn_before", "500"])
+def test_a_server_that_goes_away_is_waited_for(client: Connection, server: StandIn, kind: str) -> None:
+    world = server.world
+    client.patience = 0.05
+    add_session(world)
+    truth = add_live(world, 4)
+    later(lambda: truth.update(add_live(world, 4)), lambda: complete(world))
+    server.faults.append(Fault("*", kind, 90, after=25))
+    plan = Follow(TASK, "S1", **{**QUICK, "outage_hours": 1.0})
+    said: list[str] = []
+    follow(client, plan, BlobPicker(), said.append)
+    assert set(picked(world)) == set(truth)
+    assert max(picked(world).values()) == 1
+    assert any("waiting for CryoSPARC" in line for line in said)
+
+
+def test_a_server_that_stays_away_ends_it(client: Connection, server: StandIn) -> None:
+    add_session(server.world)
+    client.patience = 0.05
+    server.faults.append(Fault("sessions.find_one", "500", -1))
+    with pytest.raises(CryoSegNetError, match="500"):
+        follow(client, Follow(TASK, "S1", **{**QUICK, "outage_hours": 0.0001}), BlobPicker(), lambda line: None)
+
+
+def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Connection, server: StandIn) -> None:
+    world = server.world
+    add_session(world)
+    truth = add_live(world, 4)
+    bad = next(iter(truth))
+    Path(world.directory / world.exposures[0].groups.exposure.micrograph_blob.path).write_bytes(b"")  # type: ignore[union-attr]
+    complete(world)
+    said: list[str] = []
+    follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), said.append)
+    assert set(picked(world)) == set(truth) - {bad}
+    assert [job.status for job in world.jobs.values() if job.spec.type == "snowflake"] == ["completed", "failed"]
+
+
+def test_killing_a_batch_ends_the_following(client: Connection, server: StandIn) -> None:
+    world = server.world
+    add_session(world)
+    add_live(world, 4)
+    server.faults.append(Fault("jobs.add_checkpoint", "killed"))
+    with pytest.raises(JobLost):
+        follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+    assert world.jobs["J2"].status == "killed"
+
+
+def test_a_paused_session_and_an_idle_one_come_to_an_end(client: Connection, server: StandIn) -> None:
+    world = server.world
+    add_session(world)
+    add_live(world, 1)
+    world.sessions["S1"].status = "paused"
+    assert len(follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)) == 1
+    world.sessions["S1"].status = "running"
+    said: list[str] = []
+    assert follow(client, Follow(TASK, "S1", **{**QUICK, "idle_hours": 1e-5}), BlobPicker(), said.append) == []
+    assert "nothing new" in said[-1]
+
+
+def test_the_command(server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "make_picker", lambda args: BlobPicker())
+    add_session(server.world)
+    add_live(server.world, 3)
+    complete(server.world)
+    words = ["live", "--url", server.url, "--project", "P1", "--workspace", "W2", "--session", "S1", "--poll", "0.05"]
+    assert cli.main(words) == 0
+    assert "24 particles on 3 exposures in 1 jobs" in capsys.readouterr().out
+    assert server.world.jobs["J2"].workspace_uids == ["W2"]
