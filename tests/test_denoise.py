@@ -274,6 +274,23 @@ def test_dead_lines(width, axis, at):
     assert found.mean() < truth.mean() + 0.07
 
 
+def test_a_line_that_is_nearly_dead():
+    data = noise((512, 460), mean=10)
+    data[:, 200] = 10 + 0.01 * data[:, 200]
+    assert bad_areas(data)[:, 200].all()
+    data[:, 300] *= 0.3  # a weak line is not dead
+    assert not bad_areas(data)[:, 300].any()
+
+
+def test_a_saturated_corner_reaches_the_edge():
+    """Blocks of 16 do not divide this frame."""
+    data = noise((411, 427), mean=10)
+    data[330:, 350:] = 255
+    found = bad_areas(data)
+    assert found[336:, 352:].all()
+    assert not found[:330].any() and not found[:, :350].any()
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("width", [3, 16, 40])
 def test_replicated_borders(axis, width):

@@ -137,6 +137,16 @@ def test_scores_rise_with_the_probability_and_fall_with_an_odd_size():
     assert Calibration().score(p[1:-1], np.zeros(99)) == pytest.approx(p[1:-1])
 
 
+def test_the_rule_scores_by_the_size_of_the_particle_not_of_its_mask():
+    calibration = Calibration(offset=0.4, probability_slope=0.8, size_slope=-2.0)
+    frame = Frame((400, 500), 0.5, 0.5)
+    sizes = np.array([30.0, 40, 50])
+    masks = discs([50, 120, 200], 100, sizes * 0.7 * 0.5, 0.8)
+    picks = default_rule(masks, frame, 40.0, calibration, label_share=0.7)
+    order = np.argsort(picks.x)
+    assert picks.score[order] == pytest.approx(calibration.score(np.full(3, 0.8), np.log(sizes / 40)))
+
+
 def test_no_masks_no_picks():
     for rule in (lambda m: default_rule(m, WHOLE, 20.0, FLAT), lambda m: published_rule(m, WHOLE)):
         picks = rule(Masks.empty())

@@ -133,7 +133,7 @@ def labelled(shape=(500, 620), diameter=44, seed=0):
 def test_labelled_crops_keep_labels_on_particles():
     micrograph = labelled()
     rng = np.random.default_rng(5)
-    with_labels = 0
+    with_labels = centred = 0
     for _ in range(25):
         image, label = labelled_crop(micrograph, 128, rng)
         assert image.shape == label.shape == (128, 128)
@@ -141,12 +141,18 @@ def test_labelled_crops_keep_labels_on_particles():
         if label.any():
             with_labels += 1
             assert image[label == 1].mean() < image[label == 0].mean() - 1.5
-            # every label is dark as a whole: it does not lie half a particle off
-            count, parts = cv2.connectedComponents(label)
-            for i in range(1, count):
-                if (parts == i).sum() > 50:
-                    assert image[parts == i].mean() < -1
+            # a label and its dark disc have one centre
+            _, _, stats, middles = cv2.connectedComponentsWithStats(label)
+            smooth = np.clip(-cv2.GaussianBlur(image, (0, 0), 1), 0, None)
+            for x, y, d in zip(middles[1:, 0], middles[1:, 1], stats[1:, cv2.CC_STAT_WIDTH] / LABEL_SHARE):
+                if min(x, y, 127 - x, 127 - y) > 0.75 * d:
+                    yy, xx = np.mgrid[:128, :128]
+                    weight = np.where(np.hypot(xx - x, yy - y) < 0.75 * d, smooth, 0)
+                    assert (weight * (xx - x)).sum() / weight.sum() == pytest.approx(0, abs=0.06 * d)
+                    assert (weight * (yy - y)).sum() / weight.sum() == pytest.approx(0, abs=0.06 * d)
+                    centred += 1
     assert 15 < with_labels < 25
+    assert centred > 20
 
 
 def test_a_labelled_crop_larger_than_its_micrograph_is_padded():
