@@ -173,9 +173,9 @@ def pick(
     # Picks of other settings must be refused before the job is touched.
     settings = {**picker.settings, "server": connection.url, "job": f"{task.project}-{job.uid}"}
     with Journal(folder, settings, task.overwrite or task.job is None) as journal:
-        _prepare(connection, task, job)
         run = Run(connection, job, _resume(connection, task, job.uid))
         try:
+            _prepare(connection, task, job)
             with run:
                 outcome = _Picking(connection, task, picker, run, journal, progress).work()
         except CryoSegNetError as error:

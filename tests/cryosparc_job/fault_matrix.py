@@ -170,12 +170,22 @@ def main() -> None:
                     print(f"| {name} | {title} | {said} | {status} | {after} |")
 
 
+_SENTENCES = (
+    "was killed in CryoSPARC ...",
+    "CryoSPARC refused the login ... (with the command that renews it)",
+    "CryoSPARC refused ... (500)",
+    "The connection to ... broke while ...",
+)
+
+
 def _words(case: Case) -> tuple[str, str, str]:
     if not case.said:
         return "nothing, or a warning in the log", case.status, "complete"
-    said = " ".join(case.said.split(":")[1 if case.said.startswith("J") else 0].split("(")[0].split())
     status = "not made" if case.status == "none" else case.status
-    return said[:90], status, "`--job` completes it" if case.resumed else "run it again"
+    said = next(words for words in _SENTENCES if words.split(" ...")[0] in case.said)
+    if "may still be shown as running" in case.said:
+        said += "; the job may still be shown as running"
+    return said, status, "`--job` completes it" if case.resumed else "run it again"
 
 
 if __name__ == "__main__":

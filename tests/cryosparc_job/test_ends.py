@@ -123,6 +123,17 @@ def test_a_completed_job_is_not_picked_again(standin: StandIn, world: Any, tmp_p
     assert "J2 is completed already" in err
 
 
+def test_variables_that_the_client_reads_at_import_do_no_harm(
+    standin: StandIn, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Address and host together are a TypeError of the client's own defaults.
+    monkeypatch.setenv("CRYOSPARC_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("CRYOSPARC_MASTER_HOSTNAME", "nobody.invalid")
+    monkeypatch.setenv("CRYOSPARC_BASE_PORT", "9")
+    finish(start(standin, tmp_path, seconds=0))
+    assert world.jobs["J2"].status == "completed"
+
+
 def test_an_error_of_any_length_marks_the_job_failed(standin: StandIn, world: Any, monkeypatch: Any) -> None:
     for name, value in environment(standin).items():
         monkeypatch.setenv(name, value)

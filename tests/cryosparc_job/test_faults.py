@@ -15,6 +15,7 @@ from tests.cryosparc_job.fault_matrix import (
     LOG,
     ONCE,
     PARTICLES,
+    PICTURES,
     READ,
     START,
     STREAMS,
@@ -71,9 +72,7 @@ def test_a_lasting_fault_is_said_and_leaves_no_half(
     assert case.resumed or case.status == "none"
 
 
-@pytest.mark.parametrize(
-    "operation", [*START[1:], *READ[1:3], *WRITE, *END, *LOG, "assets.upload", "jobs.set_tile_image"]
-)
+@pytest.mark.parametrize("operation", [*START[1:], *READ[1:3], *WRITE, *END, *LOG, *PICTURES])
 def test_a_kill_in_the_web_interface_stays_a_kill(standin: StandIn, tmp_path: Path, operation: str) -> None:
     case = run_case(standin, tmp_path, operation, "killed", 1)
     if operation == "jobs.mark_completed":

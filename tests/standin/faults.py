@@ -60,7 +60,8 @@ class Faults:
             await asyncio.sleep(fault.seconds)
         elif kind == "killed":
             with world.lock:
-                world.set_status(world.jobs[parts[4]], "killed")
+                external = [job for job in world.jobs.values() if job.spec.type == "snowflake"]
+                world.set_status(external[-1], "killed")
         elif kind == "expired":
             world.tokens.clear()
         elif kind == "empty":
