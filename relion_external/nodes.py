@@ -22,6 +22,8 @@ LOGFILE = "logfile.pdf"
 SUGGESTION = "output_for_relion.star"
 DISPLAY_SETTINGS = ".gui_manualpickjob.star"
 
+_OURS = "# written by cryosegnet-relion"
+
 NO_PICKS = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
 
 # RELION's decomposePipelineFileName (src/filename.cpp): a folder whose name begins with job and three digits.
@@ -208,6 +210,9 @@ def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size
 def write_display_settings(folder: Path, version: Version, diameter: float, pixel_size: float, longest: int) -> None:
     """Write the settings of Manual picking with which RELION displays the coordinates of this job.
 
+    3.1 knows one such file for the whole project and displays nothing without it, so it is made there as well where the
+    user has not saved one.
+
     Parameters
     ----------
     folder
@@ -246,8 +251,20 @@ def write_display_settings(folder: Path, version: Version, diameter: float, pixe
     if version.has_labels:
         options |= {"do_fom_threshold": "No", "minimum_pick_fom": "0", "do_topaz_denoise": "No"}
     job = "_rlnJobTypeLabel relion.manualpick" if version.has_labels else "_rlnJobType 3"
-    text = job_star(version, job, options)
+    text = f"{_OURS}\n{job_star(version, job, options)}"
     write_atomic(folder / DISPLAY_SETTINGS, text)
+    if version is Version.V31 and _may_replace(Path(DISPLAY_SETTINGS)):
+        write_atomic(DISPLAY_SETTINGS, text)
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether a file is missing or ours; RELION writes its own without our comment when the user saves settings."""
+    try:
+        return path.read_text(errors="replace").startswith(_OURS)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def job_star(version: Version, job: str, options: dict[str, str], is_continue: int = 0) -> str:

@@ -139,9 +139,10 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
 
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), OPTIONS, n=1, cutoff=0.5)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    hint = f": did you mean {close[0]}?" if close else "."
     known = ", ".join(option for option in OPTIONS if option not in ("in_mics", "in_coords", "j"))
-    return f"unknown parameter '{name}'{hint}: this job knows {known}."
+    # The end of this line is what RELION's window shows.
+    return f"the parameters are {known}; '{name}' is none of them{hint}"
 
 
 def _check(arguments: Arguments) -> None:

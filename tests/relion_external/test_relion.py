@@ -158,15 +158,16 @@ def test_killed_and_continued(picked: tuple[Project, str], tmp_path: Path) -> No
     job = project.add_external()
     log = tmp_path / "log"
     process = project.start(job, env={"STUB_SECONDS": "0.7", "STUB_LOG": str(log)})
-    project.wait_for(f"{job}Micrographs/mic_001_autopick.star")
-    child = int(project.text(job + ".cryosegnet/lock").split()[1])
-    supervisor = int(process_status(child)[1])
-    os.kill(supervisor, signal.SIGKILL)
-    time.sleep(0.5)
-    assert not is_running(child), "the work went on without its supervisor"
-    assert project.markers(job) == []
-    process.kill()  # RELION waits for ever
-    process.communicate()
+    try:
+        project.wait_for(f"{job}Micrographs/mic_001_autopick.star")
+        child = int(project.text(job + ".cryosegnet/lock").split()[1])
+        os.kill(int(process_status(child)[1]), signal.SIGKILL)
+        time.sleep(0.5)
+        assert not is_running(child), "the work went on without its supervisor"
+        assert project.markers(job) == []
+    finally:
+        process.kill()  # RELION waits for ever
+        process.communicate()
     shutil.rmtree(project.folder / ".relion_lock", ignore_errors=True)
     finished = {path.name for path in (project.folder / job / "Micrographs").iterdir() if path.name.startswith("mic")}
     assert 2 <= len(finished) < len(project.names)
