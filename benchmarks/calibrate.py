@@ -72,7 +72,7 @@ def main() -> None:
     model = AttentionUNet(state["recipe"]["base_channels"], state["recipe"]["levels"]).eval()
     model.load_state_dict(state["model"])
     groups = {name: real_data.load(name, "validation") for name in real_data.SETS}
-    groups["simulated"] = simulated(40)
+    groups["simulated"] = simulated(24)
     features, labels, weights, names = [], [], [], []
     for name, micrographs in groups.items():
         rows = [candidates(model, m, e, 0.33) for m in micrographs for e in SIZE_ERRORS]
