@@ -15,11 +15,14 @@ from .errors import ServerError
 
 TRIES = 3
 RETRY_SECONDS = 1.0
-_JOBS_LOOKED_AT = 500
+#: The client lists jobs by the hundred, newest first.
+_NEWEST, _ALL = 100, 5000
 
 
-def find_marked(connection: Connection, project: str, workspace: str, mark: str, kind: str) -> list[Any]:
-    """Jobs of a workspace whose description holds a mark, oldest first.
+def find_marked(
+    connection: Connection, project: str, workspace: str, mark: str, kind: str, most: int = _ALL
+) -> list[Any]:
+    """Jobs of a workspace whose description holds a mark, oldest first; ``most`` jobs are looked at, newest first.
 
     Raises
     ------
@@ -27,7 +30,7 @@ def find_marked(connection: Connection, project: str, workspace: str, mark: str,
     """
 
     def find() -> Iterator[Any]:
-        return iter(list(islice(connection.cs.find_jobs(project, workspace, type=kind, order=-1), _JOBS_LOOKED_AT)))
+        return iter(list(islice(connection.cs.find_jobs(project, workspace, type=kind, order=-1), most)))
 
     jobs = [job for job in connection.call("looking for the job", find) if mark in job.desc]
     return sorted(jobs, key=lambda job: int(job.uid[1:]))
@@ -63,7 +66,7 @@ def create_once(
             connection.call("creating the job", make, patience=0)
         except ServerError as problem:
             error = problem
-        made = find_marked(connection, project, workspace, mark, kind)
+        made = find_marked(connection, project, workspace, mark, kind, _NEWEST)
         for twin in made[1:]:
             if twin.status == "building":
                 with contextlib.suppress(ServerError):

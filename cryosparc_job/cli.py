@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"error: {error}")
         return NOTHING_DONE
     except (JobLost, Interrupted, KeyboardInterrupt) as end:
-        _complain(str(end) if isinstance(end, JobLost) else "stopped; see the job's log for how to go on")
+        _complain(str(end) if isinstance(end, JobLost) or " " in str(end) else "stopped; the same command goes on")
         return STOPPED
 
 
@@ -165,7 +165,7 @@ def make_picker(args: argparse.Namespace) -> MicrographPicker:
 def _connect(args: argparse.Namespace) -> Connection:
     from .connection import connect
 
-    return connect(args.url, prompt=not args.no_prompt, patience=args.patience)
+    return connect(args.url, prompt=not args.no_prompt, patience=args.patience, notice=_complain)
 
 
 def _download(args: argparse.Namespace) -> bool | None:

@@ -111,7 +111,13 @@ def default_url() -> str:
     raise CryoSegNetError("No CryoSPARC was named: give --url http://master:39000 or set CRYOSPARC_BASE_URL.")
 
 
-def connect(url: str | None = None, *, prompt: bool = True, patience: float = _PATIENCE_SECONDS) -> Connection:
+def connect(
+    url: str | None = None,
+    *,
+    prompt: bool = True,
+    patience: float = _PATIENCE_SECONDS,
+    notice: Callable[[str], None] | None = None,
+) -> Connection:
     """Connect to a CryoSPARC server.
 
     The login comes from CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD, else from the login that
@@ -126,6 +132,8 @@ def connect(url: str | None = None, *, prompt: bool = True, patience: float = _P
         Ask on the terminal where nothing else gives a login.
     patience
         How long a call is tried again while the network or the server is down, seconds.
+    notice
+        Told what is waited for, one sentence.
 
     Raises
     ------
@@ -165,7 +173,7 @@ def connect(url: str | None = None, *, prompt: bool = True, patience: float = _P
         )
     # The client tries a broken call three times and warns of each; `Connection.call` reports what comes of it.
     warnings.filterwarnings("ignore", message=r"\*\*\* API client", category=UserWarning)
-    return Connection(cs, address, patience)
+    return Connection(cs, address, patience, notice)
 
 
 def _login(address: str, prompt: bool) -> tuple[str | None, str | None]:
@@ -207,10 +215,11 @@ class Connection:
         How long a call is tried again while the network or the server is down, seconds.
     """
 
-    def __init__(self, cs: CryoSPARC, url: str, patience: float) -> None:
+    def __init__(self, cs: CryoSPARC, url: str, patience: float, notice: Callable[[str], None] | None = None) -> None:
         self.cs = cs
         self.url = url
         self.patience = patience
+        self._notice = notice
 
     @property
     def api(self) -> Any:
@@ -257,6 +266,8 @@ class Connection:
                 problem = _explain(error, what, self.url)
                 if not problem.passing or time.monotonic() + wait > end:
                     raise problem from error
+            if self._notice is not None and wait == _FIRST_WAIT:
+                self._notice(f"waiting up to {end - time.monotonic():.0f} s: {problem}")
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 

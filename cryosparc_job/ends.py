@@ -153,7 +153,7 @@ class Run:
         """
         status = self.status()
         if status not in ("running", "waiting"):
-            raise JobLost(self.job.uid, status)
+            raise JobLost(self.job.uid, _lost(status))
         # From here on a signal would only spoil what is done.
         self._state = "ending"
         self.settle("completed", "completing the job", self.connection.api.jobs.mark_completed)
@@ -195,7 +195,7 @@ class Run:
             status = self.status(patience=_ENDING_PATIENCE)
             if status not in ("running", "waiting", "launched", "started", "queued"):
                 if status in ("killed", "deleted", "building"):
-                    self._lost = self._lost or ("cleared" if status == "building" else status)
+                    self._lost = self._lost or _lost(status)
                 return
             while len(urllib.parse.quote(reason)) > _LONGEST_ERROR:
                 reason = reason[: len(reason) * 9 // 10]
@@ -219,7 +219,7 @@ class Run:
             except (ServerError, CryoSegNetError):
                 continue  # the calls of the main thread say what is wrong with the server
             if status not in ("running", "waiting") and self._state == "running":
-                self._lost = "cleared" if status == "building" else status
+                self._lost = _lost(status)
                 with self._lock:
                     # Not only a flag: a micrograph may take a minute, and a signal cuts a blocking call short, too.
                     # Under the lock our handler is still in place.
@@ -240,6 +240,11 @@ class Run:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+
+
+def _lost(status: str) -> str:
+    """What was done to a job that is in this state and was running."""
+    return {"building": "cleared", "failed": "marked as failed"}.get(status, status)
 
 
 def _signal_name(number: int) -> str:

@@ -34,7 +34,7 @@ from . import building, plots
 from .building import connect_once, create_once
 from .connection import Connection, OutputName
 from .ends import Run
-from .errors import ServerError
+from .errors import Interrupted, ServerError
 from .locations import (
     EXPOSURE_SLOTS,
     PARTICLE_SLOTS,
@@ -173,13 +173,16 @@ def pick(
     # Picks of other settings must be refused before the job is touched.
     settings = {**picker.settings, "server": connection.url, "job": f"{task.project}-{job.uid}"}
     with Journal(folder, settings, task.overwrite or task.job is None) as journal:
-        run = Run(connection, job, _resume(connection, task, job.uid))
+        resume = _resume(connection, task, job.uid)
+        run = Run(connection, job, resume)
         try:
             _prepare(connection, task, job)
             with run:
                 outcome = _Picking(connection, task, picker, run, journal, progress).work()
         except CryoSegNetError as error:
             raise _with_note(error, job.uid, run) from error
+        except Interrupted as end:
+            raise Interrupted(f"{job.uid} was stopped ({end}). {resume and f'It can be continued: {resume}'}") from None
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)
     return outcome
@@ -227,6 +230,15 @@ def find_workspace(connection: Connection, project: str, workspace: str) -> None
 def _find_job(connection: Connection, task: Task) -> Any:
     """The external job, made where none was named."""
     find_workspace(connection, task.project, task.workspace)
+    if task.exposures is not None:
+        # A wrong name must not leave an empty job behind.
+        find = connection.cs.find_job
+        source = connection.call(f"finding {task.exposures.job}", find, task.project, task.exposures.job)
+        if task.exposures.output not in source.outputs:
+            have = ", ".join(source.outputs) or "none yet"
+            raise CryoSegNetError(
+                f"{task.exposures.job} has no output {task.exposures.output}: name one of its outputs ({have})."
+            )
     if task.job is None:
         return create_external_job(connection, task.project, task.workspace, task.title, task.note)
     try:

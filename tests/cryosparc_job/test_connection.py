@@ -14,6 +14,7 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, clean_url, connect, require_client
 from tests.cryosparc_job.helpers import environment
+from tests.standin.faults import Fault
 from tests.standin.server import StandIn
 
 
@@ -163,6 +164,26 @@ def test_output_names(text: str) -> None:
     assert str(OutputName.parse("J12:exposures")) == "J12:exposures"
     with pytest.raises(CryoSegNetError, match="J12:exposures"):
         OutputName.parse(text)
+
+
+@pytest.mark.parametrize("command", ["", "pick", "chain", "live", "check-orientation"])
+def test_help_says_where_the_login_comes_from(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command.split(), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "CRYOSPARC_PASSWORD" in said
+    assert "--password" not in said
+    assert "exit codes" in said
+
+
+def test_what_is_waited_for_is_said(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    with connect(standin.url, patience=30, notice=said.append) as one:
+        standin.faults.append(Fault("health", "500", 1))
+        assert one.call("asking for its health", one.api.health) == "OK"
+    assert len(said) == 1
+    assert "waiting up to 30 s: CryoSPARC refused asking for its health (500)" in said[0]
 
 
 def test_wrong_usage_names_the_argument(capsys: pytest.CaptureFixture[str]) -> None:

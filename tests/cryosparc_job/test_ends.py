@@ -72,6 +72,7 @@ def test_a_signal_fails_the_job_and_job_goes_on(
     _, err = process.communicate(timeout=20)
     assert process.returncode == 4, err
     assert "Traceback" not in err
+    assert "--job J2" in err
     assert world.jobs["J2"].status == "failed"
     last = world.events["J2"][-1]["text"]
     assert number.name in last

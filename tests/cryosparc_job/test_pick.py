@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.job import Task, pick
@@ -162,6 +163,57 @@ def test_no_usable_exposure_fails_the_job_with_the_reason(connection: Connection
     assert world.jobs["J2"].status == "failed"
     assert "is empty" in world.events["J2"][-1]["text"]
     assert ("J2", "particles") not in world.outputs
+
+
+def test_exposures_without_what_is_needed_are_refused_before_picking(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 512)])
+    results = world.jobs["J1"].spec.outputs.root["exposures"].results
+    results[:] = [one for one in results if one.name != "mscope_params"]
+    picker = BlobPicker()
+    with pytest.raises(CryoSegNetError, match=r"J2: CryoSPARC refused starting the job .*lacks mscope_params"):
+        pick(connection, task(), picker)
+    assert picker.picked == []
+    with pytest.raises(CryoSegNetError, match=r"J1 has no output micrographs: name one of its outputs \(exposures\)"):
+        pick(connection, Task("P1", "W1", OutputName("J1", "micrographs")), picker)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"project": "P9"}, "finding the project P9 .404"),
+        ({"workspace": "W9"}, "finding the workspace W9 .404"),
+        ({"exposures": OutputName("J9", "exposures")}, "J9 does not exist"),
+        ({"job": "J9"}, "J9 does not exist"),
+        ({"job": "J1"}, "J1 is not an external job"),
+    ],
+)
+def test_wrong_names_are_one_sentence(connection: Connection, world: World, wrong: Any, message: str) -> None:
+    add_exposures(world, [(256, 256)])
+    with pytest.raises(CryoSegNetError, match=message) as refusal:
+        pick(connection, Task(**{**task().__dict__, **wrong}), BlobPicker())
+    assert "\n" not in str(refusal.value)
+    assert set(world.jobs) == {"J1"}
+
+
+def test_other_settings_are_noticed_before_the_job_is_touched(connection: Connection, world: World) -> None:
+    add_exposures(world, [(256, 256)] * 2, particles=8)
+    world.jobs["J1"].spec.outputs.root["exposures"].num_items = 2
+
+    class Stopping(BlobPicker):
+        def pick(self, micrograph: Any, diameter: float | None = None) -> Any:
+            if self.picked:
+                raise KeyboardInterrupt
+            return super().pick(micrograph, diameter)
+
+    with pytest.raises(KeyboardInterrupt):
+        pick(connection, task(), Stopping())
+    assert world.jobs["J2"].status == "failed"
+    with pytest.raises(CryoSegNetError, match="was picked with other settings: threshold"):
+        pick(connection, task(job="J2"), BlobPicker(threshold=0.6))
+    assert world.jobs["J2"].status == "failed"
+    picker = BlobPicker()
+    assert pick(connection, task(job="J2"), picker).picks == 16
+    assert len(picker.picked) == 1
 
 
 def test_no_particles_at_all_is_a_completed_job_with_a_warning(connection: Connection, world: World) -> None:
