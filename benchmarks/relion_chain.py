@@ -148,7 +148,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("project", type=Path, help="a folder that does not exist yet")
     parser.add_argument("--micrographs", type=int, default=8)
-    parser.add_argument("--iterations", type=int, default=10, help="of each of the three phases of InitialModel")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=10,
+        help="of InitialModel, a quarter of them in its first and its last phase each",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     project = args.project
@@ -162,7 +167,9 @@ def main() -> None:
     )
     program.chmod(0o755)
     threads = {"nr_threads": str(args.threads), "nr_mpi": "1"}
-    pick = run(project, "External", 99, {"fn_exe": str(program.resolve()), "in_mic": MICS, **threads})
+    pick = run(
+        project, "External", 99, {"fn_exe": str(program.resolve()), "in_mic": MICS, "nr_threads": threads["nr_threads"]}
+    )
     precision, recall = score(project, pick, truth)
     print(f"picks: precision {precision:.3f}, recall {recall:.3f}")
     print((project / pick / "run.out").read_text())
@@ -184,7 +191,9 @@ def main() -> None:
     )
     refine = {"fn_img": f"{extract}particles.star", "particle_diameter": "190", "do_preread_images": "Yes", **threads}
     run(project, "Class2D", 8, refine | {"nr_classes": "6", "nr_iter": "10", "psi_sampling": "12"})
-    phases = {f"sgd_{phase}_iter": str(args.iterations) for phase in ("ini", "inbetween", "fin")}
+    quarter = max(args.iterations // 4, 1)
+    counts = {"ini": quarter, "inbetween": args.iterations - 2 * quarter, "fin": quarter}
+    phases = {f"sgd_{phase}_iter": str(count) for phase, count in counts.items()}
     subsets = {"sgd_ini_subset_size": "100", "sgd_fin_subset_size": "200", "sampling": '"15 degrees"', "sym_name": "C1"}
     model = run(project, "InitialModel", 18, refine | phases | subsets | {"nr_classes": "1"})
     for path in sorted((project / model).glob("run_it*_class001.mrc"))[-1:]:

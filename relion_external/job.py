@@ -126,6 +126,8 @@ def run(arguments: protocol.Arguments) -> int:
     if result.exit_code == 3:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
         raise CryoSegNetError(f"none of the {len(inputs)} micrographs could be picked; the first: {reason}")
+    if picker.needs_diameter and result.without_picks == result.done + result.skipped:
+        complain("warning: the particle's size could not be estimated from these micrographs; give particle_diameter.")
     _finish(arguments, version, mics_star, inputs, files, result)
     say(f"done in {time.monotonic() - start:.0f} s")
     return DONE
@@ -182,9 +184,12 @@ def _changed(arguments: protocol.Arguments, picker: MicrographPicker) -> bool:
     before = read_settings(arguments.folder)
     if before is None:
         return False
-    changes = differences(before, {**picker.settings, "pixel_size": arguments.angpix})
+    now = {**picker.settings, "pixel_size": arguments.angpix}
+    names = {"diameter": "particle_diameter", "pixel_size": "angpix"}
+    then, now = ({names.get(name, name): value for name, value in one.items()} for one in (before, now))
+    changes = differences(then, now)
     if changes:
-        text = f"parameters were changed since this job ran before: {in_relion_words(', '.join(changes))}"
+        text = f"parameters were changed since this job ran before: {', '.join(changes)}"
         complain(f"warning: {text}; all its micrographs are picked again")
         say(f"{text}: all its micrographs are picked again")
     return bool(changes)
@@ -305,7 +310,7 @@ def _finish(
         say(line)
     if warning:
         complain(f"warning: {warning}")
-    with_log = _write_log(arguments, mine, inputs, lines, warning)
+    with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     say(f"coordinates: {arguments.output}{version.coordinates}")
 
@@ -343,8 +348,11 @@ def _write_log(
     inputs: Sequence[Input],
     lines: Sequence[str],
     warning: str | None,
+    new: bool,
 ) -> bool:
     """Write logfile.pdf; picks are worth more than their report, so a report that fails is only said."""
+    if not new and (arguments.folder / nodes.LOGFILE).exists():
+        return True
     try:
         from .report import write_report
 

@@ -59,7 +59,9 @@ def supervise(folder: Path, work: Callable[[], int]) -> int:
     def receive(number: int, _: FrameType | None) -> None:
         asked.append(number)
 
-    before = {number: signal.signal(number, receive) for number in _SIGNALS}
+    # The shell has RELION's background jobs ignore Ctrl-C, and nohup hanging up; they stay ignored.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in heard}
     try:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -133,6 +135,8 @@ def _be_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
     """Run the work and end the process; never returns."""
     code = FAILED
     try:
+        # In a group of its own it hears only of its parent, which decides what ends the job.
+        os.setpgid(0, 0)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _die_with(parent)

@@ -129,6 +129,17 @@ def test_sigterm(project: Project, deaf: str) -> None:
     assert project.markers() == [SUCCESS]
 
 
+def test_signals_that_are_ignored_stay_so(project: Project) -> None:
+    """As for RELION under nohup, or in a terminal where Ctrl-C ends its window."""
+    command = "trap '' HUP INT; " + project.shell("--in_mics", project.mics_star, job=JOB)
+    process = subprocess.Popen(command, **project.options({"STUB_SECONDS": "1"}))  # type: ignore[call-overload]
+    project.wait_for(JOB + ".cryosegnet/journal.jsonl")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    assert project.markers() == [SUCCESS]
+
+
 def test_abort_that_came_while_the_job_queued(project: Project) -> None:
     (project.folder / JOB).mkdir(parents=True)
     (project.folder / JOB / "RELION_JOB_ABORT_NOW").touch()
