@@ -22,6 +22,7 @@ from cryosegnet_ext.commands import (
 )
 from cryosegnet_ext.errors import CryoSegNetError
 
+from .connection import require_client
 from .errors import Interrupted, JobLost
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def _run(words: list[str]) -> int:
         add_args(parser)
         args = parser.parse_args(words[1:])
         try:
+            # First of all, since loading a network takes longer.
+            require_client()
             return command(args)
         except UsageError as error:
             parser.error(str(error))
@@ -126,8 +129,9 @@ def _add_picker(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("reading").add_argument
-    choice = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("reading")
+    add = group.add_argument
+    choice = group.add_mutually_exclusive_group()
     choice.add_argument(
         "--download", action="store_true", help="download micrographs even where the project is mounted"
     )

@@ -182,7 +182,9 @@ def pick(
         except CryoSegNetError as error:
             raise _with_note(error, job.uid, run) from error
         except Interrupted as end:
-            raise Interrupted(f"{job.uid} was stopped ({end}). {resume and f'It can be continued: {resume}'}") from None
+            note = "" if run.note is None else f" {run.note}: kill it there, or continue it."
+            again = f" It can be continued: {resume}" if resume else ""
+            raise Interrupted(f"{job.uid} was stopped ({end}).{note}{again}") from None
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)
     return outcome

@@ -19,6 +19,7 @@ from cryosparc_job.connection import connect
 from cryosparc_job.ends import Run
 from cryosparc_job.errors import ServerError
 from tests.cryosparc_job.helpers import REPOSITORY, add_exposures, environment
+from tests.standin.faults import Fault
 from tests.standin.server import StandIn
 
 COUNT = 6
@@ -102,6 +103,22 @@ def test_a_kill_stops_within_ten_seconds_in_the_middle_of_a_micrograph(
     assert "J2 was killed in CryoSPARC" in err
     assert "Traceback" not in err
     assert world.jobs["J2"].status == "killed"
+
+
+def test_a_second_signal_ends_at_once_though_the_server_hangs(standin: StandIn, world: Any, tmp_path: Path) -> None:
+    process = start(standin, tmp_path)
+    wait(lambda: picking(standin))
+    standin.faults.append(Fault("jobs.mark_failed", "slow", -1, seconds=15))
+    process.send_signal(signal.SIGINT)
+    wait(lambda: "jobs.mark_failed" in world.calls)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=12)
+    assert time.monotonic() - begin < 8
+    assert process.returncode == 4
+    assert "may still be shown as running" in err
+    assert "Traceback" not in err
+    standin.faults.clear()
 
 
 def test_a_crash_is_continued_with_the_same_particles(standin: StandIn, world: Any, tmp_path: Path) -> None:
