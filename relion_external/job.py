@@ -293,6 +293,7 @@ def _finish(
         if one.key in names and not (folder / file).exists():
             entry = named[names[one.key]]
             publish(folder, entry["stem"], file, entry["status"] == "done")
+    _remove_unfinished(folder, files)
     nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
 
     mine = [named[name] for name in names.values()]
@@ -313,6 +314,15 @@ def _finish(
     with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     say(f"coordinates: {arguments.output}{version.coordinates}")
+
+
+def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
+    """Remove what an earlier run was killed while writing."""
+    from cryosegnet_ext.journal import TEMPORARY_PREFIX
+
+    for parent in {folder, *((folder / file).parent for file in files)}:
+        for path in parent.glob(f"{TEMPORARY_PREFIX}*"):
+            path.unlink(missing_ok=True)
 
 
 def _about(name: str, reason: str) -> str:

@@ -173,6 +173,14 @@ def test_full_disk(project: Project, small_disk: Path, free: int) -> None:
     assert project.markers() == [SUCCESS]
 
 
+def test_leavings_of_a_kill_are_removed(project: Project) -> None:
+    left = project.folder / JOB / "Micrographs/.tmp-12-ab.star"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    run(project)
+    assert project.markers() == [SUCCESS] and not left.exists()
+
+
 def test_many_without_picks_is_said(project: Project) -> None:
     name = f"{project.micrographs}/mic_empty.mrc"
     project.write(name, np.random.default_rng(9).normal(size=(128, 128)))

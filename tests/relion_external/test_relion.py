@@ -153,6 +153,16 @@ def test_abort_during_a_long_micrograph_and_continue(picked: tuple[Project, str]
     assert count_picks(project, job) > 100
 
 
+def test_existing_picks_are_scored(picked: tuple[Project, str]) -> None:
+    project, first = picked
+    coordinates = first + "coords_suffix_autopick.star"
+    job = project.add_external(in_mic='""', in_coords=coordinates, params={"coords": "rescore"})
+    assert project.run(job) == "success", project.text(job + "run.err")
+    for name in project.names:
+        assert np.array_equal(project.coordinates(job, name)[:, :2], project.coordinates(first, name)[:, :2])
+    assert project.text(job + "coords_suffix_autopick.star") == project.mics_star + "\n"
+
+
 def test_killed_and_continued(picked: tuple[Project, str], tmp_path: Path) -> None:
     project, _ = picked
     job = project.add_external()
