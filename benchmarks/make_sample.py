@@ -1,6 +1,6 @@
 """Make the sample micrograph of `cryosegnet demo`: 20S proteasome (PDB 3J9I, CC0), simulated.
 
-    python benchmarks/make_sample.py
+python benchmarks/make_sample.py
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def run(project: Path, folder: str, number: int, options: dict[str, str]) -> str
     (new,) = set(project.glob(f"{folder}/job*")) - before
     job = f"{new.relative_to(project)}/"
     start = time.monotonic()
-    subprocess.run(["relion_pipeliner", "--RunJobs", job, "--sec_wait_after", "0"], **quiet)  # type: ignore[call-overload]
+    subprocess.run(["relion_pipeliner", "--RunJobs", job, "--sec_wait_after", "1"], **quiet)  # type: ignore[call-overload]
     ended = [path.name for path in new.glob("RELION_JOB_EXIT_*")]
     print(f"{job:<20} {' '.join(ended):<26} {time.monotonic() - start:7.0f} s", flush=True)
     return job
@@ -194,7 +194,7 @@ def main() -> None:
     quarter = max(args.iterations // 4, 1)
     counts = {"ini": quarter, "inbetween": args.iterations - 2 * quarter, "fin": quarter}
     phases = {f"sgd_{phase}_iter": str(count) for phase, count in counts.items()}
-    subsets = {"sgd_ini_subset_size": "100", "sgd_fin_subset_size": "200", "sampling": '"15 degrees"', "sym_name": "C1"}
+    subsets = {"sgd_ini_subset_size": "60", "sgd_fin_subset_size": "120", "sampling": '"30 degrees"', "sym_name": "C1"}
     model = run(project, "InitialModel", 18, refine | phases | subsets | {"nr_classes": "1"})
     for path in sorted((project / model).glob("run_it*_class001.mrc"))[-1:]:
         with mrcfile.open(path) as mrc:

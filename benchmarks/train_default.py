@@ -1,7 +1,7 @@
 """Train the built-in U-Net: simulation first, then simulation and labelled micrographs together.
 
     python benchmarks/train_default.py --stage simulated --output runs/simulated --steps 1300 --stop-after 600
-    python benchmarks/train_default.py --stage mixed --output runs/mixed --steps 1900 \\
+    python benchmarks/train_default.py --stage mixed --output runs/mixed --steps 1900 --stop-after 1800 \\
         --start runs/simulated/checkpoint.pt
 
 Only the training splits of ``benchmarks/splits.json`` are read. The same arguments give the same crops in the same

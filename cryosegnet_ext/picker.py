@@ -31,6 +31,9 @@ ALGORITHM = 1
 
 PUBLISHED_SIDE = 1024
 
+# A working image beyond this, from a diameter far too small for the frame, would not fit in memory.
+LARGEST_WORKING_SIDE = 16384
+
 
 class Picker:
     """Picks particles on micrographs.
@@ -178,7 +181,8 @@ class Picker:
         if self.diameter is not None:
             require_pixel_size(micrograph, "a diameter in angstrom")
         diameter_px = size / (micrograph.pixel_size or 1.0)
-        if not 4 <= diameter_px <= max(shape):
+        largest = max(shape) * self._working_diameter / diameter_px
+        if not 4 <= diameter_px <= max(shape) or largest > LARGEST_WORKING_SIDE:
             raise CryoSegNetError(
                 f"{micrograph.name}: a diameter of {size:g} angstrom is {diameter_px:.3g} pixels of this micrograph, "
                 f"which cannot be picked: check --diameter and --pixel-size."

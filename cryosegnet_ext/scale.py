@@ -146,4 +146,4 @@ def consensus_diameter(votes: Sequence[Votes]) -> float | None:
             crossings.append(grid[i] + np.log(STEP) * excess[i] / (excess[i] - excess[i + 1]))
     if crossings:
         return float(np.exp(min(crossings, key=lambda c: abs(c - grid[best]))))
-    return float(np.exp(grid[best] + np.clip(excess[best], -np.log(STEP), np.log(STEP))))
+    return float(np.exp(np.clip(grid[best] + np.clip(excess[best], -np.log(STEP), np.log(STEP)), grid[0], grid[-1])))
