@@ -3,8 +3,8 @@
     python benchmarks/relion_chain.py /tmp/chain --micrographs 8 --iterations 10
 
 RELION 3.1 must be installed (Debian: apt-get install relion). The picker is the real one with its built-in network; the
-particle is three balls of different size, which no class average can show by chance. The figures stand in
-docs/benchmarks.md.
+particle is four balls of different size, which no class average can show by chance. InitialModel takes a quarter of an
+hour or more on two cores. The figures stand in docs/relion.md.
 """
 
 from __future__ import annotations
