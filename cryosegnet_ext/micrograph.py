@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import itertools
@@ -13,6 +14,7 @@ import re
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,6 +45,9 @@ LARGEST_VALUE = 1e15
 """Values of a larger magnitude count as not finite: a flipped bit makes them, and float32 sums overflow on them."""
 MOST_INVALID = 0.1
 
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_JPEG_MAGIC = b"\xff\xd8\xff"
 _MRC_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _MRC_DIMENSION_LIMIT = 1_000_000
 _ENCODED_LIMIT = 2 << 30
@@ -144,12 +149,47 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
         absurd. No content of a file makes any other exception, and nothing is printed or warned of.
     """
     name = os.fsdecode(path)
-    try:
+    with _explained(name):
         if pixel_size is not None:
             pixel_size = _callers_pixel_size(pixel_size)
         with np.errstate(all="ignore"):
             raw, from_file = _read_file(name)
             data, valid = _clean(raw)
+    return Micrograph(data, from_file if pixel_size is None else pixel_size, name, valid)
+
+
+def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Rows and columns (ny, nx) of a micrograph, from the header alone where it is an MRC file.
+
+    Raises
+    ------
+    CryoSegNetError
+        As `read_micrograph`, but of an MRC file's pixels nothing is known.
+    """
+    name = os.fsdecode(path)
+    with _explained(name):
+        if os.path.isfile(name):
+            with open(name, "rb") as file:
+                magic = file.read(8)
+                file.seek(0)
+                stream: Any = file
+                if magic[:2] == b"\x1f\x8b":
+                    stream = gzip.GzipFile(fileobj=file)
+                elif magic[:3] == b"BZh":
+                    stream = bz2.BZ2File(file)
+                if not _is_picture(magic):
+                    with stream:
+                        header = _mrc_image_header(bytes(_take(stream, HEADER_DTYPE.itemsize)))
+                    return int(header["ny"]), int(header["nx"])
+        ny, nx = _read_file(name)[0].shape
+    return int(ny), int(nx)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a file as one sentence about it."""
+    try:
+        yield
     except _BadFile as error:
         raise CryoSegNetError(f"{_shown(name)} {error}.") from None
     except MemoryError:
@@ -159,7 +199,6 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
     except Exception as error:  # decoders raise whatever they like on damaged files
         reason = _one_line(f"{type(error).__name__}: {error}")
         raise CryoSegNetError(f"{_shown(name)} is damaged and cannot be decoded ({reason}): copy it again.") from error
-    return Micrograph(data, from_file if pixel_size is None else pixel_size, name, valid)
 
 
 def _read_file(name: str) -> tuple[NDArray[Any], float | None]:
@@ -181,13 +220,17 @@ def _read_file(name: str) -> tuple[NDArray[Any], float | None]:
             return _read_compressed_mrc(gzip.GzipFile(fileobj=file))
         if magic[:3] == b"BZh":
             return _read_compressed_mrc(bz2.BZ2File(file))
-        if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        if magic[:4] in _TIFF_MAGICS:
             return _read_tiff(file, size)
-        if magic == b"\x89PNG\r\n\x1a\n":
+        if magic == _PNG_MAGIC:
             return _read_png(_whole(file, size)), None
-        if magic[:3] == b"\xff\xd8\xff":
+        if magic[:3] == _JPEG_MAGIC:
             return _read_jpeg(_whole(file, size)), None
         return _read_mrc(file, size)
+
+
+def _is_picture(magic: bytes) -> bool:
+    return magic[:4] in _TIFF_MAGICS or magic == _PNG_MAGIC or magic[:3] == _JPEG_MAGIC
 
 
 # MRC
@@ -214,6 +257,27 @@ def _read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File) -> tuple[NDArray[A
 def _read_mrc(stream: Any, size: int | None) -> tuple[NDArray[Any], float | None]:
     """Read an MRC image from a binary stream of ``size`` bytes (None: not known, as it is compressed)."""
     head = bytes(_take(stream, HEADER_DTYPE.itemsize))
+    header = _mrc_image_header(head)
+    nx, ny, mode = (int(header[field]) for field in ("nx", "ny", "mode"))
+    extended = int(header["nsymbt"])
+    if extended < 0:
+        raise _BadFile(f"has a damaged MRC header (extended header of {extended} bytes): copy or write the file again")
+    dtype = np.dtype(_MRC_TYPES[mode]).newbyteorder(header.dtype["nx"].byteorder)
+    if mode == 0 and _imod_unsigned(head, header):
+        dtype = np.dtype("u1")
+    expected = HEADER_DTYPE.itemsize + extended + nx * ny * dtype.itemsize
+    if size is not None and size < expected:
+        raise _truncated(expected, size)
+    found = HEADER_DTYPE.itemsize + _skip(stream, extended)
+    pixels = _take(stream, expected - HEADER_DTYPE.itemsize - extended)
+    found += len(pixels)
+    if found < expected:
+        raise _truncated(expected, found)
+    return np.frombuffer(pixels, dtype).reshape(ny, nx), _mrc_pixel_size(header)
+
+
+def _mrc_image_header(head: bytes) -> Any:
+    """The header of one image of a mode that is read."""
     if len(head) < HEADER_DTYPE.itemsize:
         raise _BadFile(
             f"is truncated or no micrograph, as it holds {len(head)} bytes and an MRC header alone takes "
@@ -237,22 +301,7 @@ def _read_mrc(stream: Any, size: int | None) -> tuple[NDArray[Any], float | None
             f"holds {nz} frames, so it is a movie, stack or volume: motion-correct it first, and give one image a file"
         )
     _check_shape(ny, nx)
-
-    extended = int(header["nsymbt"])
-    if extended < 0:
-        raise _BadFile(f"has a damaged MRC header (extended header of {extended} bytes): copy or write the file again")
-    dtype = np.dtype(_MRC_TYPES[mode]).newbyteorder(header.dtype["nx"].byteorder)
-    if mode == 0 and _imod_unsigned(head, header):
-        dtype = np.dtype("u1")
-    expected = HEADER_DTYPE.itemsize + extended + nx * ny * dtype.itemsize
-    if size is not None and size < expected:
-        raise _truncated(expected, size)
-    found = HEADER_DTYPE.itemsize + _skip(stream, extended)
-    pixels = _take(stream, expected - HEADER_DTYPE.itemsize - extended)
-    found += len(pixels)
-    if found < expected:
-        raise _truncated(expected, found)
-    return np.frombuffer(pixels, dtype).reshape(ny, nx), _mrc_pixel_size(header)
+    return header
 
 
 def _mrc_header(head: bytes) -> Any:

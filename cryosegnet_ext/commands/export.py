@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import UsageError
+
 if TYPE_CHECKING:
     from ..picks import Picks
 
@@ -20,10 +22,16 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet export``."""
     parser.description = (
         "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs) between formats: one file a micrograph, but "
-        "one table of all micrographs for cs. Tables of many micrographs are split. Conventions: docs/formats.md."
+        "one table of all micrographs for cs. Tables of many micrographs are split. Or, with --cryosparc, write what "
+        "CryoSPARC's import jobs take from the output folder of 'cryosegnet pick'. Conventions: docs/formats.md."
     )
     parser.add_argument("picks", metavar="PICKS", nargs="+", help="pick files, or folders of them")
-    parser.add_argument("--to", required=True, choices=["star", "box", "cbox", "csv", "cs"], help="format to write")
+    parser.add_argument("--to", choices=["star", "box", "cbox", "csv", "cs"], help="format to write")
+    parser.add_argument(
+        "--cryosparc",
+        action="store_true",
+        help="PICKS is the output folder of 'cryosegnet pick': write particles.star, particles.cs and IMPORT.txt",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -39,10 +47,37 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Convert; 0 when all went well, 2 when some files failed, 3 when nothing could be done."""
     from ..errors import CryoSegNetError
-    from ..formats import write_cs, write_picks
 
+    if args.cryosparc == (args.to is not None):
+        raise UsageError("give either --to FORMAT or --cryosparc")
     if args.shape is not None and min(args.shape) < 1:
         raise CryoSegNetError("--shape wants the micrographs' rows and columns, both above zero.")
+    return _for_cryosparc(args) if args.cryosparc else _convert(args)
+
+
+def _for_cryosparc(args: argparse.Namespace) -> int:
+    if len(args.picks) > 1:
+        raise UsageError("--cryosparc takes one folder, the output of 'cryosegnet pick'")
+    if args.box_size is not None:
+        raise UsageError("--box-size does not go with --cryosparc, as particle locations have no box")
+    if args.pixel_size is not None and not 0 < args.pixel_size < float("inf"):
+        raise UsageError("--pixel-size wants angstrom per pixel, above zero")
+    from ..cryosparc_export import export_cryosparc
+
+    shape = None if args.shape is None else (args.shape[0], args.shape[1])
+    done = export_cryosparc(
+        args.picks[0], args.output or ".", flip_y=args.flip_y, shape=shape, pixel_size=args.pixel_size
+    )
+    for sentence in done.failures:
+        print(sentence, file=sys.stderr)
+    print(done.text, end="")
+    return 2 if done.failures else 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from ..errors import CryoSegNetError
+    from ..formats import write_cs, write_picks
+
     inputs = _input_files(args.picks)
     found, failures = _read(inputs, args)
 
