@@ -99,6 +99,8 @@ class Journal:
         self.records: dict[str, Record] = {}
         self.diameter: float | None = None
         self.has_diameter = False
+        #: every output that any run into this folder wrote, also in formats that later runs left out
+        self._written: set[str] = set()
         self._file: Any = None
         self._lock = -1
         try:
@@ -184,6 +186,11 @@ class Journal:
             self._remove_outputs()
             os.truncate(self.path, 0)
             self.records, self.diameter, self.has_diameter = {}, None, False
+        elif known is not None and differences(known, self.settings) and not any(r.done for r in self.records.values()):
+            # nothing was picked yet, so new settings spoil nothing, and the advice of a message can be followed
+            os.truncate(self.path, 0)
+            self.records, self.diameter, self.has_diameter, known = {}, None, False, None
+            self._remove_unfinished()
         elif known is not None:
             self._compare(known)
             self._remove_unfinished()
@@ -214,6 +221,7 @@ class Journal:
                     elif kind == "micrograph":
                         record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
                         self.records[record.key] = record
+                        self._written.update(record.files or ())
             file.truncate(whole)
         if known is None and whole:
             known = {}
@@ -237,8 +245,7 @@ class Journal:
                         os.unlink(os.path.join(folder, file))
 
     def _remove_outputs(self) -> None:
-        for record in self.records.values():
-            remove_files(self.output, record.files or ())
+        remove_files(self.output, sorted(self._written))
 
 
 def read_settings(output: str | Path) -> dict[str, object] | None:

@@ -29,6 +29,8 @@ TYPICAL_SIZE = 0.95
 # A scale counts where it finds at least this share of what the best one finds.
 LEAST_RESPONSE = 0.35
 CONFIDENT = 0.6
+# The third-best mask must be this probable somewhere, or what was seen may be noise: white noise reaches 0.87.
+SURE = 0.88
 LEAST_WEIGHT = 3.0
 
 
@@ -46,6 +48,8 @@ class Votes:
         Sum of the confidences.
     size : (k,) float
         Weighted median size of the masks, of the diameter tried; nan where there are none.
+    third : (k,) float
+        Probability of the third-best mask; 0 where there are fewer.
     unit : float
         Factor from the ladder's pixels to angstrom.
     """
@@ -54,6 +58,7 @@ class Votes:
     response: NDArray[np.float64]
     count: NDArray[np.float64]
     size: NDArray[np.float64]
+    third: NDArray[np.float64]
     unit: float = 1.0
 
     def scaled(self, unit: float) -> Votes:
@@ -91,14 +96,14 @@ def diameter_votes(
     steps = np.arange(np.floor(np.log(first) / np.log(STEP)), np.ceil(np.log(max(last, first)) / np.log(STEP)) + 1)
     rungs = steps.astype(int)
     seen = [_look(network, data, bad, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
-    table = np.array(seen, np.float64).reshape(-1, 3)
-    return Votes(rungs, table[:, 0], table[:, 1], table[:, 2])
+    table = np.array(seen, np.float64).reshape(-1, 4)
+    return Votes(rungs, table[:, 0], table[:, 1], table[:, 2], table[:, 3])
 
 
 def _look(
     network: Map, data: Image, bad: NDArray[np.bool_], diameter: float, working_diameter: float, label_share: float
-) -> tuple[float, float, float]:
-    """Response, count and relative size at one scale."""
+) -> tuple[float, float, float, float]:
+    """Response, count, relative size and third-best probability at one scale."""
     scale = working_diameter / diameter
     most = int(MOST_WORKING_PIXELS / scale)
     ny, nx = data.shape
@@ -110,9 +115,11 @@ def _look(
     weight = np.clip((masks.probability - CONFIDENT) / (1 - CONFIDENT), 0, 1)
     weight = np.where((size > 0.45) & (size < 1.9), weight, 0.0)
     if not weight.any():
-        return 0.0, 0.0, np.nan
+        return 0.0, 0.0, np.nan, 0.0
     response = float((weight * masks.area).sum() / work.data.size)
-    return response, float(weight.sum()), robust_diameter(size, weight)
+    probable = np.sort(masks.probability[weight > 0])[::-1]
+    third = float(probable[2]) if len(probable) > 2 else 0.0
+    return response, float(weight.sum()), robust_diameter(size, weight), third
 
 
 def consensus_diameter(votes: Sequence[Votes]) -> float | None:
@@ -140,6 +147,9 @@ def consensus_diameter(votes: Sequence[Votes]) -> float | None:
         return None
     excess = weighted / np.maximum(count, 1e-9) - np.log(TYPICAL_SIZE)
     best = int(np.argmax(response))
+    near = [v.third[np.abs(t - grid[best]) < 1.5 * np.log(STEP)].max(initial=0.0) for t, v in zip(tried, votes)]
+    if max(near) < SURE:
+        return None
     crossings = []
     for i in range(len(grid) - 1):
         if excess[i] > 0 >= excess[i + 1] and min(response[i], response[i + 1]) > LEAST_RESPONSE * response[best]:

@@ -514,3 +514,18 @@ def test_progress_on_a_terminal_and_in_a_log(monkeypatch: pytest.MonkeyPatch) ->
             assert lines[0].startswith("cryosegnet: 110/200 micrographs (55 %), ") and "s left, 30 picks" in lines[0]
             assert lines[-1].endswith("300 picks, 1 failed") and "left" not in lines[-1]
     assert [progress.duration(s) for s in (42, 90, 3570, 8000)] == ["42 s", "2 min", "1 h 0 min", "2 h 13 min"]
+
+
+def test_overwrite_removes_the_formats_of_every_earlier_run(mics: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pick(mics, out, formats=("box",))
+    pick(mics, out, formats=("star",))
+    pick(mics, out, StubPicker(threshold=0.5), formats=("star",), overwrite=True)
+    assert {p.suffix for p in (out / "picks").iterdir()} == {".star"}
+
+
+def test_settings_may_change_while_nothing_was_picked(tmp_path: Path) -> None:
+    (tmp_path / "bad.mrc").write_bytes(b"no image" * 300)
+    inputs, out = expand_inputs([str(tmp_path / "bad.mrc")]), tmp_path / "out"
+    assert batch.run(StubPicker(), inputs, out, progress=False).exit_code == 3
+    assert batch.run(StubPicker(threshold=0.5), inputs, out, progress=False).exit_code == 3

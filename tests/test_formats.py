@@ -617,3 +617,26 @@ def test_export_is_light_to_import() -> None:
 
     code = "import sys, cryosegnet_ext.commands.export; assert not {'numpy', 'pandas', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_export_takes_the_output_of_pick_with_its_subfolders(tmp_path: Path) -> None:
+    exact = Picks([10.25, 30.5], [20.75, 40.5], [90.0, 95.0], [0.9, 0.6], 1.5, (100, 120))
+    for day in ("dayA", "dayB"):
+        (tmp_path / "out" / "picks" / day).mkdir(parents=True)
+        for suffix in ("star", "box", "csv"):
+            exact.write(tmp_path / "out" / "picks" / day / f"m.{suffix}")
+    (tmp_path / "out" / "summary.json").write_text("{}")
+    parser = argparse.ArgumentParser()
+    export.add_args(parser)
+    words = [str(tmp_path / "out"), "--to", "cbox", "-o", str(tmp_path / "new")]
+    assert export.main(parser.parse_args(words)) == 0
+    for day in ("dayA", "dayB"):  # from the CSV, which keeps fractions and scores
+        found = read_picks(tmp_path / "new" / day / "m.cbox", pixel_size=1.5)
+        assert np.allclose(found.x, exact.x) and np.allclose(found.score, exact.score)
+
+
+def test_export_of_nothing_says_so(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    export.add_args(parser)
+    with pytest.raises(CryoSegNetError, match="no such file"):
+        export.main(parser.parse_args([str(tmp_path / "nothere"), "--to", "star"]))

@@ -157,5 +157,5 @@ def test_the_ends_of_the_ladder_count(unit, first):
         response[at] = 0.3
         size = np.full(6, np.nan)
         size[at] = 1.0
-        single = Votes(rung, response, response * 100, size).scaled(unit)
+        single = Votes(rung, response, response * 100, size, np.ones(6)).scaled(unit)
         assert consensus_diameter([single, single]) == pytest.approx(STEP ** rung[at] * unit, rel=0.15)

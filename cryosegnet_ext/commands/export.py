@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 HELP = "convert pick files between formats"
 
+RICHEST_FIRST = (".cs", ".csv", ".cbox", ".star", ".box")
 MICROGRAPH_SUFFIXES = {".mrc", ".mrcs", ".map", ".tif", ".tiff", ".eer", ".png", ".jpg", ".jpeg", ".gz", ".bz2"}
 
 
@@ -79,6 +80,7 @@ def _convert(args: argparse.Namespace) -> int:
     from ..formats import write_cs, write_picks
 
     inputs = _input_files(args.picks)
+    files, kept = [file for file, _ in inputs], {below for _, below in inputs}
     found, failures = _read(inputs, args)
 
     suffix = "." + args.to
@@ -87,23 +89,22 @@ def _convert(args: argparse.Namespace) -> int:
     if one_file and args.to != "cs" and len(found) > 1:
         raise CryoSegNetError(f"{len(found)} micrographs do not go into the one file {output}: give a folder.")
     folder = output.parent if one_file else output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
+    _make(folder)
 
     written: list[Picks] = []
     if args.to == "cs" and found:
         target = output if one_file else folder / "picks.cs"
-        _spare_inputs(target, inputs)
+        _spare_inputs(target, files)
         write_cs(dict(found), target)
         written = [picks for _, picks in found]
     elif found:
         targets: set[Path] = set()
         for name, picks in found:
-            target = output if one_file else folder / (_stem(name) + suffix)
+            below = Path(name).parent if Path(name).parent in kept else Path()
+            target = output if one_file else folder / below / (_stem(name) + suffix)
             try:
-                _spare_inputs(target, inputs)
+                _make(target.parent)
+                _spare_inputs(target, files)
                 if target in targets:
                     raise CryoSegNetError(f"two inputs would become {target}: convert them into different folders.")
                 targets.add(target)
@@ -118,33 +119,59 @@ def _convert(args: argparse.Namespace) -> int:
     return 2 if written else 3
 
 
-def _input_files(names: list[str]) -> list[Path]:
+def _make(folder: Path) -> None:
     from ..errors import CryoSegNetError
-    from ..formats import WRITABLE
 
-    files: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
+
+
+def _input_files(names: list[str]) -> list[tuple[Path, Path]]:
+    """Pick files, each with the folder it has below the one that was given; of several formats, the richest."""
+    from ..errors import CryoSegNetError
+
+    files: list[tuple[Path, Path]] = []
     for path in map(Path, names):
+        if not path.exists():
+            raise CryoSegNetError(f"{path}: no such file or folder; check the path.")
         if not path.is_dir():
-            files.append(path)
+            files.append((path, Path()))
             continue
-        # A folder's .txt files are mostly notes; a Topaz table is named by itself.
-        inside = sorted(f for f in path.iterdir() if f.suffix.lower() in WRITABLE and not f.name.startswith("."))
-        if not inside:
-            raise CryoSegNetError(f"the folder {path} holds no pick files: give one that has some.")
-        files += inside
+        folder = path / "picks" if (path / "summary.json").is_file() and (path / "picks").is_dir() else path
+        best: dict[Path, Path] = {}
+        for file in sorted(folder.rglob("*")):
+            key, rank = file.relative_to(folder).with_suffix(""), _rank(file)
+            if rank is not None and (key not in best or rank < (_rank(best[key]) or 0)):
+                best[key] = file
+        if not best:
+            raise CryoSegNetError(f"the folder {folder} holds no pick files: give one that has some.")
+        files += [(file, key.parent) for key, file in best.items()]
     return files
 
 
-def _read(inputs: list[Path], args: argparse.Namespace) -> tuple[list[tuple[str, Picks]], int]:
+def _rank(file: Path) -> int | None:
+    """Place among the formats, the one that keeps most first; None for other files.
+
+    A folder's .txt files are mostly notes; a Topaz table is named by itself.
+    """
+    suffix = file.suffix.lower()
+    return None if file.name.startswith(".") or suffix not in RICHEST_FIRST else RICHEST_FIRST.index(suffix)
+
+
+def _read(inputs: list[tuple[Path, Path]], args: argparse.Namespace) -> tuple[list[tuple[str, Picks]], int]:
     from ..errors import CryoSegNetError
     from ..formats import read_many
 
     found: list[tuple[str, Picks]] = []
     names: set[str] = set()
     failures = 0
-    for path in inputs:
+    for path, folder in inputs:
         try:
             table = read_many(path, pixel_size=args.pixel_size)
+            if folder != Path():
+                table = {str(folder / name): picks for name, picks in table.items()}
             for name in table:
                 if args.to == "cs" and name in names:
                     raise CryoSegNetError(f"{path}: micrograph {name} was given before; give its picks once.")
