@@ -24,6 +24,8 @@ STEP = 1.3
 # Particles span these shares of a micrograph's long side unless something better is known.
 SMALLEST_SHARE, LARGEST_SHARE = 1 / 110, 1 / 7
 MOST_WORKING_PIXELS = 640
+# Blown up from fewer pixels than this (a rung of the ladder), noise looks like particles.
+LEAST_PIXELS = STEP**8
 # What masks at the right scale measure, of the true diameter: flooding stops a little inside the painted discs.
 TYPICAL_SIZE = 0.95
 # A scale counts where it finds at least this share of what the best one finds.
@@ -89,11 +91,13 @@ def diameter_votes(
         As the network was taught.
     """
     side = max(data.shape)
-    first = max(low or 0.0, side * SMALLEST_SHARE, 6.0)
+    first = max(low or 0.0, side * SMALLEST_SHARE, LEAST_PIXELS)
     last = min(high or np.inf, side * LARGEST_SHARE)
     if high is not None and last < first:
-        first = max(low or 0.0, 6.0)
-    steps = np.arange(np.floor(np.log(first) / np.log(STEP)), np.ceil(np.log(max(last, first)) / np.log(STEP)) + 1)
+        first = max(low or 0.0, LEAST_PIXELS)
+    steps = np.arange(
+        np.floor(np.log(first) / np.log(STEP) + 1e-9), np.ceil(np.log(max(last, first)) / np.log(STEP)) + 1
+    )
     rungs = steps.astype(int)
     seen = [_look(network, data, bad, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
     table = np.array(seen, np.float64).reshape(-1, 4)
