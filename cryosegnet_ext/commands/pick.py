@@ -126,6 +126,14 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--diameter sets the size range by itself; leave out --min-diameter and --max-diameter")
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-diameter {low:g} is above --max-diameter {high:g}; exchange them")
+    if args.pixel_size is not None and not 0.05 <= args.pixel_size <= 100:
+        raise UsageError(
+            f"--pixel-size {args.pixel_size:g} is no pixel size of a micrograph; give 0.05 to 100 angstrom"
+        )
+    if args.sam is None and args.segmenter in ("peaks", "grid"):
+        raise UsageError(
+            f"--segmenter {args.segmenter} needs a SAM and none is built in; add --sam sam_vit_b or a file"
+        )
     if args.sam is not None and args.segmenter == "watershed":
         raise UsageError("--segmenter watershed does not use SAM; leave out --sam or choose peaks or grid")
     if args.output.exists() and not args.output.is_dir():
