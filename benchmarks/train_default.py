@@ -23,7 +23,7 @@ from cryosegnet_ext.simulation.specimens import read_specimen
 from cryosegnet_ext.training.crops import augment, labelled_crop, simulated_crop
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
 
-SIDE, BATCH, REAL = 256, 8, 3
+SIDE, BATCH = 256, 8
 
 
 def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
@@ -45,22 +45,25 @@ def main() -> None:
     ap.add_argument("--stop-after", type=int, help="stop at this step of the schedule")
     ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
     ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets not to train on")
+    ap.add_argument("--real", type=int, default=3, help="crops of labelled micrographs in a batch of 8")
+    ap.add_argument("--turns", nargs="*", default=list(real_data.SETS), help="sets in turn, a name may stand twice")
     ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--rate", type=float, help="learning rate (default: by stage)")
     ap.add_argument("--device", default="cpu")
     a = ap.parse_args()
     stacks = specimen_stacks("train")
     sets = {}
     if a.stage == "mixed":
-        sets = {name: real_data.load(name, "train") for name in real_data.SETS if name not in a.leave_out}
+        sets = {name: real_data.load(name, "train") for name in sorted(set(a.turns)) if name not in a.leave_out}
         print({k: [len(m.x) for m in v] for k, v in sets.items()}, flush=True)
-    real = sorted(sets)
+    real = [name for name in a.turns if name in sets]
 
     def next_batch(step: int) -> Batch:
         rng = np.random.default_rng([a.seed, step])
         images, labels = [], []
         for k in range(BATCH):
-            if real and k < REAL:
-                pool = sets[real[(step * REAL + k) % len(real)]]
+            if real and k < a.real:
+                pool = sets[real[(step * a.real + k) % len(real)]]
                 crop = labelled_crop(pool[int(rng.integers(len(pool)))], SIDE, rng)
             else:
                 crop = simulated_crop(stacks, SIDE, int(rng.integers(2**62)))
@@ -70,7 +73,7 @@ def main() -> None:
         return np.stack(images), np.stack(labels)
 
     start = torch.load(a.start, weights_only=True)["model"] if a.start else None
-    rate = 2e-3 if a.stage == "simulated" else 1e-3
+    rate = a.rate or (2e-3 if a.stage == "simulated" else 1e-3)
     fit(Recipe(steps=a.steps, learning_rate=rate, seed=a.seed), next_batch, a.output, start, a.device, a.stop_after)
 
 

@@ -61,10 +61,52 @@ def paint_labels(
     return label
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A working image and the particles on it.
+
+    Attributes
+    ----------
+    image : (side, side) float32
+    x, y : (n,) pixels of the image
+    diameter : (n,) pixels of the image
+    """
+
+    image: Image
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    diameter: NDArray[np.float64]
+
+    def label(self) -> NDArray[np.uint8]:
+        """The plane (side, side) of 0 and 1 that the U-Net is taught."""
+        return paint_labels(self.x, self.y, self.diameter, (self.image.shape[0], self.image.shape[1]))
+
+
 def simulated_crop(stacks: Sequence[ProjectionStack], side: int, seed: int) -> tuple[Image, NDArray[np.uint8]]:
     """One simulated working image (side, side) with its label plane; the same seed gives the same crop."""
+    crop = simulated_particles(stacks, side, seed)
+    return crop.image, crop.label()
+
+
+def simulated_particles(
+    stacks: Sequence[ProjectionStack], side: int, seed: int, size: tuple[float, float] | None = None
+) -> Crop:
+    """One simulated working image; the same seed gives the same crop.
+
+    Parameters
+    ----------
+    stacks
+        Specimens to choose from.
+    side, seed
+        Of the image.
+    size
+        Bounds of the particle's diameter, working pixels; by default as the U-Net is taught, out-of-scale ones too.
+    """
     rng = np.random.default_rng(seed)
-    d, in_scale = _random_size(rng, TOO_SMALL_SHARE)
+    if size is None:
+        d, in_scale = _random_size(rng, TOO_SMALL_SHARE)
+    else:
+        d, in_scale = float(np.exp(rng.uniform(*np.log(size)))), True
     first = stacks[int(rng.integers(len(stacks)))]
     chosen = [first]
     if rng.random() < 0.15:
@@ -75,10 +117,8 @@ def simulated_crop(stacks: Sequence[ProjectionStack], side: int, seed: int) -> t
     scene = random_scene(first.diameter, pixel_size, rng)
     image, truth = simulate_micrograph(chosen, scene, (side, side), pixel_size, int(rng.integers(2**62)))
     image = degrade(image, d, rng)
-    label = paint_labels(truth.x, truth.y, truth.diameter / pixel_size, (side, side))
-    if not in_scale:
-        label[:] = 0
-    return working_image(image, 1.0).data, label
+    shown = np.ones(len(truth.x), bool) if in_scale else np.zeros(len(truth.x), bool)
+    return Crop(working_image(image, 1.0).data, truth.x[shown], truth.y[shown], truth.diameter[shown] / pixel_size)
 
 
 def _random_size(rng: np.random.Generator, too_small: float, spread: float = 0.35) -> tuple[float, bool]:
@@ -181,7 +221,18 @@ def _local_contrast(image: Image, rng: np.random.Generator) -> Image:
 
 def labelled_crop(micrograph: Labelled, side: int, rng: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
     """A crop (side, side) of a labelled micrograph at a random working scale near the nominal one, with its label."""
-    d, in_scale = _random_size(rng, 0.0, spread=0.25)
+    crop = labelled_particles(micrograph, side, rng)
+    return crop.image, crop.label()
+
+
+def labelled_particles(
+    micrograph: Labelled, side: int, rng: np.random.Generator, size: tuple[float, float] | None = None
+) -> Crop:
+    """A crop of a labelled micrograph; ``size`` as in `simulated_particles`."""
+    if size is None:
+        d, in_scale = _random_size(rng, 0.0, spread=0.25)
+    else:
+        d, in_scale = float(np.exp(rng.uniform(*np.log(size)))), True
     scale = d / micrograph.diameter_px
     ny, nx = micrograph.data.shape
     need = int(np.ceil((side + 2) / scale))
@@ -190,13 +241,11 @@ def labelled_crop(micrograph: Labelled, side: int, rng: np.random.Generator) -> 
     work = working_image(part, scale, bad_areas(part))
     x = (micrograph.x - x0 + 0.5) * work.scale_x - 0.5
     y = (micrograph.y - y0 + 0.5) * work.scale_y - 0.5
-    shape = (work.data.shape[0], work.data.shape[1])
-    label = paint_labels(x, y, np.full(len(x), d if in_scale else 0.0), shape)
     image = np.zeros((side, side), np.float32)
-    plane = np.zeros((side, side), np.uint8)
-    h, w = min(side, shape[0]), min(side, shape[1])
-    image[:h, :w], plane[:h, :w] = work.data[:h, :w], label[:h, :w]
-    return image, plane
+    h, w = min(side, work.data.shape[0]), min(side, work.data.shape[1])
+    image[:h, :w] = work.data[:h, :w]
+    near = (x > -d) & (y > -d) & (x < w + d) & (y < h + d) & in_scale
+    return Crop(image, x[near], y[near], np.full(int(near.sum()), d))
 
 
 def augment(image: Image, label: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
