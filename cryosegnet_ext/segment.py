@@ -103,7 +103,7 @@ def watershed(
         One a peak, best peak first.
     """
     probability = _checked(probability, diameter_px)
-    smooth = _smoothed(probability, diameter_px)
+    smooth = smoothed(probability, diameter_px)
     rows, columns, values = _peaks_of(smooth, diameter_px, floor)
     if len(rows) == 0:
         return Masks.empty()
@@ -137,7 +137,7 @@ def find_peaks(
         The smoothed map there.
     """
     probability = _checked(probability, diameter_px)
-    return _peaks_of(_smoothed(probability, diameter_px), diameter_px, floor)
+    return _peaks_of(smoothed(probability, diameter_px), diameter_px, floor)
 
 
 def _checked(probability: NDArray[np.floating[Any]], diameter_px: float = 1.0) -> NDArray[np.float32]:
@@ -149,7 +149,8 @@ def _checked(probability: NDArray[np.floating[Any]], diameter_px: float = 1.0) -
     return finite
 
 
-def _smoothed(probability: NDArray[np.float32], diameter_px: float) -> NDArray[np.float32]:
+def smoothed(probability: NDArray[np.float32], diameter_px: float) -> NDArray[np.float32]:
+    """The map as peaks are sought on it: blurred by `SMOOTHING` diameters."""
     smooth = cv2.GaussianBlur(probability, (0, 0), SMOOTHING * diameter_px, borderType=cv2.BORDER_REFLECT)
     return np.asarray(smooth, np.float32)
 
@@ -344,10 +345,8 @@ def grid(
         box_nms_thresh=box_nms_thresh,
         output_mode="uncompressed_rle",
     )
-    found = [
-        _Instance(m["predicted_iou"], *_runs(m["segmentation"])) for m in generator.generate(_picture(probability))
-    ]
-    return _measured([instance for instance in found if len(instance.y)], probability, probability)
+    found = [Instance(m["predicted_iou"], *_runs(m["segmentation"])) for m in generator.generate(_picture(probability))]
+    return measured([instance for instance in found if len(instance.y)], probability, probability)
 
 
 def peaks(
@@ -391,7 +390,7 @@ def peaks(
         Best predicted IoU first.
     """
     probability = _checked(probability, diameter_px)
-    smooth = _smoothed(probability, diameter_px)
+    smooth = smoothed(probability, diameter_px)
     rows, columns, _ = _peaks_of(smooth, diameter_px, floor)
     if len(rows) == 0:
         return Masks.empty()
@@ -399,7 +398,7 @@ def peaks(
     # a window twice as wide as the largest plausible disc: a mask that is too large shows
     half = int(np.ceil(2 * np.sqrt(2.5 * area / np.pi)))
     picture = _picture(probability)
-    found: list[_Instance] = []
+    found: list[Instance] = []
     for tile in _tiles(probability.shape, int(sam.image_encoder.img_size), half):
         here = tile.owns(rows, columns)
         if here.any():
@@ -415,14 +414,14 @@ def peaks(
                 min_iou=min_iou,
                 offset=(tile.y0, tile.x0),
             )
-    return _measured(_settled(found, probability.shape), probability, smooth)
+    return measured(settled(found, probability.shape), probability, smooth)
 
 
 SEGMENTERS: dict[str, Callable[..., Masks]] = {"peaks": peaks, "grid": grid, "watershed": watershed}
 """By the names of the command line; `peaks` and `grid` take a SAM after the map."""
 
 
-class _Instance(NamedTuple):
+class Instance(NamedTuple):
     """One mask as the pixels it holds."""
 
     score: float
@@ -485,14 +484,14 @@ def _prompted(
     points_per_batch: int,
     min_iou: float,
     offset: tuple[int, int],
-) -> list[_Instance]:
+) -> list[Instance]:
     """SAM's best plausible mask at each point of one tile; positions come back with ``offset`` (y, x) added."""
     import torch
     from segment_anything import SamPredictor
 
     ny, nx = picture.shape[:2]
     reach = torch.arange(-half, half + 1, device=sam.device)
-    found: list[_Instance] = []
+    found: list[Instance] = []
     with torch.inference_mode():
         predictor = SamPredictor(sam)
         predictor.set_image(picture)
@@ -535,7 +534,7 @@ def _prompted(
                 y, x = _joined(masks[i], half)
                 if len(y) >= least:
                     column, row = points[start + i]
-                    found.append(_Instance(float(score[i]), y + row - half + offset[0], x + column - half + offset[1]))
+                    found.append(Instance(float(score[i]), y + row - half + offset[0], x + column - half + offset[1]))
     return found
 
 
@@ -589,20 +588,21 @@ def _joined(mask: NDArray[np.bool_], centre: int) -> tuple[NDArray[np.intp], NDA
     return y, x
 
 
-def _settled(found: list[_Instance], shape: tuple[int, ...]) -> list[_Instance]:
+def settled(found: list[Instance], shape: tuple[int, ...]) -> list[Instance]:
     """Give every pixel to the best mask that claims it; drop masks of which less than half is left."""
     taken = np.zeros(shape, bool)
-    settled = []
+    kept = []
     for instance in sorted(found, key=lambda one: -one.score):
         free = ~taken[instance.y, instance.x]
         if 2 * np.count_nonzero(free) >= len(free):
             y, x = instance.y[free], instance.x[free]
             taken[y, x] = True
-            settled.append(_Instance(instance.score, y, x))
-    return settled
+            kept.append(Instance(instance.score, y, x))
+    return kept
 
 
-def _measured(found: list[_Instance], probability: NDArray[np.float32], smooth: NDArray[np.float32]) -> Masks:
+def measured(found: list[Instance], probability: NDArray[np.float32], smooth: NDArray[np.float32]) -> Masks:
+    """Statistics of the masks on the map and on the smoothed map, in the order given."""
     if not found:
         return Masks.empty()
     instance = np.repeat(np.arange(len(found)), [len(one.y) for one in found])

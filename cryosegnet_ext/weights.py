@@ -362,7 +362,7 @@ def load_sam(name_or_path: str | Path) -> Sam:
         ) from error
     # built without memory, then given the file's tensors: twice as fast, and half the peak, of filling a random one
     with torch.device("meta"):
-        sam = _build_sam(sizes)
+        sam = build_sam(sizes)
     try:
         sam.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     except RuntimeError as error:
@@ -437,7 +437,7 @@ def sam_sizes(state: Mapping[str, Tensor], note: Mapping[str, Any] | None = None
     }
 
 
-def _build_sam(sizes: Mapping[str, Any]) -> Sam:
+def build_sam(sizes: Mapping[str, Any]) -> Sam:
     """Build a SAM from `sam_sizes`, as build_sam.py of segment-anything does for its three."""
     from functools import partial
 

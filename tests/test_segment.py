@@ -18,13 +18,13 @@ from cryosegnet_ext.segment import (
     Masks,
     _flood,
     _peaks_of,
-    _smoothed,
+    smoothed,
     find_peaks,
     grid,
     peaks,
     watershed,
 )
-from cryosegnet_ext.weights import _build_sam
+from cryosegnet_ext.weights import build_sam
 
 
 def discs(shape, centres, diameter, value=1.0, blur=1.0):
@@ -153,7 +153,7 @@ def test_the_flood_is_the_plain_watershed():
     """The spanning forest against a flood that takes pixels one by one, highest first."""
     rng = np.random.default_rng(5)
     plane = np.clip(discs((90, 110), lattice(rng, 90, 22, 4), 15, blur=2) + rng.normal(0, 0.05, (90, 110)), 0, 1)
-    smooth = _smoothed(plane.astype(np.float32), 20)
+    smooth = smoothed(plane.astype(np.float32), 20)
     rows, columns, values = _peaks_of(smooth, 20, 0.1)
     levels = np.minimum(0.5, 0.5 * values)
     y, x, instance = _flood(smooth, rows, columns, levels, 20)
@@ -284,7 +284,7 @@ def tiny_sam(seed=0, img_size=64):
         "mask_in_chans": 4, "decoder_depth": 2, "decoder_mlp_dim": 24, "decoder_num_heads": 8,
         "num_multimask_outputs": 3, "iou_head_depth": 3, "iou_head_hidden_dim": 16,
     }  # fmt: skip
-    return _build_sam(sizes).eval().requires_grad_(False)
+    return build_sam(sizes).eval().requires_grad_(False)
 
 
 def test_peaks_gives_each_particle_its_disc():
@@ -348,9 +348,9 @@ def test_overlapping_masks_share_no_pixel():
 
 def test_duplicates_keep_the_best():
     def row(score, start, end):
-        return segment._Instance(score, np.zeros(end - start, np.intp), np.arange(start, end))
+        return segment.Instance(score, np.zeros(end - start, np.intp), np.arange(start, end))
 
-    settled = segment._settled([row(0.5, 0, 10), row(0.9, 3, 13), row(0.7, 12, 20), row(0.6, 0, 5)], (1, 30))
+    settled = segment.settled([row(0.5, 0, 10), row(0.9, 3, 13), row(0.7, 12, 20), row(0.6, 0, 5)], (1, 30))
     assert [(one.score, one.x.min(), one.x.max()) for one in settled] == [(0.9, 3, 12), (0.7, 13, 19), (0.6, 0, 2)]
 
 

@@ -173,7 +173,7 @@ SIZES = {
 
 def tiny_sam(**changes):
     torch.manual_seed(0)
-    return weights._build_sam({**SIZES, **changes}).eval()
+    return weights.build_sam({**SIZES, **changes}).eval()
 
 
 def answer(sam):
@@ -217,7 +217,7 @@ def test_the_published_sams_are_known_by_their_shapes(kind):
         published = sam_model_registry[kind]()
         state = published.state_dict()
         sizes = weights.sam_sizes(state)
-        rebuilt = weights._build_sam(sizes)
+        rebuilt = weights.build_sam(sizes)
     blocks, heads = {"vit_h": (32, 16), "vit_l": (24, 16), "vit_b": (12, 12)}[kind]
     assert (sizes["img_size"], sizes["depth"], sizes["num_heads"]) == (1024, blocks, heads)
     assert str(rebuilt) == str(published)
