@@ -1,4 +1,4 @@
-"""The error that a user can cause."""
+"""The errors that a user can cause."""
 
 
 class CryoSegNetError(Exception):
@@ -6,3 +6,7 @@ class CryoSegNetError(Exception):
 
     Commands print the text and exit; a batch records it against the micrograph and goes on. It never needs a traceback.
     """
+
+
+class UsageError(CryoSegNetError):
+    """An option that makes no sense, does not go with another, or names what does not exist; commands end with 1."""

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from . import denoise, segment, weights
-from .errors import CryoSegNetError
+from .choices import DEFAULT_SEGMENTER, check_choices, is_device
+from .errors import CryoSegNetError, UsageError
 from .micrograph import Micrograph, require_pixel_size
 from .picks import Picks
 from .postprocess import Calibration, Frame, default_rule, published_rule
@@ -22,9 +23,6 @@ from .unet import AttentionUNet, probability_map
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
-
-DEFAULT_SEGMENTER = "watershed"
-RECIPES = ("default", "published")
 
 # Raised when the same weights and options give other picks than before, so that a resumed run notices.
 ALGORITHM = 1
@@ -65,8 +63,10 @@ class Picker:
 
     Raises
     ------
+    UsageError
+        An option makes no sense, or names weights or a device that do not exist.
     CryoSegNetError
-        An option makes no sense, weights are missing, or a device is.
+        Weights cannot be read or downloaded.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class Picker:
         threshold: float | None = None,
     ) -> None:
         self.segmenter = segmenter or (DEFAULT_SEGMENTER if sam is None else "peaks")
-        _check_options(self.segmenter, sam, recipe, diameter, min_diameter, max_diameter, threshold)
+        check_choices(segmenter, sam, recipe, diameter, min_diameter, max_diameter, threshold)
         self.device = choose_device(device)
         self.denoised = denoised
         self.diameter, self.min_diameter, self.max_diameter = diameter, min_diameter, max_diameter
@@ -97,7 +97,7 @@ class Picker:
         trained_for = str(note.get("recipe", "published"))
         self.recipe = recipe or trained_for
         if self.recipe != trained_for:
-            raise CryoSegNetError(
+            raise UsageError(
                 f"The weights {weights} were trained for the {trained_for} recipe and cannot serve the {self.recipe} "
                 f"one: leave --recipe out or choose other weights."
             )
@@ -284,22 +284,22 @@ def choose_device(name: str) -> torch.device:
 
     Raises
     ------
-    CryoSegNetError
+    UsageError
         The device does not exist here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    kind, _, number = name.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise CryoSegNetError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
+    if not is_device(name):
+        raise UsageError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
     if not torch.cuda.is_available():
-        raise CryoSegNetError(
+        raise UsageError(
             f"--device {name}: PyTorch finds no GPU here; `cryosegnet doctor` says more, --device cpu works without."
         )
+    number = name.partition(":")[2]
     if number and int(number) >= torch.cuda.device_count():
-        raise CryoSegNetError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
     return torch.device(name)
 
 
@@ -310,34 +310,3 @@ def _load_unet(name: str | Path, device: torch.device) -> tuple[AttentionUNet, d
 
 def _load_sam(name: str | Path, device: torch.device) -> Sam:
     return weights.load_sam(name).to(device)
-
-
-def _check_options(
-    segmenter: str,
-    sam: str | Path | None,
-    recipe: str | None,
-    diameter: float | None,
-    low: float | None,
-    high: float | None,
-    threshold: float | None,
-) -> None:
-    if segmenter not in segment.SEGMENTERS:
-        raise CryoSegNetError(f"--segmenter {segmenter} is not known: use {', '.join(segment.SEGMENTERS)}.")
-    if segmenter != "watershed" and sam is None:
-        raise CryoSegNetError(
-            f"--segmenter {segmenter} needs a SAM and none is built in: "
-            "add --sam sam_vit_b (or a file), or use watershed."
-        )
-    if recipe is not None and recipe not in RECIPES:
-        raise CryoSegNetError(f"--recipe {recipe} is not known: use {' or '.join(RECIPES)}.")
-    for option, value in (("--diameter", diameter), ("--min-diameter", low), ("--max-diameter", high)):
-        if value is not None and not 1 <= value <= 10_000:
-            raise CryoSegNetError(f"{option} {value:g} is no particle diameter in angstrom: give 1 to 10000.")
-    if low is not None and high is not None and low >= high:
-        raise CryoSegNetError(f"--min-diameter {low:g} is not below --max-diameter {high:g}.")
-    if diameter is not None and (low is not None or high is not None):
-        raise CryoSegNetError(
-            "--diameter and --min-diameter / --max-diameter exclude each other: give one or the other."
-        )
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise CryoSegNetError(f"--threshold {threshold:g} is no score: give 0 to 1.")

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext._version import __version__
-from cryosegnet_ext.commands import (
-    DONE,
-    NOTHING_DONE,
-    SOME_FAILED,
-    STOPPED,
-    USAGE,
-    CommandParser,
-    UsageError,
-    did_you_mean,
-)
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.commands.options import PICKER_OPTIONS, add_options, check_picker, picker_from
+from cryosegnet_ext.commands.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program, say
+from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
 from .connection import require_client
 from .errors import Interrupted, JobLost
@@ -39,12 +30,20 @@ saves, or from a prompt; there is no argument for it"""
 _EXIT_CODES = """exit codes: 0 all done, 1 wrong usage, 2 some exposures could not be picked, 3 nothing could be
 done, 4 stopped by a signal or killed in CryoSPARC"""
 
+_EPILOG = f"{_LOGIN}\n\n{_EXIT_CODES}"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    program = Program(
+        name=PROGRAM,
+        about="Pick the exposures of a CryoSPARC project with CryoSegNet.",
+        commands={name: partial(_load, name) for name in COMMANDS},
+        epilog=_EPILOG,
+    )
     try:
-        return _run(words)
+        return program.run(words)
     except CryoSegNetError as error:
         _complain(f"error: {error}")
         return NOTHING_DONE
@@ -53,45 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def _run(words: list[str]) -> int:
-    try:
-        if not words or words[0] not in COMMANDS:
-            return _without_command(words)
-        help_text, add_args, command = COMMANDS[words[0]]
-        parser = CommandParser(prog=f"{PROGRAM} {words[0]}", description=help_text, epilog=f"{_LOGIN}\n\n{_EXIT_CODES}")
-        add_args(parser)
-        args = parser.parse_args(words[1:])
-        try:
-            # First of all, since loading a network takes longer.
-            require_client()
-            return command(args)
-        except UsageError as error:
-            parser.error(str(error))
-    except SystemExit as end:
-        # argparse ends help and errors this way.
-        return end.code if isinstance(end.code, int) else DONE if end.code is None else USAGE
+def _load(name: str) -> Command:
+    help_text, add_args, command = COMMANDS[name]
 
+    def work(args: argparse.Namespace) -> int:
+        # First of all, since loading a network takes longer.
+        require_client()
+        return command(args)
 
-def _without_command(words: list[str]) -> int:
-    commands = "\n".join(f"  {name:<18} {text.splitlines()[0]}" for name, (text, _, _) in COMMANDS.items())
-    parser = CommandParser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} [-h] [--version] COMMAND ...",
-        description="Pick the exposures of a CryoSPARC project with CryoSegNet.",
-        epilog=f"commands:\n{commands}\n\n{PROGRAM} COMMAND --help tells more.\n\n{_LOGIN}\n\n{_EXIT_CODES}",
-    )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
-    if words and not words[0].startswith("-"):
-        parser.error(f"unknown command {words[0]}{did_you_mean(words[0], list(COMMANDS))}")
-    parser.parse_args(words)
-    parser.print_help(sys.stderr)
-    return USAGE
+    return Command(help_text, add_args, work, _EPILOG)
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        print(f"{PROGRAM}: {text}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+    say(f"{PROGRAM}: {text}", sys.stderr)
 
 
 # Arguments that several commands share
@@ -109,23 +82,7 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_picker(parser: argparse.ArgumentParser) -> None:
-    """The options of ``cryosegnet pick`` that say how to pick, under the same names."""
-    add = parser.add_argument_group("how to pick, as for cryosegnet pick").add_argument
-    add(
-        "--diameter",
-        metavar="A",
-        type=_positive,
-        help="particle diameter, angstrom (default: estimated from the exposures)",
-    )
-    add("--min-diameter", metavar="A", type=_positive, help="smallest diameter to keep, angstrom")
-    add("--max-diameter", metavar="A", type=_positive, help="largest diameter to keep, angstrom")
-    add("--threshold", metavar="S", type=float, help="lowest score to keep, 0 to 1 (default: the network's own)")
-    add("--weights", metavar="NAME|FILE", default="default", help="network (default: the built-in one)")
-    add("--sam", metavar="NAME|FILE", help="SAM checkpoint, for the segmenters peaks and grid")
-    add("--segmenter", choices=("peaks", "grid", "watershed"), help="how particles are parted")
-    add("--recipe", choices=("default", "published"), help="published: as in the paper, all through")
-    add("--denoised", action="store_true", help="the exposures went through the published denoising already")
-    add("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_options(parser, PICKER_OPTIONS, "how to pick, as for cryosegnet pick (sizes in angstrom)")
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -150,20 +107,8 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 def make_picker(args: argparse.Namespace) -> MicrographPicker:
     """The picker that the arguments ask for."""
-    from cryosegnet_ext.picker import Picker
-
-    return Picker(
-        args.weights,
-        segmenter=args.segmenter,
-        sam=args.sam,
-        device=args.device,
-        recipe=args.recipe,
-        denoised=args.denoised,
-        diameter=args.diameter,
-        min_diameter=args.min_diameter,
-        max_diameter=args.max_diameter,
-        threshold=args.threshold,
-    )
+    check_picker(args)
+    return picker_from(args)
 
 
 def _connect(args: argparse.Namespace) -> Connection:

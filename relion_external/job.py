@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext._version import __version__
+from cryosegnet_ext.commands.options import picker_from
 from cryosegnet_ext.errors import CryoSegNetError
 
 from . import nodes, protocol
@@ -40,18 +41,7 @@ _LINE_SHORTEST = 2.0
 _SHOWN_FAILURES = 5
 
 # How the sentences of the core name things, and what they are called here.
-_WORDS = {
-    "--min-diameter": "min_diameter",
-    "--max-diameter": "max_diameter",
-    "--diameter": "particle_diameter",
-    "--pixel-size": "angpix",
-    "--threshold": "threshold",
-    "--segmenter": "segmenter",
-    "--weights": "weights",
-    "--recipe": "recipe",
-    "--device": "gpu",
-    "--sam": "sam",
-}
+_WORDS = {protocol.OPTIONS[label].flag: label for label in protocol.LABELS.values()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,23 +140,12 @@ def _micrographs(arguments: protocol.Arguments) -> tuple[str, list[Input]]:
 
 
 def _picker(arguments: protocol.Arguments, inputs: Sequence[Input]) -> MicrographPicker:
-    from cryosegnet_ext.picker import Picker
-
     if arguments.threads is not None and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(arguments.threads)
-    picker = Picker(
-        arguments.weights,
-        segmenter=arguments.segmenter,
-        sam=arguments.sam,
-        device=arguments.gpu,
-        recipe=arguments.recipe,
-        denoised=arguments.denoised,
-        diameter=arguments.particle_diameter,
-        min_diameter=arguments.min_diameter,
-        max_diameter=arguments.max_diameter,
-        threshold=0.0 if arguments.in_coords is not None else arguments.threshold,
-    )
-    device = getattr(picker, "device", arguments.gpu)
+    # Existing picks keep their number; only their scores change.
+    changes = {} if arguments.in_coords is None else {"threshold": 0.0}
+    picker = picker_from(arguments, **changes)
+    device = getattr(picker, "device", arguments.device)
     say(f"weights {arguments.weights}, device {device}, {arguments.threads or 'all'} threads")
     if arguments.in_coords is None:
         return picker
@@ -184,9 +163,8 @@ def _changed(arguments: protocol.Arguments, picker: MicrographPicker) -> bool:
     before = read_settings(arguments.folder)
     if before is None:
         return False
-    now = {**picker.settings, "pixel_size": arguments.angpix}
-    names = {"diameter": "particle_diameter", "pixel_size": "angpix"}
-    then, now = ({names.get(name, name): value for name, value in one.items()} for one in (before, now))
+    now = {**picker.settings, "pixel_size": arguments.pixel_size}
+    then, now = ({protocol.LABELS.get(name, name): value for name, value in one.items()} for one in (before, now))
     changes = differences(then, now)
     if changes:
         text = f"parameters were changed since this job ran before: {', '.join(changes)}"
@@ -222,7 +200,7 @@ def _pick(
         arguments.folder,
         overwrite=anew,
         overlays=False,
-        pixel_size=arguments.angpix,
+        pixel_size=arguments.pixel_size,
         progress=False,
         watch=watch,
     )

@@ -8,16 +8,18 @@ exit code is ignored; the job ends for RELION when one of three files appears in
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.choices import is_device
+from cryosegnet_ext.commands.options import DEVICE, PICKER_OPTIONS, PIXEL_SIZE, Option, check_picker, one_of, text
+from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
@@ -38,14 +40,10 @@ class Arguments:
         Inputs that RELION sent and that a picker has no use for.
     threads
         CPU threads (``--j``).
-    particle_diameter, min_diameter, max_diameter
-        Angstrom.
-    threshold
-        Least figure of merit, 0..1.
-    angpix
+    diameter, min_diameter, max_diameter, threshold, weights, sam, segmenter, recipe, denoised, device
+        As `cryosegnet_ext.Picker` takes them.
+    pixel_size
         Angstrom per pixel; overrides the optics table.
-    gpu
-        Device as `cryosegnet_ext.picker.choose_device` wants it.
     coords
         What is done with ``in_coords``: ``rescore`` or ``refine``.
     relion
@@ -57,17 +55,17 @@ class Arguments:
     in_coords: str | None = None
     unused: tuple[str, ...] = ()
     threads: int | None = None
-    particle_diameter: float | None = None
+    pixel_size: float | None = None
+    diameter: float | None = None
     min_diameter: float | None = None
     max_diameter: float | None = None
     threshold: float | None = None
-    angpix: float | None = None
     weights: str = "default"
     sam: str | None = None
     segmenter: str | None = None
     recipe: str | None = None
     denoised: bool = False
-    gpu: str = "auto"
+    device: str = "auto"
     coords: str = "rescore"
     relion: str | None = None
 
@@ -92,13 +90,12 @@ def parse(words: Sequence[str]) -> Arguments:
     given.pop("pipeline_control", None)
     unused = tuple(f"--{name}" for name in _UNUSED_INPUTS if given.pop(name, None))
     values: dict[str, Any] = {}
-    for name, text in given.items():
+    for name, value in given.items():
         if name not in OPTIONS:
             raise CryoSegNetError(_unknown(name))
         # A label without a value in the GUI arrives as a bare flag and means: not set.
-        if text is not None or name == "denoised":
-            option = OPTIONS[name]
-            values[option.field or name] = option.read(f"--{name}", text or "yes")
+        if value is not None or name == "denoised":
+            values[OPTIONS[name].name] = read(name, value or "yes")
     arguments = replace(Arguments(_with_slash(output), unused=unused), **values)
     _check(arguments)
     return arguments
@@ -155,111 +152,87 @@ def _check(arguments: Arguments) -> None:
     for path in (arguments.in_mics, arguments.in_coords):
         if path is not None and not os.path.exists(path):
             raise CryoSegNetError(f"{path} does not exist: check the job that should have made it.")
-    low, high = arguments.min_diameter, arguments.max_diameter
-    if low is not None and high is not None and low >= high:
-        raise CryoSegNetError(f"min_diameter {low:g} is not below max_diameter {high:g}: exchange them.")
-    if arguments.particle_diameter is not None and (low is not None or high is not None):
-        raise CryoSegNetError("particle_diameter excludes min_diameter and max_diameter: give one or the other.")
+    check_picker(arguments)
 
 
-@dataclass(frozen=True)
-class Option:
-    """A parameter of the job: how its text is read and what the help says."""
+def read(label: str, text: str) -> Any:
+    """The value of a parameter.
 
-    read: Callable[[str, str], object]
-    help: str
-    field: str | None = None
-
-
-def _text(_: str, text: str) -> str:
-    return text
-
-
-def _number(name: str, text: str, low: float, high: float, unit: str) -> float:
+    Raises
+    ------
+    UsageError
+        The text makes no sense.
+    """
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise CryoSegNetError(f"{name} {text} is no {unit} from {low:g} to {high:g}.")
-    return value
+        return OPTIONS[label].read(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--{label} {error}.") from None
 
 
-def _angstrom(name: str, text: str) -> float:
-    return _number(name, text, 1, 10_000, "diameter in angstrom")
-
-
-def _pixel_size(name: str, text: str) -> float:
-    return _number(name, text, 0.05, 100, "pixel size in angstrom")
-
-
-def _score(name: str, text: str) -> float:
-    return _number(name, text, 0, 1, "figure of merit")
-
-
-def _count(name: str, text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 4096:
-        raise CryoSegNetError(f"{name} {text} is no number of threads: give 1 or more.")
+        raise argparse.ArgumentTypeError(f"{text} is no number of threads: give 1 or more")
     return int(text)
 
 
-def _yes_no(name: str, text: str) -> bool:
-    answers = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-    if text.lower() not in answers:
-        raise CryoSegNetError(f"{name} {text} is neither Yes nor No.")
-    return answers[text.lower()]
-
-
-def _choice(*choices: str) -> Callable[[str, str], str]:
-    def read(name: str, text: str) -> str:
-        if text not in choices:
-            raise CryoSegNetError(f"{name} {text} is not known: use {', '.join(choices)}.")
-        return text
-
-    return read
-
-
-def _device(name: str, text: str) -> str:
+def _gpu(text: str) -> str:
     """RELION numbers GPUs from 0 and separates them with colons or commas; -1 and cpu mean none."""
-    if text in ("auto", "cpu") or text.startswith("cuda"):
-        device = text
-    elif text == "-1":
-        device = "cpu"
-    else:
-        device = f"cuda:{text}"
+    named = text in ("auto", "cpu") or text.startswith("cuda")
+    device = text if named else "cpu" if text == "-1" else f"cuda:{text}"
     if any(mark in device.removeprefix("cuda:") for mark in ",:"):
-        raise CryoSegNetError(
-            f"{name} {text} names several GPUs and one job uses one: give one of them, or split the micrographs "
-            "between several jobs."
+        raise argparse.ArgumentTypeError(
+            f"{text} names several GPUs and one job uses one: give one of them, or split the micrographs between "
+            "several jobs"
         )
-    if device not in ("auto", "cpu", "cuda") and not device.removeprefix("cuda:").isdigit():
-        raise CryoSegNetError(f"{name} {text} is not known: use a GPU's number, auto or cpu.")
+    if not is_device(device):
+        raise argparse.ArgumentTypeError(f"{text} is not known: use a GPU's number, auto or cpu")
     return device
 
 
+_OWN_LABELS = {"diameter": "particle_diameter", "device": "gpu", "pixel_size": "angpix"}
+_HELP = {
+    "diameter": "particle diameter in angstrom; estimated from the data without it",
+    "min_diameter": "smallest particle diameter in angstrom",
+    "max_diameter": "largest particle diameter in angstrom",
+    "threshold": "least figure of merit, 0 to 1; by default what the weights were calibrated for",
+    "weights": "network: a name that `cryosegnet weights list` shows, or a file",
+    "sam": "Segment Anything model: a name or a file",
+    "segmenter": "how particles are parted: peaks, grid (both need sam) or watershed",
+    "recipe": "published: the chain of the paper, for its weights",
+    "denoised": "the micrographs went through the published denoising already (Yes or No)",
+    "device": "number of the GPU, or cpu; by default the first GPU, else the CPU",
+    "pixel_size": "pixel size in angstrom, where the STAR file's is wrong or missing",
+}
+
+
+def _parameter(option: Option) -> Option:
+    """An option of the picker as RELION's user knows it."""
+    return replace(option, help=_HELP.get(option.name, option.help), read=_gpu if option is DEVICE else option.read)
+
+
+LABELS = {option.name: _OWN_LABELS.get(option.name, option.name) for option in (*PICKER_OPTIONS, PIXEL_SIZE)}
+"""What the core's options are called in RELION, by their names there."""
+
 OPTIONS: dict[str, Option] = {
-    "in_mics": Option(_text, "micrographs STAR of Import, MotionCorr, CtfFind, Select or another job"),
-    "in_coords": Option(_text, "existing picks, to be scored again or refined"),
-    "j": Option(_count, "CPU threads", "threads"),
-    "particle_diameter": Option(_angstrom, "particle diameter in angstrom; estimated from the data without it"),
-    "min_diameter": Option(_angstrom, "smallest particle diameter in angstrom"),
-    "max_diameter": Option(_angstrom, "largest particle diameter in angstrom"),
-    "threshold": Option(_score, "least figure of merit, 0 to 1; by default what the weights were calibrated for"),
-    "weights": Option(_text, "network: a name that `cryosegnet weights list` shows, or a file"),
-    "sam": Option(_text, "Segment Anything model: a name or a file"),
-    "segmenter": Option(_choice("peaks", "grid", "watershed"), "how particles are parted; peaks and grid need sam"),
-    "recipe": Option(_choice("default", "published"), "published: the chain of the paper, for its weights"),
-    "denoised": Option(_yes_no, "the micrographs went through the published denoising already (Yes or No)"),
-    "gpu": Option(_device, "number of the GPU, or cpu; by default the first GPU, else the CPU"),
-    "angpix": Option(_pixel_size, "pixel size in angstrom, where the STAR file's is wrong or missing"),
-    "coords": Option(_choice("rescore", "refine"), "what is done with in_coords: new scores only, or new centres too"),
-    "relion": Option(_choice("3.1", "4", "5"), "write files for this RELION; by default job.star tells which it is"),
+    "in_mics": Option("in_mics", text, "micrographs STAR of Import, MotionCorr, CtfFind, Select or another job", "V"),
+    "in_coords": Option("in_coords", text, "existing picks, to be scored again or refined", "V"),
+    "j": Option("threads", _count, "CPU threads", "V"),
+    **{LABELS[option.name]: _parameter(option) for option in (*PICKER_OPTIONS, PIXEL_SIZE)},
+    "coords": Option(
+        "coords", one_of("rescore", "refine"), "what is done with in_coords: new scores only, or new centres too", "V"
+    ),
+    "relion": Option(
+        "relion",
+        one_of("3.1", "4", "5"),
+        "write files for this RELION; by default job.star tells which it is",
+        "V",
+    ),
 }
 """Every option, by the name that is typed as a parameter's label in RELION's GUI."""
 
 _UNUSED_INPUTS = ("in_movies", "in_parts", "in_3dref", "in_mask")
 
-assert all((option.field or name) in {f.name for f in fields(Arguments)} for name, option in OPTIONS.items())
+assert {option.name for option in OPTIONS.values()} <= {field.name for field in fields(Arguments)}
 
 
 def _with_slash(folder: str) -> str:

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .._version import __version__
+from ..choices import DEFAULT_SEGMENTER
 from ..errors import CryoSegNetError
 
 HELP = "show versions, devices, weights, and whether RELION and cryosparc-tools are found"
@@ -146,10 +147,6 @@ def _writable(folder: Path) -> str:
 
 
 def _segmenter() -> str:
-    try:
-        from ..picker import DEFAULT_SEGMENTER
-    except Exception as error:
-        return f"unknown ({_first_line(error)})"
     if DEFAULT_SEGMENTER == "watershed":
         return "watershed, since no SAM is built in; peaks and grid need --sam (say sam_vit_b, or a file)"
     return str(DEFAULT_SEGMENTER)

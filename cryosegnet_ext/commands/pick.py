@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import UsageError
+from ..errors import UsageError
+from .options import PICKER_OPTIONS, PIXEL_SIZE, add_options, check_picker, picker_from
 
 if TYPE_CHECKING:
     from ..batch import BatchResult
@@ -43,35 +43,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="INPUT", nargs="+", help="micrographs, folders, globs, @list or STAR files")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, type=Path, help="folder for the results")
 
-    size = parser.add_argument_group("particle size (angstrom)")
-    add = size.add_argument
-    add("--pixel-size", metavar="A", type=_positive, help="angstrom per pixel (default: from STAR or file header)")
-    add("--diameter", metavar="A", type=_positive, help="particle diameter (default: estimated from the dataset)")
-    add("--min-diameter", metavar="A", type=_positive, help="smallest diameter to keep")
-    add("--max-diameter", metavar="A", type=_positive, help="largest diameter to keep")
-
-    choice = parser.add_argument_group("what counts as a particle")
-    choice.add_argument(
-        "--threshold", metavar="S", type=_score, help="lowest score to keep, 0 to 1 (default: the weights' own)"
-    )
-
-    method = parser.add_argument_group("method")
-    add = method.add_argument
-    add("--weights", metavar="NAME|FILE", default="default", help="network (default: the built-in one)")
-    add("--sam", metavar="NAME|FILE", help="SAM checkpoint, for the segmenters peaks and grid")
-    add(
-        "--segmenter",
-        choices=("peaks", "grid", "watershed"),
-        help="how particles are parted: SAM asked at the network's peaks, SAM's grid as published, or no SAM "
-        "(default: see cryosegnet doctor)",
-    )
-    add(
-        "--recipe",
-        choices=("default", "published"),
-        help="filters and rules: our own, or the published ones (default: what the weights were trained for)",
-    )
-    add("--denoised", action="store_true", help="the input went through the published denoising already")
-    add("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_options(parser, [PIXEL_SIZE, *PICKER_OPTIONS])
 
     output = parser.add_argument_group("output")
     add = output.add_argument
@@ -89,20 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
     inputs = expand_inputs(args.input)
 
-    from ..picker import Picker
-
-    picker = Picker(
-        args.weights,
-        segmenter=args.segmenter,
-        sam=args.sam,
-        device=args.device,
-        recipe=args.recipe,
-        denoised=args.denoised,
-        diameter=args.diameter,
-        min_diameter=args.min_diameter,
-        max_diameter=args.max_diameter,
-        threshold=args.threshold,
-    )
+    picker = picker_from(args)
     result = batch.run(
         picker,
         inputs,
@@ -121,21 +80,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    low, high = args.min_diameter, args.max_diameter
-    if args.diameter is not None and (low is not None or high is not None):
-        raise UsageError("--diameter sets the size range by itself; leave out --min-diameter and --max-diameter")
-    if low is not None and high is not None and low > high:
-        raise UsageError(f"--min-diameter {low:g} is above --max-diameter {high:g}; exchange them")
-    if args.pixel_size is not None and not 0.05 <= args.pixel_size <= 100:
-        raise UsageError(
-            f"--pixel-size {args.pixel_size:g} is no pixel size of a micrograph; give 0.05 to 100 angstrom"
-        )
-    if args.sam is None and args.segmenter in ("peaks", "grid"):
-        raise UsageError(
-            f"--segmenter {args.segmenter} needs a SAM and none is built in; add --sam sam_vit_b or a file"
-        )
-    if args.sam is not None and args.segmenter == "watershed":
-        raise UsageError("--segmenter watershed does not use SAM; leave out --sam or choose peaks or grid")
+    check_picker(args)
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
 
@@ -162,30 +107,6 @@ def _report(result: BatchResult, args: argparse.Namespace) -> None:
         lines.append("stopped before the end; the same command goes on from here")
     # File names may hold bytes that the terminal's encoding does not.
     print("\n".join(lines).encode(errors="backslashreplace").decode())
-
-
-def _positive(text: str) -> float:
-    number = _number(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero; give angstroms")
-    return number
-
-
-def _score(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return number
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is not a number")
-    return number
 
 
 def _formats(text: str) -> tuple[str, ...]:

@@ -31,11 +31,11 @@ def test_everything_that_relion_sends() -> None:
         in_coords="mics.star",
         unused=("--in_movies", "--in_parts", "--in_3dref", "--in_mask"),
         threads=8,
-        particle_diameter=180.0,
+        diameter=180.0,
         threshold=0.3,
-        angpix=1.2,
+        pixel_size=1.2,
         weights="published",
-        gpu="cuda:1",
+        device="cuda:1",
         denoised=True,
     )
 
@@ -48,12 +48,12 @@ def test_labels_without_a_value_are_not_set() -> None:
     ("text", "device"), [("0", "cuda:0"), ("-1", "cpu"), ("cpu", "cpu"), ("cuda:2", "cuda:2"), ("auto", "auto")]
 )
 def test_devices(text: str, device: str) -> None:
-    assert parse(f"--gpu {text}").gpu == device
+    assert parse(f"--gpu {text}").device == device
 
 
 @pytest.mark.parametrize("label", ["particle-diameter", "--particle_diameter"])
 def test_ways_to_write_a_label(label: str) -> None:
-    assert parse(f"--{label} 90").particle_diameter == 90
+    assert parse(f"--{label} 90").diameter == 90
 
 
 @pytest.mark.parametrize(
