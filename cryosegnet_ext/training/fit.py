@@ -5,19 +5,28 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from ..errors import CryoSegNetError
 from ..unet import AttentionUNet
+from .parallel import Group
 
-Batch = tuple[NDArray[np.float32], NDArray[np.uint8]]
+Batch = tuple[NDArray[np.float32], NDArray[Any]]
+
+#: Label of a pixel that nobody knows the truth of; it counts for nothing.
+UNKNOWN = 255
+_LOSS_COLUMNS = ["step", "loss", "learning_rate", "seconds"]
+_VALIDATION_COLUMNS = ["step", "loss", "dice"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,15 @@ class Recipe:
     Attributes
     ----------
     base_channels, levels : the network
-    steps, batch, learning_rate : one-cycle schedule with AdamW
+    steps, learning_rate, weight_decay : the length and the speed
     seed : of the weights
+    optimizer : "adamw" or "adam"
+    schedule : "cosine", one cycle with a warm-up of 50 steps, or "constant"
+    precision : "bf16" or "float16" (mixed precision), or "float32"
+    clip : largest norm of the gradient; 0 for any
+    frozen_norm : the statistics of the batch norms stay as they start
+    validate_every : steps between validations; 0 for none
+    patience : validations without a better one before the run ends early; 0 for never
     """
 
     base_channels: int = 16
@@ -37,10 +53,47 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     seed: int = 0
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    precision: Literal["bf16", "float16", "float32"] = "bf16"
+    clip: float = 1.0
+    frozen_norm: bool = False
+    validate_every: int = 0
+    patience: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        warm = min(1.0, (step + 1) / 50)
+        return self.learning_rate * (warm * (0.5 * (1 + math.cos(math.pi * step / self.steps)) * 0.98 + 0.02))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What there is to say about a run at one of its steps: None where it was not measured there."""
+
+    step: int
+    steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    validation_loss: float | None = None
+    validation_dice: float | None = None
+    best: bool = False
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint holds everything up to there."""
 
 
 def loss(logits: Tensor, label: Tensor) -> Tensor:
-    """(BCE with logits + Dice of the sigmoid) / 2, as published; (B, 1, H, W) each, label of 0 and 1."""
+    """(BCE with logits + Dice of the sigmoid) / 2, as published; (B, 1, H, W) each.
+
+    Labels lie in 0..1; pixels of the value `UNKNOWN` count for nothing.
+    """
+    unknown = label == UNKNOWN
+    if unknown.any():
+        logits, label = logits[~unknown], label[~unknown]
     bce = functional.binary_cross_entropy_with_logits(logits, label)
     probability = torch.sigmoid(logits)
     overlap = (probability * label).sum()
@@ -55,83 +108,260 @@ def fit(
     start: dict[str, Tensor] | None = None,
     device: str = "cpu",
     stop_after: int | None = None,
+    *,
+    validation: Sequence[Batch] = (),
+    group: Group | None = None,
+    watch: Callable[[Moment], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    checkpoint_every: int = 200,
 ) -> AttentionUNet:
-    """Train a network; writes ``loss.csv`` and every 200 steps ``checkpoint.pt`` into ``folder``, and resumes from it.
+    """Train a network; writes ``loss.csv``, ``validation.csv`` and ``checkpoint.pt`` into ``folder``; resumes.
+
+    A run that was stopped or killed and is called again with the same arguments ends with the same weights as one that
+    was not disturbed.
 
     Parameters
     ----------
     recipe
         The network and the schedule.
     next_batch
-        Step number -> images (B, H, W) float32, labels (B, H, W) of 0 and 1; must depend on the step alone.
+        Step number -> images (B, H, W) float32, labels (B, H, W) of 0 to 1 or `UNKNOWN`; must depend on the step alone
+        (and on the rank in ``group``).
     folder
         Where the run lives.
     start
         Weights to start from; random ones from the recipe's seed otherwise.
     device
-        Where to train.
+        Where to train; ``group`` wins over it.
     stop_after
         Stop at this step of the schedule; the whole schedule otherwise.
+    validation
+        Batches that tell the best weights, by their Dice loss; the last weights are returned without.
+    group
+        The processes that train together; each calls this with its own part of the batches, the same recipe and the
+        whole validation.
+    watch
+        Told every 10 steps, and of each validation.
+    stop
+        Asked after each step; True saves a checkpoint and raises `Interrupted`.
+    checkpoint_every
+        Steps between checkpoints.
+
+    Returns
+    -------
+    AttentionUNet
+        In evaluation mode, with the best weights by validation where there is one.
+
+    Raises
+    ------
+    Interrupted
+        ``stop`` said so.
+    CryoSegNetError
+        The loss is no number any more.
+    ValueError
+        The folder holds a run of another recipe.
     """
+    group = group or Group(device=device)
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    model = AttentionUNet(recipe.base_channels, recipe.levels).to(device).to(memory_format=torch.channels_last)
-    if start is not None:
-        model.load_state_dict(start)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-    def rate(step: int) -> float:
-        warm = min(1.0, (step + 1) / 50)
-        return warm * (0.5 * (1 + math.cos(math.pi * step / recipe.steps)) * 0.98 + 0.02)
-
+    run = _Run(recipe, group, folder, start)
     last = min(stop_after or recipe.steps, recipe.steps)
-    checkpoint = folder / "checkpoint.pt"
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        if state["recipe"] != asdict(recipe):
-            raise ValueError(f"{checkpoint} belongs to another recipe: {state['recipe']}")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    model.train()
-    began = time.monotonic()
-    rows = _rows_until(first, folder / "loss.csv")
-    with open(folder / "loss.csv", "w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerows([["step", "loss", "learning_rate", "seconds"], *rows])
-        for step in range(first, last):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * rate(step)
-            images, labels = next_batch(step)
-            x = torch.from_numpy(images)[:, None].to(device).contiguous(memory_format=torch.channels_last)
-            y = torch.from_numpy(labels)[:, None].to(device).float()
-            with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-                logits = model(x)
-            value = loss(logits.float(), y)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            if step % 10 == 9:
-                seconds = round(time.monotonic() - began, 1)
-                table.writerow([step + 1, round(value.item(), 5), f"{recipe.learning_rate * rate(step):.2e}", seconds])
-                stream.flush()
-            if step % 200 == 199 or step == last - 1:
-                state = {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                    "recipe": asdict(recipe),
-                }
-                temporary = folder / ".checkpoint.pt"
-                torch.save(state, temporary)
-                temporary.replace(checkpoint)
-    return model.eval()
+    run.model.train()
+    if recipe.frozen_norm:
+        _freeze_norms(run.model)
+    with (
+        _Table(folder / "loss.csv", _LOSS_COLUMNS, run.step, group.first) as losses,
+        _Table(folder / "validation.csv", _VALIDATION_COLUMNS, run.step, group.first and bool(validation)) as seen,
+    ):
+        while run.step < last and not run.tired:
+            value = run.advance(next_batch(run.step))
+            if run.step % 10 == 0:
+                shown, speed = _finite(value, run.step), recipe.rate(run.step - 1)
+                losses.add(run.step, round(shown, 5), f"{speed:.2e}", losses.seconds)
+                if watch is not None and group.first:
+                    watch(Moment(run.step, last, shown, speed))
+            ends = run.step == last
+            if validation and recipe.validate_every and (run.step % recipe.validate_every == 0 or ends):
+                total, dice = run.validate(validation)
+                seen.add(run.step, round(total, 5), round(dice, 5))
+                if watch is not None and group.first:
+                    watch(Moment(run.step, last, None, None, total, dice, run.best_step == run.step))
+            wished = group.any(stop is not None and stop())
+            if run.step % checkpoint_every == 0 or ends or run.tired or wished:
+                run.save()
+            if wished and not ends and not run.tired:
+                raise Interrupted
+    return run.result()
+
+
+class _Run:
+    """The state of a run: what a checkpoint holds."""
+
+    def __init__(self, recipe: Recipe, group: Group, folder: Path, start: dict[str, Tensor] | None) -> None:
+        self.recipe, self.group, self.path = recipe, group, folder / "checkpoint.pt"
+        torch.manual_seed(recipe.seed)
+        network = AttentionUNet(recipe.base_channels, recipe.levels).to(group.device)
+        self.network: AttentionUNet = network.to(memory_format=torch.channels_last)
+        if start is not None:
+            self.network.load_state_dict(start)
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self._type = torch.device(group.device).type
+        self._scaler = torch.amp.GradScaler(self._type, enabled=recipe.precision == "float16")
+        self.step, self.best_step, self.best_loss, self.stale = 0, 0, math.inf, 0
+        self.best: dict[str, Tensor] | None = None
+        if self.path.exists():
+            self._load()
+        self.model = group.wrap(self.network)
+
+    @property
+    def tired(self) -> bool:
+        """Whether validation has not become better for too long."""
+        return 0 < self.recipe.patience <= self.stale
+
+    def advance(self, batch: Batch) -> Tensor:
+        """One step; returns its loss."""
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate(self.step)
+        x, y = self._tensors(batch)
+        with self._mixed():
+            logits = self.model(x)
+        value = loss(logits.float(), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(value).backward()
+        if recipe.clip:
+            self._scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.step += 1
+        return value.detach()
+
+    def validate(self, batches: Sequence[Batch]) -> tuple[float, float]:
+        """Loss as published and Dice over all validation batches, each process doing its share."""
+        self.network.eval()
+        # sums of: cross entropy, pixels, overlap, probability + label
+        sums = torch.zeros(4, dtype=torch.float64, device=self.group.device)
+        with torch.inference_mode():
+            for i in self.group.share(len(batches)):
+                x, y = self._tensors(batches[i])
+                with self._mixed():
+                    logits = self.network(x)
+                logits = logits.float()
+                p = torch.sigmoid(logits)
+                entropy = functional.binary_cross_entropy_with_logits(logits, y, reduction="sum")
+                parts = (entropy, torch.tensor(float(y.numel())), (p * y).sum(), p.sum() + y.sum())
+                sums += torch.stack([part.double().to(sums.device) for part in parts])
+        entropy_sum, pixels, overlap, both = self.group.total(sums).tolist()
+        dice = (2 * overlap + 1) / (both + 1)
+        if 1 - dice < self.best_loss:
+            self.best_loss, self.best_step, self.stale = 1 - dice, self.step, 0
+            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        else:
+            self.stale += 1
+        self.network.train()
+        if self.recipe.frozen_norm:
+            _freeze_norms(self.network)
+        return (entropy_sum / max(pixels, 1) + 1 - dice) / 2, dice
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self.group.first:
+            state = {
+                "model": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "step": self.step,
+                "recipe": asdict(self.recipe),
+                "best": self.best,
+                "best_step": self.best_step,
+                "best_loss": self.best_loss,
+                "stale": self.stale,
+            }
+            temporary = self.path.with_name(".checkpoint.pt")
+            torch.save(state, temporary)
+            temporary.replace(self.path)
+        self.group.wait()
+
+    def _load(self) -> None:
+        state = torch.load(self.path, weights_only=True, map_location=self.group.device)
+        # checkpoints of earlier versions lack what was added since, and were trained with its default
+        if {**asdict(Recipe()), **state["recipe"]} != asdict(self.recipe):
+            raise ValueError(f"{self.path} belongs to another recipe: {state['recipe']}")
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):
+            self._scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state.get("best")
+        self.best_step, self.stale = state.get("best_step", 0), state.get("stale", 0)
+        self.best_loss = state.get("best_loss", math.inf)
+
+    def result(self) -> AttentionUNet:
+        """The network with the best weights that are known."""
+        if self.best is not None:
+            self.network.load_state_dict(self.best)
+        return self.network.eval()
+
+    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = (torch.as_tensor(part) for part in batch)
+        x = images[:, None].to(self.group.device).contiguous(memory_format=torch.channels_last)
+        return x, labels[:, None].to(self.group.device).float()
+
+    def _mixed(self) -> torch.autocast:
+        half = torch.float16 if self.recipe.precision == "float16" else torch.bfloat16
+        return torch.autocast(self._type, dtype=half, enabled=self.recipe.precision != "float32")
+
+
+def _freeze_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def _finite(value: Tensor, step: int) -> float:
+    number = value.item()
+    if not math.isfinite(number):
+        raise CryoSegNetError(
+            f"the loss is no number any more at step {step}: lower the learning rate, or use --precision float32"
+        )
+    return number
+
+
+class _Table:
+    """A CSV file of a run, begun anew with the rows that its checkpoint covers: a killed run wrote more than that."""
+
+    def __init__(self, path: Path, columns: list[str], step: int, wanted: bool) -> None:
+        self._began = time.monotonic()
+        self._stream = None
+        if not wanted:
+            return
+        rows: Iterable[list[str]] = _rows_until(step, path)
+        self._stream = open(path, "w", newline="")  # noqa: SIM115 - closed by __exit__
+        self._writer = csv.writer(self._stream)
+        self._writer.writerows([columns, *rows])
+        self._stream.flush()
+
+    @property
+    def seconds(self) -> float:
+        """Since this process began."""
+        return round(time.monotonic() - self._began, 1)
+
+    def add(self, *values: object) -> None:
+        if self._stream is not None:
+            self._writer.writerow(values)
+            self._stream.flush()
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.close()
 
 
 def _rows_until(step: int, path: Path) -> list[list[str]]:
-    """Rows of a loss table up to ``step``: a run that was killed wrote more than its checkpoint holds."""
+    """Rows of a table up to ``step``."""
     if not step or not path.exists():
         return []
     with open(path, newline="") as stream:
