@@ -99,7 +99,9 @@ def default_rule(
     min_diameter_px, max_diameter_px
         Further limits on a pick's own diameter, micrograph pixels.
     margin
-        Least distance from the border, of the diameter (half: the particle is whole); half of it from bad areas.
+        Least distance from the border, of the diameter (half: the particle is whole); half of it from bad areas. Where
+        whole rows or columns along a side are bad (smeared or blank edges of drift-corrected frames), the border lies
+        inside of them.
     separation
         Least distance between picks, of the diameter; the better score stays.
 
@@ -113,9 +115,9 @@ def default_rule(
     own = np.sqrt(4 * masks.area / np.pi) / label_share / scale
     log_size = np.log(np.maximum(own, 1e-6) / diameter_px)
     score = calibration.score(masks.probability, log_size)
-    ny, nx = frame.shape
     rim = margin * diameter_px - 0.5
-    keep = (x >= rim) & (y >= rim) & (x <= nx - 1 - rim) & (y <= ny - 1 - rim)
+    top, bottom, left, right = _whole_part(frame.bad, frame.shape)
+    keep = (x >= left + rim) & (y >= top + rim) & (x <= right - 1 - rim) & (y <= bottom - 1 - rim)
     keep &= (own >= size_range[0] * diameter_px) & (own <= size_range[1] * diameter_px)
     keep &= (own >= min_diameter_px) & (own <= max_diameter_px)
     if darkness is not None:
@@ -136,6 +138,25 @@ def _far_too_dark(darkness: NDArray[np.float64], likely: NDArray[np.bool_]) -> N
     spread = 1.4826 * np.median(np.abs(reference - median))
     too_dark: NDArray[np.bool_] = darkness > median + DARKEST * max(spread, 1e-6)
     return too_dark
+
+
+def _whole_part(bad: NDArray[np.bool_] | None, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """First and end row, first and end column of the frame without the bad stripes along its sides."""
+    if bad is None or not bad.any():
+        return 0, shape[0], 0, shape[1]
+    ends = []
+    for axis in (1, 0):
+        stripe = bad.mean(axis) > 0.5
+        ends += [_edge_stripe(stripe), len(stripe) - _edge_stripe(stripe[::-1])]
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def _edge_stripe(stripe: NDArray[np.bool_], gap: int = 8) -> int:
+    """Where the bad lines end that begin at line 0, or within ``gap`` of it: filters leave a rim on them."""
+    end = 0
+    while (near := np.flatnonzero(stripe[end : end + gap])).size:
+        end += int(near[-1]) + 1
+    return end
 
 
 def _distance_to_bad(bad: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -56,6 +56,16 @@ def test_a_map_whose_sides_are_scaled_differently():
     assert picks.diameter_px[0] == pytest.approx(10 / np.sqrt(0.5 * 0.25))
 
 
+def test_smeared_edges_are_not_part_of_the_frame():
+    bad = np.zeros((400, 300), bool)
+    bad[5:40] = True  # the rows before it are lost with it
+    bad[:, 290:] = True
+    bad[:, 60:63] = True  # dead columns inside the frame are none of its edge
+    masks = discs([150, 150, 279, 280, 20], [49, 50, 200, 260, 200])
+    picks = default_rule(masks, Frame((400, 300), 1.0, 1.0, None, bad), 20.0, FLAT)
+    assert sorted(zip(picks.x, picks.y)) == [(20, 200), (150, 50), (279, 200)]
+
+
 def test_sizes_far_from_the_expected_one_go():
     sizes = np.array([9.9, 10.1, 20, 34.9, 35.1])
     picks = default_rule(discs(60.0 * np.arange(1, 6), 200, sizes), WHOLE, 20.0, FLAT)
@@ -75,6 +85,15 @@ def test_particles_cut_by_the_border_go():
     picks = default_rule(discs(x, y), WHOLE, 20.0, FLAT, separation=0)
     assert sorted(zip(picks.x, picks.y)) == [(9.5, 200), (250, 9.5), (250, 389.5), (489.5, 200)]
     assert len(default_rule(discs(x, y), WHOLE, 20.0, FLAT, margin=0, separation=0)) == 8
+
+
+def test_smeared_edges_are_not_part_of_the_frame():
+    bad = np.zeros((400, 300), bool)
+    bad[20:40] = True  # rows nearer to the border than a smeared one are lost with it
+    bad[:, 290:] = True
+    masks = discs([(150, 48), (150, 52), (276, 200), (283, 200)], 20.0)
+    picks = default_rule(masks, Frame((400, 300), 1.0, 1.0, None, bad), 20.0, FLAT)
+    assert sorted(zip(picks.x, picks.y)) == [(150, 52), (276, 200)]
 
 
 @pytest.mark.parametrize("shape", [(400, 500), (2500, 300), (64, 2400)])
