@@ -68,7 +68,7 @@ def expand_inputs(arguments: Iterable[str | Path]) -> list[Input]:
     """
     found: dict[str, Input] = {}
     for argument in arguments:
-        for one in _expand_one(str(argument)):
+        for one in expand_one(str(argument)):
             known = found.setdefault(one.key, one)
             if known.pixel_size is None and one.pixel_size is not None:
                 found[one.key] = one
@@ -96,24 +96,47 @@ def output_stems(inputs: Sequence[Input], known: Mapping[str, str] | None = None
     known
         `Input.key` -> stem of micrographs of earlier runs. Those never change, and nobody else gets their stems.
     """
-    known = known or {}
-    keys = [one.key for one in inputs]
-    taken = set(known.values())
-    new = [(i, os.path.abspath(one.path)) for i, one in enumerate(inputs) if keys[i] not in known]
-    times = Counter(micrograph_stem(path) for _, path in new)
     parent = os.path.commonpath([os.path.dirname(os.path.abspath(one.path)) for one in inputs]) if inputs else ""
+    stems = Stems(known, parent)
+    times = Counter(micrograph_stem(one.path) for one in inputs if not stems.knows(one))
+    return [stems.of(one, plain=times[micrograph_stem(one.path)] == 1) for one in inputs]
 
-    stems = [known.get(key, "") for key in keys]
-    for i, path in new:
+
+class Stems:
+    """Gives each micrograph its stem, one after another, at a cost that does not grow with their number.
+
+    Parameters
+    ----------
+    known
+        `Input.key` -> stem of micrographs of earlier runs.
+    parent
+        The folder below which the tree is kept where stems repeat.
+    """
+
+    def __init__(self, known: Mapping[str, str] | None = None, parent: str = "") -> None:
+        self._known = dict(known or {})
+        self._taken = set(self._known.values())
+        self._parent = parent
+
+    def knows(self, one: Input) -> bool:
+        """Whether the micrograph has its stem already."""
+        return one.key in self._known
+
+    def of(self, one: Input, plain: bool = True) -> str:
+        """The micrograph's stem; ``plain`` False: others of this run are called the same, so the tree is kept."""
+        if one.key in self._known:
+            return self._known[one.key]
+        path = os.path.abspath(one.path)
         stem = micrograph_stem(path)
-        folder = os.path.relpath(os.path.dirname(path), parent)
+        folder = os.path.relpath(os.path.dirname(path), self._parent or os.sep)
         tree = "" if folder == os.curdir else folder.replace(os.sep, "/") + "/"
         choices = [tree + stem, tree + os.path.basename(path)]
-        if times[stem] == 1:
+        if plain:
             choices.insert(0, stem)
-        stems[i] = next((c for c in choices if c not in taken), "") or _numbered(choices[-1], taken)
-        taken.add(stems[i])
-    return stems
+        chosen = next((c for c in choices if c not in self._taken), "") or _numbered(choices[-1], self._taken)
+        self._known[one.key] = chosen
+        self._taken.add(chosen)
+        return chosen
 
 
 def _numbered(stem: str, taken: set[str]) -> str:
@@ -123,16 +146,18 @@ def _numbered(stem: str, taken: set[str]) -> str:
     return f"{stem}_{number}"
 
 
-def _is_micrograph(name: str) -> bool:
+def is_micrograph(name: str) -> bool:
+    """Whether a file of this name may be a micrograph, by its suffix."""
     return not name.startswith(".") and name.lower().endswith(tuple(MICROGRAPH_SUFFIXES))
 
 
-def _expand_one(argument: str) -> list[Input]:
+def expand_one(argument: str) -> list[Input]:
+    """The micrographs that one argument stands for; see `expand_inputs`."""
     if argument.startswith("@"):
         return list(_from_list(Path(argument[1:])))
     path = Path(argument)
     if path.is_dir():
-        found = [Input(Path(file), file) for file in _walk(argument)]
+        found = [Input(Path(file), file) for file in walk(argument)]
         if not found:
             raise CryoSegNetError(
                 f"{argument}: no micrographs in this folder or below it; looked for {', '.join(MICROGRAPH_SUFFIXES)}"
@@ -142,7 +167,7 @@ def _expand_one(argument: str) -> list[Input]:
         return read_micrographs_star(path) if path.suffix.lower() == ".star" else [Input(path, argument)]
     if glob.has_magic(argument):
         matches = glob.glob(argument, recursive=True)
-        found = [Input(Path(m), m) for m in matches if _is_micrograph(os.path.basename(m)) and not os.path.isdir(m)]
+        found = [Input(Path(m), m) for m in matches if is_micrograph(os.path.basename(m)) and not os.path.isdir(m)]
         if not found:
             what = f"matches {len(matches)} names, none of them a micrograph" if matches else "matches no file"
             raise CryoSegNetError(f"{argument}: {what}; check the pattern (** stands for folders of any depth)")
@@ -150,8 +175,8 @@ def _expand_one(argument: str) -> list[Input]:
     raise CryoSegNetError(f"{argument}: no such file or folder; check the path")
 
 
-def _walk(top: str) -> Iterator[str]:
-    """Micrographs below a folder; links are followed, each folder once, what this program wrote is left out."""
+def walk(top: str) -> Iterator[str]:
+    """Paths of the micrographs below a folder; links are followed, each folder once, what this program wrote is left out."""
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
@@ -161,7 +186,7 @@ def _walk(top: str) -> Iterator[str]:
         seen.add(real)
         ours = OUTPUT_FOLDERS if STATE_FOLDER in subfolders else ()
         subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and s not in ours)
-        yield from (os.path.join(folder, name) for name in sorted(names) if _is_micrograph(name))
+        yield from (os.path.join(folder, name) for name in sorted(names) if is_micrograph(name))
 
 
 def _from_list(path: Path) -> Iterator[Input]:
@@ -193,6 +218,17 @@ def read_micrographs_star(path: str | Path) -> list[Input]:
         raise CryoSegNetError(f"{path}: the STAR file lists no micrographs")
     root = _project_root(path, names)
     return [Input(root / name, name, size) for name, size in zip(names, _pixel_sizes(table, optics))]
+
+
+def read_micrographs_table(path: str | Path) -> pd.DataFrame:
+    """The table of micrographs of a STAR file, with every column it has.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read, or lists no micrographs.
+    """
+    return _read_star(Path(path))[0]
 
 
 def _read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:

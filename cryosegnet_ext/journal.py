@@ -256,6 +256,19 @@ def read_settings(output: str | Path) -> dict[str, object] | None:
     return None
 
 
+def read_records(output: str | Path) -> dict[str, Record]:
+    """The last record of each micrograph of an output folder, by its key, in the order in which they came first."""
+    records: dict[str, Record] = {}
+    with contextlib.suppress(OSError), open(Path(output) / STATE_FOLDER / "journal.jsonl", "rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+                entry = json.loads(line)
+                if entry.get("record") == "micrograph":
+                    record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
+                    records[record.key] = record
+    return records
+
+
 def differences(known: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:
     """How settings differ from those of an earlier run, in words: ``threshold (0.3 then, 0.5 now)``."""
     now = json.loads(json.dumps(settings, default=str))

@@ -45,7 +45,7 @@ def draw_overlay(data: NDArray[np.floating], picks: Picks, max_side: int = 1200)
     longest = max(ny, nx)
     scale = min(max_side, max(longest, _SMALLEST_SIDE)) / longest
     size = max(1, round(nx * scale)), max(1, round(ny * scale))
-    grey = _to_grey(np.asarray(data, np.float32), size, scale, picks)
+    grey = to_grey(np.asarray(data, np.float32), size, scale, picks)
     image = np.repeat(grey[:, :, None], 3, axis=2)
     _draw_circles(image, picks, scale)
     return np.vstack([image, _legend(picks, image.shape[1], scale, nx)])
@@ -71,8 +71,8 @@ def save_overlay(path: str | Path, data: NDArray[np.floating], picks: Picks, max
     write_atomic(path, encode_overlay(data, picks, max_side))
 
 
-def _to_grey(data: NDArray[np.float32], size: tuple[int, int], scale: float, picks: Picks) -> NDArray[np.uint8]:
-    """Shrink, smooth a little, by the particle size, and stretch between the 1st and 99th percentile."""
+def to_grey(data: NDArray[np.float32], size: tuple[int, int], scale: float, picks: Picks) -> NDArray[np.uint8]:
+    """Shrink a micrograph to ``size`` (w, h), smooth it a little, by the particle size, and stretch it to 0 to 255."""
     small = cv2.resize(data, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     diameter = float(np.median(picks.diameter_px)) if len(picks) else max(data.shape) / 20
     sigma = 0.04 * diameter * scale

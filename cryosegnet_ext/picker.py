@@ -170,8 +170,12 @@ class Picker:
         Picks
             Best score first; empty where there is nothing.
         """
+        return self.candidates(micrograph, diameter).above(self.threshold)
+
+    def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        """Everything that `pick` chooses from by the threshold, which comes last: `pick` at a threshold of 0."""
         if self.recipe == "published":
-            return self._pick_published(micrograph).above(self.threshold)
+            return self._pick_published(micrograph)
         size = self.diameter if self.diameter is not None else diameter
         if size is None:
             size = self.estimate_diameter([micrograph])
@@ -193,7 +197,7 @@ class Picker:
         masks = self._masks(probability, self._working_diameter)
         frame = Frame(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
         low, high = self._limits_px(micrograph)
-        picks = default_rule(
+        return default_rule(
             masks,
             frame,
             diameter_px,
@@ -203,7 +207,6 @@ class Picker:
             min_diameter_px=low,
             max_diameter_px=high,
         )
-        return picks.above(self.threshold)
 
     def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
         """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""

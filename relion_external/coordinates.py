@@ -105,13 +105,13 @@ class CoordinatePicker:
         self._existing = existing
         self._names = {str(one.path): one.name for one in inputs}
         self._refine = refine
-        self._threshold = threshold
+        self.threshold = 0.0 if threshold is None else threshold
 
     @property
     def settings(self) -> Mapping[str, object]:
         """The picker's, and what is done with which coordinates."""
         mode = "refine" if self._refine else "rescore"
-        ours = {"in_coords": self._existing.path, "coords": mode, "coords_threshold": self._threshold}
+        ours = {"in_coords": self._existing.path, "coords": mode, "coords_threshold": self.threshold}
         return {**self._picker.settings, **ours}
 
     @property
@@ -125,14 +125,17 @@ class CoordinatePicker:
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """The existing picks of one micrograph with their new scores; those outside the micrograph are dropped."""
+        return self.candidates(micrograph, diameter).above(self.threshold)
+
+    def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        """The same, whatever their score."""
         ny, nx = micrograph.data.shape
         old = self._existing.of(self._names.get(micrograph.name, micrograph.name))
         old = old.take((old.x >= 0) & (old.y >= 0) & (old.x <= nx - 1) & (old.y <= ny - 1))
         if not len(old):
             return Picks.empty(micrograph.pixel_size, (ny, nx))
         found = match(old, self._picker.pick(micrograph, diameter), self._refine)
-        found = replace(found, pixel_size=micrograph.pixel_size, shape=(ny, nx))
-        return found if self._threshold is None else found.above(self._threshold)
+        return replace(found, pixel_size=micrograph.pixel_size, shape=(ny, nx))
 
 
 def match(old: Picks, new: Picks, refine: bool) -> Picks:

@@ -1,0 +1,173 @@
+"""What a run has left in its folder, brought together for the report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..atomic import write_atomic
+from ..errors import CryoSegNetError
+from ..inputs import STATE_FOLDER
+from ..journal import Record, read_records, read_settings
+from ..picks import Picks, read_picks
+from .candidates import Kept, read_candidates
+
+NOTES = "report.json"
+
+# What a micrographs STAR may say of each micrograph: key, columns (their mean), factor, name, unit.
+_COLUMNS = (
+    ("defocus", ("rlnDefocusU", "rlnDefocusV"), 1e-4, "Defocus", "µm"),
+    ("resolution", ("rlnCtfMaxResolution",), 1.0, "CTF fit good to (ice, drift)", "Å"),
+    ("fom", ("rlnCtfFigureOfMerit",), 1.0, "CTF figure of merit", ""),
+    ("motion", ("rlnAccumMotionTotal",), 1.0, "Total motion", "Å"),
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that the input STAR gives for the micrographs.
+
+    Attributes
+    ----------
+    key, label, unit
+        Its name in the page's data, its name for people, and its unit.
+    values
+        By the micrograph's name.
+    """
+
+    key: str
+    label: str
+    unit: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that was picked into.
+
+    Attributes
+    ----------
+    output
+        The folder.
+    settings
+        As the journal has them.
+    records
+        One a micrograph, in the order in which they were picked first.
+    columns
+        What the input STAR says of them.
+    notes
+        What the caller of an earlier report wanted to be remembered: ``command`` and ``stars``.
+    """
+
+    output: Path
+    settings: Mapping[str, Any]
+    records: Sequence[Record]
+    columns: Sequence[Column] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> list[Record]:
+        """The micrographs that were picked."""
+        return [record for record in self.records if record.done]
+
+    @property
+    def failed(self) -> list[Record]:
+        """The micrographs that were not."""
+        return [record for record in self.records if not record.done]
+
+    @property
+    def threshold(self) -> float:
+        """The least score that the run kept; 0 where its settings do not tell."""
+        value = self.settings.get("coords_threshold") if "coords_threshold" in self.settings else None
+        value = self.settings.get("threshold") if value is None else value
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+    def candidates(self, record: Record, thumbnail: bool = False) -> tuple[Kept, bool]:
+        """What was kept of a micrograph, and whether that is every candidate or its pick file only."""
+        kept = read_candidates(self.output, record.stem, thumbnail)
+        if kept is not None:
+            return kept, True
+        return Kept(self._picks(record)), False
+
+    def _picks(self, record: Record) -> Picks:
+        """The picks of a run that kept no candidates, from its richest pick file."""
+        for suffix in ("csv", "cbox", "star"):
+            path = self.output / "picks" / f"{record.stem}.{suffix}"
+            with contextlib.suppress(CryoSegNetError):
+                picks = read_picks(path, pixel_size=record.pixel_size)
+                known = np.where(np.isnan(picks.diameter), record.diameter or np.nan, picks.diameter)
+                return Picks(picks.x, picks.y, known, picks.score, record.pixel_size, picks.shape).by_score()
+        return Picks.empty(record.pixel_size)
+
+
+def collect(output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), stars: Sequence[str] = ()) -> Run:
+    """Read the journal of an output folder and the input STAR files.
+
+    Parameters
+    ----------
+    output
+        Folder that was picked into.
+    command, stars
+        Commands to show and micrographs STAR files of the input; where they are not given, those of the last report of
+        this folder.
+
+    Raises
+    ------
+    CryoSegNetError
+        Nothing was picked into the folder.
+    """
+    output = Path(output)
+    settings = read_settings(output)
+    records = list(read_records(output).values())
+    if settings is None or not records:
+        raise CryoSegNetError(
+            f"{output}: nothing was picked into this folder; give the folder of `cryosegnet pick -o`."
+        )
+    notes = _read_notes(output)
+    notes = {"command": list(command) or notes.get("command", []), "stars": list(stars) or notes.get("stars", [])}
+    return Run(output, settings, records, read_columns(notes["stars"]), notes)
+
+
+def save_notes(run: Run) -> None:
+    """Remember the commands and STAR files for the next report of this folder."""
+    write_atomic(run.output / STATE_FOLDER / NOTES, json.dumps(run.notes))
+
+
+def _read_notes(output: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        notes = json.loads((output / STATE_FOLDER / NOTES).read_bytes())
+        return notes if isinstance(notes, dict) else {}
+    return {}
+
+
+def read_columns(stars: Sequence[str]) -> list[Column]:
+    """What micrographs STAR files say of the micrographs; files that have gone since are left out."""
+    from ..inputs import read_micrographs_table
+
+    found: dict[str, dict[str, float]] = {}
+    for star in stars:
+        try:
+            table = read_micrographs_table(star)
+        except CryoSegNetError:
+            continue
+        names = [str(name) for name in table["rlnMicrographName"]]
+        for key, labels, factor, _, _ in _COLUMNS:
+            there = [label for label in labels if label in table]
+            if not there:
+                continue
+            values = np.mean([_numbers(table[label]) for label in there], axis=0) * factor
+            found.setdefault(key, {}).update((n, v) for n, v in zip(names, values.tolist()) if math.isfinite(v))
+    return [Column(key, label, unit, found[key]) for key, _, _, label, unit in _COLUMNS if found.get(key)]
+
+
+def _numbers(column: Any) -> Any:
+    import pandas as pd
+
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)

@@ -1,0 +1,58 @@
+"""The command of a run, to copy with another threshold."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+#: What stands in a command for the values of the sliders.
+THRESHOLD, SIZES = {"value": "threshold"}, {"value": "sizes"}
+_LEFT_OUT = ("threshold", "overwrite", "watch")
+
+
+def given_words(add_args: Callable[[argparse.ArgumentParser], None], args: argparse.Namespace) -> list[str]:
+    """The options of a command line that are not at their defaults, less the threshold.
+
+    Parameters
+    ----------
+    add_args
+        Of the command; options are named as argparse makes them of their flags.
+    args
+        What the command was given.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_args(parser)
+    words: list[str] = []
+    for name, value in vars(args).items():
+        if name in (*_LEFT_OUT, "input", "output") or value is None or value == parser.get_default(name):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(",".join(map(str, value)) if isinstance(value, list | tuple) else _text(value))
+    return words
+
+
+def pick_commands(
+    add_args: Callable[[argparse.ArgumentParser], None], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """What the report of ``cryosegnet pick`` offers to copy: a choice among the candidates, and picking again."""
+    output = str(args.output)
+    again = ["cryosegnet", "pick", *map(str, args.input), "-o", output, *given_words(add_args, args)]
+    return [choose_command(output), {"label": "Pick again", "parts": [_shell(again) + " --threshold ", THRESHOLD]}]
+
+
+def choose_command(output: str) -> dict[str, Any]:
+    """The command that writes the picks which the sliders show, out of the candidates that the run has kept."""
+    start = _shell(["cryosegnet", "report", output])
+    end = " --write-picks " + _shell([f"{output.rstrip('/')}/picks_chosen"])
+    return {"label": "Write these picks", "parts": [f"{start} --threshold ", THRESHOLD, SIZES, end]}
+
+
+def _text(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _shell(words: Sequence[str]) -> str:
+    return " ".join(shlex.quote(word) for word in words)
