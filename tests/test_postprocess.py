@@ -87,15 +87,6 @@ def test_particles_cut_by_the_border_go():
     assert len(default_rule(discs(x, y), WHOLE, 20.0, FLAT, margin=0, separation=0)) == 8
 
 
-def test_smeared_edges_are_not_part_of_the_frame():
-    bad = np.zeros((400, 300), bool)
-    bad[20:40] = True  # rows nearer to the border than a smeared one are lost with it
-    bad[:, 290:] = True
-    masks = discs([(150, 48), (150, 52), (276, 200), (283, 200)], 20.0)
-    picks = default_rule(masks, Frame((400, 300), 1.0, 1.0, None, bad), 20.0, FLAT)
-    assert sorted(zip(picks.x, picks.y)) == [(150, 52), (276, 200)]
-
-
 @pytest.mark.parametrize("shape", [(400, 500), (2500, 300), (64, 2400)])
 def test_nothing_on_bad_areas(shape):
     bad = np.zeros(shape, bool)
