@@ -18,6 +18,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 import torch
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
@@ -348,8 +349,43 @@ def test_a_download_that_fails(monkeypatch, cache, site, path):
 def test_no_network(monkeypatch, cache):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     serve(monkeypatch, "sam_vit_b", url="http://127.0.0.1:9/sam.pth")
-    with pytest.raises(CryoSegNetError, match="cannot download weights 'sam_vit_b'"):
+    with pytest.raises(CryoSegNetError) as error:
         weights.fetch("sam_vit_b", progress=False)
+    assert str(error.value) == (
+        "cannot download weights 'sam_vit_b', as 127.0.0.1:9 cannot be reached from here: fetch "
+        "http://127.0.0.1:9/sam.pth by hand and run 'cryosegnet weights import sam_vit_b FILE'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (requests.exceptions.SSLError("x" * 500), "the certificate of a.org is not trusted here"),
+        (requests.exceptions.ProxyError("x" * 500), "the proxy does not let through to a.org"),
+        (requests.exceptions.ReadTimeout("x" * 500), "a.org did not answer within 60 s"),
+        (requests.exceptions.ChunkedEncodingError("x" * 500), "the connection to a.org broke off"),
+    ],
+)
+def test_why_a_download_failed(error, said):
+    assert weights.store._why_not(error, "https://a.org/b/sam.pth") == said
+
+
+def test_what_is_downloaded_is_said_before(monkeypatch, cache, site, capsys):
+    content, address = site
+    content["/sam.pth"] = saved(tiny_sam().state_dict())
+    digest = hashlib.sha256(content["/sam.pth"]).hexdigest()
+    serve(monkeypatch, "sam_vit_h", url=f"{address}/sam.pth", sha256=digest)
+    for word in ("1", "yes"):
+        monkeypatch.setenv("CRYOSEGNET_OFFLINE", word)
+        with pytest.raises(CryoSegNetError, match=r"sam_vit_h.* CRYOSEGNET_OFFLINE forbids.*weights import sam_vit_h"):
+            weights.resolve("sam_vit_h")
+    assert not cache.exists()
+    for word in ("", "0", "no"):
+        monkeypatch.setenv("CRYOSEGNET_OFFLINE", word)
+        path = weights.resolve("sam_vit_h")
+        size = f"{len(content['/sam.pth']) / 1e6:.3g} MB"
+        assert f"downloading weights 'sam_vit_h': {size} from {address}/sam.pth to {path}" in capsys.readouterr().err
+        path.unlink()
 
 
 def test_no_space_and_no_permission(monkeypatch, tmp_path, site):
@@ -361,7 +397,7 @@ def test_no_space_and_no_permission(monkeypatch, tmp_path, site):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_download", full)
+        patch.setattr(weights.store, "_download", full)
         with pytest.raises(CryoSegNetError, match=r"No space left on device.*CRYOSEGNET_CACHE"):
             weights.fetch("sam_vit_b", progress=False)
     (tmp_path / "file").write_text("")
@@ -451,7 +487,7 @@ def test_command_list_and_path(tmp_path, cache, capsys, unet):
     (cache / "cryosegnet.pth").write_bytes(b"")
     command(["weights", "list"])
     assert "DIFFERS" in capsys.readouterr().out
-    assert command(["weights", "download", "nothing"]) == 3
+    assert command(["weights", "download", "nothing"]) == 1
     assert "names are default" in capsys.readouterr().err
 
 

@@ -1,0 +1,105 @@
+"""Weight files of any kind read as tensors by name; nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CryoSegNetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict; nothing in the file is ever run.
+
+    Parameters
+    ----------
+    path
+        ``.safetensors``, or anything that ``torch.save`` wrote: tensors by name, or such a dict under ``state_dict``,
+        ``model_state_dict`` or ``model``. Prefixes that wrappers add (``module.``, ``_orig_mod.``) are removed.
+
+    Returns
+    -------
+    dict
+        Tensors by name, on the CPU.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file is missing, is truncated, holds no tensors, or holds code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CryoSegNetError(f"no such weights file: {path}")
+    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    import torch
+
+    if not isinstance(found, Mapping) or not found:
+        raise CryoSegNetError(f"{path} holds no weights: expected tensors by name, as in a state dict")
+    for key, value in found.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise CryoSegNetError(f"{path} is not a state dict: its entry {key!r} is no tensor")
+    state: dict[str, Tensor] = dict(found)
+    for prefix in ("module.", "_orig_mod."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix) :]: value for key, value in state.items()}
+    return state
+
+
+def metadata_of(path: str | Path) -> dict[str, Any]:
+    """The JSON under the key ``cryosegnet`` in a safetensors header; empty for files without.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file is no safetensors file, or its note is not JSON.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            note = json.loads((file.metadata() or {}).get("cryosegnet", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CryoSegNetError(f"cannot read the header of {path}: {first_line(error)}") from error
+    return note if isinstance(note, dict) else {}
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CryoSegNetError(f"{path} is not a complete safetensors file: {first_line(error)}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever bytes a file holds, PyTorch's readers may raise almost anything
+        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
+            raise CryoSegNetError(
+                f"{path} holds Python code beside tensors, which is never run: "
+                "ask its author for a plain state dict or a .safetensors file"
+            ) from error
+        raise CryoSegNetError(f"{path} is not a weights file, or is incomplete: fetch or save it again") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, cut between words where it is long."""
+    return shorten((str(error).splitlines() or [type(error).__name__])[0], 200, placeholder=" ...")

@@ -1,0 +1,132 @@
+"""Weights that have names: where they come from, where they are kept, and what their sha256 must be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where named weights come from.
+
+    Attributes
+    ----------
+    kind
+        The network they belong to.
+    file
+        Name of the file in the package's ``data`` folder (built in) or in the cache.
+    licence, about
+        For the user.
+    url
+        Address to download from; None where the file is built in.
+    sha256
+        Of the file; None where its publisher gives none. Then the sha256 at the first download is what later loads
+        are held to.
+    member
+        Where ``url`` is a tar archive: the file's path in it.
+    """
+
+    kind: Literal["unet", "sam"]
+    file: str
+    licence: str
+    about: str
+    url: str | None = None
+    sha256: str | None = None
+    member: str | None = None
+
+
+def _segment_anything(file: str, sha256: str, about: str) -> Source:
+    return Source(
+        "sam", file, "Apache-2.0", about, f"https://dl.fbaipublicfiles.com/segment_anything/{file}", sha256=sha256
+    )
+
+
+SOURCES: dict[str, Source] = {
+    "default": Source("unet", "unet_default.safetensors", "MIT", "built-in U-Net"),
+    "cryosegnet": Source(
+        "unet",
+        "cryosegnet.pth",
+        "MIT",
+        "published U-Net (no sha256 is published)",
+        "https://calla.rnet.missouri.edu/CryoSegNet/pretrained_models.tar.gz",
+        member="pretrained_models/cryosegnet.pth",
+    ),
+    # the hexadecimal digits in these names are the start of the files' MD5, not of their sha256
+    "sam_vit_h": _segment_anything(
+        "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "SAM ViT-H, 2.6 GB"
+    ),
+    "sam_vit_l": _segment_anything(
+        "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", "SAM ViT-L, 1.2 GB"
+    ),
+    "sam_vit_b": _segment_anything(
+        "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", "SAM ViT-B, 0.4 GB"
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded weights: ``$CRYOSEGNET_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("CRYOSEGNET_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("cryosegnet"))
+
+
+def named(name: str) -> Source:
+    """The source of named weights; raises UsageError where there are none of that name."""
+    if name not in SOURCES:
+        raise UsageError(f"no weights are called '{name}'; names are {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def location(name: str) -> Path:
+    """Where the weights called ``name`` are, or will be once downloaded.
+
+    Raises
+    ------
+    UsageError
+        There are no weights of that name.
+    """
+    source = named(name)
+    if source.url is None:
+        return Path(str(files("cryosegnet_ext") / "data" / source.file))
+    return cache_folder() / source.file
+
+
+def sha256_of(path: str | Path) -> str:
+    """sha256 of a file, 64 lower-case hexadecimal digits; a file that has not changed is read once a process."""
+    status = os.stat(path)
+    return _sha256_of(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_of(path: str, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def expected_sha256(name: str) -> str | None:
+    """sha256 that the file of named weights must have: published, or recorded when it entered the cache."""
+    source = named(name)
+    if source.sha256 is not None or source.url is None:
+        return source.sha256
+    record = record_of(location(name))
+    return record.read_text(encoding="ascii").split()[0] if record.is_file() else None
+
+
+def record_of(path: Path) -> Path:
+    """File beside cached weights that holds the sha256 they came with."""
+    return path.with_name(path.name + ".sha256")

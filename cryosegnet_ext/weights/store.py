@@ -1,0 +1,252 @@
+"""Named weights in the cache: found, downloaded, or taken from a file that was fetched by hand; always checked."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ..errors import CryoSegNetError, UsageError
+from .files import first_line, load_state_dict
+from .sources import SOURCES, cache_folder, expected_sha256, location, named, record_of, sha256_of
+
+if TYPE_CHECKING:
+    import requests
+
+_TIMEOUT_SECONDS = 60
+
+
+def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
+    """The file of weights given by name or by path.
+
+    Parameters
+    ----------
+    name_or_path
+        A key of `SOURCES`, or a file of the user's own. A name wins over a file of the same name: write ``./default``
+        for the file.
+    download
+        Fetch named weights that are not in the cache yet, unless ``$CRYOSEGNET_OFFLINE`` forbids it.
+
+    Raises
+    ------
+    UsageError
+        No such name or file.
+    CryoSegNetError
+        The download failed or is forbidden; the cached file is not the one that was downloaded.
+    """
+    name = str(name_or_path)
+    if name not in SOURCES:
+        path = Path(name_or_path).expanduser()
+        if path.is_file():
+            return path
+        raise UsageError(f"no weights file {name}, and no weights of that name; names are {', '.join(SOURCES)}")
+    path = location(name)
+    if not path.is_file():
+        if SOURCES[name].url is None:
+            raise CryoSegNetError(f"the built-in weights '{name}' are missing at {path}: install the package again")
+        if not download:
+            raise CryoSegNetError(
+                f"weights '{name}' are not in {path.parent}: run 'cryosegnet weights download {name}'"
+            )
+        if is_offline():
+            raise CryoSegNetError(
+                f"weights '{name}' are not in {path.parent}, and CRYOSEGNET_OFFLINE forbids to download them: "
+                f"run 'cryosegnet weights import {name} FILE', or unset it"
+            )
+        return fetch(name)
+    expected = expected_sha256(name)
+    if expected is not None and sha256_of(path) != expected:
+        raise CryoSegNetError(
+            f"{path} is damaged (its sha256 is not {expected}): "
+            f"delete it and run 'cryosegnet weights download {name}' again"
+        )
+    return path
+
+
+def fetch(name: str, *, progress: bool = True) -> Path:
+    """Download named weights into the cache, whether or not they are there.
+
+    Parameters
+    ----------
+    name
+        A key of `SOURCES` that has an address.
+    progress
+        Say on standard error how much comes from where, and show a progress bar.
+
+    Returns
+    -------
+    Path
+        The file, complete and checked; a failed download leaves none behind.
+
+    Raises
+    ------
+    CryoSegNetError
+        Built-in weights; no network, no such address, no space, or a file that is not the published one.
+    """
+    source = named(name)
+    if source.url is None:
+        raise UsageError(f"weights '{name}' are built in: there is nothing to download")
+    import requests
+
+    by_hand = f"fetch {source.url} by hand and run 'cryosegnet weights import {name} FILE'"
+    with _workplace(name) as folder:
+        file = folder / "download"
+        try:
+            _download(name, source.url, file, progress)
+        except requests.RequestException as error:
+            reason = _why_not(error, source.url)
+            raise CryoSegNetError(f"cannot download weights '{name}', as {reason}: {by_hand}") from error
+        if source.sha256 is not None and sha256_of(file) != source.sha256:
+            raise CryoSegNetError(
+                f"what {source.url} sent is not the published file (its sha256 is not {source.sha256}): {by_hand}"
+            )
+        return _install(name, file, folder, source.url)
+
+
+def adopt(name: str, file: str | Path) -> Path:
+    """Copy a file fetched by hand into the cache as the weights called ``name``.
+
+    Parameters
+    ----------
+    name
+        A key of `SOURCES` that has an address.
+    file
+        The weights, or the archive that the address gives.
+
+    Raises
+    ------
+    CryoSegNetError
+        Built-in weights; the file is missing, is not the published one, or holds no weights of that kind.
+    """
+    if named(name).url is None:
+        raise UsageError(f"weights '{name}' are built in: pass your own file by its path instead")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    with _workplace(name) as folder:
+        return _install(name, path, folder, str(path))
+
+
+@contextmanager
+def _workplace(name: str) -> Iterator[Path]:
+    """A folder in the cache for files that are not complete yet; it goes whatever happens."""
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise CryoSegNetError(
+            f"cannot keep weights '{name}' in {cache} ({error.strerror or error}): "
+            "make room there, or set CRYOSEGNET_CACHE to a folder that you may write to"
+        ) from error
+
+
+def is_offline() -> bool:
+    """Whether ``$CRYOSEGNET_OFFLINE`` says that nothing is to be downloaded unasked (anything but empty, 0 or no)."""
+    return os.environ.get("CRYOSEGNET_OFFLINE", "").lower() not in ("", "0", "no", "false")
+
+
+def _download(name: str, url: str, target: Path, progress: bool) -> None:
+    import requests
+    from tqdm import tqdm
+
+    with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+        response.raise_for_status()
+        total = int(response.headers.get("content-length", 0)) or None
+        if progress:
+            size = "a file of unknown size" if total is None else _size(total)
+            print(f"downloading weights '{name}': {size} from {url} to {location(name)}", file=sys.stderr, flush=True)
+        # None: a bar on terminals only
+        hidden = None if progress else True
+        with (
+            open(target, "wb") as out,
+            tqdm(desc=url.rsplit("/", 1)[1], total=total, unit="B", unit_scale=True, disable=hidden) as bar,
+        ):
+            for block in response.iter_content(1 << 20):
+                out.write(block)
+                bar.update(len(block))
+
+
+def _size(count: int) -> str:
+    """Bytes in words: 2.6 GB, 375 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def _why_not(error: requests.RequestException, url: str) -> str:
+    """Why a download failed, as the rest of a sentence; the library's own texts are long and hold memory addresses."""
+    import requests
+
+    host = urlsplit(url).netloc
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"{host} answers {error.response.status_code} {error.response.reason}".rstrip()
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"the proxy does not let through to {host}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"the certificate of {host} is not trusted here"
+    if isinstance(error, requests.Timeout):
+        return f"{host} did not answer within {_TIMEOUT_SECONDS} s"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return f"the connection to {host} broke off"
+    if isinstance(error, requests.ConnectionError):
+        return f"{host} cannot be reached from here"
+    return first_line(error)
+
+
+def _install(name: str, file: Path, folder: Path, origin: str) -> Path:
+    """Check ``file``, which came from ``origin``, and move it or a copy into the cache, where ``folder`` lies too."""
+    source, target = SOURCES[name], location(name)
+    part = folder / source.file
+    if source.member is not None and tarfile.is_tarfile(file):
+        _extract(file, source.member, part, origin)
+    elif file.parent == folder:
+        file.replace(part)
+    else:
+        shutil.copyfile(file, part)
+    digest = sha256_of(part)
+    if source.sha256 is not None and digest != source.sha256:
+        raise CryoSegNetError(
+            f"{origin} is not the published file of '{name}': its sha256 is {digest}, not {source.sha256}"
+        )
+    if source.sha256 is None:
+        _check_unet(part, origin)
+    record = folder / "sha256"
+    record.write_text(f"{digest}  {source.file}\n", encoding="ascii")
+    part.chmod(0o644)
+    part.replace(target)
+    record.replace(record_of(target))
+    return target
+
+
+def _check_unet(part: Path, origin: str) -> None:
+    try:
+        state = load_state_dict(part)
+    except CryoSegNetError as error:
+        raise CryoSegNetError(str(error).replace(str(part), f"what {origin} holds")) from error
+    if "e1.conv.conv.0.weight" not in state:
+        raise CryoSegNetError(f"{origin} does not hold CryoSegNet's U-Net")
+
+
+def _extract(archive: Path, member: str, target: Path, origin: str) -> None:
+    """Write one plain file of a tar archive to ``target``; no path in the archive is ever used to write."""
+    try:
+        with tarfile.open(archive) as tar:
+            for entry in tar:
+                if entry.isfile() and entry.name.removeprefix("./") == member:
+                    stream: IO[bytes] | None = tar.extractfile(entry)
+                    assert stream is not None  # isfile
+                    with stream, open(target, "wb") as out:
+                        shutil.copyfileobj(stream, out, 1 << 20)
+                    return
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CryoSegNetError(f"the archive {origin} is damaged or incomplete: fetch it again") from error
+    raise CryoSegNetError(f"the archive {origin} does not hold {member}")
