@@ -1,0 +1,305 @@
+"""``cryosegnet.autopick``: the picker as a job of the CCP-EM pipeliner and of its interface Doppio.
+
+The pipeliner finds the class through the entry point group ``ccpem_pipeliner.jobs`` and calls it with its own options;
+the job that runs is ``cryosegnet-relion``, since the pipeliner's projects have RELION's layout. Only the pipeliner
+imports this module: the package works without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    from pipeliner.display_tools import create_results_display_object, make_particle_coords_thumb
+    from pipeliner.external_program_utils import ExternalProgram
+    from pipeliner.job_options import (
+        FileDescription,
+        FloatJobOption,
+        InputNodeJobOption,
+        JobOptionValidationResult,
+        MultipleChoiceJobOption,
+        StringJobOption,
+    )
+    from pipeliner.nodes import NODE_LOGFILE, NODE_MICROGRAPHCOORDSGROUP, NODE_MICROGRAPHGROUPMETADATA
+    from pipeliner.pipeliner_job import PipelinerCommand, PipelinerJob, Ref
+    from pipeliner.starfile_handler import StarFile
+except ImportError as error:
+    raise ImportError(
+        f"the CCP-EM pipeliner does not load ({error}); install it beside this package: pip install ccpem-pipeliner"
+    ) from error
+
+from cryosegnet_ext._version import __version__
+from cryosegnet_ext.choices import SEGMENTERS, check_choices
+from cryosegnet_ext.errors import UsageError
+
+from . import nodes
+from .job import in_relion_words
+from .protocol import LABELS, OPTIONS
+
+EXECUTABLE_VARIABLE = "CRYOSEGNET_RELION"
+"""Environment variable with the path of ``cryosegnet-relion`` where it lives in an environment of its own."""
+
+#: Job options that are handed on, under the names of `protocol.OPTIONS`.
+_NUMBERS = {
+    "particle_diameter": ("Particle diameter (A):", 1.0, 10_000.0, 10.0),
+    "min_diameter": ("Smallest diameter (A):", 1.0, 10_000.0, 10.0),
+    "max_diameter": ("Largest diameter (A):", 1.0, 10_000.0, 10.0),
+    "threshold": ("Figure of merit threshold:", 0.0, 1.0, 0.05),
+    "angpix": ("Pixel size (A), over the STAR file's:", 0.05, 100.0, 0.01),
+}
+_TEXTS = {"weights": "Network:", "sam": "Segment Anything model:", "gpu": "GPU:"}
+_MAIN = ("particle_diameter", "min_diameter", "max_diameter", "threshold")
+_CHECKED = ("diameter", "min_diameter", "max_diameter", "threshold", "segmenter", "sam")
+_METHOD = "Method"
+_EITHER = "default"
+#: Micrographs shown, from the fewest picks to the most, and coordinate files read for the histogram of merits.
+_SHOWN = 3
+_MOST_READ = 200
+
+
+class CryoSegNetAutopick(PipelinerJob):
+    """Particle picking with CryoSegNet."""
+
+    PROCESS_NAME = "cryosegnet.autopick"
+    OUT_DIR = "AutoPick"
+    CATEGORY_LABEL = "Automated Particle Picking"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.executable = os.environ.get(EXECUTABLE_VARIABLE) or "cryosegnet-relion"
+        beside = Path(shutil.which(self.executable) or self.executable).with_name("cryosegnet")
+        info = self.jobinfo
+        info.display_name = "CryoSegNet picking"
+        info.version = __version__
+        info.short_desc = "Automated particle picking"
+        info.long_desc = (
+            "Finds particles with an attention-gated U-Net and a segmenter. A trained network comes with the program,"
+            " and the particle's size is estimated from the micrographs, so that nothing but micrographs is needed."
+        )
+        info.programs = [
+            ExternalProgram(self.executable, name="cryosegnet", vers_com=[os.fspath(beside), "--version"]),
+        ]
+        info.references = [
+            Ref(
+                authors=["Gyawali R", "Dhakal A", "Wang L", "Cheng J"],
+                title=(
+                    "CryoSegNet: accurate cryo-EM protein particle picking by integrating the foundational AI image"
+                    " segmentation model and attention-gated U-Net"
+                ),
+                journal="Brief. Bioinform.",
+                year="2024",
+                volume="25",
+                issue="4",
+                pages="bbae282",
+                doi="10.1093/bib/bbae282",
+            )
+        ]
+        self.can_continue = True
+        # A repeat picks what is new in the input and leaves the rest.
+        self.always_continue_in_schedule = True
+        self._add_options()
+
+    def _add_options(self) -> None:
+        self.joboptions["input_file"] = InputNodeJobOption(
+            label="Input micrographs file:",
+            node_type=NODE_MICROGRAPHGROUPMETADATA,
+            node_kwds=["relion"],
+            pattern=FileDescription("Micrographs STAR file", [".star"]),
+            help_text="STAR file with the micrographs to pick, of Import, motion correction, CTF estimation or Select.",
+            is_required=True,
+        )
+        for name, (label, low, high, step) in _NUMBERS.items():
+            self.joboptions[name] = FloatJobOption(
+                label=label,
+                hard_min=low,
+                hard_max=high,
+                step_value=step,
+                help_text=_sentence(name),
+                in_continue=True,
+                jobop_group="Main" if name in _MAIN else _METHOD,
+            )
+        for name, label in _TEXTS.items():
+            self.joboptions[name] = StringJobOption(
+                label=label, help_text=_sentence(name), in_continue=True, jobop_group=_METHOD
+            )
+        self.joboptions["segmenter"] = MultipleChoiceJobOption(
+            label="Segmenter:",
+            choices=[_EITHER, *SEGMENTERS],
+            default_value_index=0,
+            help_text=_sentence("segmenter"),
+            in_continue=True,
+            jobop_group=_METHOD,
+        )
+        self.get_runtab_options(threads=True, addtl_args=True)
+
+    def additional_joboption_validation(self) -> list[JobOptionValidationResult]:
+        """Options that exclude each other, said before the job runs and not by its failure."""
+        raised_by = [self.joboptions[label] for label in LABELS.values() if label in self.joboptions]
+        values = {name: self._value(LABELS[name]) for name in _CHECKED}
+        try:
+            check_choices(**values)
+        except UsageError as error:
+            return [JobOptionValidationResult("error", raised_by, in_relion_words(str(error)))]
+        return []
+
+    def _value(self, label: str) -> Any:
+        """The value of an option; None where it was left alone."""
+        option = self.joboptions[label]
+        return None if option.is_blank or option.value == _EITHER else option.value
+
+    def create_output_nodes(self) -> None:
+        """The list of coordinate files, which Extract takes, and the report."""
+        # "relion" lets the pipeliner's Extract accept the file, and Doppio draw the picks of every micrograph.
+        self.add_output_node(
+            nodes.Version.V5.coordinates, NODE_MICROGRAPHCOORDSGROUP, ["relion", "cryosegnet", "autopick"]
+        )
+        self.add_output_node(nodes.LOGFILE, NODE_LOGFILE, ["cryosegnet", "autopick"])
+
+    def get_commands(self) -> list[PipelinerCommand]:
+        """One command: the executable of RELION's External job."""
+        inputs = self.joboptions["input_file"].get_string()
+        words = [self.executable, "--o", self.output_dir, "--in_mics", inputs]
+        for label in (*_NUMBERS, *_TEXTS, "segmenter"):
+            value = self._value(label)
+            if value is not None:
+                words += [f"--{label}", f"{value:g}" if isinstance(value, float) else str(value)]
+        words += ["--relion", "5", "--j", str(self.get_nr_threads())]
+        return [PipelinerCommand([*words, *self.parse_additional_args()])]
+
+    def gather_metadata(self) -> dict[str, Any]:
+        """Counts, sizes and settings of the job, for the project's metadata report."""
+        summary = json.loads(Path(self.output_dir, "summary.json").read_text())
+        totals = summary["totals"]
+        diameters = sorted(one["diameter"] for one in summary["micrographs"] if one["diameter"] is not None)
+        return {
+            "ParticleCount": totals["picks"],
+            "MicrographCount": totals["micrographs"],
+            "MicrographsFailed": totals["failed"],
+            "MicrographsWithoutParticles": totals["without_picks"],
+            "MedianDiameter": diameters[len(diameters) // 2] if diameters else None,
+            "Version": summary["version"],
+            "Settings": summary["settings"],
+        }
+
+    def create_results_display(self) -> Sequence[Any]:
+        """Pictures of a few micrographs with their picks, histograms, and the report.
+
+        A job that is still running has its histogram of counts only.
+        """
+        listed = Path(self.output_dir, nodes.Version.V5.coordinates)
+        if listed.is_file():
+            table = StarFile(os.fspath(listed)).loop_as_list(
+                block="coordinate_files", columns=["_rlnMicrographName", "_rlnMicrographCoordinates"]
+            )
+            picked = [(mic, star, _merits(star)) for mic, star in _spread(table, _MOST_READ)]
+        else:
+            found = sorted(Path(self.output_dir).rglob(f"*{nodes.SUFFIX}"))
+            picked = [("", os.fspath(star), _merits(os.fspath(star))) for star in _spread(found, _MOST_READ)]
+        if not picked:
+            text = "No micrograph is finished yet"
+            return [create_results_display_object("pending", message=text, reason=text)]
+        data = [os.fspath(listed)]
+        counts = [len(merits) for _, _, merits in picked]
+        merits = [merit for _, _, some in picked for merit in some]
+        display = []
+        if listed.is_file():
+            display += [self._picture(mic, star) for mic, star, _ in _spread(sorted(picked, key=_count), _SHOWN)]
+        display.append(_histogram("Picks per micrograph", counts, "Number of particles", "Micrographs", data))
+        if merits:
+            display.append(_histogram("Figures of merit", merits, "Figure of merit", "Particles", data))
+        report, log = Path(self.output_dir, "report.html"), Path(self.output_dir, nodes.LOGFILE)
+        if report.is_file():
+            display.append(
+                create_results_display_object(
+                    "html", title="Report", html_file=os.fspath(report), associated_data=data, start_collapsed=True
+                )
+            )
+        elif log.is_file():
+            display.append(
+                create_results_display_object("pdffile", file_path=os.fspath(log), title="Report", start_collapsed=True)
+            )
+        return display
+
+    def _picture(self, micrograph: str, star: str) -> Any:
+        """Picks on their micrograph, circles of their size; the pipeliner's boxes where our libraries are missing."""
+        try:
+            import numpy as np
+
+            from cryosegnet_ext.micrograph import read_micrograph
+            from cryosegnet_ext.overlay import save_overlay
+            from cryosegnet_ext.picks import Picks, read_picks
+        except ImportError:
+            return make_particle_coords_thumb(micrograph, star, self.output_dir)
+        entries = json.loads(Path(self.output_dir, "summary.json").read_text())["micrographs"]
+        entry: dict[str, Any] = next((one for one in entries if one["name"] == micrograph), {})
+        try:
+            image = read_micrograph(micrograph, pixel_size=entry.get("pixel_size"))
+            picks = read_picks(star)
+            size = np.full(len(picks), entry.get("diameter") or np.nan)
+            shape = (image.data.shape[0], image.data.shape[1])
+            known = Picks(picks.x, picks.y, size, picks.score, image.pixel_size, shape)
+            folder = Path(self.output_dir, "Thumbnails")
+            folder.mkdir(exist_ok=True)
+            path = folder / f"{Path(star).stem}.jpg"
+            save_overlay(path, image.data, known, max_side=900)
+        except Exception as error:
+            # One damaged micrograph leaves the other results to be seen.
+            return create_results_display_object("pending", message=f"{micrograph} cannot be drawn", reason=str(error))
+        return create_results_display_object(
+            "image",
+            title=f"{Path(micrograph).name}: {len(picks)} particles",
+            image_path=os.fspath(path),
+            image_desc=f"{micrograph}: {len(picks)} particles",
+            associated_data=[micrograph, star],
+        )
+
+    def prepare_onedep_deposition_data(self) -> list[Any]:
+        """What a deposition says about the picking."""
+        return [
+            self.add_onedep_deposition_data(
+                category="em_particle_selection",
+                data_dict={
+                    "details": self.jobinfo.short_desc,
+                    "method": "CryoSegNet",
+                    "num_particles_selected": str(self.gather_metadata()["ParticleCount"]),
+                    "reference_model": "Trained ML model",
+                },
+            )
+        ]
+
+
+def _sentence(name: str) -> str:
+    """The help of an option, the same as `cryosegnet-relion --help` gives."""
+    text = OPTIONS[name].help
+    return text[:1].upper() + text[1:] + "."
+
+
+def _merits(star: str) -> list[float]:
+    """Figures of merit in a coordinate file of ours; none where it cannot be read."""
+    try:
+        rows = Path(star).read_text().splitlines()[nodes.NO_PICKS.count("\n") :]
+        return [float(row.split()[2]) for row in rows if row.strip()]
+    except (OSError, ValueError, IndexError):
+        return []
+
+
+def _count(one: tuple[str, str, list[float]]) -> tuple[int, str]:
+    return len(one[2]), one[1]
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """``count`` of the items at most, evenly spaced, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _histogram(title: str, values: Sequence[float], xlabel: str, ylabel: str, data: list[str]) -> Any:
+    return create_results_display_object(
+        "histogram", title=title, data_to_bin=list(values), xlabel=xlabel, ylabel=ylabel, associated_data=data
+    )
