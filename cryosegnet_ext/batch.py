@@ -3,56 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from .atomic import write_atomic
+from .engines import Engine, EngineError, Here
 from .errors import CryoSegNetError
-from .inputs import Input, output_stems
+from .estimate import MICROGRAPHS, Estimate
+from .inputs import Input
 from .journal import Journal, Record, remove_files
-from .micrograph import Micrograph, read_micrograph
-from .overlay import encode_overlay
+from .monitor import Monitor
 from .picks import Picks
-from .progress import Progress
-from .reading import Read, Reader, file_identity
+from .progress import Progress, plural
+from .reading import file_identity
+from .sources import Listed, Source
 from .stopping import Stop, Stopped
-from .summary import write_summary
+from .summary import SummaryTimer, write_summary
+from .task import MicrographPicker, Outcome, Task, failed
+from .watch import Watch
+
+__all__ = ["FORMATS", "BatchResult", "MicrographPicker", "run"]
 
 FORMATS = ("star", "box", "cbox", "csv")
-#: The dataset's diameter is estimated from this many micrographs at most, and from this many pixels.
-_ESTIMATE_MICROGRAPHS = 8
-_ESTIMATE_PIXELS = 400_000_000
-_ESTIMATE_TRIES = 100
 #: Above this share of micrographs without picks the user is told.
 _WARN_SHARE = 0.1
-#: Names longer than this leave no room for suffixes within the 255 bytes of a file name.
-_LONGEST_STEM = 230
-_LONGEST_REASON = 500
-
-
-class MicrographPicker(Protocol):
-    """What a batch needs of a picker; `cryosegnet_ext.picker.Picker` is the one."""
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that changes picks, as JSON-able values."""
-
-    @property
-    def needs_diameter(self) -> bool:
-        """Whether the picker wants a diameter estimated from the whole dataset."""
-
-    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
-        """Particle diameter in angstrom (pixels without pixel size); None where it cannot be determined."""
-
-    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
-        """Picks of one micrograph."""
+#: Longest wait for an outcome, or for micrographs to come, before both are looked for again.
+_WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,8 +75,8 @@ class BatchResult:
 
 
 def run(
-    picker: MicrographPicker,
-    inputs: Sequence[Input],
+    picker: MicrographPicker | Engine,
+    inputs: Sequence[Input] | Watch,
     output: str | Path,
     *,
     formats: Sequence[str] = ("star",),
@@ -106,19 +86,21 @@ def run(
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
     watch: Callable[[Record, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    monitor: Monitor | None = None,
 ) -> BatchResult:
     """Pick micrographs into a folder; what an earlier run finished there is not done again.
 
     Writes ``picks/<stem>.<format>``, ``overlays/<stem>.jpg``, ``summary.json`` and ``failed.csv``. A failed micrograph
-    is recorded and the others go on. SIGINT and SIGTERM drop the micrograph at hand and end the run; a second one ends
+    is recorded and the others go on. SIGINT and SIGTERM drop the micrographs at hand and end the run; a second one ends
     the process at once. Both leave a folder that the same call continues, with the same pick files in the end.
 
     Parameters
     ----------
     picker
-        Picks one micrograph.
+        Picks one micrograph, here; or an engine, which has them picked elsewhere. This process does all the writing.
     inputs
-        The micrographs, as from `expand_inputs`.
+        The micrographs, as from `expand_inputs`; or a `Watch`, which finds them as they appear.
     output
         Folder for the results.
     formats
@@ -137,61 +119,104 @@ def run(
         Called for each micrograph of this run when its files and its line in the journal are written, with its record,
         how many micrographs are finished (those of earlier runs included), and how many there are. An error that it
         raises (OSError, CryoSegNetError) ends the run as a full disk does.
+    say
+        Called with each sentence about what is going on, where ``progress`` says nothing.
+    monitor
+        Told what goes on.
 
     Raises
     ------
     CryoSegNetError
-        No input, the folder is in use or was made with other settings, or nothing can be written any more.
+        No input, the folder is in use or was made with other settings, or nothing can be picked or written any more.
     """
-    if not inputs:
+    if not isinstance(inputs, Watch) and not inputs:
         raise CryoSegNetError("no micrographs to pick; check the input")
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
         raise CryoSegNetError(f"unknown pick format {', '.join(unknown) or '(none)'}; choose from {', '.join(FORMATS)}")
-    settings = {**picker.settings, "pixel_size": pixel_size}
+    engine = picker if isinstance(picker, Engine) else Here(picker)
+    monitor = monitor or Monitor()
+    settings = {**engine.settings, "pixel_size": pixel_size}
     output = Path(output)
     with Journal(output, settings, overwrite) as journal, Stop(stop) as stopping:
-        batch = _Batch(picker, journal, stopping, tuple(formats), overlays, pixel_size)
-        tasks = list(zip(inputs, output_stems(inputs, journal.stems())))
-        todo = [task for task in tasks if not batch.is_finished(*task)]
-        shown = Progress(len(tasks), len(tasks) - len(todo), progress)
+        batch = _Batch(engine, journal, stopping, tuple(formats), overlays, pixel_size, monitor)
+        if isinstance(inputs, Watch):
+            source: Source = inputs
+            inputs.begin(journal, batch.is_finished)
+        else:
+            source = Listed(inputs, journal, batch.is_finished)
+        shown = Progress(source.total, source.skipped, progress, source.growing)
+        batch.say = say if say is not None and not progress else shown.say
         touched: set[str] = set()
+        cut = False
         failure: Exception | None = None
         try:
-            if todo and not batch.find_diameter(inputs):
-                shown.warn("no particle diameter could be estimated from the dataset; --diameter A gives one")
-            with contextlib.closing(batch.records(todo)) as picked:
+            monitor.open(output)
+            engine.open()
+            batch.find_diameter(source)
+            with contextlib.closing(batch.records(source)) as picked:
                 for record in picked:
                     journal.add(record)
                     touched.add(record.key)
+                    source.add(record)
+                    monitor.add(record)
+                    shown.grow(source.total, source.skipped)
                     shown.add(record.picks, not record.done)
                     if watch is not None:
-                        watch(record, len(tasks) - len(todo) + len(touched), len(tasks))
+                        watch(record, source.skipped + len(touched), source.total)
         except Stopped:
-            pass
+            cut = True
         except (OSError, CryoSegNetError) as error:
             failure = error
+        finally:
+            engine.close()
         shown.close()
-        stopped = len(touched) < len(todo)
-        records = [journal.records[one.key] for one in inputs if one.key in journal.records]
+        # A signal that came after the last micrograph stopped nothing.
+        stopped = (cut or failure is not None) and (source.growing or len(touched) < source.total - source.skipped)
+        records = source.records(journal)
         try:
             write_summary(journal, records, stopped)
         except (OSError, CryoSegNetError) as error:
             failure = failure or error
         result = _result(records, touched, stopped)
+        monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
+    finished = result.done + result.skipped
     if failure is not None:
-        finished = result.done + result.skipped
-        raise CryoSegNetError(
-            f"writing stopped ({_reason(failure)}); {finished} of {len(tasks)} micrographs are finished and kept: "
-            "make room or put the folder right, then run the same command again"
-        ) from failure
-    total = result.done + result.skipped + result.failed
-    if result.without_picks + result.failed > _WARN_SHARE * total:
-        shown.warn(
-            f"{result.without_picks} of {total} micrographs have no picks and {result.failed} failed; look at the "
-            "overlays and failed.csv, and check pixel size, diameter and threshold"
-        )
+        raise _ended(failure, finished, source.total) from failure
+    _warn(shown, result)
+    if source.waiting and not stopped:
+        shown.say(f"{plural(source.waiting, 'micrograph')} not picked yet; the same command goes on")
     return result
+
+
+def _ended(failure: Exception, finished: int, total: int) -> CryoSegNetError:
+    kept = f"{finished} of {plural(total, 'micrograph')} {'is' if finished == 1 else 'are'} finished and kept"
+    if isinstance(failure, EngineError):
+        return CryoSegNetError(f"{_reason(failure)}; {kept}: the same command goes on from there")
+    return CryoSegNetError(
+        f"writing stopped ({_reason(failure)}); {kept}: make room or put the folder right, then run the same command "
+        "again"
+    )
+
+
+def _warn(shown: Progress, result: BatchResult) -> None:
+    """Tell the user where many micrographs came to nothing."""
+    total = result.done + result.skipped + result.failed
+    if result.without_picks + result.failed <= _WARN_SHARE * total:
+        return
+    if result.failed == total:
+        shown.warn(f"none of {plural(total, 'micrograph')} could be picked; failed.csv says why")
+    elif not result.without_picks:
+        shown.warn(f"{result.failed} of {plural(total, 'micrograph')} failed; failed.csv says why")
+    else:
+        shown.warn(
+            f"{result.without_picks} of {plural(total, 'micrograph')} {_have(result.without_picks)} no picks and "
+            f"{result.failed} failed; look at the overlays and failed.csv, and check pixel size, diameter and threshold"
+        )
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
 
 
 def _result(records: Sequence[Record], touched: set[str], stopped: bool) -> BatchResult:
@@ -220,20 +245,23 @@ class _Batch:
 
     def __init__(
         self,
-        picker: MicrographPicker,
+        engine: Engine,
         journal: Journal,
         stopping: Stop,
         formats: tuple[str, ...],
         overlays: bool,
         pixel_size: float | None,
+        monitor: Monitor,
     ) -> None:
-        self.picker = picker
+        self.engine = engine
         self.journal = journal
         self.output = journal.output
         self.stopping = stopping
         self.formats = formats
         self.overlays = overlays
         self.pixel_size = pixel_size
+        self.monitor = monitor
+        self.say: Callable[[str], None] = lambda text: None
 
     def names(self, stem: str, every: bool = False) -> list[str]:
         """Outputs of a micrograph below the output folder: those of this run, or every one there can be."""
@@ -251,86 +279,77 @@ class _Batch:
         files = record.files or {}
         return all(name in files and _has_size(self.output / name, files[name]) for name in self.names(stem))
 
-    def read(self, one: Input) -> Micrograph:
-        return read_micrograph(one.path, pixel_size=self.pixel_size or one.pixel_size)
-
-    def find_diameter(self, inputs: Sequence[Input]) -> bool:
-        """Estimate the dataset's diameter, once for all runs into this folder; False where it came to nothing.
+    def find_diameter(self, source: Source) -> None:
+        """Estimate the dataset's diameter, once for all runs into this folder.
 
         An estimate that came to nothing is tried again as long as no micrograph has been picked without one.
         """
         journal = self.journal
-        if not self.picker.needs_diameter or journal.diameter is not None:
-            return True
-        if journal.has_diameter and any(record.done for record in journal.records.values()):
-            return False
-        diameter = None
-        try:
-            with self.stopping.interrupts():
-                chosen = self._sample(inputs)
-                diameter = self.picker.estimate_diameter(chosen) if chosen else None
-        except Exception:
-            self._log("estimate of the particle diameter")
-        journal.set_diameter(None if diameter is None else float(diameter))
-        return diameter is not None
+        if self.engine.needs_diameter and journal.diameter is None and not (source.over and not source.growing):
+            picked_without = journal.has_diameter and any(record.done for record in journal.records.values())
+            if not picked_without:
+                self._estimate(source)
+            if journal.diameter is None and (picked_without or journal.has_diameter):
+                self.say("warning: no particle diameter could be estimated from the dataset; --diameter A gives one")
+        self.monitor.set_diameter(journal.diameter)
 
-    def _sample(self, inputs: Sequence[Input]) -> list[Micrograph]:
-        """Readable micrographs spread evenly over the inputs; always the same ones of the same inputs."""
-        chosen: list[Micrograph] = []
-        pixels = 0
-        for number in _spread(len(inputs))[:_ESTIMATE_TRIES]:
-            self.stopping.check()
-            with contextlib.suppress(Exception):
-                chosen.append(self.read(inputs[number]))
-                pixels += chosen[-1].data.size
-            if len(chosen) == _ESTIMATE_MICROGRAPHS or pixels > _ESTIMATE_PIXELS:
+    def _estimate(self, source: Source) -> None:
+        found = Estimate()
+        for inputs in source.samples(self.stopping):
+            self._tell("estimating", source)
+            count = min(len(inputs), MICROGRAPHS)
+            self.say(f"estimating the particle size from {plural(count, 'micrograph')}")
+            found = self.engine.estimate(inputs, self.pixel_size, self.stopping)
+            if found.problem:
+                self._log("estimate of the particle diameter", found.problem)
+            if found.diameter is not None:
                 break
-        return chosen
+        if found.read:
+            # Where nothing could be read, nothing is known, and the failures say so.
+            self.journal.set_diameter(found.diameter)
+        if found.diameter is not None:
+            unit = "A" if found.in_angstrom else "pixels"
+            self.say(f"the particles are about {found.diameter:.0f} {unit} large; all micrographs are picked for that")
 
-    def records(self, tasks: Sequence[tuple[Input, str]]) -> Generator[Record, None, None]:
-        """Pick each micrograph, write its files, and yield its record; ends early when the run is to stop."""
-        with Reader(self.read, [one for one, _ in tasks]) as reader:
-            for one, stem in tasks:
-                with self.stopping.interrupts():
-                    got = reader.next(self.stopping.check)
-                    record, picks, picture = self._pick(one, stem, got)
-                if picks is not None:
-                    record = self._write(record, picks, picture)
-                if not record.done:
-                    # What an earlier version of the micrograph left must not pass for its picks.
-                    remove_files(self.output, self.names(stem, every=True))
-                yield record
+    def records(self, source: Source) -> Generator[Record, None, None]:
+        """Have each micrograph picked, write its files, and yield its record; ends early when the run is to stop."""
+        at_hand = 0
+        summary = SummaryTimer()
+        while True:
+            self.stopping.check()
+            for one, stem in source.take(self.engine.room):
+                self.monitor.begin(one.key, one.name)
+                self.engine.submit(Task(one, stem, self.pixel_size, self.journal.diameter, self.overlays))
+                at_hand += 1
+            if not at_hand:
+                self._tell("waiting", source)
+                if source.over:
+                    return
+                if source.growing and summary.due:
+                    summary.write(self.journal, source)
+                self.stopping.pause(_WAIT_SECONDS)
+                continue
+            self._tell("picking", source)
+            for outcome in self.engine.wait(self.stopping, _WAIT_SECONDS):
+                yield self._keep(outcome)
+                at_hand -= 1
+            if source.growing and summary.due:
+                summary.write(self.journal, source)
 
-    def _pick(self, one: Input, stem: str, got: Read) -> tuple[Record, Picks | None, bytes | None]:
-        """The record of a micrograph, its picks (None: failed), and their picture."""
-        record = Record(one.key, one.name, stem, "failed", given_pixel_size=one.pixel_size)
-        record = replace(record, size=got.size, mtime_ns=got.mtime_ns)
-        start = time.monotonic()
-        try:
-            if got.error is not None:
-                raise got.error
-            if len(os.fsencode(os.path.basename(stem))) > _LONGEST_STEM:
-                raise CryoSegNetError(f"{one.name}: the file name is too long for its pick file; rename the micrograph")
-            assert got.micrograph is not None
-            picks = self.picker.pick(got.micrograph, self.journal.diameter)
-        except Exception as error:
-            return self._explained(record, error), None, None
-        record = replace(
-            record,
-            status="done",
-            picks=len(picks),
-            diameter=round(float(np.median(picks.diameter)), 2) if len(picks) else None,
-            pixel_size=None if picks.pixel_size is None else float(picks.pixel_size),
-            seconds=round(got.seconds + time.monotonic() - start, 3),
-        )
-        picture = None
-        if self.overlays:
-            try:
-                picture = encode_overlay(got.micrograph.data, picks)
-            except Exception:
-                # Picks are worth more than their picture.
-                self._log(f"overlay of {one.name}")
-        return record, picks, picture
+    def _tell(self, state: str, source: Source) -> None:
+        self.monitor.update(state, source.waiting, source.skipped, self.engine.workers, self.engine.restarts)
+
+    def _keep(self, outcome: Outcome) -> Record:
+        """Write the files of one micrograph; gives its record, for the journal."""
+        for what, trace in outcome.log:
+            self._log(what, trace)
+        record = outcome.record
+        if outcome.picks is not None:
+            record = self._write(record, outcome.picks, outcome.picture)
+        if not record.done:
+            # What an earlier version of the micrograph left must not pass for its picks.
+            remove_files(self.output, self.names(record.stem, every=True))
+        return record
 
     def _write(self, record: Record, picks: Picks, picture: bytes | None) -> Record:
         """Write the files of one micrograph; its line in the journal comes after them and never promises too much.
@@ -347,7 +366,10 @@ class _Batch:
                 except (OSError, CryoSegNetError):
                     raise
                 except Exception as error:
-                    return self._explained(record, error)
+                    outcome = failed(record, error)
+                    for entry in outcome.log:
+                        self._log(*entry)
+                    return outcome.record
             elif picture is not None:
                 write_atomic(path, picture)
             else:
@@ -357,24 +379,9 @@ class _Batch:
             files[name] = path.stat().st_size
         return replace(record, files=files)
 
-    def _explained(self, record: Record, error: Exception) -> Record:
-        """The record of a failure; the traceback of one that is not the user's goes to a log."""
-        known = isinstance(error, CryoSegNetError)
-        if not known:
-            self._log(record.name)
-        text = str(error) if known else f"unexpected error {type(error).__name__}: {error}"
-        return replace(record, status="failed", reason=" ".join(text.split())[:_LONGEST_REASON], picks=0, diameter=None)
-
-    def _log(self, what: str) -> None:
+    def _log(self, what: str, trace: str) -> None:
         with contextlib.suppress(OSError), open(self.journal.folder / "errors.log", "a", errors="replace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{traceback.format_exc()}\n")
-
-
-def _spread(count: int) -> list[int]:
-    """The numbers below ``count``, from coarsely to finely spaced: any first few of them lie evenly."""
-    bits = max(count - 1, 1).bit_length()
-    fractions = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits))
-    return list(dict.fromkeys(fraction * count >> bits for fraction in fractions))
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{trace}\n")
 
 
 def _has_size(path: Path, size: int | None) -> bool:

@@ -176,7 +176,7 @@ def expand_one(argument: str) -> list[Input]:
 
 
 def walk(top: str) -> Iterator[str]:
-    """Paths of the micrographs below a folder; links are followed, each folder once, what this program wrote is left out."""
+    """Paths of the micrographs below a folder; links are followed, each folder once, our own output is left out."""
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)

@@ -23,10 +23,13 @@ class Progress:
         How many of them were finished before; they do not count for the rate.
     shown
         False: say nothing.
+    growing
+        The total is what is known so far.
     """
 
-    def __init__(self, total: int, finished: int = 0, shown: bool = True) -> None:
+    def __init__(self, total: int, finished: int = 0, shown: bool = True, growing: bool = False) -> None:
         self.total = total
+        self.growing = growing
         self.count = self._first = self._said = finished
         self.picks = self.failed = 0
         self._start = self._last = time.monotonic()
@@ -58,23 +61,39 @@ class Progress:
             elif self._shown and self._said != self.count:
                 self._say()
 
-    def warn(self, text: str) -> None:
-        """Say something that the user should look into."""
+    def say(self, text: str) -> None:
+        """Say what is going on."""
         if self._shown:
             with contextlib.suppress(OSError, ValueError):
-                print(f"cryosegnet: warning: {text}", file=sys.stderr, flush=True)
+                if self._bar is not None:
+                    self._bar.clear()
+                print(f"cryosegnet: {text}", file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Say something that the user should look into."""
+        self.say(f"warning: {text}")
+
+    def grow(self, total: int, finished: int) -> None:
+        """More micrographs are known, and more that earlier runs finished."""
+        earlier = finished - self._first
+        self.total, self._first, self.count = total, finished, self.count + earlier
+        if self._bar is not None and earlier + total != self._bar.total:
+            self._bar.total, self._bar.initial = total, finished
+            self._bar.update(earlier)
 
     def _due(self) -> bool:
         waited = time.monotonic() - self._last
-        step = self.count - self._said >= _LINE_SHARE * self.total
+        step = self.count - self._said >= _LINE_SHARE * self.total and not self.growing
         return waited >= _LINE_SECONDS or (step and waited >= _SHORTEST_SECONDS)
 
     def _say(self) -> None:
         self._last, self._said = time.monotonic(), self.count
         rate = (self.count - self._first) / max(self._last - self._start, 1e-9)
-        words = [f"{self.count}/{self.total} micrographs ({100 * self.count // max(self.total, 1)} %)"]
+        words = [f"{self.count}/{self.total} micrographs"]
+        if not self.growing:
+            words[0] += f" ({100 * self.count // max(self.total, 1)} %)"
         words.append(f"{rate:.2f}/s" if rate < 10 else f"{rate:.0f}/s")
-        if self.count < self.total and rate > 0:
+        if self.count < self.total and rate > 0 and not self.growing:
             words.append(f"{duration((self.total - self.count) / rate)} left")
         words.append(f"{self.picks} picks")
         if self.failed:
@@ -92,3 +111,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plural(count: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> plural(1, "micrograph"), plural(3, "micrograph")
+    ('1 micrograph', '3 micrographs')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

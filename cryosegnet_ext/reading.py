@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .inputs import Input
@@ -34,10 +34,11 @@ class Read:
 class Reader:
     """Reads the inputs in their order, at most two ahead of what was taken with `next`.
 
-    The thread is a daemon: a file system that hangs does not keep the process from ending.
+    The thread is a daemon: a file system that hangs does not keep the process from ending. The inputs are drawn in the
+    thread, so they may come from something that blocks until there is another.
     """
 
-    def __init__(self, read: Callable[[Input], Micrograph], inputs: Sequence[Input]) -> None:
+    def __init__(self, read: Callable[[Input], Micrograph], inputs: Iterable[Input]) -> None:
         self._read = read
         self._inputs = inputs
         self._queue: queue.Queue[Read] = queue.Queue(maxsize=1)
@@ -61,7 +62,7 @@ class Reader:
 
     def _work(self) -> None:
         for one in self._inputs:
-            got = self._one(one)
+            got = read_one(one, self._read)
             while not self._closed.is_set():
                 with contextlib.suppress(queue.Full):
                     self._queue.put(got, timeout=_POLL_SECONDS)
@@ -69,15 +70,17 @@ class Reader:
             if self._closed.is_set():
                 return
 
-    def _one(self, one: Input) -> Read:
-        got = Read(*(file_identity(one) or (-1, -1)))
-        start = time.monotonic()
-        try:
-            got.micrograph = self._read(one)
-        except Exception as error:
-            got.error = error
-        got.seconds = time.monotonic() - start
-        return got
+
+def read_one(one: Input, read: Callable[[Input], Micrograph]) -> Read:
+    """Read one micrograph; what goes wrong is in the answer."""
+    got = Read(*(file_identity(one) or (-1, -1)))
+    start = time.monotonic()
+    try:
+        got.micrograph = read(one)
+    except Exception as error:
+        got.error = error
+    got.seconds = time.monotonic() - start
+    return got
 
 
 def file_identity(one: Input) -> tuple[int, int] | None:

@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_POLL_SECONDS = 0.2
 
 
 class Stopped(BaseException):
@@ -50,6 +52,16 @@ class Stop:
             self.requested = True
         if self.requested:
             raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but raise `Stopped` soon after the run is to stop."""
+        end = time.monotonic() + seconds
+        while True:
+            self.check()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, _POLL_SECONDS))
 
     @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:

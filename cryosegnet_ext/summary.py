@@ -5,14 +5,38 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ._version import __version__
 from .atomic import write_atomic
 from .journal import Journal, Record
+from .sources import Source
 
 SCHEMA = 1
+#: A summary that is written on the way is this old at least, and writing it takes this share of the time at most.
+_SECONDS = 60.0
+_SHARE = 0.01
+
+
+class SummaryTimer:
+    """Writes the summary of a run without end now and then: never for each micrograph, since it is written whole."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _SECONDS
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() >= self._next
+
+    def write(self, journal: Journal, source: Source) -> None:
+        """Write both files."""
+        start = time.monotonic()
+        write_summary(journal, source.records(journal), stopped=False)
+        end = time.monotonic()
+        self._next = end + max(_SECONDS, (end - start) / _SHARE)
 
 
 def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) -> None:

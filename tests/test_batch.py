@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cryosegnet_ext import batch, progress
+from cryosegnet_ext import batch, estimate, progress, task
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.inputs import expand_inputs
 from cryosegnet_ext.journal import Journal
@@ -254,7 +254,7 @@ def test_all_failed(tmp_path: Path) -> None:
 
 
 def test_picks_are_worth_more_than_their_picture(mics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "encode_overlay", lambda *_: 1 / 0)
+    monkeypatch.setattr(task, "encode_overlay", lambda *_: 1 / 0)
     out = tmp_path / "out"
     assert pick(mics, out).exit_code == 0
     assert len(outputs(out)) == 12 and "ZeroDivisionError" in (out / ".cryosegnet/errors.log").read_text()
@@ -485,11 +485,11 @@ def test_cost_of_a_micrograph_does_not_grow(mics: Path, tmp_path: Path) -> None:
 
 
 def test_sample_for_the_estimate_is_spread() -> None:
-    assert batch._spread(1) == [0]
+    assert estimate.spread(1) == [0]
     for count in (2, 7, 8, 9, 100, 1000):
-        order = batch._spread(count)
+        order = estimate.spread(count)
         assert sorted(order) == list(range(count))
-    first = sorted(batch._spread(1000)[:8])
+    first = sorted(estimate.spread(1000)[:8])
     assert max(b - a for a, b in pairwise(first)) == 125
 
 
