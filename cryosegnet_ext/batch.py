@@ -20,6 +20,7 @@ from .monitor import Monitor
 from .picks import Picks
 from .progress import Progress, plural
 from .reading import file_identity
+from .report.candidates import write_candidates
 from .sources import Listed, Source
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
@@ -146,13 +147,12 @@ def run(
         else:
             source = Listed(inputs, journal, batch.is_finished)
         shown = Progress(source.total, source.skipped, progress, source.growing)
-        batch.say = say if say is not None and not progress else shown.say
+        batch.say = engine.say = say if say is not None and not progress else shown.say
         touched: set[str] = set()
         cut = False
         failure: Exception | None = None
         try:
             monitor.open(output)
-            engine.open()
             batch.find_diameter(source)
             with contextlib.closing(batch.records(source)) as picked:
                 for record in picked:
@@ -345,6 +345,8 @@ class _Batch:
             self._log(what, trace)
         record = outcome.record
         if outcome.picks is not None:
+            if outcome.kept is not None:
+                write_candidates(self.output, record.stem, outcome.kept)
             record = self._write(record, outcome.picks, outcome.picture)
         if not record.done:
             # What an earlier version of the micrograph left must not pass for its picks.

@@ -26,6 +26,26 @@ def is_device(name: str) -> bool:
     return _DEVICE.fullmatch(name) is not None
 
 
+def split_devices(names: str) -> list[str]:
+    """The devices of a list; a bare number is of the kind of the one before.
+
+    >>> split_devices("cuda:0,1,2"), split_devices("cpu,cpu"), split_devices("auto")
+    (['cuda:0', 'cuda:1', 'cuda:2'], ['cpu', 'cpu'], ['auto'])
+
+    Raises
+    ------
+    UsageError
+        One of them is no device's name.
+    """
+    found: list[str] = []
+    for name in names.split(","):
+        follows = name.strip().isdigit() and bool(found) and found[-1].startswith("cuda:")
+        found.append(f"cuda:{name.strip()}" if follows else name.strip())
+        if not is_device(found[-1]):
+            raise UsageError(f"--device {names} is not known: use auto, cpu, cuda, cuda:0, or a list like cuda:0,1.")
+    return found
+
+
 def check_choices(
     segmenter: str | None = None,
     sam: str | Path | None = None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 
 from .errors import CryoSegNetError
 from .estimate import Estimate, estimate
@@ -23,14 +24,21 @@ class EngineError(CryoSegNetError):
 class Engine(ABC):
     """Takes tasks and gives back outcomes, each once, in any order; it writes nothing.
 
-    An engine is open from `open` to `close`. What was submitted and did not come back by then is lost, and the batch
-    picks it in its next run.
+    What was submitted and did not come back before `close` is lost, and the batch picks it in its next run.
     """
 
     #: How many picks can go on at a time, as far as is known; for reports.
     workers: int = 1
     #: How many workers were lost and replaced so far.
     restarts: int = 0
+    #: Told what the user should know.
+    say: Callable[[str], None] = staticmethod(lambda text: None)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     @property
     @abstractmethod
@@ -67,11 +75,9 @@ class Engine(ABC):
             Nothing can be picked here any more.
         """
 
-    def open(self) -> None:  # noqa: B027 (an engine may have nothing to do)
-        """Begin; called when the output folder is known to be usable."""
-
-    def close(self) -> None:  # noqa: B027
-        """End, and drop what is not finished."""
+    @abstractmethod
+    def close(self) -> None:
+        """End, and drop what is not finished; a second call does nothing."""
 
 
 class Here(Engine):
