@@ -141,13 +141,11 @@ def run(
     output = Path(output)
     with Journal(output, settings, overwrite) as journal, Stop(stop) as stopping:
         batch = _Batch(engine, journal, stopping, tuple(formats), overlays, pixel_size, monitor)
-        if isinstance(inputs, Watch):
-            source: Source = inputs
-            inputs.begin(journal, batch.is_finished)
-        else:
-            source = Listed(inputs, journal, batch.is_finished)
+        source = inputs if isinstance(inputs, Watch) else Listed(inputs, journal, batch.is_finished)
         shown = Progress(source.total, source.skipped, progress, source.growing)
-        batch.say = engine.say = say if say is not None and not progress else shown.say
+        batch.say = engine.say = source.say = say if say is not None and not progress else shown.say
+        if isinstance(source, Watch):
+            source.begin(journal, batch.is_finished)
         touched: set[str] = set()
         cut = False
         failure: Exception | None = None

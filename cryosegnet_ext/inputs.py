@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 STATE_FOLDER = ".cryosegnet"
 #: What this program writes beside it; never taken for input, since overlays are JPEG pictures.
 OUTPUT_FOLDERS = ("picks", "overlays")
+#: In the state folder: what the report needs of each micrograph.
+CANDIDATES_FOLDER = "candidates"
 
 _MOVIE_COLUMN = "rlnMicrographMovieName"
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +20,7 @@ from typing import Any
 
 from ._version import __version__
 from .errors import CryoSegNetError
-from .inputs import OUTPUT_FOLDERS, STATE_FOLDER
+from .inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER
 
 SCHEMA = 1
 #: How `cryosegnet_ext.atomic` begins the names of files that are not finished.
@@ -238,7 +239,7 @@ class Journal:
 
     def _remove_unfinished(self) -> None:
         """Remove the temporary files of writes that a kill cut short; the lock says that nobody else writes here."""
-        for name in OUTPUT_FOLDERS:
+        for name in (*OUTPUT_FOLDERS, f"{STATE_FOLDER}/{CANDIDATES_FOLDER}"):
             for folder, _, files in os.walk(self.output / name):
                 for file in files:
                     if file.startswith(TEMPORARY_PREFIX):
@@ -246,6 +247,7 @@ class Journal:
 
     def _remove_outputs(self) -> None:
         remove_files(self.output, sorted(self._written))
+        shutil.rmtree(self.folder / CANDIDATES_FOLDER, ignore_errors=True)
 
 
 def read_settings(output: str | Path) -> dict[str, object] | None:

@@ -23,6 +23,7 @@ from .micrograph import Micrograph, read_micrograph
 from .overlay import encode_overlay
 from .picks import Picks
 from .reading import Read, read_one
+from .report.candidates import encode_candidates
 
 #: Names longer than this leave no room for suffixes within the 255 bytes of a file name.
 _LONGEST_STEM = 230
@@ -90,6 +91,8 @@ class Outcome:
         None where the micrograph failed.
     picture
         The overlay as a JPEG file; None where it is not wanted or could not be drawn.
+    kept
+        What the report needs of the micrograph, as `encode_candidates` gives it.
     log
         For people who look for a bug: (what was done, traceback).
     """
@@ -97,6 +100,7 @@ class Outcome:
     record: Record
     picks: Picks | None = None
     picture: bytes | None = None
+    kept: bytes | None = None
     log: tuple[tuple[str, str], ...] = ()
 
 
@@ -111,7 +115,7 @@ def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
         if len(os.fsencode(os.path.basename(task.stem))) > _LONGEST_STEM:
             raise CryoSegNetError(f"{one.name}: the file name is too long for its pick file; rename the micrograph")
         assert got.micrograph is not None
-        picks = picker.pick(got.micrograph, task.diameter)
+        picks, candidates = _pick(picker, got.micrograph, task.diameter)
     except Exception as error:
         return failed(record, error, one.path)
     record = replace(
@@ -122,13 +126,25 @@ def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
         pixel_size=None if picks.pixel_size is None else float(picks.pixel_size),
         seconds=round(got.seconds + time.monotonic() - start, 3),
     )
-    if not task.overlay:
-        return Outcome(record, picks)
+    picture = kept = None
+    log: tuple[tuple[str, str], ...] = ()
     try:
-        return Outcome(record, picks, encode_overlay(got.micrograph.data, picks))
+        kept = encode_candidates(got.micrograph.data, candidates)
+        picture = encode_overlay(got.micrograph.data, picks) if task.overlay else None
     except Exception:
         # Picks are worth more than their picture.
-        return Outcome(record, picks, None, ((f"overlay of {one.name}", traceback.format_exc()),))
+        log = ((f"overlay of {one.name}", traceback.format_exc()),)
+    return Outcome(record, picks, picture, kept, log)
+
+
+def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | None) -> tuple[Picks, Picks]:
+    """The picks of a micrograph, and what the threshold chose them from, where the picker tells that."""
+    candidates = getattr(picker, "candidates", None)
+    if candidates is None:
+        picks = picker.pick(micrograph, diameter)
+        return picks, picks
+    every = candidates(micrograph, diameter)
+    return every.above(picker.threshold), every  # type: ignore[attr-defined]
 
 
 def blank_record(task: Task) -> Record:

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from ..atomic import write_atomic
 from ..errors import CryoSegNetError
-from ..inputs import STATE_FOLDER
+from ..inputs import CANDIDATES_FOLDER, STATE_FOLDER
 from ..overlay import to_grey
 from ..picks import Picks
 
-FOLDER = "candidates"
 SUFFIX = ".cand"
 _VERSION = 1
 _THUMBNAIL_SIDE = 512
@@ -86,7 +85,7 @@ def make_thumbnail(data: NDArray[np.floating], picks: Picks, side: int = _THUMBN
 
 def candidates_path(output: Path, stem: str) -> Path:
     """Where a micrograph's candidates are kept."""
-    return output / STATE_FOLDER / FOLDER / f"{stem}{SUFFIX}"
+    return output / STATE_FOLDER / CANDIDATES_FOLDER / f"{stem}{SUFFIX}"
 
 
 def write_candidates(output: Path, stem: str, content: bytes) -> None:

@@ -1,0 +1,253 @@
+"""A run as the compact data that the page draws from, of bounded size however many micrographs there are."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..journal import Record
+from ..picks import Picks
+from .candidates import Kept
+from .collect import Run
+
+#: The page's bound, bytes, and what of it the candidates may take.
+PAGE_BYTES, CANDIDATE_BYTES = 25_000_000, 12_000_000
+#: Micrographs that the page shows; those beyond are counted only.
+MOST_SHOWN = 2000
+#: Candidates are read of this many micrographs; counts of more are scaled up and marked as such.
+MOST_READ = 10_000
+_MOST_FAILED = 500
+_EXTREMES = 200
+#: Thresholds that the page offers; the run's own is added.
+_STEPS = 1000
+#: Bytes of one candidate in the page.
+_EACH = 4 * 2 * 4 / 3
+_UNKNOWN_SIZE = 65535
+_SIDES = (512, 448, 384, 320, 256, 208, 160, 128)
+_QUALITIES = {512: 80, 448: 72, 384: 70, 320: 68, 256: 66, 208: 62, 160: 58, 128: 50}
+_THREADS = min(8, 2 * (os.cpu_count() or 1))
+
+
+@dataclass
+class Chosen:
+    """Micrographs that the page shows, and those that it only counts."""
+
+    shown: list[Record]
+    counted: list[Record]
+    scale: float = 1.0
+
+
+def choose(done: Sequence[Record], most: int = MOST_SHOWN) -> Chosen:
+    """Which micrographs are shown: all, or of many those with the fewest and the most picks and others spread evenly.
+
+    Parameters
+    ----------
+    done
+        Micrographs that were picked, in their order.
+    most
+        How many are shown at most.
+    """
+    if len(done) <= most:
+        return Chosen(list(done), [])
+    by_picks = sorted(range(len(done)), key=lambda i: done[i].picks)
+    extremes = min(_EXTREMES, most // 5)
+    wanted = {*by_picks[:extremes], *by_picks[-extremes:]}
+    even = np.linspace(0, len(done) - 1, most - len(wanted)).round().astype(int)
+    wanted |= {int(i) for i in even}
+    rest = [record for i, record in enumerate(done) if i not in wanted]
+    read = rest
+    if len(rest) > MOST_READ - len(wanted):
+        places = np.linspace(0, len(rest) - 1, MOST_READ - len(wanted)).round().astype(int)
+        read = [rest[i] for i in places]
+    return Chosen([done[i] for i in sorted(wanted)], read, len(rest) / max(1, len(read)))
+
+
+def levels_of(threshold: float) -> NDArray[np.float64]:
+    """(k,) thresholds that can be chosen, ascending: thousandths, and the run's own."""
+    return np.union1d(np.arange(_STEPS + 1) / _STEPS, [threshold])
+
+
+def level_of(score: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """(n,) the highest level that each score reaches: ``score >= levels[i]`` if and only if its level is at least i."""
+    return np.maximum(np.searchsorted(levels, score, side="right") - 1, 0).astype(np.uint16)
+
+
+def size_code(diameter: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """(n,) diameters so that whole limits compare exactly: twice the whole part, one more where there is a fraction.
+
+    ``diameter >= m`` is ``code >= 2 * m`` and ``diameter <= m`` is ``code <= 2 * m`` for a whole number m; 65535 where
+    the diameter is not known.
+    """
+    whole = np.floor(np.nan_to_num(diameter))
+    code = np.clip(2 * whole + (diameter > whole), 0, _UNKNOWN_SIZE - 1)
+    return np.where(np.isfinite(diameter), code, _UNKNOWN_SIZE).astype(np.uint16)
+
+
+def pack(run: Run, *, pictures: bool = True, most: int = MOST_SHOWN) -> dict[str, Any]:
+    """The page's data, JSON-able.
+
+    Parameters
+    ----------
+    run
+        What was picked.
+    pictures
+        Put small pictures of the micrographs into it; without, the page asks a server for them.
+    most
+        Micrographs to show.
+    """
+    chosen = choose(run.done, most)
+    levels = levels_of(run.threshold)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        kept = list(pool.map(lambda record: run.candidates(record, pictures), chosen.shown))
+        others = _tally(pool.map(lambda record: run.candidates(record)[0].candidates, chosen.counted), levels)
+        sets = [one.candidates for one, _ in kept]
+        lowest = _floor(sets, levels)
+        whole = all(all_there for one, all_there in kept) if kept else True
+        thumbnails = (
+            _thumbnails([one for one, _ in kept], pool, PAGE_BYTES - _picks_bytes(sets, lowest)) if pictures else []
+        )
+    if not whole:
+        # Some micrographs have only their pick file: below the run's threshold they would look empty.
+        lowest = max(lowest, run.threshold)
+    floor = int(np.searchsorted(levels, lowest))
+    records = chosen.shown
+    return {
+        "title": run.output.resolve().name or str(run.output),
+        "folder": str(run.output),
+        "threshold": run.threshold,
+        "levels": levels.tolist(),
+        "floor": floor,
+        "complete": whole,
+        "unit": "Å" if any(r.pixel_size for r in run.done) or not run.done else "px",
+        "settings": _settings(run),
+        "totals": {
+            "micrographs": len(run.done),
+            "failed": len(run.failed),
+            "picks": sum(record.picks for record in run.done),
+            "seconds": sum(record.seconds for record in run.done),
+        },
+        "micrographs": {
+            "name": [r.name for r in records],
+            "picks": [r.picks for r in records],
+            "width": [_shape(one.candidates)[1] for one, _ in kept],
+            "height": [_shape(one.candidates)[0] for one, _ in kept],
+            "pixel_size": [r.pixel_size for r in records],
+            "seconds": [r.seconds for r in records],
+        },
+        "columns": [
+            {"key": c.key, "label": c.label, "unit": c.unit, "values": [_finite(c.values.get(r.name)) for r in records]}
+            for c in run.columns
+        ],
+        "candidates": _pack_candidates(sets, levels, floor),
+        "thumbnails": thumbnails,
+        "others": {"micrographs": len(run.done) - len(records), "scale": chosen.scale, **others},
+        "failed": [[r.name, r.reason or ""] for r in run.failed[:_MOST_FAILED]],
+        "commands": run.notes.get("command", []),
+    }
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    names = ("weights", "recipe", "segmenter", "sam", "diameter", "min_diameter", "max_diameter", "pixel_size")
+    return {name: run.settings[name] for name in names if run.settings.get(name) is not None}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _shape(picks: Picks) -> tuple[int, int]:
+    """(ny, nx), guessed from the picks where nothing was kept but their file."""
+    if picks.shape is not None:
+        return picks.shape
+    return tuple(int(np.max(v, initial=99)) + 1 for v in (picks.y, picks.x))  # type: ignore[return-value]
+
+
+def _picks_bytes(sets: Sequence[Picks], lowest: float) -> int:
+    return int(_EACH * sum(int((picks.score >= lowest).sum()) for picks in sets))
+
+
+def _floor(sets: Sequence[Picks], levels: NDArray[np.float64]) -> float:
+    """The lowest threshold whose candidates fit into the page; 0 where all do."""
+    room = int(CANDIDATE_BYTES / _EACH)
+    if sum(map(len, sets)) <= room:
+        return 0.0
+    counts = np.bincount(np.concatenate([level_of(p.score, levels) for p in sets]), minlength=len(levels))
+    above = np.cumsum(counts[::-1])[::-1]
+    fits = np.flatnonzero(above <= room)
+    return float(levels[fits[0]]) if len(fits) else 1.0
+
+
+def _pack_candidates(sets: Sequence[Picks], levels: NDArray[np.float64], floor: int) -> dict[str, Any]:
+    """Columns of uint16, micrograph after micrograph, best score first; base64, low byte first."""
+    columns: dict[str, list[NDArray[np.uint16]]] = {"level": [], "size": [], "x": [], "y": []}
+    counts = []
+    for picks in sets:
+        level = level_of(picks.score, levels)
+        seen = level >= floor
+        counts.append(int(seen.sum()))
+        columns["level"].append(level[seen])
+        columns["size"].append(size_code(picks.diameter[seen]))
+        for name, values in (("x", picks.x), ("y", picks.y)):
+            # Whole pixels, rounded as in the STAR files.
+            columns[name].append(np.clip(np.floor(values[seen] + 0.5), 0, _UNKNOWN_SIZE).astype(np.uint16))
+    return {
+        "counts": counts,
+        **{name: _base64(np.concatenate([np.zeros(0, np.uint16), *c])) for name, c in columns.items()},
+    }
+
+
+def _tally(sets: Iterable[Picks], levels: NDArray[np.float64]) -> dict[str, str]:
+    """How many candidates of each level and size the micrographs have that are not shown, as parallel columns."""
+    found: dict[int, int] = {}
+    for picks in sets:
+        keys = level_of(picks.score, levels).astype(np.int64) << 16 | size_code(picks.diameter)
+        for key, count in zip(*(a.tolist() for a in np.unique(keys, return_counts=True))):
+            found[key] = found.get(key, 0) + count
+    keys = np.fromiter(found.keys(), np.int64, len(found))
+    counts = np.fromiter(found.values(), np.int64, len(found))
+    return {
+        "level": _base64((keys >> 16).astype(np.uint16)),
+        "size": _base64((keys & 0xFFFF).astype(np.uint16)),
+        "count": base64.b64encode(counts.astype("<u4").tobytes()).decode(),
+    }
+
+
+def _base64(values: NDArray[np.uint16]) -> str:
+    return base64.b64encode(values.astype("<u2").tobytes()).decode()
+
+
+def _thumbnails(kept: Sequence[Kept], pool: ThreadPoolExecutor, room: int) -> list[str]:
+    """JPEG files in base64, of the largest size with which all fit; empty where there is none."""
+    each = room / max(1, len(kept)) * 0.75
+    sample = [one.thumbnail for one in kept[:: max(1, len(kept) // 12)] if one.thumbnail]
+    side = next((s for s in _SIDES if np.mean([len(shrink(t, s)) for t in sample] or [0]) <= 0.9 * each), _SIDES[-1])
+    left = room
+    texts = []
+    for small in pool.map(lambda one: shrink(one.thumbnail, side), kept):
+        text = base64.b64encode(small).decode()
+        left -= len(text)
+        texts.append(text if left > 0 else "")
+    return texts
+
+
+def shrink(thumbnail: bytes, side: int) -> bytes:
+    """A JPEG file made smaller, to at most ``side`` pixels along its longer side; as it is where that is 512."""
+    if not thumbnail or side >= _SIDES[0]:
+        return thumbnail
+    image = cv2.imdecode(np.frombuffer(thumbnail, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        return b""
+    scale = min(1.0, side / max(image.shape))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    ok, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITIES[side]])
+    return encoded.tobytes() if ok else b""

@@ -1,0 +1,119 @@
+"""The page: markup, style and script from the package's files, and the data, in one file that loads nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import time
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..atomic import write_atomic
+from ..errors import CryoSegNetError
+from .collect import collect, save_notes
+from .pack import pack
+
+NAME = "report.html"
+_SCRIPTS = ("model.js", "charts.js", "draw.js", "stage.js", "gallery.js", "controls.js")
+_VIEW_SCRIPTS = ("edit.js",)
+
+
+def write_report(output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), stars: Sequence[str] = ()) -> Path:
+    """Write ``report.html`` into the folder of a run.
+
+    Parameters
+    ----------
+    output
+        Folder that was picked into.
+    command, stars
+        As for `collect`.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    CryoSegNetError
+        Nothing was picked into the folder, or the page cannot be written.
+    """
+    run = collect(output, command=command, stars=stars)
+    data = pack(run)
+    path = run.output / NAME
+    write_atomic(path, make_page(data))
+    save_notes(run)
+    return path
+
+
+def try_report(
+    output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), stars: Sequence[str] = ()
+) -> str | None:
+    """As `write_report`, for the end of a run: picks are worth more than their report.
+
+    Returns
+    -------
+    str or None
+        Why there is no report; None where there is.
+    """
+    try:
+        write_report(output, command=command, stars=stars)
+    except CryoSegNetError as error:
+        return str(error)
+    except Exception as error:
+        return f"{NAME} could not be made ({type(error).__name__}: {error}); the picks are complete"
+    return None
+
+
+def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) -> bytes:
+    """The page as UTF-8.
+
+    Parameters
+    ----------
+    data
+        As `pack` gives it.
+    view
+        What the viewer's server adds; with it the page edits picks, and asks the server for pictures.
+    """
+    style = _text("style.css")
+    names = _SCRIPTS if view is None else (*_SCRIPTS, *_VIEW_SCRIPTS)
+    script = '"use strict";\n(() => {\n' + "\n".join(_text(name) for name in names) + "\nstart();\n})();\n"
+    everything = {**data, "view": view, "version": __version__, "created": time.strftime("%Y-%m-%d %H:%M")}
+    connect = "'self'" if view is not None else "'none'"
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        f"img-src data: blob: {connect if view is not None else ''}; connect-src {connect}; base-uri 'none'; form-action 'none'"
+    )
+    page = _text("page.html")
+    for mark, text in (
+        ("POLICY", html.escape(policy, quote=True)),
+        ("TITLE", html.escape(_readable(str(data["title"])))),
+        ("STYLE", style),
+        ("DATA", embed(everything)),
+        ("SCRIPT", script),
+    ):
+        page = page.replace(f"<!--{mark}-->", text, 1)
+    return page.encode()
+
+
+def embed(data: Any) -> str:
+    """JSON that nothing can break out of inside a script element; what is no Unicode stays escaped."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _text(name: str) -> str:
+    return (files("cryosegnet_ext.report") / "page" / name).read_text(encoding="utf-8")

@@ -1,0 +1,154 @@
+// The large view of one micrograph: zoom and pan; with a server, full resolution in tiles.
+const stage = { m: null, scale: 1, left: 0, top: 0, fitted: 1, tiles: new Map(), drag: null };
+const TILE = 512;
+
+function openLarge(m) {
+  if (!at("large").open) at("large").showModal();
+  stage.m = m;
+  stage.tiles.clear();
+  at("large-name").textContent = m.name;
+  at("large-name").title = m.name;
+  at("stage").focus();
+  if (view) enterEditing(m);
+  fit();
+  const position = gallery.list.indexOf(m);
+  at("large-previous").disabled = position <= 0 && position !== -1;
+  at("large-next").disabled = position >= gallery.list.length - 1;
+}
+
+function move(step) {
+  const list = gallery.list.filter((m) => !m.failed);
+  const k = list.indexOf(stage.m) + step;
+  if (k >= 0 && k < list.length) openLarge(list[k]);
+}
+
+function fit() {
+  const m = stage.m;
+  const box = at("stage").getBoundingClientRect();
+  if (m.width) {
+    stage.scale = stage.fitted = Math.min(box.width / m.width, box.height / m.height);
+    stage.left = (box.width - m.width * stage.scale) / 2;
+    stage.top = (box.height - m.height * stage.scale) / 2;
+  }
+  drawStage();
+}
+
+function zoom(factor, x, y) {
+  const scale = Math.max(stage.fitted * 0.8, Math.min(8, stage.scale * factor));
+  stage.left = x - ((x - stage.left) * scale) / stage.scale;
+  stage.top = y - ((y - stage.top) * scale) / stage.scale;
+  stage.scale = scale;
+  drawStage();
+}
+
+let stageFrame = 0;
+function drawStage() {
+  cancelAnimationFrame(stageFrame);
+  stageFrame = requestAnimationFrame(paintStage);
+}
+
+function paintStage() {
+  const m = stage.m;
+  if (!m || !at("large").open) return;
+  const { ctx, width, height } = surface(at("stage"));
+  const unknown = !m.width;
+  const image = pictureOf(m, () => { if (stage.m === m) unknown && m.width ? fit() : drawStage(); });
+  if (!m.width) { describe(m); return; }
+  ctx.imageSmoothingQuality = "high";
+  if (image) ctx.drawImage(image, stage.left, stage.top, m.width * stage.scale, m.height * stage.scale);
+  if (view) drawTiles(ctx, m, width, height);
+  const shown = !stage.hide;
+  if (shown) drawPicks(ctx, m, stage.scale, stage.left, stage.top, 1.8);
+  drawScaleBar(ctx, m, stage.scale, height);
+  if (view) drawCursor(ctx);
+  describe(m);
+}
+
+// Tiles of the coarsest level that is sharp on this screen.
+function drawTiles(ctx, m, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  const zoomLevel = Math.max(0, Math.floor(Math.log2(1 / (stage.scale * ratio)) + 0.25));
+  const span = TILE * 2 ** zoomLevel;
+  const smooth = at("smooth").value;
+  const first = (offset) => Math.max(0, Math.floor(-offset / stage.scale / span));
+  for (let row = first(stage.top); row * span < m.height && row * span * stage.scale + stage.top < height; row++) {
+    for (let column = first(stage.left); column * span < m.width && column * span * stage.scale + stage.left < width; column++) {
+      const key = `${m.i}/${zoomLevel}/${column}/${row}/${smooth}`;
+      let tile = stage.tiles.get(key);
+      if (!tile) {
+        tile = new Image();
+        tile.addEventListener("load", () => { if (stage.m === m) drawStage(); });
+        tile.src = `tile/${key}`;
+        stage.tiles.set(key, tile);
+      }
+      if (!tile.complete || !tile.naturalWidth) continue;
+      const w = Math.min(span, m.width - column * span), h = Math.min(span, m.height - row * span);
+      ctx.drawImage(tile, column * span * stage.scale + stage.left, row * span * stage.scale + stage.top, w * stage.scale, h * stage.scale);
+    }
+  }
+}
+
+function describe(m) {
+  const facts = [`${number(m.count)} picks`];
+  if (m.score !== null && !edits.has(m.i)) facts.push(`median score ${m.score.toFixed(2)}`);
+  if (m.flag) facts.push(FLAGS[m.flag][0].toLowerCase());
+  if (m.pixel) facts.push(`${+m.pixel.toPrecision(4)} Å per pixel`);
+  if (m.width && !m.guessed) facts.push(`${m.width} × ${m.height} pixels`);
+  for (const c of data.columns) if (m.values[c.key] !== null) facts.push(`${c.label.replace(/ \(.*/, "").toLowerCase()} ${short(m.values[c.key])}${c.unit ? ` ${c.unit}` : ""}`);
+  const text = facts.join("  ·  ") + (view ? "" : "  ·  scroll or + − zooms, arrows move, 0 fits, H hides the circles");
+  if (at("large-about").textContent !== text) at("large-about").textContent = text;
+  at("stage").setAttribute("aria-label", `Micrograph ${m.name} with ${m.count} picks`);
+}
+
+function stageKey(event) {
+  const box = at("stage").getBoundingClientRect();
+  const [x, y] = [box.width / 2, box.height / 2];
+  const shift = 60;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "INPUT" || event.target.tagName === "SELECT") return false;
+  const does = {
+    "+": () => zoom(1.4, x, y), "=": () => zoom(1.4, x, y), "-": () => zoom(1 / 1.4, x, y), 0: fit,
+    n: () => move(1), p: () => move(-1), h: () => { stage.hide = !stage.hide; drawStage(); },
+    ArrowLeft: () => { stage.left += shift; drawStage(); }, ArrowRight: () => { stage.left -= shift; drawStage(); },
+    ArrowUp: () => { stage.top += shift; drawStage(); }, ArrowDown: () => { stage.top -= shift; drawStage(); },
+  }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!does) return false;
+  does();
+  event.preventDefault();
+  return true;
+}
+
+function startStage() {
+  const canvas = at("stage");
+  canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY / 500), event.offsetX, event.offsetY); }, { passive: false });
+  canvas.addEventListener("pointerdown", (event) => {
+    stage.drag = { x: event.clientX, y: event.clientY, left: stage.left, top: stage.top, moved: false };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const drag = stage.drag;
+    if (!drag) return;
+    const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
+    if (!drag.moved && Math.hypot(dx, dy) < 5) return;
+    drag.moved = true;
+    stage.left = drag.left + dx; stage.top = drag.top + dy;
+    drawStage();
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    const moved = stage.drag && stage.drag.moved;
+    stage.drag = null;
+    if (view && !moved && event.button === 0) clickStage(event.offsetX, event.offsetY);
+  });
+  canvas.addEventListener("pointercancel", () => { stage.drag = null; });
+  at("large").addEventListener("keydown", (event) => { if (!(view && editKey(event))) stageKey(event); });
+  at("large").addEventListener("close", () => {
+    const m = stage.m;
+    stage.m = null;
+    const card = cards().find((c) => c.micrograph === m);
+    if (view) refresh();
+    if (card) focusCard(cards().indexOf(card));
+  });
+  at("large-close").addEventListener("click", () => at("large").close());
+  at("large-previous").addEventListener("click", () => move(-1));
+  at("large-next").addEventListener("click", () => move(1));
+  new ResizeObserver(() => { if (stage.m) drawStage(); }).observe(canvas);
+}
