@@ -1,0 +1,273 @@
+"""One message, one micrograph: a job folder that is filled by a process whose model stays loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..atomic import write_atomic
+from ..errors import CryoSegNetError
+from ..journal import Record
+from ..micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
+from ..overlay import encode_overlay
+from ..picks import Picks, read_picks
+from . import layout
+from .layout import PickedMicrograph
+
+#: So many micrographs tell the particle's size; it does not change after them.
+MICROGRAPHS = 8
+_DIAMETER = "diameter.json"
+_ERRORS = "errors.log"
+
+
+class WarmPicker(Protocol):
+    """What a job needs of a picker; `cryosegnet_ext.Picker` is the one."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that changes picks, as JSON-able values."""
+
+    @property
+    def needs_diameter(self) -> bool:
+        """Whether the picker wants a diameter estimated from the data."""
+
+    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+        """Particle diameter in angstrom; None where it cannot be determined."""
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        """Picks of one micrograph."""
+
+
+class FacilityJob:
+    """Picks micrographs one by one into a job folder.
+
+    Each micrograph gets ``STAR/<stem>.star``, ``CBOX/<stem>.cbox``, ``JPEG/<stem>.jpg`` and ``JSON/<stem>.json``; while
+    it is being picked there is ``STAR/<stem>.tmp``. A micrograph that was picked before, by the same settings from the
+    same file, is answered from its JSON file, so a message may be delivered twice. Several processes may work in one
+    folder, each on micrographs of its own.
+
+    Where the picker was given no diameter it is estimated from the first eight micrographs, anew with each of them, and
+    kept in the folder from then on; picks of those eight may differ a little from what a later run would give.
+
+    Parameters
+    ----------
+    picker
+        The warm model, `cryosegnet_ext.Picker`.
+    folder
+        The job folder, such as ``AutoPick/job005``; it is made where it is missing.
+    pixel_size
+        Angstrom per pixel of micrographs that are given without one; by default their header's.
+    pictures
+        Write the JPEG pictures.
+
+    Raises
+    ------
+    CryoSegNetError
+        The folder cannot be written.
+
+    Examples
+    --------
+    >>> job = FacilityJob(Picker(), "AutoPick/job005")
+    >>> picked = job.pick("MotionCorr/job002/Movies/mic_001.mrc", pixel_size=0.83)
+    >>> picked.picks, picked.diameters
+    """
+
+    def __init__(
+        self, picker: WarmPicker, folder: str | Path, *, pixel_size: float | None = None, pictures: bool = True
+    ) -> None:
+        self.picker = picker
+        self.folder = Path(folder)
+        self.pixel_size = pixel_size
+        self.pictures = pictures
+        self._state = self.folder / ".cryosegnet"
+        try:
+            self._state.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CryoSegNetError(
+                f"{self.folder}: the job folder cannot be used ({error.strerror}); check its path and permissions"
+            ) from error
+        self._settings = _plain(picker.settings)
+        self._estimates = self._read_estimates()
+
+    @property
+    def diameter(self) -> float | None:
+        """Particle diameter estimated so far, angstrom."""
+        return float(np.median(self._estimates)) if self._estimates else None
+
+    def pick(self, path: str | Path, pixel_size: float | None = None) -> PickedMicrograph:
+        """Pick one micrograph and write its files.
+
+        Parameters
+        ----------
+        path
+            The micrograph.
+        pixel_size
+            Angstrom per pixel; by default the job's, then the header's.
+
+        Returns
+        -------
+        PickedMicrograph
+            Also of a micrograph that failed: it says why, and no STAR file of it is left.
+
+        Raises
+        ------
+        CryoSegNetError
+            The files cannot be written, so that the next micrograph would fail as well.
+        """
+        name, stem = os.fspath(path), micrograph_stem(path)
+        blank = PickedMicrograph(name, stem, "failed", settings=self._settings)
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(path)
+            blank = replace(blank, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        pixel_size = pixel_size or self.pixel_size
+        before = layout.read_json(self.folder, stem)
+        if before is not None and before.done and _differ(before.micrograph, name):
+            reason = f"{before.micrograph} has the same stem and was picked into this folder; use another job folder"
+            return replace(blank, reason=reason)
+        if before is not None and self._is_current(before, blank, pixel_size):
+            return before
+        try:
+            with layout.working(self.folder, stem):
+                return self._pick(path, pixel_size, blank)
+        except OSError as error:
+            raise CryoSegNetError(
+                f"{self.folder}: writing stopped ({error.strerror or error}); make room or check its permissions"
+            ) from error
+
+    def _pick(self, path: str | Path, pixel_size: float | None, blank: PickedMicrograph) -> PickedMicrograph:
+        start = time.monotonic()
+        try:
+            micrograph = read_micrograph(path, pixel_size=pixel_size)
+            # Sizes in angstrom are part of the contract.
+            require_pixel_size(micrograph, "the size of its particles")
+            picks = self.picker.pick(micrograph, self._diameter_for(micrograph))
+        except Exception as error:
+            known = isinstance(error, CryoSegNetError)
+            if not known:
+                self._log(blank.micrograph)
+            reason = str(error) if known else f"unexpected error {type(error).__name__}: {error}"
+            result = replace(blank, reason=" ".join(reason.split()), seconds=_since(start))
+            layout.write_failed(self.folder, result)
+            return result
+        picture = self._picture(micrograph, picks)
+        result = _done(replace(blank, seconds=_since(start)), picks, picture)
+        layout.write_done(self.folder, result, _contents(picks, picks, picture))
+        return result
+
+    def _is_current(self, before: PickedMicrograph, now: PickedMicrograph, pixel_size: float | None) -> bool:
+        """Whether this very file was picked with these settings, and its picks are there."""
+        same = (before.size, before.mtime_ns, before.settings) == (now.size, now.mtime_ns, now.settings)
+        sized = pixel_size is None or before.pixel_size == pixel_size
+        there = all((self.folder / name).exists() for name in (before.star, before.cbox) if name)
+        return before.done and same and sized and there
+
+    def _diameter_for(self, micrograph: Micrograph) -> float | None:
+        if self.picker.needs_diameter and len(self._estimates) < MICROGRAPHS:
+            estimate = self.picker.estimate_diameter([micrograph])
+            if estimate is not None:
+                self._estimates.append(float(estimate))
+                write_atomic(self._state / _DIAMETER, json.dumps({"angstrom": self._estimates}) + "\n")
+        return self.diameter
+
+    def _read_estimates(self) -> list[float]:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return [float(one) for one in json.loads((self._state / _DIAMETER).read_text())["angstrom"]]
+        return []
+
+    def _picture(self, micrograph: Micrograph, picks: Picks) -> bytes | None:
+        if not self.pictures:
+            return None
+        try:
+            return encode_overlay(micrograph.data, picks)
+        except Exception:
+            # Picks are worth more than their picture.
+            self._log(f"picture of {micrograph.name}")
+            return None
+
+    def _log(self, what: str) -> None:
+        with contextlib.suppress(OSError), open(self._state / _ERRORS, "a", errors="replace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{traceback.format_exc()}\n")
+
+
+class Publisher:
+    """What ``cryosegnet pick --layout facility`` calls for each finished micrograph: the same files, from ``picks/``.
+
+    Parameters
+    ----------
+    folder
+        The output folder, with ``picks/<stem>.star`` and ``.cbox``, and ``overlays/<stem>.jpg`` where they are drawn.
+    settings
+        Everything that changes picks.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+        self._folder = folder
+        self._settings = _plain(settings)
+
+    def __call__(self, record: Record, finished: int = 0, total: int = 0) -> None:
+        """Write the files of one micrograph."""
+        folder, stem = self._folder, record.stem
+        blank = PickedMicrograph(record.name, stem, "failed", seconds=record.seconds, reason=record.reason)
+        blank = replace(blank, settings=self._settings, size=record.size, mtime_ns=record.mtime_ns)
+        if not record.done:
+            layout.write_failed(folder, blank)
+            return
+        star, cbox = (folder / "picks" / f"{stem}{suffix}" for suffix in (".star", ".cbox"))
+        picture = None
+        with contextlib.suppress(OSError):
+            picture = (folder / "overlays" / f"{stem}.jpg").read_bytes()
+        result = _done(blank, read_picks(cbox, pixel_size=record.pixel_size), picture)
+        layout.write_done(folder, result, _contents(star.read_bytes(), cbox.read_bytes(), picture))
+
+    def finish(self) -> None:
+        """Write what is missing: of micrographs that were picked before this layout was asked for, or lost since."""
+        summary = json.loads((self._folder / "summary.json").read_text())
+        for entry in summary["micrographs"]:
+            names = (layout.file_of(entry["stem"], kind) for kind in (layout.STAR, layout.CBOX, layout.JSON))
+            if entry["status"] == "done" and not all((self._folder / name).exists() for name in names):
+                known = {name: entry[name] for name in ("name", "stem", "status", "picks", "pixel_size", "seconds")}
+                record = Record(key=os.path.realpath(entry["name"]), **known)
+                with contextlib.suppress(OSError):
+                    status = os.stat(record.key)
+                    record = replace(record, size=status.st_size, mtime_ns=status.st_mtime_ns)
+                self(record)
+
+
+def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | None) -> PickedMicrograph:
+    """The message of a micrograph that was picked."""
+    stem = blank.stem
+    return replace(
+        blank,
+        status="done",
+        star=layout.file_of(stem, layout.STAR),
+        cbox=layout.file_of(stem, layout.CBOX),
+        jpeg=None if picture is None else layout.file_of(stem, layout.JPEG),
+        **layout.columns(picks),
+    )
+
+
+def _contents(star: Picks | bytes, cbox: Picks | bytes, picture: bytes | None) -> dict[tuple[str, str], Picks | bytes]:
+    contents: dict[tuple[str, str], Picks | bytes] = {layout.STAR: star, layout.CBOX: cbox}
+    return contents if picture is None else contents | {layout.JPEG: picture}
+
+
+def _plain(settings: Mapping[str, object]) -> dict[str, Any]:
+    """As they come back from JSON, so that they can be compared."""
+    return dict(json.loads(json.dumps(dict(settings), default=str)))
+
+
+def _differ(one: str, other: str) -> bool:
+    return os.path.realpath(one) != os.path.realpath(other)
+
+
+def _since(start: float) -> float:
+    return round(time.monotonic() - start, 3)

@@ -1,0 +1,187 @@
+"""The files of one micrograph in a facility's job folder.
+
+``STAR/<stem>.star`` is written last: who sees it finds the other files too. ``STAR/<stem>.tmp`` is there as long as the
+micrograph is being picked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from ..atomic import write_atomic
+from ..picks import Picks
+
+SCHEMA = 1
+
+#: Folder below the job folder, and suffix, of each file of a micrograph.
+STAR, CBOX, JPEG, JSON = ("STAR", ".star"), ("CBOX", ".cbox"), ("JPEG", ".jpg"), ("JSON", ".json")
+
+
+@dataclass(frozen=True)
+class PickedMicrograph:
+    """What became of one micrograph; as JSON it follows the schema ``micrograph``.
+
+    Attributes
+    ----------
+    micrograph, stem
+        The micrograph as it was named, and the stem of its files.
+    status
+        ``done`` or ``failed``.
+    picks
+        Number of picks.
+    diameter
+        Median diameter of the picks, angstrom; None without picks.
+    diameters, scores
+        Diameter in angstrom and score of each pick, in the order of the STAR file's rows.
+    pixel_size
+        Angstrom per pixel; None where the micrograph failed before it was known.
+    shape
+        Rows and columns of the micrograph, (ny, nx); None as for ``pixel_size``.
+    seconds
+        Time for reading and picking.
+    reason
+        Why it failed, one sentence.
+    star, cbox, jpeg
+        The files, relative to the job folder; None where there is none.
+    version, settings
+        Of this program, and everything that changes picks.
+    size, mtime_ns
+        Of the micrograph's file, by which a message that is delivered twice is known.
+    """
+
+    micrograph: str
+    stem: str
+    status: str
+    picks: int = 0
+    diameter: float | None = None
+    diameters: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    pixel_size: float | None = None
+    shape: tuple[int, int] | None = None
+    seconds: float = 0.0
+    reason: str | None = None
+    star: str | None = None
+    cbox: str | None = None
+    jpeg: str | None = None
+    version: str = __version__
+    settings: Mapping[str, Any] | None = None
+    size: int = -1
+    mtime_ns: int = -1
+
+    @property
+    def done(self) -> bool:
+        """Whether the micrograph was picked."""
+        return self.status == "done"
+
+    def as_json(self) -> dict[str, Any]:
+        """The message as JSON-able values, which follow the schema ``micrograph``."""
+        made = {"schema": SCHEMA, **asdict(self)}
+        return dict(json.loads(json.dumps(made, default=str)))
+
+
+def file_of(stem: str, kind: tuple[str, str]) -> str:
+    """A micrograph's file relative to the job folder.
+
+    >>> file_of("mic_001", STAR)
+    'STAR/mic_001.star'
+    """
+    folder, suffix = kind
+    return f"{folder}/{stem}{suffix}"
+
+
+@contextmanager
+def working(folder: Path, stem: str) -> Iterator[None]:
+    """Show with ``STAR/<stem>.tmp`` that a micrograph is being picked; the file goes however the block ends."""
+    path = folder / STAR[0] / f"{stem}.tmp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def write_done(folder: Path, result: PickedMicrograph, contents: Mapping[tuple[str, str], Picks | bytes]) -> None:
+    """Write the files of a micrograph that was picked, the STAR file last.
+
+    Parameters
+    ----------
+    folder
+        The job folder.
+    result
+        What the JSON file says.
+    contents
+        What goes into the others: picks, or the file's bytes.
+
+    Raises
+    ------
+    CryoSegNetError, OSError
+        They cannot be written.
+    """
+    for kind in (CBOX, JPEG, JSON, STAR):
+        path = folder / file_of(result.stem, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = contents.get(kind)
+        if kind is JSON:
+            write_json(folder, result)
+        elif isinstance(content, Picks):
+            content.write(path)
+        elif content is not None:
+            write_atomic(path, content)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_failed(folder: Path, result: PickedMicrograph) -> None:
+    """Write why a micrograph failed; what an earlier version of it left goes, so that it cannot pass for its picks.
+
+    Raises
+    ------
+    CryoSegNetError, OSError
+        The file cannot be written.
+    """
+    for kind in (STAR, CBOX, JPEG):
+        (folder / file_of(result.stem, kind)).unlink(missing_ok=True)
+    write_json(folder, result)
+
+
+def write_json(folder: Path, result: PickedMicrograph) -> None:
+    """Write ``JSON/<stem>.json``."""
+    path = folder / file_of(result.stem, JSON)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(result.as_json(), indent=1) + "\n")
+
+
+def read_json(folder: Path, stem: str) -> PickedMicrograph | None:
+    """What an earlier run said of a micrograph; None where it said nothing that can be read."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        entry = json.loads((folder / file_of(stem, JSON)).read_text())
+        if entry.pop("schema") == SCHEMA:
+            for name in ("diameters", "scores", "shape"):
+                entry[name] = None if entry[name] is None else tuple(entry[name])
+            return PickedMicrograph(**entry)
+    return None
+
+
+def columns(picks: Picks) -> dict[str, Any]:
+    """Of picks with a pixel size, what `PickedMicrograph` says of them."""
+    return {
+        "picks": len(picks),
+        "diameter": round(float(np.median(picks.diameter)), 2) if len(picks) else None,
+        "diameters": tuple(round(float(d), 2) for d in picks.diameter),
+        "scores": tuple(round(float(s), 6) for s in picks.score),
+        "pixel_size": picks.pixel_size,
+        "shape": picks.shape,
+    }

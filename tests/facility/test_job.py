@@ -1,0 +1,337 @@
+"""The facility contract (docs/facilities.md): what a service that waits for picks can rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from cryosegnet_ext import CryoSegNetError, read_picks
+from cryosegnet_ext.facility import FacilityJob, PickedMicrograph, schema
+from cryosegnet_ext.inputs import expand_inputs
+from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.picks import Picks
+from tests.stub_picker import StubPicker, write_micrograph
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(entry: dict[str, Any], name: str) -> None:
+    jsonschema.Draft202012Validator(schema(name)).validate(entry)
+
+
+def star_rows(path: Path) -> list[tuple[float, float]]:
+    """As Diamond's services read a STAR file: six lines skipped by count, two columns taken."""
+    return [(float(x), float(y)) for x, y, *_ in (line.split() for line in path.read_text().splitlines()[6:]) if x]
+
+
+def cbox_columns(path: Path) -> dict[str, list[float]]:
+    """The columns of a CBOX file by name, as crYOLO's readers find them."""
+    block = path.read_text().split("data_cryolo\n")[1].split("data_cryolo_include")[0].splitlines()
+    labels = [line.split()[0] for line in block if line.startswith("_")]
+    rows = [line.split() for line in block if line and not line.startswith(("_", "loop_"))]
+    wanted = ("_CoordinateX", "_CoordinateY", "_Width", "_Height", "_EstWidth", "_EstHeight", "_Confidence")
+    return {label: [float(row[labels.index(label)]) for row in rows] for label in wanted}
+
+
+class Watching(StubPicker):
+    """Notes what lies in STAR/ while it picks."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.seen = folder, []
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        self.seen.append(sorted(path.name for path in (self.folder / "STAR").iterdir()))
+        return super().pick(micrograph, diameter)
+
+
+def test_one_micrograph_gives_the_files_that_services_read(tmp_path: Path) -> None:
+    folder = tmp_path / "AutoPick" / "job005"
+    path = write_micrograph(tmp_path / "mic_001.mrc", pixel_size=2.0)
+    picker = Watching(folder)
+    picked = FacilityJob(picker, folder).pick(path)
+    assert picker.seen == [["mic_001.tmp"]], "the .tmp file stands alone while the micrograph is being picked"
+    assert sorted(one.name for one in (folder / "STAR").iterdir()) == ["mic_001.star"]
+    assert picked.done and picked.picks == 24
+
+    rows = star_rows(folder / "STAR" / "mic_001.star")
+    assert len(rows) == picked.picks and all(x == round(x) and 0 <= x < 96 and 0 <= y < 64 for x, y in rows)
+    cbox = cbox_columns(folder / "CBOX" / "mic_001.cbox")
+    centres = np.array(cbox["_CoordinateX"]) + np.array(cbox["_Width"]) / 2
+    assert np.allclose(centres, [x for x, _ in rows], atol=0.51), "CBOX has corners, STAR has centres"
+    assert np.allclose(np.array(cbox["_EstWidth"]) * 2.0, picked.diameters, atol=0.01), "angstrom = pixels * 2 A"
+    assert np.allclose(cbox["_Confidence"], picked.scores, atol=1e-5)
+    assert (folder / "JPEG" / "mic_001.jpg").read_bytes()[:2] == b"\xff\xd8"
+    told = json.loads((folder / "JSON" / "mic_001.json").read_text())
+    assert told == picked.as_json()
+    assert (told["star"], told["pixel_size"], told["shape"]) == ("STAR/mic_001.star", 2.0, [64, 96])
+    assert len(told["diameters"]) == len(told["scores"]) == told["picks"]
+    check(told, "micrograph")
+
+
+def test_message_delivered_twice_is_answered_without_picking_again(tmp_path: Path) -> None:
+    path = write_micrograph(tmp_path / "mic.mrc")
+    picker = StubPicker()
+    job = FacilityJob(picker, tmp_path / "job")
+    first = job.pick(path)
+    assert job.pick(path) == first and FacilityJob(picker, tmp_path / "job").pick(path) == first
+    assert len(picker.picked) == 1
+    write_micrograph(path, seed=1, shape=(64, 64))
+    assert job.pick(path).picks == 16, "another file of the same name is another micrograph"
+    assert job.pick(path, pixel_size=3.0).pixel_size == 3.0
+    (tmp_path / "job" / "STAR" / "mic.star").unlink()
+    job.pick(path)
+    assert len(picker.picked) == 4 and (tmp_path / "job" / "STAR" / "mic.star").exists()
+    other = FacilityJob(StubPicker(threshold=0.9), tmp_path / "job")
+    assert other.pick(path).picks == job.pick(path).picks
+    assert len(picker.picked) == 5, "settings of their own"
+
+
+def test_failures_are_told_and_leave_no_picks(tmp_path: Path) -> None:
+    job = FacilityJob(StubPicker(), tmp_path / "job")
+    path = write_micrograph(tmp_path / "mic.mrc")
+    assert job.pick(path).done
+    path.write_bytes(b"damaged on the way")
+    failed = job.pick(path)
+    assert failed.status == "failed" and failed.reason and "\n" not in failed.reason
+    assert (
+        not (tmp_path / "job" / "STAR" / "mic.star").exists() and not (tmp_path / "job" / "STAR" / "mic.tmp").exists()
+    )
+    check(failed.as_json(), "micrograph")
+    absent = job.pick(tmp_path / "absent.mrc")
+    assert absent.status == "failed" and "absent.mrc" in (absent.reason or "")
+    unsized = job.pick(write_micrograph(tmp_path / "unsized.mrc", pixel_size=0.0))
+    assert "pixel size" in (unsized.reason or "")
+    assert job.pick(tmp_path / "unsized.mrc", pixel_size=1.5).done
+
+
+class Broken(StubPicker):
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        raise ZeroDivisionError("a bug")
+
+
+def test_a_bug_fails_one_micrograph_and_is_logged(tmp_path: Path) -> None:
+    failed = FacilityJob(Broken(), tmp_path / "job").pick(write_micrograph(tmp_path / "mic.mrc"))
+    assert failed.reason == "unexpected error ZeroDivisionError: a bug"
+    assert "ZeroDivisionError" in (tmp_path / "job" / ".cryosegnet" / "errors.log").read_text()
+
+
+class Empty(StubPicker):
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        return Picks.empty(micrograph.pixel_size, (64, 96))
+
+
+def test_no_picks_is_no_failure(tmp_path: Path) -> None:
+    picked = FacilityJob(Empty(), tmp_path / "job").pick(write_micrograph(tmp_path / "mic.mrc"))
+    assert picked.done and picked.picks == 0 and picked.diameter is None
+    assert star_rows(tmp_path / "job" / "STAR" / "mic.star") == []
+    assert len((tmp_path / "job" / "STAR" / "mic.star").read_text().splitlines()) == 6
+    check(picked.as_json(), "micrograph")
+
+
+def test_same_stem_from_another_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    job = FacilityJob(StubPicker(), tmp_path / "job")
+    job.pick(write_micrograph(tmp_path / "a" / "mic.mrc"))
+    before = (tmp_path / "job" / "STAR" / "mic.star").read_bytes()
+    other = job.pick(write_micrograph(tmp_path / "b" / "mic.mrc", seed=1))
+    assert other.status == "failed" and "same stem" in (other.reason or "")
+    assert (tmp_path / "job" / "STAR" / "mic.star").read_bytes() == before
+
+
+def test_the_size_is_learnt_from_eight_micrographs_and_kept(tmp_path: Path) -> None:
+    picker = StubPicker()
+    job = FacilityJob(picker, tmp_path / "job", pictures=False)
+    for number in range(10):
+        job.pick(write_micrograph(tmp_path / f"mic_{number}.mrc", seed=number))
+    assert len(picker.estimated) == 8
+    assert len({size for _, size in picker.picked[7:]}) == 1
+    again = StubPicker()
+    FacilityJob(again, tmp_path / "job").pick(write_micrograph(tmp_path / "later.mrc", seed=99))
+    assert not again.estimated and again.picked[0][1] == picker.picked[-1][1]
+
+
+def test_a_folder_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CryoSegNetError, match="job folder cannot be used"):
+        FacilityJob(StubPicker(), tmp_path / "file" / "job")
+
+
+# The same contract from the command line
+
+
+def run_stub(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tests" / "stub_picker.py"), *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("how", ["list", "folder"])
+def test_pick_with_the_facility_layout(tmp_path: Path, how: str) -> None:
+    for number in range(3):
+        write_micrograph(tmp_path / "mics" / f"mic_{number}.mrc", seed=number)
+    (tmp_path / "mics" / "mic_1.mrc").write_bytes(b"damaged")
+    names = "".join(f"{tmp_path}/mics/mic_{number}.mrc\n" for number in range(3))
+    (tmp_path / "list.txt").write_text(names)
+    source = f"@{tmp_path / 'list.txt'}" if how == "list" else tmp_path / "mics"
+    done = run_stub("pick", source, "-o", tmp_path / "job", "--layout", "facility")
+    assert done.returncode == 2, done.stderr
+    job = tmp_path / "job"
+    assert sorted(one.name for one in (job / "STAR").iterdir()) == ["mic_0.star", "mic_2.star"]
+    for number in (0, 2):
+        told = json.loads((job / "JSON" / f"mic_{number}.json").read_text())
+        check(told, "micrograph")
+        assert len(star_rows(job / "STAR" / f"mic_{number}.star")) == told["picks"] == len(told["diameters"])
+        assert (job / "STAR" / f"mic_{number}.star").read_bytes() == (job / "picks" / f"mic_{number}.star").read_bytes()
+        columns = cbox_columns(job / "CBOX" / f"mic_{number}.cbox")
+        assert np.allclose(np.array(columns["_EstWidth"]) * told["pixel_size"], told["diameters"], atol=0.01)
+        assert (job / "JPEG" / f"mic_{number}.jpg").stat().st_size > 1000
+    failed = json.loads((job / "JSON" / "mic_1.json").read_text())
+    check(failed, "micrograph")
+    assert failed["status"] == "failed"
+    check(json.loads((job / "summary.json").read_text()), "summary")
+
+
+def test_layout_that_is_asked_for_later_is_filled(tmp_path: Path) -> None:
+    for number in range(2):
+        write_micrograph(tmp_path / "mics" / f"mic_{number}.mrc", seed=number)
+    words = ("pick", tmp_path / "mics", "-o", tmp_path / "job", "--quiet")
+    assert run_stub(*words, "--format", "star,cbox").returncode == 0
+    assert not (tmp_path / "job" / "STAR").exists()
+    done = run_stub(*words, "--layout", "facility")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "job" / "STAR" / "mic_1.star").unlink()
+    assert run_stub(*words, "--layout", "facility").returncode == 0
+    assert len(list((tmp_path / "job" / "STAR").iterdir())) == 2
+    for path in (tmp_path / "job" / "JSON").iterdir():
+        check(json.loads(path.read_text()), "micrograph")
+
+
+# The schemas
+
+
+@pytest.mark.parametrize("name", ["summary", "micrograph"])
+def test_schema_is_one_and_describes_every_field(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+    assert set(schema(name)["required"]) == set(schema(name)["properties"])
+
+
+def test_schema_names_every_field_of_the_message() -> None:
+    told = PickedMicrograph("a.mrc", "a", "failed", reason="why").as_json()
+    assert set(told) == set(schema("micrograph")["properties"])
+    check(told, "micrograph")
+    for wrong in ({"status": "success"}, {"picks": 1}, {"reason": None}, {"diameters": [-1.0]}):
+        with pytest.raises(jsonschema.ValidationError):
+            check(told | wrong, "micrograph")
+    done = replace(PickedMicrograph("a.mrc", "a", "done"), star="STAR/a.star").as_json()
+    with pytest.raises(jsonschema.ValidationError):
+        check(done, "micrograph")
+    with pytest.raises(ValueError, match="no schema"):
+        schema("other")
+
+
+@pytest.mark.parametrize("pixel_size", [2.0, 0.0])
+def test_summaries_of_real_runs_follow_their_schema(tmp_path: Path, pixel_size: float) -> None:
+    from cryosegnet_ext import batch
+
+    for number in range(2):
+        write_micrograph(tmp_path / "mics" / f"mic_{number}.mrc", seed=number, pixel_size=pixel_size)
+    (tmp_path / "mics" / "bad.mrc").write_bytes(b"")
+    inputs = expand_inputs([tmp_path / "mics"])
+    batch.run(StubPicker(), inputs, tmp_path / "out", progress=False)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    check(summary, "summary")
+    known = set(schema("summary")["properties"]["micrographs"]["items"]["properties"])
+    assert {field for entry in summary["micrographs"] for field in entry} <= known
+    assert set(summary) <= set(schema("summary")["properties"]), "a new field wants a description"
+    stopped = batch.run(StubPicker(), inputs, tmp_path / "none", progress=False, stop=lambda: True)
+    assert stopped.stopped
+    check(json.loads((tmp_path / "none" / "summary.json").read_text()), "summary")
+    with pytest.raises(jsonschema.ValidationError):
+        check(summary | {"totals": {}}, "summary")
+
+
+# The sample service
+
+SERVICE = """
+import runpy, sys, types
+from tests.stub_picker import StubPicker
+module = types.ModuleType("cryosegnet_ext.picker")
+module.Picker = StubPicker
+sys.modules["cryosegnet_ext.picker"] = module
+sys.argv[0] = "service.py"
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def start_service(queue: Path, job: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    code = SERVICE.format(script=str(ROOT / "packaging" / "service.py"))
+    command = [sys.executable, "-c", code, str(queue), str(job), "--wait", "0.05", "--name", "test", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def send(queue: Path, name: str, message: object) -> None:
+    queue.mkdir(parents=True, exist_ok=True)
+    (queue / f".{name}").write_text(message if isinstance(message, str) else json.dumps(message))
+    (queue / f".{name}").rename(queue / f"{name}.json")
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_sample_service_answers_each_message(tmp_path: Path) -> None:
+    queue, job = tmp_path / "queue", tmp_path / "job"
+    for number in range(2):
+        send(queue, f"m{number}", {"micrograph": str(write_micrograph(tmp_path / f"mic_{number}.mrc"))})
+    send(queue, "absent", {"micrograph": str(tmp_path / "absent.mrc")})
+    send(queue, "nonsense", "not json")
+    service = start_service(queue, job)
+    wait_for(queue / "answers" / "nonsense.json")
+    send(queue, "late", {"micrograph": str(write_micrograph(tmp_path / "late.mrc", pixel_size=0.0)), "pixel_size": 1.5})
+    wait_for(queue / "done" / "late.json")
+    (queue / "STOP").touch()
+    output, errors = service.communicate(timeout=60)
+    assert service.returncode == 0, errors
+    answers = {path.stem: json.loads(path.read_text()) for path in (queue / "answers").iterdir()}
+    assert {name: answer["status"] for name, answer in answers.items()} == {
+        "m0": "done",
+        "m1": "done",
+        "late": "done",
+        "absent": "failed",
+        "nonsense": "failed",
+    }
+    assert answers["late"]["pixel_size"] == 1.5
+    assert len(read_picks(job / answers["m0"]["star"])) == answers["m0"]["picks"]
+    assert sorted(path.stem for path in (queue / "failed").iterdir()) == ["absent", "nonsense"]
+    assert output.splitlines()[0].startswith("ready")
+
+
+def test_sample_service_survives_a_kill_and_a_polite_stop(tmp_path: Path) -> None:
+    queue, job = tmp_path / "queue", tmp_path / "job"
+    send(queue, "m0", {"micrograph": str(write_micrograph(tmp_path / "mic.mrc"))})
+    service = start_service(queue, job, STUB_SECONDS="60")
+    wait_for(job / "STAR" / "mic.tmp")
+    service.kill()
+    service.communicate()
+    assert not (job / "STAR" / "mic.star").exists()
+    service = start_service(queue, job)
+    wait_for(queue / "done" / "m0.json")
+    assert sorted(one.name for one in (job / "STAR").iterdir()) == ["mic.star"]
+    service.send_signal(signal.SIGTERM)
+    service.communicate(timeout=60)
+    assert service.returncode == 0
