@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -19,7 +18,6 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 if TYPE_CHECKING:
-    import torch
     from segment_anything.modeling import Sam
 
 SMOOTHING = 0.08
@@ -355,7 +353,7 @@ def peaks(
     *,
     diameter_px: float,
     expected_area: float | None = None,
-    points_per_batch: int = 64,
+    points_per_batch: int | None = None,
     min_iou: float = 0.0,
     floor: float = PEAK_FLOOR,
 ) -> Masks:
@@ -378,7 +376,7 @@ def peaks(
     expected_area
         Expected area of a mask, pixels of the map; by default of a disc of 0.7 diameters.
     points_per_batch
-        Prompts decoded at once.
+        Prompts decoded at once; by default what suits the device. Fewer where memory runs out.
     min_iou
         Masks with a lower predicted IoU are not considered.
     floor
@@ -389,6 +387,8 @@ def peaks(
     Masks
         Best predicted IoU first.
     """
+    from .prompts import prompted, tiles
+
     probability = _checked(probability, diameter_px)
     smooth = smoothed(probability, diameter_px)
     rows, columns, _ = _peaks_of(smooth, diameter_px, floor)
@@ -399,10 +399,10 @@ def peaks(
     half = int(np.ceil(2 * np.sqrt(2.5 * area / np.pi)))
     picture = _picture(probability)
     found: list[Instance] = []
-    for tile in _tiles(probability.shape, int(sam.image_encoder.img_size), half):
+    for tile in tiles(probability.shape, int(sam.image_encoder.img_size), half):
         here = tile.owns(rows, columns)
         if here.any():
-            found += _prompted(
+            inside = prompted(
                 picture[tile.y0 : tile.y1, tile.x0 : tile.x1],
                 sam,
                 rows[here] - tile.y0,
@@ -412,8 +412,8 @@ def peaks(
                 most=2.5 * area,
                 points_per_batch=points_per_batch,
                 min_iou=min_iou,
-                offset=(tile.y0, tile.x0),
             )
+            found += [Instance(score, y + tile.y0, x + tile.x0) for score, y, x in inside]
     return measured(settled(found, probability.shape), probability, smooth)
 
 
@@ -429,163 +429,11 @@ class Instance(NamedTuple):
     x: NDArray[np.intp]
 
 
-class _Tile(NamedTuple):
-    """A part of the map [y0, y1) x [x0, x1), and the core of it whose peaks it owns; the cores cover the map once."""
-
-    y0: int
-    y1: int
-    x0: int
-    x1: int
-    core: tuple[int, int, int, int]
-
-    def owns(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.bool_]:
-        top, bottom, left, right = self.core
-        return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-
-
-def _tiles(shape: tuple[int, ...], size: int, margin: int) -> list[_Tile]:
-    ny, nx = shape
-    if max(ny, nx) <= 1.5 * size:
-        return [_Tile(0, ny, 0, nx, (0, ny, 0, nx))]
-    margin = min(margin, size // 4)
-    return [
-        _Tile(y0, y1, x0, x1, (top, bottom, left, right))
-        for y0, y1, top, bottom in _spans(ny, size, margin)
-        for x0, x1, left, right in _spans(nx, size, margin)
-    ]
-
-
-def _spans(length: int, size: int, margin: int) -> list[tuple[int, int, int, int]]:
-    """Spans that cover ``length``, neighbours sharing two margins or more: start, end, start and end of the core."""
-    if length <= size:
-        return [(0, length, 0, length)]
-    count = -(-(length - 2 * margin) // (size - 2 * margin))
-    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    edges = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), length]
-    return [(start, start + size, *core) for start, core in zip(starts, pairwise(edges))]
-
-
 def _picture(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The map as SAM's input: min-max to 0..255, three equal channels; (ny, nx, 3)."""
     low, high = float(probability.min()), float(probability.max())
     plane = ((probability - low) * (255.0 / (high - low) if high > low else 0.0)).astype(np.uint8)
     return np.repeat(plane[:, :, None], 3, axis=2)
-
-
-def _prompted(
-    picture: NDArray[np.uint8],
-    sam: Sam,
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    *,
-    half: int,
-    least: float,
-    most: float,
-    points_per_batch: int,
-    min_iou: float,
-    offset: tuple[int, int],
-) -> list[Instance]:
-    """SAM's best plausible mask at each point of one tile; positions come back with ``offset`` (y, x) added."""
-    import torch
-    from segment_anything import SamPredictor
-
-    ny, nx = picture.shape[:2]
-    reach = torch.arange(-half, half + 1, device=sam.device)
-    found: list[Instance] = []
-    with torch.inference_mode():
-        predictor = SamPredictor(sam)
-        predictor.set_image(picture)
-        positions = sam.prompt_encoder.get_dense_pe()
-        points = np.column_stack((columns, rows))
-        scale = np.array([predictor.input_size[1] / nx, predictor.input_size[0] / ny])
-        prompts = torch.as_tensor((points + 0.5) * scale - 0.5, dtype=torch.float32, device=sam.device)
-        upsampling: tuple[torch.Tensor, torch.Tensor] | None = None
-        for start in range(0, len(points), points_per_batch):
-            part = slice(start, start + points_per_batch)
-            prompt = prompts[part, None]
-            sparse, dense = sam.prompt_encoder(
-                points=(prompt, torch.ones(prompt.shape[:2], dtype=torch.int, device=sam.device)),
-                boxes=None,
-                masks=None,
-            )
-            logits, iou = sam.mask_decoder(
-                image_embeddings=predictor.features,
-                image_pe=positions,
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-            )
-            if upsampling is None:
-                size = int(sam.image_encoder.img_size)
-                upsampling = (
-                    _upsampling(logits.shape[2], size, predictor.input_size[0], ny, sam.device),
-                    _upsampling(logits.shape[3], size, predictor.input_size[1], nx, sam.device),
-                )
-            at = torch.as_tensor(points[part], device=sam.device)
-            inside = _window(logits, upsampling, at, reach) > sam.mask_threshold
-            area = inside.sum((2, 3))
-            plausible = (area >= least) & (area <= most) & inside[:, :, half, half] & (iou >= min_iou)
-            best = torch.where(plausible, iou, -torch.inf).argmax(1)
-            which = torch.arange(len(best), device=sam.device)
-            usable = plausible[which, best].cpu().numpy()
-            score = iou[which, best].cpu().numpy()
-            masks = inside[which, best].cpu().numpy()
-            for i in np.flatnonzero(usable):
-                y, x = _joined(masks[i], half)
-                if len(y) >= least:
-                    column, row = points[start + i]
-                    found.append(Instance(float(score[i]), y + row - half + offset[0], x + column - half + offset[1]))
-    return found
-
-
-def _upsampling(low: int, size: int, used: int, length: int, device: torch.device) -> torch.Tensor:
-    """What ``Sam.postprocess_masks`` does along one axis, as a matrix (length, low).
-
-    It resizes ``low`` logits to SAM's input ``size``, keeps the ``used`` part of it that is not padding, and resizes
-    that to ``length``; both steps are linear, so any window of the result costs only the window.
-    """
-    import torch
-    from torch.nn.functional import interpolate
-
-    unit = torch.eye(low, device=device)[None]
-    middle = interpolate(unit, size, mode="linear", align_corners=False)[..., :used]
-    return interpolate(middle, length, mode="linear", align_corners=False)[0].T.contiguous()
-
-
-def _window(
-    logits: torch.Tensor, upsampling: tuple[torch.Tensor, torch.Tensor], at: torch.Tensor, reach: torch.Tensor
-) -> torch.Tensor:
-    """Logits (B, M, h, w) at full resolution in a window around each point; -inf outside the image.
-
-    Parameters
-    ----------
-    logits
-        SAM's low-resolution logits, M masks a prompt.
-    upsampling
-        Matrices for rows and columns, of `_upsampling`.
-    at : (B, 2) int
-        Points x, y.
-    reach : (W,) int
-        Offsets of the window's rows and columns from the point.
-
-    Returns
-    -------
-    (B, M, W, W)
-    """
-    down, across = upsampling
-    rows, columns = at[:, 1, None] + reach, at[:, 0, None] + reach
-    outside = ((rows < 0) | (rows >= len(down)))[:, :, None] | ((columns < 0) | (columns >= len(across)))[:, None, :]
-    down = down[rows.clamp(0, len(down) - 1)]
-    across = across[columns.clamp(0, len(across) - 1)]
-    window = down[:, None] @ logits.to(down.dtype) @ across[:, None].transpose(2, 3)
-    return window.masked_fill(outside[:, None], float("-inf"))
-
-
-def _joined(mask: NDArray[np.bool_], centre: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pixels of a window that are joined to its central one."""
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    y, x = np.nonzero(labels == labels[centre, centre])
-    return y, x
 
 
 def settled(found: list[Instance], shape: tuple[int, ...]) -> list[Instance]:

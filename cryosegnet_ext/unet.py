@@ -156,7 +156,7 @@ def probability_map(model: AttentionUNet, image: Image, tile: int = 2048, margin
             py, px = -part.shape[0] % model.stride, -part.shape[1] % model.stride
             padded = np.pad(part, ((0, py), (0, px)), mode="reflect" if min(part.shape) > model.stride else "edge")
             x = torch.from_numpy(padded)[None, None].to(device).contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=_bf16_pays(device)):
+            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
                 plane = torch.sigmoid(model(x).float())[0, 0].cpu().numpy()
             result[y0:y1, x0:x1] = plane[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
     return result
@@ -173,7 +173,7 @@ def _spans(length: int, tile: int, core: int, stride: int) -> list[tuple[int, in
     return list(pairwise(edges))
 
 
-def _bf16_pays(device: torch.device) -> bool:
+def bf16_pays(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _avx512_bf16()

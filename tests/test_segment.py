@@ -12,7 +12,7 @@ import torch
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import mask_to_rle_pytorch
 
-from cryosegnet_ext import segment
+from cryosegnet_ext import prompts, segment
 from cryosegnet_ext.segment import (
     SEGMENTERS,
     Masks,
@@ -376,7 +376,7 @@ def test_a_large_map_is_taken_in_tiles():
 def test_tiles_own_every_pixel_once(shape, size, margin):
     owned = np.zeros(shape, int)
     rows, columns = np.indices(shape).reshape(2, -1)
-    for tile in segment._tiles(shape, size, margin):
+    for tile in prompts.tiles(shape, size, margin):
         mine = tile.owns(rows, columns)
         owned[rows[mine], columns[mine]] += 1
         assert 0 <= tile.y0 < tile.y1 <= shape[0] and 0 <= tile.x0 < tile.x1 <= shape[1]
@@ -403,8 +403,8 @@ def test_windows_are_cut_from_what_sam_would_give(shape):
     logits = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     whole = sam.postprocess_masks(logits, used, shape)
     at = torch.tensor([[0, 0], [shape[1] - 1, shape[0] - 1], [20, 17], [30, 5], [2, 30]])
-    matrices = tuple(segment._upsampling(16, 64, u, n, torch.device("cpu")) for u, n in zip(used, shape))
-    windows = segment._window(logits, matrices, at, torch.arange(-12, 13))
+    matrices = tuple(prompts.upsampling(16, 64, u, n, torch.device("cpu")) for u, n in zip(used, shape))
+    windows = prompts.window(logits, matrices, at, torch.arange(-12, 13))
     padded = torch.nn.functional.pad(whole, (12, 12, 12, 12), value=float("-inf"))
     for i, (x, y) in enumerate(at.tolist()):
         expected = padded[i, :, y : y + 25, x : x + 25]

@@ -161,7 +161,7 @@ def test_sizes_that_do_not_fit():
 @pytest.fixture
 def exact(monkeypatch):
     """Float32 on every machine."""
-    monkeypatch.setattr(unet, "_bf16_pays", lambda device: False)
+    monkeypatch.setattr(unet, "bf16_pays", lambda device: False)
 
 
 def noise(shape, seed=0):
