@@ -37,11 +37,12 @@ __all__ = [
     "USAGE",
     "CommandParser",
     "UsageError",
+    "commands",
     "did_you_mean",
     "main",
 ]
 
-COMMANDS = ("pick", "demo", "doctor", "weights", "export", "simulate", "train", "evaluate")
+COMMANDS = ("pick", "demo", "doctor", "weights", "export", "simulate", "train", "evaluate", "completion")
 
 _EXIT_CODES = """exit codes:
   0 all done, 1 wrong usage, 2 some micrographs failed, 3 nothing could be done,
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = Program(
         name="cryosegnet",
         about="Particle picking on cryo-EM micrographs with the CryoSegNet method.",
-        commands=_commands(),
+        commands=commands(),
         epilog=_EXIT_CODES,
     )
     try:
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
 
 
-def _commands() -> dict[str, Callable[[], Command]]:
+def commands() -> dict[str, Callable[[], Command]]:
+    """What loads each command that is there, by its name."""
     return {name: partial(_load, name) for name in COMMANDS if find_spec(f".{name}", __name__) is not None}
 
 
