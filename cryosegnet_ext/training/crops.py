@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..denoise import bad_areas, working_image
 from ..simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from ..simulation.optics import Optics
+from .distractors import add_flakes, add_texture
 
 Image = NDArray[np.float32]
 
@@ -116,8 +117,11 @@ def simulated_particles(
     pixel_size = first.diameter / d
     scene = random_scene(first.diameter, pixel_size, rng)
     image, truth = simulate_micrograph(chosen, scene, (side, side), pixel_size, int(rng.integers(2**62)))
+    shown = np.full(len(truth.x), in_scale)
+    image, covered = distract(image, d, len(truth.x) == 0, rng)
+    if covered is not None:
+        shown &= ~covered[np.round(truth.y).astype(int), np.round(truth.x).astype(int)]
     image = degrade(image, d, rng)
-    shown = np.ones(len(truth.x), bool) if in_scale else np.zeros(len(truth.x), bool)
     return Crop(working_image(image, 1.0).data, truth.x[shown], truth.y[shown], truth.diameter[shown] / pixel_size)
 
 
@@ -153,7 +157,7 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
     contrast = float(rng.uniform(0.6, 1.2))
     efficiency = float(rng.uniform(0.3, 0.8))
     peak = 2 * optics.interaction * 1.3 * diameter * contrast * 0.4
-    ratio = float(np.exp(rng.uniform(np.log(0.25), np.log(16.0))))
+    ratio = float(np.exp(rng.uniform(np.log(0.35), np.log(16.0))))
     dose = ratio / (peak**2 * pixel_size**2 * efficiency)
     kind = rng.random()
     scene = Scene(
@@ -171,7 +175,7 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
         contrast=contrast,
         optics=optics,
     )
-    if kind < 0.10:  # nothing but ice, clean or not
+    if kind < 0.10 or 0.48 <= kind < 0.55:  # nothing but ice, clean or not
         scene = replace(scene, coverage=0.0)
     if kind < 0.05 or 0.10 <= kind < 0.22:
         scene = replace(scene, ice_blobs=int(rng.integers(1, 12)))
@@ -186,6 +190,18 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
     if 0.45 <= kind < 0.48:
         scene = replace(scene, gold=int(rng.integers(1, 20)))
     return scene
+
+
+def distract(image: Image, d: float, empty: bool, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_] | None]:
+    """Texture and flakes on some crops, strong texture only where there are no particles; what the flakes cover."""
+    covered = None
+    if empty and rng.random() < 0.6:
+        image = add_texture(image, d, float(np.exp(rng.uniform(np.log(0.3), np.log(4.0)))), rng)
+    elif rng.random() < 0.15:
+        image = add_texture(image, d, float(rng.uniform(0.1, 0.5)), rng)
+    if rng.random() < (0.3 if empty else 0.08):
+        image, covered = add_flakes(image, d, rng)
+    return image, covered
 
 
 def degrade(image: Image, d: float, rng: np.random.Generator) -> Image:

@@ -1,0 +1,113 @@
+"""Train the built-in small SAM on windows around the peaks of a U-Net's map.
+
+    python benchmarks/train_sam.py --unet runs/mixed/checkpoint.pt --output runs/sam --steps 2500
+
+Simulated crops and the training splits of the labelled micrographs (``benchmarks/splits.json``); the scenes are made
+once and windows are drawn from them. Writes ``loss.csv``, ``checkpoint.pt`` and, at the end, ``sam.safetensors``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import real_data
+import torch
+from safetensors.torch import save_file
+from train_default import specimen_stacks
+
+from cryosegnet_ext import window_sam
+from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
+from cryosegnet_ext.training.window_samples import Scene, loss, peaks_of, sample
+from cryosegnet_ext.unet import AttentionUNet, probability_map
+from cryosegnet_ext.weights import build_sam
+
+SIDE, DIAMETER = 320, 32.0
+SIZE = (22.0, 46.0)
+BATCH, SCENES_PER_BATCH = 48, 8
+
+
+def scenes(unet: AttentionUNet, count: int, real_share: float, leave_out: list[str], seed: int) -> list[Scene]:
+    stacks = specimen_stacks("train")
+    sets = [real_data.load(name, "train") for name in real_data.SETS if name not in leave_out]
+    network = partial(probability_map, unet)
+    found: list[Scene] = []
+    number = 0
+    while len(found) < count:
+        rng = np.random.default_rng([seed, number])
+        if sets and rng.random() < real_share:
+            pool = sets[int(rng.integers(len(sets)))]
+            crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, SIZE)
+        else:
+            crop = simulated_particles(stacks, SIDE, int(rng.integers(2**62)), SIZE)
+        scene = peaks_of(crop, network, DIAMETER)
+        if scene is not None:
+            found.append(scene)
+        number += 1
+    return found
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--unet", type=Path, required=True, help="checkpoint.pt of the U-Net")
+    ap.add_argument("--output", type=Path, required=True)
+    ap.add_argument("--steps", type=int, default=2500)
+    ap.add_argument("--scenes", type=int, default=1500)
+    ap.add_argument("--real-share", type=float, default=0.35)
+    ap.add_argument("--leave-out", default=[], nargs="*")
+    ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
+    ap.add_argument("--rate", type=float, default=1e-3)
+    ap.add_argument("--seed", type=int, default=0)
+    a = ap.parse_args()
+    a.output.mkdir(parents=True, exist_ok=True)
+    unet = AttentionUNet(16, 4).eval().to(memory_format=torch.channels_last)
+    unet.load_state_dict(torch.load(a.unet, weights_only=True)["model"])
+    pool = scenes(unet, a.scenes, a.real_share, a.leave_out, a.seed)
+    print(f"{len(pool)} scenes, {sum(len(s.rows) for s in pool)} peaks", flush=True)
+    torch.manual_seed(a.seed)
+    sam = build_sam(window_sam.SIZES)
+    if a.start:
+        sam.load_state_dict(torch.load(a.start, weights_only=True))
+    optimizer = torch.optim.AdamW(sam.parameters(), lr=a.rate, weight_decay=0.02)
+    sam.train()
+    began = time.monotonic()
+    with open(a.output / "loss.csv", "w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["step", "loss", "iou", "iou_error", "seconds"])
+        for step in range(a.steps):
+            rng = np.random.default_rng([a.seed, 1, step])
+            parts = [
+                sample(pool[int(rng.integers(len(pool)))], BATCH // SCENES_PER_BATCH, rng)
+                for _ in range(SCENES_PER_BATCH)
+            ]
+            pictures, target, there = (torch.from_numpy(np.concatenate(p)) for p in zip(*parts))
+            warm = min(1.0, (step + 1) / 100)
+            for group in optimizer.param_groups:
+                group["lr"] = a.rate * warm * (0.5 * (1 + math.cos(math.pi * step / a.steps)) * 0.98 + 0.02)
+            points = torch.full((len(pictures), 2), window_sam.SIDE / 2)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits, iou = window_sam.decode(sam, pictures, points)
+            value, measured = loss(logits.float(), iou.float(), target, there)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+            optimizer.step()
+            if step % 10 == 9:
+                row = [round(v, 4) for v in (value.item(), *measured.values())]
+                table.writerow([step + 1, *row, round(time.monotonic() - began, 1)])
+                stream.flush()
+            if step % 250 == 249 or step == a.steps - 1:
+                torch.save(sam.state_dict(), a.output / ".checkpoint.pt")
+                (a.output / ".checkpoint.pt").replace(a.output / "checkpoint.pt")
+    state, note = window_sam.to_weights(sam.eval(), {})
+    save_file(state, a.output / "sam.safetensors", metadata={"cryosegnet": json.dumps(note)})
+
+
+if __name__ == "__main__":
+    main()

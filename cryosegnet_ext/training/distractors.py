@@ -1,0 +1,102 @@
+"""What a network must not take for particles, painted on a training crop: ice texture, flakes and lumps of ice.
+
+These are appearances, not physics: they are set by the noise of the crop itself and come in every strength, so that
+what tells a particle from them is its shape and not how dark it is.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+Image = NDArray[np.float32]
+
+
+def add_texture(image: Image, diameter: float, strength: float, rng: np.random.Generator) -> Image:
+    """Add noise with structure of about the particle's size: devitrified or drifting ice, film, detector patterns.
+
+    Parameters
+    ----------
+    image : (h, w) float32
+    diameter
+        Of the particles, pixels: the texture's size is drawn around it.
+    strength
+        Standard deviation of the texture, of that of the image smoothed to a tenth of the particle.
+    rng
+        Chooses the spectrum.
+
+    Returns
+    -------
+    (h, w) float32
+    """
+    h, w = image.shape
+    fy, fx = fft.fftfreq(h)[:, None], fft.rfftfreq(w)[None, :]
+    if rng.random() < 0.3:  # drift and streaks: longer along one direction
+        angle, stretch = rng.uniform(0, np.pi), rng.uniform(1.5, 5)
+        fy, fx = np.cos(angle) * fy + np.sin(angle) * fx, stretch * (np.cos(angle) * fx - np.sin(angle) * fy)
+    f = np.hypot(fy, fx) * diameter  # 1: one period in a diameter
+    if rng.random() < 0.5:
+        centre, width = np.exp(rng.uniform(np.log(0.25), np.log(2.5))), rng.uniform(0.15, 0.7)
+        amplitude = np.exp(-0.5 * (np.log(np.maximum(f, 1e-3) / centre) / width) ** 2)
+    else:
+        amplitude = np.maximum(f, 0.1) ** -rng.uniform(0.5, 2.0) * np.exp(-((f / 6) ** 2))
+    spectrum = fft.rfft2(rng.standard_normal((h, w), np.float32)) * amplitude.astype(np.float32)
+    texture = fft.irfft2(spectrum, s=(h, w)).astype(np.float32)
+    texture /= max(float(texture.std()), 1e-12)
+    skew = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0
+    if skew:  # dark patches on an even ground
+        texture = -np.exp(np.float32(0.8 * skew + 0.2) * texture)
+        texture = (texture - texture.mean()) / max(float(texture.std()), 1e-12)
+    return image + np.float32(strength * _level(image, diameter)) * texture
+
+
+def add_flakes(image: Image, diameter: float, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_]]:
+    """Add lumps, flakes and rims of ice: sharp outlines, even insides, many sizes, some far darker than particles.
+
+    Returns
+    -------
+    image : (h, w) float32
+    covered : (h, w) bool
+        Where they lie: nothing there is a particle to be found.
+    """
+    h, w = image.shape
+    count = int(np.exp(rng.uniform(0, np.log(40))))
+    usual = diameter * np.exp(rng.uniform(np.log(0.3), np.log(3.0)))
+    level = _level(image, diameter)
+    dark = np.exp(rng.uniform(np.log(0.7), np.log(10.0)))
+    rim, halo = rng.uniform(0, 1.2), rng.uniform(0, 0.8)
+    corners = rng.random() < 0.4
+    fill = 1.0 if rng.random() < 0.75 else rng.uniform(0.0, 0.3)
+    painted = np.zeros((h, w), np.float32)
+    covered = np.zeros((h, w), np.uint8)
+    for _ in range(count):
+        size = usual * np.exp(rng.normal(0, 0.45))
+        x, y = rng.uniform(0, w), rng.uniform(0, h)
+        n = int(rng.integers(3, 8)) if corners else 24
+        angle = np.sort(rng.uniform(0, 2 * np.pi, n)) if corners else np.linspace(0, 2 * np.pi, n, endpoint=False)
+        radius = size / 2 * (1 + rng.normal(0, 0.12 if corners else 0.05, n))
+        stretch, turn = rng.uniform(0.5, 1.0), rng.uniform(0, np.pi)
+        px, py = radius * np.cos(angle), radius * np.sin(angle) * stretch
+        outline = np.c_[x + px * np.cos(turn) - py * np.sin(turn), y + px * np.sin(turn) + py * np.cos(turn)]
+        # fillPoly takes fixed-point coordinates: 1/16 of a pixel
+        disc = np.zeros((h, w), np.uint8)
+        cv2.fillPoly(disc, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        covered |= disc
+        soft = cv2.GaussianBlur(disc.astype(np.float32) / 255, (0, 0), max(0.5, 0.02 * size))
+        wide = cv2.GaussianBlur(soft, (0, 0), max(1.0, 0.04 * diameter))
+        edge = soft - wide  # dark just inside, bright just outside
+        strength = dark * np.exp(rng.normal(0, 0.3))
+        painted -= np.float32(strength) * (np.float32(fill) * soft + np.float32(2 * rim) * np.maximum(edge, 0))
+        painted += np.float32(strength * 2 * halo) * np.maximum(-edge, 0)
+    hidden = cv2.dilate(covered, np.ones((3, 3), np.uint8)) > 0
+    return image + np.float32(level) * painted, hidden
+
+
+def _level(image: Image, diameter: float) -> float:
+    """Standard deviation of the image at the resolution of a tenth of a particle."""
+    smooth = cv2.GaussianBlur(image, (0, 0), max(0.05 * diameter, 0.3))
+    sample = smooth[::2, ::2]
+    median = float(np.median(sample))
+    return max(1.4826 * float(np.median(np.abs(sample - median))), 1e-9)
