@@ -1,4 +1,4 @@
-"""Picks against labels."""
+"""Which pick is which label: one to one, by optimal assignment."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+#: Up to this many pairs of a pick and a label all are weighed in one assignment; beyond it only those within reach.
+_WHOLE = 4_000_000
+_FAR = 1e6
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ def match(
     """
     if len(picks) == 0 or len(labels) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    if len(picks) * len(labels) <= _WHOLE and reach < _FAR / 1e3:
+        # In one piece, so that of equally good pairings the one is taken that a plain assignment gives.
+        distance = cdist(picks, labels)
+        cost = np.where(distance <= reach, distance, _FAR)
+        rows, columns = linear_sum_assignment(cost)
+        good = cost[rows, columns] <= reach
+        return rows[good], columns[good]
     near = cKDTree(picks).sparse_distance_matrix(cKDTree(labels), reach, output_type="coo_matrix")
     i, j = near.row, near.col
     n, m = len(picks), len(labels)

@@ -1,0 +1,204 @@
+"""``cryosegnet evaluate``: compare picks with labels."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .parsing import say
+
+if TYPE_CHECKING:
+    from ..evaluation import SetScore
+
+HELP = "compare picks of any program with labels"
+
+_DESCRIPTION = """Compare sets of picks with labels: precision, recall, F1, average precision, Dice, offsets.
+
+PICKS is a file or folder of picks of any program (STAR, BOX, CBOX, CSV, Topaz's table, .cs), also a RELION job
+folder or what 'cryosegnet pick' wrote to; NAME=PICKS gives a set its name. Labels come in the same formats or as mask
+images. Micrographs are matched by their names; one with labels and no picks counts as missed."""
+
+_EPILOG = """examples:
+  cryosegnet evaluate --labels ManualPick/job004 --diameter 180 --pixel-size 1.06 picked AutoPick/job010
+  cryosegnet evaluate --labels labels/ --diameter 108px ours=picked topaz=topaz_picks.txt -o evaluation
+  cryosegnet evaluate --cryoppp cryoppp/ -o evaluation            picks by itself
+  cryosegnet evaluate --cryoppp cryoppp/10017 --picks crYOLO/CBOX
+
+written into DIR: evaluation.csv, evaluation.json, precision_recall.png, f1_threshold.png"""
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cryosegnet evaluate``."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    add = parser.add_argument
+    add("sets", metavar="[NAME=]PICKS", nargs="*", help="picks to judge")
+    add("--picks", metavar="[NAME=]PICKS", action="append", default=[], help="the same")
+    truth = parser.add_argument_group("labels").add_mutually_exclusive_group(required=True)
+    truth.add_argument("--labels", metavar="FOLDER|FILE", type=Path, help="where the particles really are")
+    truth.add_argument(
+        "--cryoppp", metavar="FOLDER", type=Path, help="data sets of CryoPPP; picks by itself where no PICKS is given"
+    )
+    rule = parser.add_argument_group("when a pick is right")
+    add = rule.add_argument
+    add(
+        "--diameter",
+        metavar="A|Npx",
+        type=_diameter,
+        help="particle diameter, angstrom, or pixels as 108px (default: from the labels)",
+    )
+    add("--pixel-size", metavar="A", type=_positive, help="angstrom per pixel of the labelled micrographs")
+    add("--max-distance", metavar="D", type=_positive, default=0.3, help="of the diameter (default: 0.3)")
+    add(
+        "--threshold",
+        metavar="[NAME=]S",
+        action="append",
+        type=_threshold,
+        default=[],
+        help="least score that counts, for all sets or the named one (default: all picks there are)",
+    )
+    frame = parser.add_argument_group("the micrographs")
+    add = frame.add_argument
+    add("--micrographs", metavar="FOLDER", type=Path, help="to take their shapes and pixel size from")
+    add("--shape", metavar=("NY", "NX"), type=_pixels, nargs=2, help="rows and columns, where they are all the same")
+    add("--flip-labels", action="store_true", help="exchange top and bottom of the labels")
+    add("--common", action="store_true", help="only micrographs that every set has picks of")
+    add("--limit", metavar="N", type=_pixels, help="the first N micrographs of each data set only")
+    method = parser.add_argument_group("picking, with --cryoppp and no PICKS")
+    method.add_argument("--weights", metavar="NAME|FILE", default="default", help="network (default: the built-in one)")
+    method.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="folder for CSV, JSON and curves")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Evaluate; 0 when it could be done."""
+    _check(args)
+    if args.cryoppp is not None:
+        from .evaluate_cryoppp import run
+
+        return run(args, named_sets([*args.sets, *args.picks]))
+    from ..evaluation.compare import Question, compare
+    from ..evaluation.report import notes, terminal
+
+    question = Question(
+        labels=args.labels,
+        sets=named_sets([*args.sets, *args.picks]),
+        diameter=args.diameter,
+        max_distance=args.max_distance,
+        pixel_size=args.pixel_size,
+        thresholds=dict(args.threshold),
+        shape=None if args.shape is None else (args.shape[0], args.shape[1]),
+        micrographs=args.micrographs,
+        flip_labels=args.flip_labels,
+        limit=args.limit,
+        common=args.common,
+    )
+    answer = compare(question)
+    say(terminal(answer.sets, answer.settings))
+    tell([*answer.notes, *(line for s in answer.sets for line in notes(s))])
+    if args.output is not None:
+        write(answer.sets, answer.settings, args.output)
+    return 0
+
+
+def write(sets: list[SetScore], settings: dict[str, Any], folder: Path) -> None:
+    """Write CSV, JSON and curves, and say so."""
+    from ..errors import CryoSegNetError
+    from ..evaluation.curves import draw
+    from ..evaluation.report import write_csv, write_json
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
+    write_csv(sets, folder / "evaluation.csv")
+    write_json(sets, settings, folder / "evaluation.json")
+    drawn = draw(sets, folder)
+    say(f"\nwritten: {', '.join(str(p) for p in (folder / 'evaluation.csv', folder / 'evaluation.json', *drawn))}")
+
+
+def tell(lines: list[str]) -> None:
+    """Print what has to be noticed."""
+    if lines:
+        say("\n" + "\n".join(f"note: {line}" for line in lines))
+
+
+def named_sets(words: list[str]) -> dict[str, Path]:
+    """Sets of picks by name: the given one, else the last part of the path that is no common word."""
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, rest = word.partition("=")
+        if equals and name and rest and not Path(word).exists():
+            path = Path(rest)
+        else:
+            path = Path(word)
+            name = _name(path)
+        if not str(path):
+            raise UsageError(f"{word!r} names no picks; give NAME=PICKS or PICKS")
+        unique, number = name, 2
+        while unique in found:
+            unique, number = f"{name} {number}", number + 1
+        found[unique] = path
+    return found
+
+
+def _name(path: Path) -> str:
+    parts = [p for p in path.absolute().parts if p not in ("/", "..", ".")]
+    while len(parts) > 1 and parts[-1].lower() in ("picks", "movies", "micrographs", "cbox", "star", "coords"):
+        parts.pop()
+    if not parts:
+        return str(path)
+    # RELION's job folders say little without the folder that they lie in.
+    return "/".join(parts[-2:]) if re.fullmatch(r"(job|J)\d+", parts[-1]) and len(parts) > 1 else parts[-1]
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.labels is not None and not (args.sets or args.picks):
+        raise UsageError("name the picks to judge after the options, as NAME=PICKS or PICKS")
+    if args.labels is not None and not args.labels.exists():
+        raise UsageError(f"--labels {args.labels}: no such file or folder; check the path")
+    if args.cryoppp is not None and args.micrographs is not None:
+        raise UsageError("--micrographs does not go with --cryoppp, whose data sets hold their own")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        raise UsageError(f"--output {args.output} is a file; name a folder")
+    names = set(named_sets([*args.sets, *args.picks]))
+    for name, _ in args.threshold:
+        if name is not None and name not in names:
+            raise UsageError(f"--threshold {name}=: there is no set of that name; the sets are {', '.join(names)}")
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text} is no number above zero")
+    return number
+
+
+def _pixels(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above zero")
+    return int(text)
+
+
+def _diameter(text: str) -> tuple[float, str]:
+    """A diameter and its unit, A or px."""
+    unit = "px" if text.lower().endswith("px") else "A"
+    number = text[:-2] if unit == "px" else text.rstrip("Aa")
+    return _positive(number), unit
+
+
+def _threshold(text: str) -> tuple[str | None, float]:
+    name, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no score; give S or NAME=S")
+    return (name if equals else None), value

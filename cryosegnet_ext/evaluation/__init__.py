@@ -1,0 +1,15 @@
+"""Picks against labels: pairing, measures, what is suspicious, and how it is shown."""
+
+from .matching import Agreement, agreement, match
+from .measures import Curve, MicrographScore, SetScore, score_micrograph, score_set
+
+__all__ = [
+    "Agreement",
+    "Curve",
+    "MicrographScore",
+    "SetScore",
+    "agreement",
+    "match",
+    "score_micrograph",
+    "score_set",
+]

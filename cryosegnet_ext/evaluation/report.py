@@ -1,0 +1,217 @@
+"""An evaluation as text for the terminal, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from ..atomic import write_atomic
+from .measures import MicrographScore, SetScore
+
+SCHEMA = 1
+
+AS_PUBLISHED = "as published (best of each over the micrographs; an upper end)"
+"""What the paper's statistic is called wherever it is shown."""
+
+_LONGEST = 40  # rows of micrographs that a terminal is given
+_NAMED = 5  # micrographs named in a note
+
+
+def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows as aligned text, the first one a header; the first ``left`` columns to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def terminal(sets: Sequence[SetScore], settings: dict[str, Any]) -> str:
+    """Everything a person wants to see first."""
+    parts = [_settings(settings), table([_HEADER, *(_row(s) for s in sets)])]
+    rows = [["mean over micrographs", "P", "R", "F1", "Dice"]]
+    rows += [[s.name, *(_3(s.mean[k]) for k in ("precision", "recall", "f1", "dice"))] for s in sets]
+    parts.append(table(rows))
+    rows = [[AS_PUBLISHED, "P", "R", "F1", "Dice"]]
+    rows += [
+        [s.name, *map(_3, (s.published.precision, s.published.recall, s.published.f1, s.published.dice))] for s in sets
+    ]
+    parts.append(table(rows))
+    if sum(len(s.micrographs) for s in sets) <= _LONGEST:
+        rows = [["micrograph", "set", "labels", "picks", "P", "R", "F1", "Dice", "offset px"]]
+        rows += [
+            _micrograph_row(m, s.name) for group in zip(*(s.micrographs for s in sets)) for m, s in zip(group, sets)
+        ]
+        parts.append(table(rows, left=2))
+    return "\n\n".join(parts)
+
+
+def notes(score: SetScore) -> list[str]:
+    """What has to be said about a set, one line each."""
+    lines = [f"{score.name}: {note}" for note in score.notes]
+    if score.missing:
+        lines.append(f"{score.name}: no picks for {_names(score.missing)}, counted as missed.")
+    if score.unlabelled:
+        lines.append(f"{score.name}: picks of {_names(score.unlabelled)} left out, as they have no labels.")
+    return lines
+
+
+def write_csv(sets: Sequence[SetScore], path: Path) -> None:
+    """One row a micrograph, then one for the total and one for the mean, for each set."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    columns = ["set", "micrograph", "labels", "picks", "right", "precision", "recall", "f1", "dice", "pixel_precision"]
+    columns += ["pixel_recall", "median_offset_px", "shift_x_px", "shift_y_px", "average_precision", "best_f1"]
+    columns += ["best_threshold", "missing"]
+    writer.writerow(columns)
+    for s in sets:
+        for m in s.micrographs:
+            row = _micrograph_values(m)
+            writer.writerow([s.name, m.name, *(_cell(row.get(c)) for c in columns[2:])])
+        for name, row in (("(total)", _total_values(s)), ("(mean)", s.mean)):
+            writer.writerow([s.name, name, *(_cell(row.get(c)) for c in columns[2:])])
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def as_json(sets: Sequence[SetScore], settings: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation for programs; numbers are not rounded."""
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "settings": settings,
+        "sets": [
+            {
+                "name": s.name,
+                "threshold": s.threshold,
+                "total": _total_values(s),
+                "mean": s.mean,
+                "as_published": {
+                    "what": AS_PUBLISHED,
+                    "precision": s.published.precision,
+                    "recall": s.published.recall,
+                    "f1": s.published.f1,
+                    "dice": s.published.dice,
+                },
+                "curve": _curve(s),
+                "notes": list(s.notes),
+                "missing": s.missing,
+                "unlabelled": list(s.unlabelled),
+                "micrographs": [{"name": m.name, **_micrograph_values(m)} for m in s.micrographs],
+            }
+            for s in sets
+        ],
+    }
+
+
+def write_json(sets: Sequence[SetScore], settings: dict[str, Any], path: Path) -> None:
+    """`as_json` in a file."""
+    write_atomic(path, json.dumps(as_json(sets, settings), indent=1) + "\n")
+
+
+_HEADER = ["total", "micrographs", "labels", "picks", "P", "R", "F1"]
+_HEADER += ["best F1", "at", "AP", "Dice", "offset px", "shift x, y px"]
+
+
+def _row(s: SetScore) -> list[str]:
+    name = s.name if s.threshold is None else f"{s.name} (>= {s.threshold:g})"
+    best, at = s.best or (None, None)
+    offset = "-" if s.median_offset is None else f"{s.median_offset:.1f}"
+    shift = "-" if s.shift is None else f"{s.shift[0]:+.1f}, {s.shift[1]:+.1f}"
+    cells = [name, str(len(s.micrographs)), str(s.labels), str(s.picks), _3(s.precision), _3(s.recall), _3(s.f1)]
+    return [*cells, _3(best), "-" if at is None else f"{at:.3g}", _3(s.average_precision), _3(s.dice), offset, shift]
+
+
+def _micrograph_row(m: MicrographScore, name: str) -> list[str]:
+    offset = _micrograph_values(m)["median_offset_px"]
+    picks = "none" if m.missing else str(m.picks)
+    cells = [m.name, name, str(m.labels), picks, _3(m.precision), _3(m.recall), _3(m.f1), _3(m.dice)]
+    return [*cells, "-" if offset is None else f"{offset:.1f}"]
+
+
+def _micrograph_values(m: MicrographScore) -> dict[str, Any]:
+    median = float(np.median(np.hypot(*m.offset.T))) if len(m.offset) else None
+    x, y = m.offset.mean(0).tolist() if len(m.offset) else (None, None)
+    return {
+        "labels": m.labels,
+        "picks": m.picks,
+        "right": m.right,
+        "precision": m.precision,
+        "recall": m.recall,
+        "f1": m.f1,
+        "dice": m.dice,
+        "pixel_precision": m.pixel_precision,
+        "pixel_recall": m.pixel_recall,
+        "median_offset_px": median,
+        "shift_x_px": x,
+        "shift_y_px": y,
+        "missing": m.missing,
+    }
+
+
+def _total_values(s: SetScore) -> dict[str, Any]:
+    x, y = s.shift or (None, None)
+    best, at = s.best or (None, None)
+    return {
+        "micrographs": len(s.micrographs),
+        "labels": s.labels,
+        "picks": s.picks,
+        "right": s.right,
+        "precision": s.precision,
+        "recall": s.recall,
+        "f1": s.f1,
+        "average_precision": s.average_precision,
+        "best_f1": best,
+        "best_threshold": at,
+        "dice": s.dice,
+        "median_offset_px": s.median_offset,
+        "shift_x_px": x,
+        "shift_y_px": y,
+    }
+
+
+def _curve(s: SetScore) -> dict[str, list[float]] | None:
+    if not s.has_scores:
+        return None
+    curve = s.curve
+    columns = {"threshold": curve.threshold, "precision": curve.precision, "recall": curve.recall, "f1": curve.f1}
+    return {name: values.tolist() for name, values in columns.items()}
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    pixel_size = settings.get("pixel_size")
+    diameter = settings["diameter_px"]
+    size = f"{diameter:.0f} px" + (f" ({diameter * pixel_size:.0f} A)" if pixel_size else "")
+    share = settings["max_distance"]
+    return (
+        f"A pick is right within {share:g} diameters = {share * diameter:.1f} px of a label, one to one; "
+        f"diameter {size}, {settings['diameter_from']}."
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    names = list(names)
+    if len(names) == 1:
+        return names[0]
+    shown = ", ".join(names[:_NAMED])
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{len(names)} micrographs ({shown}{more})"
+
+
+def _3(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return int(value)
+    return f"{value:.6g}" if isinstance(value, float) else value

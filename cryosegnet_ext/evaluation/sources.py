@@ -1,0 +1,298 @@
+"""Where labels and picks come from: files, folders of files, tables of many micrographs, RELION's job folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CryoSegNetError
+from ..formats import READABLE, read_many
+from ..inputs import STATE_FOLDER
+from ..micrograph import read_shape
+from ..picks import Picks
+from .masks import MASK_SUFFIXES, read_mask
+from .names import assign, stem_of
+
+Shape = tuple[int, int]
+
+#: Of one micrograph's picks in several formats, the first of these is read.
+PREFERRED = (".star", ".cs", ".csv", ".cbox", ".box", ".txt", ".tsv")
+_WORDS = {
+    ".star": ("_rlnCoordinateX",),
+    ".cbox": ("_CoordinateX",),
+    ".csv": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
+    ".cs": ("location/center_x_frac",),
+    ".txt": ("x_coord", "x"),
+    ".tsv": ("x_coord", "x"),
+}
+_HEAD = 65536
+
+
+@dataclass
+class Found:
+    """Picks or labels of some micrographs.
+
+    Attributes
+    ----------
+    tables
+        Picks by the micrograph's stem.
+    files
+        Where those of each stem were read.
+    notes
+        What was odd, one sentence each.
+    """
+
+    tables: dict[str, Picks] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_labels(
+    path: str | Path,
+    shapes: Mapping[str, Shape] | None = None,
+    pixel_size: float | None = None,
+    shape: Shape | None = None,
+) -> Found:
+    """Read the labels of a file or of a folder with its subfolders.
+
+    Parameters
+    ----------
+    path
+        A STAR, CSV, BOX, CBOX, Topaz or .cs file, a mask image, or a folder of them.
+    shapes
+        (ny, nx) of micrographs by stem, so that reduced masks can be scaled to them.
+    pixel_size
+        Angstrom per pixel, for files that do not carry it.
+    shape
+        (ny, nx) of micrographs that are not in ``shapes``.
+
+    Raises
+    ------
+    CryoSegNetError
+        There are none, one cannot be read, or two files are of one micrograph.
+    """
+    path = _existing(Path(path))
+    if path.is_dir():
+        files = list(_candidates(path, masks=True))
+        if not files:
+            hint = "; it has the layout of CryoPPP: use --cryoppp" if any(path.glob("**/ground_truth")) else ""
+            raise CryoSegNetError(f"{path}: there are no labels in this folder or below it{hint}.")
+    else:
+        files = [path]
+    found = Found()
+    for file in files:
+        if _is_mask(file):
+            stem = stem_of(file.name)
+            tables = {stem: read_mask(file, (shapes or {}).get(stem, shape))}
+        else:
+            tables = {stem_of(name): table for name, table in read_many(file, pixel_size).items()}
+            if not tables:
+                tables = {stem_of(file.name): Picks.empty(pixel_size)}
+        for stem, table in tables.items():
+            if stem in found.tables:
+                raise CryoSegNetError(
+                    f"micrograph {stem} has labels twice, in {found.files[stem]} and {file}: give one folder of labels."
+                )
+            found.tables[stem], found.files[stem] = table, file
+    return found
+
+
+def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None = None) -> Found:
+    """Read the picks of the labelled micrographs.
+
+    Parameters
+    ----------
+    path
+        A file of one or many micrographs, a folder with subfolders (also a RELION job's), or what ``cryosegnet pick``
+        wrote to.
+    stems
+        Of the labelled micrographs. Picks of others are kept under their own stems where a table holds them, and not
+        read where they are files of their own.
+    pixel_size
+        Angstrom per pixel, for files that do not carry it.
+
+    Raises
+    ------
+    CryoSegNetError
+        There are no picks, one cannot be read, or none is of a labelled micrograph.
+    """
+    path = _existing(Path(path))
+    if path.is_dir():
+        folder = path / "picks" if (path / "picks").is_dir() and _ours(path) else path
+        files = list(_candidates(folder, masks=False))
+    else:
+        files = _listed(path) or [path]
+    if not files:
+        raise CryoSegNetError(f"{path}: there are no pick files in this folder or below it; check the path.")
+    found = Found()
+    named = assign([file.name for file in files], stems) if path.is_dir() or len(files) > 1 else {}
+    others: list[str] = []
+    for file in files:
+        stem = named.get(file.name)
+        if stem is not None:
+            _add_file(found, stem, file, pixel_size)
+    if not found.tables:
+        for file in files:
+            others += _add_table(found, file, stems, pixel_size)
+    elif unmatched := sorted({stem_of(f.name) for f in files if f.name not in named}):
+        others += unmatched
+    if not any(stem in found.tables for stem in stems):
+        raise CryoSegNetError(_nothing_in_common(path, others, stems))
+    return found
+
+
+def picks_of_others(found: Found, stems: Collection[str]) -> list[str]:
+    """Micrographs that have picks and no labels."""
+    return [stem for stem in found.tables if stem not in stems]
+
+
+def read_shapes(folder: str | Path, stems: Collection[str]) -> dict[str, Shape]:
+    """Shapes (ny, nx) of the micrographs below a folder, by stem, of those that are asked for; from their headers.
+
+    Raises
+    ------
+    CryoSegNetError
+        The folder is missing, or a micrograph's header cannot be read.
+    """
+    from ..inputs import expand_inputs
+
+    inputs = expand_inputs([str(folder)])
+    named = assign([Path(one.path).name for one in inputs], stems)
+    return {named[one.path.name]: read_shape(one.path) for one in inputs if one.path.name in named}
+
+
+def with_shapes(tables: Mapping[str, Picks], shapes: Mapping[str, Shape]) -> dict[str, Picks]:
+    """The same picks, with the shapes of the micrographs where they are known."""
+    return {stem: replace(p, shape=shapes[stem]) if stem in shapes else p for stem, p in tables.items()}
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise CryoSegNetError(f"{path}: no such file or folder; check the path.")
+    return path
+
+
+def _ours(folder: Path) -> bool:
+    return (folder / STATE_FOLDER).is_dir() or (folder / "summary.json").is_file()
+
+
+def _is_mask(file: Path) -> bool:
+    return file.suffix.lower() in MASK_SUFFIXES
+
+
+def _candidates(folder: Path, masks: bool) -> Iterator[Path]:
+    """Files with coordinates below a folder, in order of their paths; of one micrograph's the preferred format only."""
+    best: dict[Path, Path] = {}
+    for file in _walk(folder):
+        suffix = file.suffix.lower()
+        if not (suffix in READABLE or (masks and _is_mask(file))) or not _holds_coordinates(file):
+            continue
+        key = file.with_suffix("") if suffix in READABLE else file.with_name(stem_of(file.name))
+        if key not in best or _rank(file) < _rank(best[key]):
+            best[key] = file
+    yield from sorted(best.values())
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for top, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        yield from (Path(top, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _rank(file: Path) -> int:
+    suffix = file.suffix.lower()
+    return PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED)
+
+
+def _holds_coordinates(file: Path) -> bool:
+    """Whether the head of a file names coordinates; job folders hold other STAR files, and lists and logs."""
+    words = _WORDS.get(file.suffix.lower())
+    if words is None:
+        return True
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return True  # reading it whole says what is wrong
+    if file.suffix.lower() in (".star", ".cbox", ".cs"):
+        return words[0] in head
+    columns = head.split("\n", 1)[0].lower().replace(";", ",").replace("\t", ",").split(",")
+    return any(column.strip() in words for column in columns)
+
+
+def _listed(path: Path) -> list[Path] | None:
+    """The coordinate files that RELION 4's autopick.star or manualpick.star lists; None for any other file."""
+    if path.suffix.lower() != ".star":
+        return None
+    try:
+        if b"_rlnMicrographCoordinates" not in path.read_bytes()[:_HEAD]:
+            return None
+    except OSError:
+        return None
+    import starfile
+
+    try:
+        tables = starfile.read(path, always_dict=True).values()
+        names = next([str(n) for n in t["rlnMicrographCoordinates"]] for t in tables if "rlnMicrographCoordinates" in t)
+    except Exception as error:
+        raise CryoSegNetError(
+            f"{path}: its list of coordinate files cannot be read; give the folder itself."
+        ) from error
+    # The names are relative to the project, some folders above this file.
+    for root in (Path(), *path.absolute().parents):
+        there = [root / name for name in names if (root / name).exists()]
+        if there:
+            return there
+    raise CryoSegNetError(f"{path}: none of the coordinate files that it lists is there; give the folder of them.")
+
+
+def _add_file(found: Found, stem: str, file: Path, pixel_size: float | None) -> None:
+    if stem in found.tables:
+        exact, other = sorted((found.files[stem], file), key=lambda f: (len(f.name), str(f)))
+        found.notes.append(f"micrograph {stem} has picks in {exact} and in {other}; the first was taken.")
+        if exact != file:
+            return
+    tables = read_many(file, pixel_size)
+    if len(tables) > 1:
+        raise CryoSegNetError(f"{file}: it holds picks of {len(tables)} micrographs; give this file by itself.")
+    found.tables[stem], found.files[stem] = next(iter(tables.values()), Picks.empty(pixel_size)), file
+
+
+def _add_table(found: Found, file: Path, stems: Collection[str], pixel_size: float | None) -> list[str]:
+    """Add the picks of a file that may be of many micrographs; the stems of those that are not labelled."""
+    tables = read_many(file, pixel_size)
+    if not tables:
+        tables = {file.stem: Picks.empty(pixel_size)}
+    named = assign(tables, stems)
+    if len(tables) == 1 and len(stems) == 1 and not named and "rlnMicrographName" not in _head(file):
+        # One file of picks and one of labels, whatever they are called.
+        named = {next(iter(tables)): next(iter(stems))}
+        found.notes.append(f"{file.name} was taken for the micrograph {next(iter(stems))}, as each holds just one.")
+    for name, table in tables.items():
+        stem = named.get(name, stem_of(name))
+        if stem in found.tables:
+            first = found.tables[stem]
+            x, y, diameter, scores = (
+                np.r_[getattr(first, c), getattr(table, c)] for c in ("x", "y", "diameter", "score")
+            )
+            table = Picks(x, y, diameter, scores, first.pixel_size, first.shape)
+        found.tables[stem], found.files[stem] = table, file
+    return [stem_of(name) for name in tables if name not in named]
+
+
+def _head(file: Path) -> str:
+    return file.read_bytes()[:_HEAD].decode(errors="replace")
+
+
+def _nothing_in_common(path: Path, others: Iterable[str], stems: Collection[str]) -> str:
+    picked = sorted(set(others))
+    shown = ", ".join(picked[:2]) + (", ..." if len(picked) > 2 else "")
+    labelled = ", ".join(sorted(stems)[:2]) + (", ..." if len(stems) > 2 else "")
+    return (
+        f"{path}: none of its picks ({shown or 'no names'}) is of a labelled micrograph ({labelled}): "
+        "rename the files so that a pick file begins with its micrograph's name."
+    )
