@@ -107,7 +107,13 @@ class Run:
         return Picks.empty(record.pixel_size)
 
 
-def collect(output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), stars: Sequence[str] = ()) -> Run:
+def collect(
+    output: str | Path,
+    *,
+    command: Sequence[Mapping[str, Any]] = (),
+    stars: Sequence[str] = (),
+    fallback: Sequence[Mapping[str, Any]] = (),
+) -> Run:
     """Read the journal of an output folder and the input STAR files.
 
     Parameters
@@ -117,6 +123,8 @@ def collect(output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), st
     command, stars
         Commands to show and micrographs STAR files of the input; where they are not given, those of the last report of
         this folder.
+    fallback
+        Commands to show where there is no last report.
 
     Raises
     ------
@@ -131,7 +139,10 @@ def collect(output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), st
             f"{output}: nothing was picked into this folder; give the folder of `cryosegnet pick -o`."
         )
     notes = _read_notes(output)
-    notes = {"command": list(command) or notes.get("command", []), "stars": list(stars) or notes.get("stars", [])}
+    notes = {
+        "command": list(command) or notes.get("command") or list(fallback),
+        "stars": list(stars) or notes.get("stars", []),
+    }
     return Run(output, settings, records, read_columns(notes["stars"]), notes)
 
 

@@ -23,14 +23,20 @@ _SCRIPTS = ("model.js", "charts.js", "draw.js", "stage.js", "gallery.js", "contr
 _VIEW_SCRIPTS = ("edit.js",)
 
 
-def write_report(output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), stars: Sequence[str] = ()) -> Path:
+def write_report(
+    output: str | Path,
+    *,
+    command: Sequence[Mapping[str, Any]] = (),
+    stars: Sequence[str] = (),
+    fallback: Sequence[Mapping[str, Any]] = (),
+) -> Path:
     """Write ``report.html`` into the folder of a run.
 
     Parameters
     ----------
     output
         Folder that was picked into.
-    command, stars
+    command, stars, fallback
         As for `collect`.
 
     Returns
@@ -43,7 +49,7 @@ def write_report(output: str | Path, *, command: Sequence[Mapping[str, Any]] = (
     CryoSegNetError
         Nothing was picked into the folder, or the page cannot be written.
     """
-    run = collect(output, command=command, stars=stars)
+    run = collect(output, command=command, stars=stars, fallback=fallback)
     data = pack(run)
     path = run.output / NAME
     write_atomic(path, make_page(data))
@@ -84,11 +90,17 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
     names = _SCRIPTS if view is None else (*_SCRIPTS, *_VIEW_SCRIPTS)
     script = '"use strict";\n(() => {\n' + "\n".join(_text(name) for name in names) + "\nstart();\n})();\n"
     everything = {**data, "view": view, "version": __version__, "created": time.strftime("%Y-%m-%d %H:%M")}
-    connect = "'self'" if view is not None else "'none'"
-    policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
-        f"img-src data: blob: {connect if view is not None else ''}; connect-src {connect}; base-uri 'none'; form-action 'none'"
-    )
+    server = "'self'" if view is not None else ""
+    rules = {
+        "default-src": "'none'",
+        "script-src": f"'{_hash(script)}'",
+        "style-src": f"'{_hash(style)}'",
+        "img-src": f"data: blob: {server}",
+        "connect-src": server or "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    policy = "; ".join(f"{name} {value}".rstrip() for name, value in rules.items())
     page = _text("page.html")
     for mark, text in (
         ("POLICY", html.escape(policy, quote=True)),

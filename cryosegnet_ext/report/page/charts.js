@@ -22,20 +22,27 @@ function ticks(low, high, count = 4) {
   return found;
 }
 
+// Round numbers for a square-root axis, whose low end has room for more.
+const rootTicks = (high) => [0, 0.06, 0.3, 1].map((share) => {
+  const power = 10 ** Math.floor(Math.log10(high * share || 1));
+  return share ? Math.floor((high * share) / power) * power : 0;
+}).filter((v, k, all) => k === 0 || v > all[k - 1]);
+
 const short = (v) => (Math.abs(v) >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toPrecision(3)}k` : `${+v.toPrecision(4)}`);
 
-function axes(canvas, xs, ys, xLabel = "") {
+function axes(canvas, xs, ys, xLabel = "", root = false) {
   const { ctx, width, height } = surface(canvas);
   const box = { left: 40, right: width - 8, top: 6, bottom: height - (xLabel ? 30 : 18) };
   const x = (v) => box.left + ((v - xs[0]) / (xs[1] - xs[0] || 1)) * (box.right - box.left);
-  const y = (v) => box.bottom - ((v - ys[0]) / (ys[1] - ys[0] || 1)) * (box.bottom - box.top);
+  const bend = root ? Math.sqrt : (v) => v;
+  const y = (v) => box.bottom - (bend(v - ys[0]) / bend(ys[1] - ys[0] || 1)) * (box.bottom - box.top);
   ctx.font = "11px system-ui, sans-serif";
   ctx.strokeStyle = colour("line");
   ctx.fillStyle = colour("quiet");
   ctx.lineWidth = 1;
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
-  for (const v of ticks(ys[0], ys[1], 3)) {
+  for (const v of root ? rootTicks(ys[1]) : ticks(ys[0], ys[1], 3)) {
     ctx.beginPath(); ctx.moveTo(box.left, Math.round(y(v)) + 0.5); ctx.lineTo(box.right, Math.round(y(v)) + 0.5); ctx.stroke();
     ctx.fillText(short(v), box.left - 5, y(v));
   }
@@ -57,9 +64,9 @@ function vertical(frame, value, name) {
   ctx.beginPath(); ctx.moveTo(frame.x(value), box.top); ctx.lineTo(frame.x(value), box.bottom); ctx.stroke();
 }
 
-function histogram(canvas, bins, low, high, inside) {
+function histogram(canvas, bins, low, high, inside, root) {
   const top = Math.max(1, ...bins);
-  const frame = axes(canvas, [low, high], [0, top * 1.05]);
+  const frame = axes(canvas, [low, high], [0, top * 1.05], "", root);
   const { ctx, x, y, box } = frame;
   const step = (high - low) / bins.length;
   bins.forEach((value, b) => {
@@ -75,7 +82,7 @@ function histogram(canvas, bins, low, high, inside) {
 function drawScores() {
   const t = levels[state.t];
   const canvas = at("chart-score");
-  const frame = histogram(canvas, totals.scoreAll, 0, 1, (low, high) => (low + high) / 2 >= t);
+  const frame = histogram(canvas, totals.scoreAll, 0, 1, (low, high) => (low + high) / 2 >= t, true);
   vertical(frame, t, "warn");
   if (levels[data.floor] > 0.0005) {
     frame.ctx.fillStyle = colour("quiet");
@@ -196,7 +203,7 @@ function startCharts() {
   };
   score.addEventListener("pointerdown", drag);
   score.addEventListener("pointermove", drag);
-  at("score-note").textContent = "(click to set the threshold)";
+  at("score-note").textContent = "(square-root scale; click to set the threshold)";
   at("size-note").textContent = `(${unit}, at this threshold)`;
   for (const c of data.columns) at("column").add(new Option(c.label, c.key));
   at("figure-column").hidden = !data.columns.length;

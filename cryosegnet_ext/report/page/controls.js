@@ -81,6 +81,9 @@ function showCommands(t) {
       b.textContent = part.value === "threshold" ? tidy(t) : sizeText;
       return b;
     }));
+    // The threshold is what changes: it must be in sight.
+    const bold = code.querySelector("b");
+    if (bold) code.scrollLeft = Math.max(0, bold.offsetLeft - code.offsetLeft + bold.offsetWidth + 60 - code.clientWidth);
     row.querySelector(".note").textContent = limited() && !row.parts.some((p) => p.value === "sizes") ? "(without the size limits)" : "";
   }
 }
@@ -181,6 +184,8 @@ function start() {
   if (view) startEditing();
   const layout = () => document.documentElement.style.setProperty("--head", `${Math.round(document.querySelector("header").offsetHeight) + 12}px`);
   layout();
+  const shape = median(micrographs.filter((m) => m.width).map((m) => m.width / m.height)) || 1;
+  at("gallery").style.setProperty("--aspect", String(Math.max(0.6, Math.min(1.6, shape))));
   refresh();
   let width = 0;
   window.addEventListener("resize", () => { layout(); if (width !== innerWidth) { width = innerWidth; schedule(); } });

@@ -144,6 +144,8 @@ function showChips() {
   if (focused) { const b = parent.querySelector(`[data-flag="${focused}"]`); if (b) b.focus(); }
   const beyond = data.others.micrographs;
   const parts = [];
+  if (view && view.blank) parts.push(`Open a micrograph, click on the centres of the particles, press S. The labels go to ${view.target}.`);
+  else if (view) parts.push(`Open a micrograph to add and remove picks; what you save goes to ${view.target}, the run's own picks stay.`);
   if (gallery.filter in FLAGS) parts.push(`${FLAGS[gallery.filter][0]}: ${FLAGS[gallery.filter][1]}.`);
   if (beyond) parts.push(`${number(micrographs.length)} micrographs are shown, those with the fewest and the most picks and others spread evenly; ${number(beyond)} more are counted.`);
   if (data.totals.failed > failures.length) parts.push(`${number(failures.length)} of ${number(data.totals.failed)} failures are listed; failed.csv has all.`);

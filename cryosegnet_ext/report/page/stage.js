@@ -94,8 +94,8 @@ function describe(m) {
   if (m.flag) facts.push(FLAGS[m.flag][0].toLowerCase());
   if (m.pixel) facts.push(`${+m.pixel.toPrecision(4)} Å per pixel`);
   if (m.width && !m.guessed) facts.push(`${m.width} × ${m.height} pixels`);
-  for (const c of data.columns) if (m.values[c.key] !== null) facts.push(`${c.label.replace(/ \(.*/, "").toLowerCase()} ${short(m.values[c.key])}${c.unit ? ` ${c.unit}` : ""}`);
-  const text = facts.join("  ·  ") + (view ? "" : "  ·  scroll or + − zooms, arrows move, 0 fits, H hides the circles");
+  for (const c of data.columns) if (m.values[c.key] !== null) facts.push(`${c.label.replace(/ \(.*/, "").replace(/^[A-Z](?=[a-z])/, (a) => a.toLowerCase())} ${short(m.values[c.key])}${c.unit ? ` ${c.unit}` : ""}`);
+  const text = facts.join("  ·  ") + (view ? "  ·  click adds or removes a pick; arrows and Space do so by keyboard; S saves, U undoes, N and P turn, H hides the circles" : "  ·  scroll or + − zooms, arrows move, 0 fits, H hides the circles");
   if (at("large-about").textContent !== text) at("large-about").textContent = text;
   at("stage").setAttribute("aria-label", `Micrograph ${m.name} with ${m.count} picks`);
 }
@@ -150,5 +150,5 @@ function startStage() {
   at("large-close").addEventListener("click", () => at("large").close());
   at("large-previous").addEventListener("click", () => move(-1));
   at("large-next").addEventListener("click", () => move(1));
-  new ResizeObserver(() => { if (stage.m) drawStage(); }).observe(canvas);
+  new ResizeObserver(() => { if (!stage.m) return; if (stage.scale === stage.fitted) fit(); else drawStage(); }).observe(canvas);
 }

@@ -1,0 +1,193 @@
+// Only with the viewer's server: adding and removing picks, and saving them.
+const editing = { diameter: view ? view.diameter : 0, cursor: null, undo: new Map(), saving: new Set(), status: "" };
+
+function picksOf(m) {
+  const picks = [];
+  eachPick(m, (x, y, d, s) => picks.push({ x, y, d, s }));
+  return picks;
+}
+
+function change(m, picks) {
+  const past = editing.undo.get(m.i) || [];
+  past.push(edits.has(m.i) ? edits.get(m.i).picks : null);
+  if (past.length > 200) past.shift();
+  editing.undo.set(m.i, past);
+  edits.set(m.i, { picks, dirty: true, saved: Boolean(edits.get(m.i) && edits.get(m.i).saved) });
+  afterChange(m);
+}
+
+function afterChange(m) {
+  m.count = picksOf(m).length;
+  editing.status = "";
+  showEditing(m);
+  drawStage();
+}
+
+function toggle(m, x, y) {
+  if (x < 0 || y < 0 || x > m.width - 1 || y > m.height - 1) return;
+  const picks = picksOf(m);
+  let hit = -1, least = Infinity;
+  picks.forEach((pick, k) => {
+    const reach = Math.max((diameterInPixels(m, pick.d) || 0) / 2, 7 / stage.scale);
+    const distance = Math.hypot(pick.x - x, pick.y - y);
+    if (distance < reach && distance < least) { least = distance; hit = k; }
+  });
+  if (hit >= 0) picks.splice(hit, 1);
+  else picks.push({ x: Math.round(x), y: Math.round(y), d: editing.diameter, s: 1 });
+  change(m, picks);
+}
+
+const toMicrograph = (left, top) => [(left - stage.left) / stage.scale - 0.5, (top - stage.top) / stage.scale - 0.5];
+
+function clickStage(left, top) {
+  editing.cursor = null;
+  toggle(stage.m, ...toMicrograph(left, top));
+}
+
+function undo() {
+  const m = stage.m, past = editing.undo.get(m.i);
+  if (!past || !past.length) return;
+  const picks = past.pop();
+  const saved = Boolean(edits.get(m.i) && edits.get(m.i).saved);
+  if (picks === null && !saved) edits.delete(m.i);
+  else edits.set(m.i, { picks: picks || runPicks(m), dirty: true, saved });
+  afterChange(m);
+}
+
+function runPicks(m) {
+  const edited = edits.get(m.i);
+  edits.delete(m.i);
+  const picks = picksOf(m);
+  if (edited) edits.set(m.i, edited);
+  return picks;
+}
+
+async function post(address, body) {
+  const answer = await fetch(address, {
+    method: "POST", headers: { "Content-Type": "application/json", "X-CryoSegNet-Token": view.token }, body: JSON.stringify(body),
+  });
+  const text = await answer.text();
+  if (!answer.ok) throw new Error(text || `the server answered ${answer.status}`);
+  return JSON.parse(text);
+}
+
+async function save(m) {
+  const picks = picksOf(m);
+  try {
+    const saved = await post(`save/${m.i}`, { picks: picks.map((p) => [p.x, p.y, Number.isFinite(p.d) ? p.d : null, p.s]) });
+    const now = edits.get(m.i);
+    // What was changed while the answer was on its way is not saved yet.
+    const later = now && now.dirty && now.picks.length !== picks.length;
+    edits.set(m.i, { picks: later ? now.picks : picks, dirty: Boolean(later), saved: true });
+    editing.status = `saved ${saved.path}`;
+  } catch (error) {
+    editing.status = `not saved: ${error.message}`;
+  }
+  if (stage.m === m) { m.count = picksOf(m).length; showEditing(m); drawStage(); } else refresh();
+}
+
+async function discard(m) {
+  try {
+    await post(`discard/${m.i}`, {});
+  } catch (error) {
+    editing.status = `not discarded: ${error.message}`;
+    showEditing(m);
+    return;
+  }
+  edits.delete(m.i);
+  editing.undo.delete(m.i);
+  afterChange(m);
+  editing.status = "edits discarded";
+  showEditing(m);
+}
+
+function enterEditing(m) {
+  const before = editing.current;
+  if (before && before !== m) leaveEditing(before);
+  editing.current = m;
+  editing.cursor = null;
+  editing.status = "";
+  showEditing(m);
+}
+
+function leaveEditing(m) {
+  if (edits.has(m.i) && edits.get(m.i).dirty) save(m);
+}
+
+function showEditing(m) {
+  const edited = edits.get(m.i);
+  at("edit-save").textContent = edited && !edited.dirty ? "Saved" : "Save";
+  at("edit-undo").disabled = !(editing.undo.get(m.i) || []).length;
+  at("edit-discard").disabled = !edited;
+  at("edit-status").textContent = editing.status || (edited ? (edited.dirty ? "changed, not saved" : "") : "");
+}
+
+function drawCursor(ctx) {
+  if (!editing.cursor) return;
+  const x = (editing.cursor.x + 0.5) * stage.scale + stage.left, y = (editing.cursor.y + 0.5) * stage.scale + stage.top;
+  for (const [width, style] of [[4, "#000"], [2, "#fff"]]) {
+    ctx.lineWidth = width; ctx.strokeStyle = style;
+    ctx.beginPath(); ctx.moveTo(x - 12, y); ctx.lineTo(x + 12, y); ctx.moveTo(x, y - 12); ctx.lineTo(x, y + 12); ctx.stroke();
+  }
+}
+
+function moveCursor(dx, dy, far) {
+  const box = at("stage").getBoundingClientRect(), m = stage.m;
+  if (!editing.cursor) {
+    const [x, y] = toMicrograph(box.width / 2, box.height / 2);
+    editing.cursor = { x: Math.round(x), y: Math.round(y) };
+  }
+  const step = Math.max(1, Math.round((far ? 40 : 6) / stage.scale));
+  editing.cursor.x = Math.max(0, Math.min(m.width - 1, editing.cursor.x + dx * step));
+  editing.cursor.y = Math.max(0, Math.min(m.height - 1, editing.cursor.y + dy * step));
+  // Keep it in sight.
+  const x = editing.cursor.x * stage.scale + stage.left, y = editing.cursor.y * stage.scale + stage.top;
+  if (x < 20) stage.left += 80; if (x > box.width - 20) stage.left -= 80;
+  if (y < 20) stage.top += 80; if (y > box.height - 20) stage.top -= 80;
+  drawStage();
+}
+
+function editKey(event) {
+  if (event.target.tagName === "INPUT" || event.target.tagName === "SELECT") return false;
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  const key = event.key.toLowerCase();
+  const onStage = event.target === at("stage");
+  if (arrows && !event.altKey && onStage) moveCursor(...arrows, event.shiftKey);
+  else if ((key === " " || key === "enter") && onStage && editing.cursor) toggle(stage.m, editing.cursor.x, editing.cursor.y);
+  else if (key === "s" && !event.altKey) save(stage.m);
+  else if (key === "u" || (key === "z" && (event.ctrlKey || event.metaKey))) undo();
+  else return false;
+  event.preventDefault();
+  return true;
+}
+
+function startEditing() {
+  for (const [i, picks] of Object.entries(view.edited)) {
+    edits.set(+i, { picks: picks.map(([x, y, d, s]) => ({ x, y, d: d === null ? NaN : d, s })), dirty: false, saved: true });
+  }
+  const tools = at("large-tools");
+  const make = (kind, id, properties) => {
+    const element = Object.assign(document.createElement(kind), { id, ...properties });
+    tools.append(element);
+    return element;
+  };
+  make("span", "edit-status", { className: "quiet" }).setAttribute("role", "status");
+  const label = make("label", "edit-size-label", { textContent: `New circles (${unit}) ` });
+  const input = Object.assign(document.createElement("input"), { id: "edit-diameter", type: "number", min: 1, step: 1, value: Math.round(editing.diameter) });
+  input.addEventListener("input", () => { if (+input.value >= 1) editing.diameter = +input.value; });
+  label.append(input);
+  const smoothing = make("label", "smooth-label", { textContent: "Smoothing " });
+  const select = Object.assign(document.createElement("select"), { id: "smooth" });
+  ["none", "light", "strong"].forEach((name, k) => select.add(new Option(name, k, k === 1, k === 1)));
+  select.addEventListener("change", drawStage);
+  smoothing.append(select);
+  make("button", "edit-undo", { type: "button", textContent: "Undo", title: "Undo (U)" }).addEventListener("click", undo);
+  make("button", "edit-discard", { type: "button", textContent: "Discard edits", title: "Back to the run's picks; removes the saved file" }).addEventListener("click", () => discard(stage.m));
+  make("button", "edit-save", { type: "button", className: "primary", textContent: "Save", title: "Save (S)" }).addEventListener("click", () => save(stage.m));
+  at("stage").classList.add("editing");
+  at("large").addEventListener("close", () => { if (editing.current) leaveEditing(editing.current); editing.current = null; });
+  window.addEventListener("beforeunload", (event) => {
+    if (Array.from(edits.values()).some((e) => e.dirty)) event.preventDefault();
+  });
+  document.body.classList.toggle("blank", view.blank);
+}
