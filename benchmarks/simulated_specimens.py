@@ -11,6 +11,7 @@ count.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import numpy as np
 from train_default import specimen_stacks
@@ -18,10 +19,26 @@ from train_default import specimen_stacks
 from cryosegnet_ext import Picker
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.simulation.micrograph import Scene, simulate_micrograph
+from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from cryosegnet_ext.simulation.optics import Optics
 
 SHAPE, PIXEL_SIZE = (1536, 1792), 1.5
+
+
+def scenes(count: int) -> Iterator[tuple[ProjectionStack, list[Micrograph], list[np.ndarray]]]:
+    """Each held-out specimen with its micrographs and the (n, 2) of x, y of their particles."""
+    for number, stack in enumerate(specimen_stacks("test", views=40)):
+        images, truths = [], []
+        for i in range(count):
+            rng = np.random.default_rng([5, number, i])
+            defocus = float(rng.uniform(12000, 24000))
+            optics = Optics(defocus_u=defocus, defocus_v=defocus * 0.98)
+            junk = i % 2
+            scene = Scene(coverage=0.2, ice_blobs=4 * junk, carbon=0.15 * junk, contrast=0.8, optics=optics)
+            image, truth = simulate_micrograph([stack], scene, SHAPE, PIXEL_SIZE, 1000 * number + i)
+            images.append(Micrograph(image, PIXEL_SIZE, f"{stack.name} {i}"))
+            truths.append(np.c_[truth.x, truth.y])
+        yield stack, images, truths
 
 
 def main() -> None:
@@ -31,17 +48,7 @@ def main() -> None:
     picker = Picker()
     print("| specimen | diameter, A | estimated | particles | precision | recall | F1 |")
     print("|---|---|---|---|---|---|---|")
-    for number, stack in enumerate(specimen_stacks("test", views=40)):
-        images, truths = [], []
-        for i in range(a.micrographs):
-            rng = np.random.default_rng([5, number, i])
-            defocus = float(rng.uniform(12000, 24000))
-            optics = Optics(defocus_u=defocus, defocus_v=defocus * 0.98)
-            junk = i % 2
-            scene = Scene(coverage=0.2, ice_blobs=4 * junk, carbon=0.15 * junk, contrast=0.8, optics=optics)
-            image, truth = simulate_micrograph([stack], scene, SHAPE, PIXEL_SIZE, 1000 * number + i)
-            images.append(Micrograph(image, PIXEL_SIZE, f"{stack.name} {i}"))
-            truths.append(np.c_[truth.x, truth.y])
+    for stack, images, truths in scenes(a.micrographs):
         diameter = picker.estimate_diameter(images)
         total = np.zeros(3)
         rim = 0.5 * stack.diameter / PIXEL_SIZE

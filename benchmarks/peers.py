@@ -1,0 +1,154 @@
+"""Our picker and others on the same held-out micrographs, in one table.
+
+    python benchmarks/peers.py --cache peers_cache --topaz topaz_environment/bin/topaz
+
+- ours, default options, the size estimated by the program, and the true size given;
+- RELION's LoG picker (`relion_autopick --LoG`), given the true diameter -20 % and +20 %, default threshold;
+- Topaz's general model (resnet16, `topaz-em` from PyPI in an environment of its own), micrographs downsampled so that
+  the true diameter is about TOPAZ_DIAMETER pixels, the true radius given: at 0 (probability one half) and at -6, the
+  default, which is meant for choosing a threshold afterwards;
+- the picks that others published on the same micrographs, where they are at hand.
+
+``best F1`` is over all thresholds, chosen with the labels: an upper end for every picker. AP is the average precision
+over the picks that the program gives: all candidates for ours, those above its lowest threshold for the others.
+``--cache`` keeps what the other programs found, so that another run with other ``--weights`` costs only ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import held_out
+import other_pickers
+import real_data
+
+from cryosegnet_ext import Picker, read_picks
+from cryosegnet_ext.evaluation import SetScore
+
+PICKERS = ("ours", "log", "topaz", "stored")
+
+
+def ours(weights: str) -> Callable[[held_out.HeldOut], Iterator[tuple[str, SetScore]]]:
+    pickers: dict[bool, Picker] = {}
+    default = Picker(weights).threshold
+
+    def judge(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
+        if data.denoised not in pickers:
+            pickers[data.denoised] = Picker(weights, denoised=data.denoised, threshold=0.0)
+        picker = pickers[data.denoised]
+        estimated = picker.estimate_diameter(data.task.micrographs)
+        for name, size in (("ours, size estimated", estimated), ("ours, size given", data.task.diameter)):
+            picks = {m.name: picker.pick(m, size) for m in data.task.micrographs} if size else {}
+            yield name, data.score(name, picks, default)
+
+    return judge
+
+
+def log(cache: Path) -> Callable[[held_out.HeldOut], Iterator[tuple[str, SetScore]]]:
+    def judge(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
+        yield "RELION LoG", data.score("RELION LoG", other_pickers.run_relion_log(data.task, cache))
+
+    return judge
+
+
+def topaz(cache: Path, program: str) -> Callable[[held_out.HeldOut], Iterator[tuple[str, SetScore]]]:
+    def judge(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
+        picks = other_pickers.run_topaz(data.task, cache, program)
+        for name, threshold in (("Topaz, threshold 0", 0.0), ("Topaz, threshold -6", -6.0)):
+            yield name, data.score(name, picks, threshold)
+
+    return judge
+
+
+def stored(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
+    if not data.group.startswith("empiar-10017"):
+        return
+    for folder in sorted((real_data.SHARED / "peers" / "empiar-10017").glob("*")):
+        stems = [m.name for m in data.task.micrographs if (folder / f"{m.name}.star").exists()]
+        if stems:
+            there = held_out.HeldOut(
+                data.group,
+                data.task,
+                {s: data.labels[s] for s in stems},
+                {s: data.inside[s] for s in stems},
+                data.label_diameter,
+            )
+            yield folder.name, there.score(folder.name, {s: read_picks(folder / f"{s}.star") for s in stems})
+
+
+def row(group: str, picker: str, score: SetScore) -> str:
+    best = "-" if score.best is None else f"{score.best[0]:.3f}"
+    ap = "-" if score.average_precision is None else f"{score.average_precision:.3f}"
+    figures = f"{score.precision:.3f} | {score.recall:.3f} | {score.f1:.3f} | {best} | {ap}"
+    return f"| {group} | {len(score.micrographs)} | {score.labels} | {picker} | {figures} |"
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--sets", nargs="*", default=list(real_data.SETS), help="labelled data sets")
+    ap.add_argument("--split", default="test", choices=("test", "validation"))
+    ap.add_argument("--simulated", type=int, default=2, help="micrographs of each held-out specimen, 0 for none")
+    ap.add_argument("--pickers", nargs="*", default=list(PICKERS), choices=PICKERS)
+    ap.add_argument("--weights", default="default")
+    ap.add_argument("--cache", type=Path, required=True, help="folder for what the other programs find")
+    ap.add_argument("--topaz", default="topaz", help="the program")
+    ap.add_argument("--json", type=Path, help="file for the figures")
+    a = ap.parse_args()
+    judges = []
+    if "ours" in a.pickers:
+        judges.append(ours(a.weights))
+    if "log" in a.pickers:
+        if shutil.which("relion_autopick"):
+            judges.append(log(a.cache))
+        else:
+            print("RELION is left out: relion_autopick is not on the path", file=sys.stderr)
+    if "topaz" in a.pickers:
+        if program := shutil.which(a.topaz):
+            judges.append(topaz(a.cache, str(Path(program).absolute())))
+        else:
+            print(f"Topaz is left out: there is no program {a.topaz}", file=sys.stderr)
+    if "stored" in a.pickers:
+        judges.append(stored)
+    print("| data | micrographs | particles | picker | precision | recall | F1 | best F1 | AP |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    groups: dict[tuple[str, str], list[SetScore]] = {}
+    for data in held_out.real(a.sets, a.split):
+        for judge in judges:
+            for name, score in judge(data):
+                groups[data.group, name] = [score]
+                print(row(data.group, name, score), flush=True)
+    made: dict[tuple[str, str], list[SetScore]] = {}
+    for data in held_out.simulated(a.simulated):
+        for judge in judges:
+            for name, score in judge(data):
+                made.setdefault((data.group, name), []).append(score)
+    for (group, name), scores in sorted(made.items(), key=lambda item: item[0][0]):
+        print(row(group, name, held_out.merge(scores)), flush=True)
+    if a.json:
+        a.json.write_text(
+            json.dumps([_figures(*key, held_out.merge(s)) for key, s in (groups | made).items()], indent=1)
+        )
+
+
+def _figures(group: str, picker: str, score: SetScore) -> dict[str, object]:
+    return {
+        "data": group,
+        "picker": picker,
+        "micrographs": len(score.micrographs),
+        "particles": score.labels,
+        "precision": score.precision,
+        "recall": score.recall,
+        "f1": score.f1,
+        "best_f1": score.best and score.best[0],
+        "best_threshold": score.best and score.best[1],
+        "average_precision": score.average_precision,
+    }
+
+
+if __name__ == "__main__":
+    main()
