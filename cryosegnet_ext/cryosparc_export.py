@@ -7,10 +7,10 @@ the same import and published scripts that drive it; nothing here was tried on a
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -29,7 +29,7 @@ _FORMATS = ("star", "csv", "cbox", "box")
 _TEXT = """\
 Picks for CryoSPARC: {picks} picks of {micrographs} micrographs{flipped}.
 Written for the import jobs of CryoSPARC as documented; not tried on a live CryoSPARC.
-
+{folders}
 1. Import Micrographs, unless the exposures are in CryoSPARC already. They must be the micrographs that were picked, and
    all {micrographs}: one that particles.star names and the exposures lack is reported to fail the import.
 2. Import Particle Stack:
@@ -87,7 +87,10 @@ def export_cryosparc(
 ) -> Export:
     """Write ``particles.star``, ``particles.cs`` and ``IMPORT.txt`` from the output folder of ``cryosegnet pick``.
 
-    A micrograph whose shape, pixel size or pick file is missing, or whose file name another one has, is left out.
+    CryoSPARC finds a micrograph by its file name alone. Where micrographs in different folders have one file name, each
+    folder gets a table of its own, ``particles-FOLDER.star``, to be imported with the micrographs of that folder.
+
+    A micrograph whose shape, pixel size or pick file is missing is left out.
 
     Parameters
     ----------
@@ -110,14 +113,11 @@ def export_cryosparc(
     run, output = Path(run), Path(output)
     entries = _entries(run)
     paths = _journal_paths(run)
-    times = Counter(PurePath(str(entry["name"])).name for entry in entries)
     table: dict[str, Picks] = {}
     failures = []
     for entry in entries:
         name = str(entry["name"])
         try:
-            if times[PurePath(name).name] > 1:
-                raise CryoSegNetError(f"{name}: another one has the same file name: pick it in a run of its own.")
             picks = _picks(run, entry, paths.get(str(entry["stem"])), shape, pixel_size)
         except CryoSegNetError as error:
             failures.append(str(error))
@@ -133,9 +133,10 @@ def export_cryosparc(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CryoSegNetError(f"cannot make the folder {output} ({error.strerror}): choose another.") from error
-    star = output / "particles.star"
-    text = _text(filled, star, flip_y)
-    write_atomic(star, _star(filled))
+    stars = {output / name: part for name, part in _parts(filled).items()}
+    text = _text(filled, stars, flip_y)
+    for star, part in stars.items():
+        write_atomic(star, _star(part))
     write_cs(filled, output / "particles.cs")
     write_atomic(output / "IMPORT.txt", text)
     return Export(text, tuple(failures))
@@ -207,6 +208,23 @@ def _positive(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and np.isfinite(value) and value > 0 else None
 
 
+def _parts(table: Mapping[str, Picks]) -> dict[str, dict[str, Picks]]:
+    """The tables to write, by file name: one, or one for each folder where two micrographs have one file name."""
+    if len({PurePath(name).name for name in table}) == len(table):
+        return {"particles.star": dict(table)}
+    folders = {name: PurePath(name).parent for name in table}
+    levels = zip(*(folder.parts for folder in folders.values()))
+    shared = len(list(takewhile(lambda words: len(set(words)) == 1, levels)))
+    parts: dict[str, dict[str, Picks]] = {}
+    taken: dict[str, PurePath] = {}
+    for name, folder in folders.items():
+        word = "_".join(folder.parts[shared:]).replace("/", "") or "top"
+        while taken.setdefault(word, folder) != folder:
+            word += "_"
+        parts.setdefault(f"particles-{word}.star", {})[name] = table[name]
+    return parts
+
+
 def _sizes(table: Mapping[str, Picks]) -> list[str]:
     """The distinct pixel sizes, one an optics group."""
     return list(dict.fromkeys(f"{picks.pixel_size:.6f}" for picks in table.values()))
@@ -235,19 +253,29 @@ def _word(name: str) -> str:
     return f'"{name}"' if " " in name or name[0] in "#'_" else name
 
 
-def _text(table: Mapping[str, Picks], star: Path, flip_y: bool) -> str:
+_FOLDERS = """
+Micrographs in different folders have the same file names, and CryoSPARC knows them by their file names alone. So there
+is a table for each folder: do the steps below once for each of them, with an import of its own for its micrographs.
+{list}
+"""
+
+
+def _text(table: Mapping[str, Picks], stars: Mapping[Path, Mapping[str, Picks]], flip_y: bool) -> str:
     # The pick farthest from the middle row shows a mirror image best.
     name, picks = max(table.items(), key=lambda item: float(_off_centre(item[1]).max()))
     row = int(_off_centre(picks).argmax())
     assert picks.shape is not None
     ny, nx = picks.shape
     y = (ny - 1 - picks.y[row] if flip_y else picks.y[row]) / ny  # as it was picked: what CryoSPARC has to arrive at
+    lines = [f"   {star.name}: {len(part)} micrographs of {_folder(part)}" for star, part in stars.items()]
+    several = len(stars) > 1
     return _TEXT.format(
+        folders=_FOLDERS.format(list="\n".join(lines)) if several else "",
         picks=sum(map(len, table.values())),
         micrographs=len(table),
         flipped=", mirrored top to bottom (--flip-y)" if flip_y else "",
-        star=star.absolute(),
-        name=PurePath(name).name,
+        star=f"{next(iter(stars)).absolute()}{' and so on' * several}",
+        name=name if several else PurePath(name).name,
         sizes=", ".join(_sizes(table)),
         row=row,
         x=picks.x[row] / nx,
@@ -256,6 +284,10 @@ def _text(table: Mapping[str, Picks], star: Path, flip_y: bool) -> str:
         also=", mirrored too," if flip_y else "",
         again="without --flip-y" if flip_y else "with --flip-y",
     )
+
+
+def _folder(part: Mapping[str, Picks]) -> PurePath:
+    return PurePath(next(iter(part))).parent
 
 
 def _off_centre(picks: Picks) -> Floats:

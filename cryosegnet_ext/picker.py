@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from .errors import CryoSegNetError, UsageError
 from .micrograph import Micrograph, require_pixel_size
 from .picks import Picks
 from .postprocess import Calibration, Frame, default_rule, published_rule
-from .scale import consensus_diameter, diameter_votes
+from .scale import consensus_diameter, diameter_votes, disc_diameter
 from .unet import AttentionUNet, probability_map
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Picker:
         masks = self._masks(probability, self._working_diameter)
         frame = Frame(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
         low, high = self._limits_px(micrograph)
-        return default_rule(
+        picks = default_rule(
             masks,
             frame,
             diameter_px,
@@ -207,6 +207,7 @@ class Picker:
             min_diameter_px=low,
             max_diameter_px=high,
         )
+        return replace(picks, sought=size)
 
     def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
         """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
@@ -233,21 +234,29 @@ class Picker:
         return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
 
     def _pick_published(self, micrograph: Micrograph) -> Picks:
-        """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule."""
+        """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule.
+
+        Beyond it, nothing is picked in bad areas, and the segmenters other than the grid, which must know a size, take
+        the typical one of the map's own discs where none was given.
+        """
         ny, nx = micrograph.data.shape
         image = micrograph.data if self.denoised else denoise.published(micrograph.data)
         low, high = (float(image.min()), float(image.max())) if self.denoised else (0.0, 255.0)
         squeezed = cv2.resize(image, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
         squeezed = (squeezed.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1.0)
         probability = self._map(np.ascontiguousarray(squeezed[::-1]))[::-1]  # upside down, as it was trained
-        frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size)
+        bad = denoise.bad_areas(micrograph.data, micrograph.valid)
+        frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, bad)
         if self.segmenter == "grid":
             return published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
         size = self.diameter or self.max_diameter
         scale = float(np.sqrt(frame.scale_y * frame.scale_x))
-        guess = PUBLISHED_SIDE / 30
         if size is not None:
             guess = size / require_pixel_size(micrograph, "a diameter in angstrom") * scale
+        else:
+            # Of the ellipses that discs become on a frame that is not square, the short axis is seen.
+            squeeze = float(np.sqrt(max(frame.scale_y, frame.scale_x) / min(frame.scale_y, frame.scale_x)))
+            guess = (disc_diameter(probability) or 0.0) * squeeze or PUBLISHED_SIDE / 30
         masks = self._masks(np.ascontiguousarray(probability), guess)
         low, high = self._limits_px(micrograph)
         return default_rule(

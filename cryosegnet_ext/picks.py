@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picks:
     """Picked particles of one micrograph.
 
@@ -27,6 +27,9 @@ class Picks:
         Angstrom per pixel of the micrograph; None where it is not known.
     shape : (ny, nx) or None
         Shape of the micrograph in pixels, where it is known.
+    sought : float or None
+        The particle diameter that was looked for, in the unit of ``diameter``: the one that was given, or the dataset's
+        estimate. One size for all micrographs, which box files need.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Picks:
     score: NDArray[np.float64]
     pixel_size: float | None = None
     shape: tuple[int, int] | None = None
+    sought: float | None = None
 
     def __post_init__(self) -> None:
         columns = [np.array(c, dtype=np.float64).reshape(-1) for c in (self.x, self.y, self.diameter, self.score)]
@@ -53,6 +57,20 @@ class Picks:
         """A table without picks."""
         none = np.zeros(0)
         return cls(none, none, none, none, pixel_size, shape)
+
+    def __repr__(self) -> str:
+        """One line; the columns have their own."""
+        unit = "px" if self.pixel_size is None else "A"
+        words = [f"{len(self)} picks"]
+        sizes = self.diameter[np.isfinite(self.diameter)]
+        if len(sizes):
+            words.append(f"median diameter {np.median(sizes):.4g} {unit}")
+        if len(self):
+            words.append(f"scores {self.score.min():.2f} to {self.score.max():.2f}")
+        words.append("pixel size not known" if self.pixel_size is None else f"{self.pixel_size:g} A/px")
+        if self.shape is not None:
+            words.append(f"micrograph {self.shape[0]} x {self.shape[1]} (ny x nx)")
+        return f"<Picks: {', '.join(words)}>"
 
     def __len__(self) -> int:
         return len(self.x)
@@ -75,8 +93,15 @@ class Picks:
         """The same picks, best first; ties by y, then x, so that the order never depends on how they were found."""
         return self.take(np.lexsort((self.x, self.y, -self.score)))
 
-    def write(self, path: str | Path) -> None:
+    def write(self, path: str | Path, box_size: int | None = None) -> None:
         """Write to ``path``; its suffix (.star, .box, .cbox, .csv, .cs) names the format.
+
+        Parameters
+        ----------
+        path
+            The file, replaced in one step if it exists.
+        box_size
+            Side of the boxes of .box and .cbox, pixels; see `cryosegnet_ext.formats.write_picks`.
 
         Raises
         ------
@@ -85,7 +110,7 @@ class Picks:
         """
         from .formats import write_picks
 
-        write_picks(self, path)
+        write_picks(self, path, box_size)
 
 
 def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:

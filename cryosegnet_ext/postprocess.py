@@ -23,21 +23,33 @@ SIZE_RANGE = (0.5, 1.75)
 
 @dataclass(frozen=True)
 class Calibration:
-    """Score of a pick from its mask: 1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2))).
+    """Score of a pick from its mask, a logistic function of what is known of it.
 
-    ``p`` is the map's mean inside the mask and ``s`` the natural logarithm of (mask's size / expected size). Fitted on
-    validation micrographs so that of the picks with a score near q, a share q are particles.
+    1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2 + iou_slope * logit(q)))) with ``p`` the
+    map's mean inside the mask, ``s`` the natural logarithm of (mask's size / expected size) and ``q`` the segmenter's
+    own score, SAM's predicted IoU. Fitted on validation micrographs so that of the picks with a score near v, a share v
+    are particles.
     """
 
     offset: float = 0.0
     probability_slope: float = 1.0
     size_slope: float = 0.0
+    iou_slope: float = 0.0
 
-    def score(self, probability: NDArray[np.float64], log_size: NDArray[np.float64]) -> NDArray[np.float64]:
+    def score(
+        self, probability: NDArray[np.float64], log_size: NDArray[np.float64], iou: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
         """(n,) scores in 0..1."""
-        p = np.clip(probability, 1e-4, 1 - 1e-4)
-        value = self.offset + self.probability_slope * np.log(p / (1 - p)) + self.size_slope * log_size**2
+        value = self.offset + self.probability_slope * logit(probability) + self.size_slope * log_size**2
+        if iou is not None and self.iou_slope:
+            value = value + self.iou_slope * logit(iou, 1e-2)
         return 1 / (1 + np.exp(-value))
+
+
+def logit(share: NDArray[np.float64], least: float = 1e-4) -> NDArray[np.float64]:
+    """Natural logarithm of share / (1 - share), the share kept within ``least`` and 1 - ``least``."""
+    p = np.clip(share, least, 1 - least)
+    return np.asarray(np.log(p / (1 - p)), np.float64)
 
 
 @dataclass(frozen=True)
@@ -114,9 +126,9 @@ def default_rule(
     scale = np.sqrt(frame.scale_x * frame.scale_y)
     own = np.sqrt(4 * masks.area / np.pi) / label_share / scale
     log_size = np.log(np.maximum(own, 1e-6) / diameter_px)
-    score = calibration.score(masks.probability, log_size)
+    score = calibration.score(masks.probability, log_size, masks.score)
     rim = margin * diameter_px - 0.5
-    top, bottom, left, right = _whole_part(frame.bad, frame.shape)
+    top, bottom, left, right = whole_part(frame.bad, frame.shape)
     keep = (x >= left + rim) & (y >= top + rim) & (x <= right - 1 - rim) & (y <= bottom - 1 - rim)
     keep &= (own >= size_range[0] * diameter_px) & (own <= size_range[1] * diameter_px)
     keep &= (own >= min_diameter_px) & (own <= max_diameter_px)
@@ -140,7 +152,7 @@ def _far_too_dark(darkness: NDArray[np.float64], likely: NDArray[np.bool_]) -> N
     return too_dark
 
 
-def _whole_part(bad: NDArray[np.bool_] | None, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+def whole_part(bad: NDArray[np.bool_] | None, shape: tuple[int, int]) -> tuple[int, int, int, int]:
     """First and end row, first and end column of the frame without the bad stripes along its sides."""
     if bad is None or not bad.any():
         return 0, shape[0], 0, shape[1]
@@ -197,7 +209,8 @@ def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Pic
     modes w0, h0 of the widths and heights in the 1024 frame, d = the diagonal of the w0 x h0 box in micrograph pixels
     and t = 0.2 * int(d // 2), boxes with w0 - t/3 < w < w0 + t and h0 - t/3 < h < h0 + t stay. The pick is the
     box's centre; its score is the predicted IoU, its diameter d. Source: specs of the published repository; left out
-    are its crash on a micrograph without masks and its second, jittered pick for masks of IoU above 0.9999.
+    are its crash on a micrograph without masks and its second, jittered pick for masks of IoU above 0.9999. Centres in
+    bad areas are dropped.
 
     Parameters
     ----------
@@ -221,6 +234,9 @@ def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Pic
     keep = (w > w0 - tolerance / 3) & (w < w0 + tolerance) & (h > h0 - tolerance / 3) & (h < h0 + tolerance)
     x, y = (x0 + w / 2)[keep] / frame.scale_x, (y0 + h / 2)[keep] / frame.scale_y
     inside = (x >= 0) & (y >= 0) & (x <= frame.shape[1] - 1) & (y <= frame.shape[0] - 1)
+    if frame.bad is not None and inside.any():
+        row, column = np.floor(y + 0.5).astype(int), np.floor(x + 0.5).astype(int)
+        inside[inside] = ~frame.bad[row[inside], column[inside]]
     size = np.full(int(inside.sum()), diameter * (frame.pixel_size or 1.0))
     score = np.clip(masks.score[keep][inside], 0, 1)
     return Picks(x[inside], y[inside], size, score, frame.pixel_size, frame.shape).by_score()

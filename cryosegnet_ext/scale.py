@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +35,8 @@ CONFIDENT = 0.6
 # The third-best mask must be this probable somewhere, or what was seen may be noise: white noise reaches 0.87.
 SURE = 0.88
 LEAST_WEIGHT = 3.0
+# Fewer discs than this in a map do not tell a size.
+LEAST_DISCS = 5
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,35 @@ def _look(
     probable = np.sort(masks.probability[weight > 0])[::-1]
     third = float(probable[2]) if len(probable) > 2 else 0.0
     return response, float(weight.sum()), robust_diameter(size, weight), third
+
+
+def disc_diameter(probability: Image) -> float | None:
+    """Typical diameter of the discs that a probability map shows, for maps of networks that cannot be asked at scales.
+
+    The distance from each likely pixel to the nearest unlikely one has its maxima in the middle of the discs, also of
+    discs that touch; the median over the maxima, weighted by their area, leaves out crumbs.
+
+    Parameters
+    ----------
+    probability : (h, w)
+        0..1.
+
+    Returns
+    -------
+    float or None
+        Map pixels; None where fewer than `LEAST_DISCS` discs are seen.
+    """
+    smooth = cv2.GaussianBlur(np.ascontiguousarray(probability), (0, 0), 1.5)
+    # What the frame cuts is no whole disc: the border counts as unlikely.
+    likely = np.pad((smooth > 0.5).astype(np.uint8), 1)
+    distance = cv2.distanceTransform(likely, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    highest = cv2.dilate(distance, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
+    count, label = cv2.connectedComponents(((distance == highest) & (distance >= 2)).astype(np.uint8))
+    if count - 1 < LEAST_DISCS:
+        return None
+    at = np.unique(label, return_index=True)[1][1:]
+    radius = distance.ravel()[at].astype(np.float64)
+    return 2 * robust_diameter(radius, radius**2)
 
 
 def consensus_diameter(votes: Sequence[Votes]) -> float | None:

@@ -162,12 +162,23 @@ def test_names_relative_to_another_folder_are_found(
     assert paths == {f"mics/{name}".encode() for name in SHAPES}
 
 
-def test_two_micrographs_of_one_file_name_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed, name in enumerate(["x/m.mrc", "y/m.mrc", "y/n.mrc"]):
+def test_micrographs_of_one_file_name_get_a_table_for_each_folder(tmp_path: Path) -> None:
+    for seed, name in enumerate(["x/m.mrc", "y/z/m.mrc", "y/z/n.mrc", "m.mrc"]):
         write_micrograph(tmp_path / "mics" / name, seed)
-    assert export(pick(tmp_path / "mics", tmp_path / "out"), "--cryosparc", "-o", tmp_path / "cs") == 2
-    assert capsys.readouterr().err.count("the same file name") == 2
-    assert list(read_many(tmp_path / "cs" / "particles.star")) == ["n.mrc"]
+    out = pick(tmp_path / "mics", tmp_path / "out")
+    assert export(out, "--cryosparc", "-o", tmp_path / "cs") == 0
+    tables = {"x": ["m.mrc"], "y_z": ["m.mrc", "n.mrc"], "top": ["m.mrc"]}
+    assert {path.name for path in (tmp_path / "cs").glob("*.star")} == {f"particles-{word}.star" for word in tables}
+    text = (tmp_path / "cs" / "IMPORT.txt").read_text()
+    for word, names in tables.items():
+        table = read_many(tmp_path / "cs" / f"particles-{word}.star")
+        assert list(table) == names
+        below = Path() if word == "top" else Path(word.replace("_", "/"))
+        truth = read_picks(out / "picks" / below / "m.star")
+        assert table["m.mrc"].x.tolist() == truth.x.tolist()
+        assert f"particles-{word}.star: {len(names)} micrographs of {tmp_path / 'mics' / below}\n" in text
+    rows = np.load(tmp_path / "cs" / "particles.cs")
+    assert len(set(rows["location/micrograph_path"].tolist())) == 4
 
 
 def test_a_pixel_size_that_the_run_did_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,11 +256,20 @@ def test_star_of_several_micrographs(tmp_path: Path) -> None:
 
 
 def test_box_holds_corners_of_even_boxes(tmp_path: Path) -> None:
-    Picks([100.2, 3], [200, 4], [50, 51.2], [1, 1]).write(tmp_path / "a.box")
-    assert (tmp_path / "a.box").read_text() == "75\t175\t50\t50\n-23\t-22\t52\t52\n"
+    """One size for all, as EMAN has it: the one that was looked for, or the median of the picks'."""
+    picks = Picks([100.2, 3], [200, 4], [50, 52], [1, 1])
+    picks.write(tmp_path / "a.box")
+    assert (tmp_path / "a.box").read_text() == "74\t174\t52\t52\n-23\t-22\t52\t52\n"
+    replace(picks, pixel_size=2.0, sought=90).write(tmp_path / "b.box")
+    assert (tmp_path / "b.box").read_text() == "77\t177\t46\t46\n-20\t-19\t46\t46\n"
+    replace(picks, sought=90).write(tmp_path / "b.cbox")
+    assert np.isfinite(read_picks(tmp_path / "b.cbox").diameter).all()
+    assert read_picks(tmp_path / "b.cbox").diameter.tolist() == [50, 52]
+    block = starfile.read(tmp_path / "b.cbox", always_dict=True)["cryolo"]
+    assert set(block["Width"]) == set(block["Height"]) == {90}
     back = read_picks(tmp_path / "a.box")
     assert back.x.tolist() == [100, 3]
-    assert back.diameter.tolist() == [50, 52]
+    assert back.diameter.tolist() == [52, 52]
 
 
 def test_box_of_a_given_size(tmp_path: Path) -> None:

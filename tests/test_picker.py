@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from cryosegnet_ext import Micrograph, Picker, denoise, picker, segment
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.picker import PUBLISHED_SIDE, choose_device
 from cryosegnet_ext.postprocess import Calibration
 from cryosegnet_ext.unet import AttentionUNet
@@ -174,8 +174,8 @@ def test_settings_tell_every_option_apart(tmp_path, default_weights, published_w
     # neither the folder of the weights nor the device is a setting
     assert Picker(other, device="auto").settings == pickers[0].settings
     assert Picker(default_weights, device="cpu", recipe="default").settings == pickers[0].settings
-    # a SAM that is not used does not count
-    assert make(sam=sam_file, segmenter="watershed").settings == pickers[0].settings
+    with pytest.raises(UsageError, match="does not use SAM"):
+        make(sam=sam_file, segmenter="watershed")
 
 
 def test_defaults_come_from_the_weights(default_weights, published_weights, sam_file, tmp_path):
@@ -345,6 +345,13 @@ def test_the_map_for_figures(default_weights, network):
         assert work.data[round(row), round(column)] > 0.9
 
 
+def test_picks_know_the_size_that_was_sought(default_weights, network):
+    """One for all micrographs: box files are written with it."""
+    image = micrograph(scattered((300, 340), 40), 40, (300, 340), 2.0)
+    assert Picker(default_weights, device="cpu").pick(image, 78.0).sought == 78.0
+    assert Picker(default_weights, device="cpu", diameter=81).pick(image, 78.0).sought == 81.0
+
+
 # The published recipe -----------------------------------------------------------------------------------------------
 
 
@@ -360,6 +367,35 @@ def test_published_picks_lie_on_the_particles(published_weights, network, shape,
     plain = (image.data - image.data.min()) / (image.data.max() - image.data.min())
     squeezed = cv2.resize(plain, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
     assert network.seen[0] == pytest.approx(np.flipud(squeezed), abs=1e-5)
+
+
+@pytest.mark.parametrize("diameter", [18, 80])
+def test_published_picks_without_a_size_take_it_from_the_map(published_weights, network, diameter):
+    """Far from the usual share of the frame: 9 and 41 pixels of the square, where 34 would be assumed."""
+    shape = (2000, 2000) if diameter == 18 else (2000, 1900)
+    centres = scattered(shape, diameter * 1.2)
+    image = micrograph(centres, diameter, shape)
+    picks = Picker(published_weights, device="cpu", denoised=True).pick(image)
+    assert len(picks) > 0.97 * len(centres)
+    assert np.median(offsets(picks, centres)) < 1
+
+
+def test_published_picks_avoid_bad_areas(published_weights, network, monkeypatch, sam_file):
+    def boxes(probability, sam):
+        table = segment.watershed(probability, diameter_px=34)
+        return segment.Masks(**{**vars(table), "score": np.full(len(table), 0.96)})
+
+    monkeypatch.setattr(segment, "grid", boxes)
+    centres = scattered((700, 700), 40)
+    image = micrograph(centres, 40, (700, 700))
+    hidden = np.ones(image.data.shape, bool)
+    hidden[:, 350:] = False
+    covered = Micrograph(image.data, None, "mic.mrc", hidden)
+    for options in ({}, {"segmenter": "grid", "sam": sam_file}):
+        chosen = Picker(published_weights, device="cpu", denoised=True, **options)
+        assert (chosen.pick(image).x >= 350).any()
+        left = chosen.pick(covered)
+        assert len(left) > 10 and (left.x < 350).all()
 
 
 def test_published_denoising_runs_unless_it_was_done(published_weights, network, monkeypatch):

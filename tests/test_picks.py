@@ -37,6 +37,16 @@ def test_empty() -> None:
     assert len(picks.above(0.5)) == len(picks.by_score()) == len(picks.diameter_px) == 0
 
 
+def test_a_table_shows_itself_in_one_line() -> None:
+    assert repr(table()) == (
+        "<Picks: 3 picks, median diameter 110 A, scores 0.20 to 0.90, 2 A/px, micrograph 64 x 32 (ny x nx)>"
+    )
+    assert repr(table(pixel_size=None, shape=None, diameter=[np.nan] * 3)) == (
+        "<Picks: 3 picks, scores 0.20 to 0.90, pixel size not known>"
+    )
+    assert str(Picks.empty()) == "<Picks: 0 picks, pixel size not known>"
+
+
 def test_diameter_in_pixels() -> None:
     assert table().diameter_px.tolist() == [50, 55, 60]
     assert table(pixel_size=None).diameter_px.tolist() == [100, 110, 120]

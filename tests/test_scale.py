@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cryosegnet_ext.scale import STEP, Votes, consensus_diameter, diameter_votes
+from cryosegnet_ext.scale import STEP, Votes, consensus_diameter, diameter_votes, disc_diameter
 
 WORKING, SHARE = 32.0, 0.7
 
@@ -159,3 +159,26 @@ def test_the_ends_of_the_ladder_count(unit, first):
         size[at] = 1.0
         single = Votes(rung, response, response * 100, size, np.ones(6)).scaled(unit)
         assert consensus_diameter([single, single]) == pytest.approx(STEP ** rung[at] * unit, rel=0.15)
+
+
+@pytest.mark.parametrize("diameter", [16, 34, 90])
+def test_the_discs_of_a_map_tell_their_size(diameter):
+    """Also where pairs of them touch, between crumbs, and at the frame's border."""
+    plane = np.zeros((1024, 1024), np.float32)
+    rng = np.random.default_rng(3)
+    for y in np.arange(0, 1024, 2.6 * diameter):
+        for x in np.arange(0, 1024, 3.2 * diameter):
+            for shift in (0, 0.96 * diameter) if rng.random() < 0.5 else (0,):
+                cv2.circle(plane, (round((x + shift) * 16), round(y * 16)), round(diameter * 8), 0.9, -1, shift=4)
+    for x, y in rng.integers(10, 1010, (40, 2)).tolist():
+        cv2.circle(plane, (x, y), 3, 0.9, -1)
+    assert disc_diameter(plane) == pytest.approx(diameter, rel=0.1)
+
+
+def test_a_map_of_few_discs_tells_no_size():
+    plane = np.zeros((300, 300), np.float32)
+    assert disc_diameter(plane) is None
+    for x in (50, 120, 200):
+        cv2.circle(plane, (x, 100), 20, 1.0, -1)
+    assert disc_diameter(plane) is None
+    assert disc_diameter(np.ones((300, 300), np.float32)) is None

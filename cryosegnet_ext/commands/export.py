@@ -40,7 +40,12 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="folder to write to, or the file when it is one (default: this folder)",
     )
     parser.add_argument("--pixel-size", type=float, metavar="A", help="angstrom per pixel, for files without it")
-    parser.add_argument("--box-size", type=int, metavar="N", help="side of the boxes of box and cbox in pixels, even")
+    parser.add_argument(
+        "--box-size",
+        type=int,
+        metavar="N",
+        help="side of the boxes of box and cbox in pixels, even (default: the median diameter)",
+    )
     parser.add_argument("--shape", type=int, nargs=2, metavar=("NY", "NX"), help="rows and columns of the micrographs")
     parser.add_argument("--flip-y", action="store_true", help="mirror top and bottom: y becomes NY - 1 - y")
 
@@ -98,6 +103,7 @@ def _convert(args: argparse.Namespace) -> int:
         write_cs(dict(found), target)
         written = [picks for _, picks in found]
     elif found:
+        found = _with_one_size(found)
         targets: set[Path] = set()
         for name, picks in found:
             below = Path(name).parent if Path(name).parent in kept else Path()
@@ -117,6 +123,18 @@ def _convert(args: argparse.Namespace) -> int:
     if not failures:
         return 0
     return 2 if written else 3
+
+
+def _with_one_size(found: list[tuple[str, Picks]]) -> list[tuple[str, Picks]]:
+    """The same picks, all sought by their median diameter, so that box files have one size of box."""
+    import numpy as np
+
+    middle: dict[bool, float | None] = {}
+    for in_pixels in (False, True):
+        group = [picks for _, picks in found if (picks.pixel_size is None) == in_pixels]
+        sizes = np.concatenate([np.zeros(0), *(picks.diameter[picks.diameter > 0] for picks in group)])
+        middle[in_pixels] = float(np.median(sizes)) if len(sizes) else None
+    return [(name, replace(picks, sought=middle[picks.pixel_size is None])) for name, picks in found]
 
 
 def _make(folder: Path) -> None:

@@ -1,0 +1,114 @@
+"""MRC files: modes 0, 1, 2, 6 and 12, either byte order, plain or compressed."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
+from numpy.typing import NDArray
+
+from .limits import BadFile, check_shape, one_line, plausible, rounded, skip, take, truncated
+
+_MRC_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_MRC_DIMENSION_LIMIT = 1_000_000
+_LONGEST_REST = 16 << 20
+
+
+def read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File) -> tuple[NDArray[Any], float | None]:
+    """Read an MRC image from a compressed stream; see `read_mrc`."""
+    try:
+        with stream:
+            # The checksum stands behind the data and, where it is wrong, explains what the header seems to say.
+            try:
+                return read_mrc(stream, None)
+            finally:
+                skip(stream, _LONGEST_REST)
+    except EOFError:
+        raise BadFile("is truncated, as its compressed stream ends early: copy it again") from None
+    except (OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadFile(f"is damaged, as its compressed stream is not valid ({one_line(error)}): copy it again") from None
+
+
+def read_mrc(stream: Any, size: int | None) -> tuple[NDArray[Any], float | None]:
+    """Read an MRC image from a binary stream of ``size`` bytes (None: not known, as it is compressed)."""
+    head = bytes(take(stream, HEADER_DTYPE.itemsize))
+    header = mrc_image_header(head)
+    nx, ny, mode = (int(header[field]) for field in ("nx", "ny", "mode"))
+    extended = int(header["nsymbt"])
+    if extended < 0:
+        raise BadFile(f"has a damaged MRC header (extended header of {extended} bytes): copy or write the file again")
+    dtype = np.dtype(_MRC_TYPES[mode]).newbyteorder(header.dtype["nx"].byteorder)
+    if mode == 0 and _imod_unsigned(head, header):
+        dtype = np.dtype("u1")
+    expected = HEADER_DTYPE.itemsize + extended + nx * ny * dtype.itemsize
+    if size is not None and size < expected:
+        raise truncated(expected, size)
+    found = HEADER_DTYPE.itemsize + skip(stream, extended)
+    pixels = take(stream, expected - HEADER_DTYPE.itemsize - extended)
+    found += len(pixels)
+    if found < expected:
+        raise truncated(expected, found)
+    return np.frombuffer(pixels, dtype).reshape(ny, nx), _mrc_pixel_size(header)
+
+
+def mrc_image_header(head: bytes) -> Any:
+    """The header of one image of a mode that is read."""
+    if len(head) < HEADER_DTYPE.itemsize:
+        raise BadFile(
+            f"is truncated or no micrograph, as it holds {len(head)} bytes and an MRC header alone takes "
+            f"{HEADER_DTYPE.itemsize}: copy it again"
+        )
+    header = _mrc_header(head)
+    nx, ny, nz, mode = (int(header[field]) for field in ("nx", "ny", "nz", "mode"))
+    possible = all(1 <= n <= _MRC_DIMENSION_LIMIT for n in (nx, ny, nz)) and 0 <= mode <= 127
+    if not possible:
+        if head[208:211] == b"MAP":
+            raise BadFile(
+                f"has a damaged MRC header (nx {nx}, ny {ny}, nz {nz}, mode {mode}): copy or write the file again"
+            )
+        raise BadFile("is not an MRC, TIFF, PNG or JPEG image: give the micrograph itself, in one of these formats")
+    if mode in (3, 4):
+        raise BadFile(f"holds complex numbers (MRC mode {mode}), a Fourier transform: give the micrograph itself")
+    if mode not in _MRC_TYPES:
+        raise BadFile(f"is of MRC mode {mode}, which is not read: convert it to mode 0, 1, 2, 6 or 12")
+    if nz > 1:
+        raise BadFile(
+            f"holds {nz} frames, so it is a movie, stack or volume: motion-correct it first, and give one image a file"
+        )
+    check_shape(ny, nx)
+    return header
+
+
+def _mrc_header(head: bytes) -> Any:
+    """Parse the header in the byte order in which its dimensions make sense; old writers leave no machine stamp."""
+    stamped = "big" if head[212:214] == b"\x11\x11" else "little"
+
+    def sense(order: str) -> tuple[int, bool]:
+        numbers = struct.unpack("<4i" if order == "little" else ">4i", head[:16])
+        return sum(0 <= n < 65536 for n in numbers), order == stamped
+
+    order = max(("little", "big"), key=sense)
+    return np.frombuffer(head, HEADER_DTYPE.newbyteorder("<" if order == "little" else ">"))[0]
+
+
+def _imod_unsigned(head: bytes, header: Any) -> bool:
+    """Whether IMOD wrote the bytes as unsigned (IMOD's ``mrc_format`` page: ``imodStamp`` and ``imodFlags``)."""
+    stamp, flags = np.frombuffer(head, header.dtype["nx"], count=2, offset=152)
+    return int(stamp) == 1146047817 and not int(flags) & 1
+
+
+def _mrc_pixel_size(header: Any) -> float | None:
+    """Mean of the header's x and y pixel sizes, of those that are plausible."""
+    sizes = []
+    for axis in "xy":
+        length, samples = float(header["cella"][axis]), int(header[f"m{axis}"])
+        if samples > 0 and plausible(length / samples):
+            sizes.append(length / samples)
+    return rounded(sum(sizes) / len(sizes)) if sizes else None
