@@ -42,7 +42,20 @@ __all__ = [
     "main",
 ]
 
-COMMANDS = ("pick", "demo", "doctor", "weights", "export", "simulate", "train", "evaluate", "completion")
+COMMANDS = (
+    "pick",
+    "report",
+    "view",
+    "demo",
+    "doctor",
+    "weights",
+    "export",
+    "simulate",
+    "train",
+    "finetune",
+    "evaluate",
+    "completion",
+)
 
 _EXIT_CODES = """exit codes:
   0 all done, 1 wrong usage, 2 some micrographs failed, 3 nothing could be done,

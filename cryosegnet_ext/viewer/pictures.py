@@ -1,0 +1,110 @@
+"""Views of micrographs for the browser, rendered on demand: whole pictures and tiles of any resolution."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CryoSegNetError
+from ..micrograph import Micrograph
+from ..picks import Picks
+from ..report.candidates import make_thumbnail
+
+TILE = 512
+#: Gaussian width by choice of smoothing, in particle diameters.
+SMOOTHING = (0.0, 0.04, 0.1)
+_MOST_LEVELS = 8
+_QUALITY = 88
+_MOST_SIGMA = 20.0
+
+
+class Pictures:
+    """Tiles and small pictures of numbered micrographs; the few last read stay in memory.
+
+    Parameters
+    ----------
+    read
+        Reads the micrograph of a number; raises CryoSegNetError where it cannot.
+    diameter_px
+        Particle diameter on the micrograph of a number, pixels; 0 where it is not known.
+    keep
+        How many rendered micrographs stay in memory, one byte a pixel.
+    """
+
+    def __init__(self, read: Callable[[int], Micrograph], diameter_px: Callable[[int], float], keep: int = 4) -> None:
+        self._read = read
+        self._diameter_px = diameter_px
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._rendered: OrderedDict[tuple[int, int], list[NDArray[np.uint8]]] = OrderedDict()
+        self._last: tuple[int, Micrograph] | None = None
+        self._thumbnails: dict[int, bytes] = {}
+
+    def tile(self, number: int, level: int, column: int, row: int, smoothing: int) -> bytes:
+        """A JPEG file of 512 x 512 pixels at most, of the micrograph shrunk ``level`` times by two.
+
+        Raises
+        ------
+        CryoSegNetError
+            There is no such tile, or the micrograph cannot be read.
+        """
+        if not (0 <= level < _MOST_LEVELS and 0 <= smoothing < len(SMOOTHING)):
+            raise CryoSegNetError("no such tile.")
+        pyramid = self._pyramid(number, smoothing)
+        image = pyramid[min(level, len(pyramid) - 1)]
+        part = image[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        if level >= len(pyramid) or min(row, column) < 0 or not part.size:
+            raise CryoSegNetError("no such tile.")
+        return _jpeg(part)
+
+    def thumbnail(self, number: int) -> bytes:
+        """A JPEG file of the whole micrograph, small; raises CryoSegNetError where it cannot be read."""
+        if number not in self._thumbnails:
+            with self._lock:
+                micrograph = self._micrograph(number)
+            self._thumbnails[number] = make_thumbnail(micrograph.data, Picks.empty(micrograph.pixel_size))
+        return self._thumbnails[number]
+
+    def _micrograph(self, number: int) -> Micrograph:
+        if self._last is None or self._last[0] != number:
+            self._last = (number, self._read(number))
+        return self._last[1]
+
+    def _pyramid(self, number: int, smoothing: int) -> list[NDArray[np.uint8]]:
+        key = number, smoothing
+        # One at a time: the browser asks for several tiles of the same micrograph at once.
+        with self._lock:
+            if key not in self._rendered:
+                self._rendered[key] = self._render(number, smoothing)
+                while len(self._rendered) > self._keep:
+                    self._rendered.popitem(last=False)
+            self._rendered.move_to_end(key)
+            return self._rendered[key]
+
+    def _render(self, number: int, smoothing: int) -> list[NDArray[np.uint8]]:
+        """The micrograph in grey at full size, and shrunk by two again and again down to one tile."""
+        data = self._micrograph(number).data
+        diameter = self._diameter_px(number) or max(data.shape) / 20
+        sigma = min(_MOST_SIGMA, SMOOTHING[smoothing] * diameter)
+        smooth = cv2.GaussianBlur(data, (0, 0), sigma) if sigma > 0.3 else data
+        step = max(1, min(data.shape) // 1000)
+        low, high = np.percentile(smooth[::step, ::step], (1, 99))
+        stretched = (smooth - low) * (255 / max(float(high - low), 1e-30))
+        pyramid = [np.clip(stretched, 0, 255).astype(np.uint8)]
+        while max(pyramid[-1].shape) > TILE and len(pyramid) < _MOST_LEVELS:
+            ny, nx = pyramid[-1].shape
+            size = max(1, -(-nx // 2)), max(1, -(-ny // 2))
+            pyramid.append(np.asarray(cv2.resize(pyramid[-1], size, interpolation=cv2.INTER_AREA), np.uint8))
+        return pyramid
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    ok, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    if not ok:
+        raise CryoSegNetError("the picture cannot be encoded.")
+    return encoded.tobytes()

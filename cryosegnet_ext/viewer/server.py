@@ -1,0 +1,182 @@
+"""The server: this machine only unless told otherwise, nothing without the token of the address, nothing by path."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import re
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from .._version import __version__
+from ..errors import CryoSegNetError
+from ..report.page import make_page
+from .desk import Desk
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MOST_BODY = 16 << 20
+_TIMEOUT_SECONDS = 30
+_TILE = re.compile(r"tile/(\d{1,6})/(\d)/(\d{1,4})/(\d{1,4})/(\d)")
+_ONE = re.compile(r"(thumbnail|save|discard)/(\d{1,6})")
+
+
+class ViewServer(ThreadingHTTPServer):
+    """Serves one desk.
+
+    Parameters
+    ----------
+    desk
+        The micrographs.
+    host, port
+        Where to listen; port 0 takes a free one.
+
+    Raises
+    ------
+    CryoSegNetError
+        The address cannot be listened on.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, desk: Desk, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.desk = desk
+        self.token = secrets.token_urlsafe(24)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            raise CryoSegNetError(
+                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port or --host."
+            ) from error
+        self.host = host
+        self.names = _names_of(host, self.server_port)
+
+    @property
+    def address(self) -> str:
+        """The page's address, token included."""
+        name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(self.host, self.host)
+        return f"http://{f'[{name}]' if ':' in name else name}:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no error; anything else is told in one line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            print(f"cryosegnet view: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _names_of(host: str, port: int) -> set[str]:
+    """What the Host header may say: a page elsewhere that points its own name at this address says something else."""
+    names = {host, *LOOPBACK}
+    if host in ("0.0.0.0", "::"):
+        names |= {socket.gethostname(), socket.getfqdn()}
+        with contextlib.suppress(OSError):
+            names |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+    return {f"{f'[{name}]' if ':' in name else name}:{port}".lower() for name in names}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ViewServer
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = f"cryosegnet/{__version__}", ""
+    timeout = _TIMEOUT_SECONDS
+
+    def do_GET(self) -> None:
+        """The page and the pictures."""
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        """Saving; needs the token in a header too, which no other site's page can send."""
+        self._answer(self._post)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the address holds the token."""
+
+    def _answer(self, work: Callable[[str], tuple[str, bytes]]) -> None:
+        try:
+            path = self._allowed()
+            kind, body = work(path)
+        except _Refused as refusal:
+            self._send(refusal.status, "text/plain; charset=utf-8", refusal.reason.encode())
+        except CryoSegNetError as error:
+            self._send(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "text/plain; charset=utf-8", str(error).encode(errors="replace")
+            )
+        else:
+            self._send(HTTPStatus.OK, kind, body)
+
+    def _allowed(self) -> str:
+        """The path below the token."""
+        if self.headers.get("Host", "").lower() not in self.server.names:
+            raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, "this server is not known by that name")
+        token, _, path = self.path.lstrip("/").partition("/")
+        if not hmac.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
+            raise _Refused(HTTPStatus.NOT_FOUND, "nothing here; use the address that cryosegnet view has printed")
+        return path
+
+    def _get(self, path: str) -> tuple[str, bytes]:
+        desk = self.server.desk
+        if path == "":
+            return "text/html; charset=utf-8", make_page(desk.data, desk.view(self.server.token))
+        if match := _TILE.fullmatch(path):
+            number, level, column, row, smoothing = map(int, match.groups())
+            return "image/jpeg", desk.tile(number, level, column, row, smoothing)
+        if (match := _ONE.fullmatch(path)) and match[1] == "thumbnail":
+            return "image/jpeg", desk.thumbnail(int(match[2]))
+        raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
+
+    def _post(self, path: str) -> tuple[str, bytes]:
+        token = self.headers.get("X-CryoSegNet-Token", "")
+        if not hmac.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
+            raise _Refused(HTTPStatus.FORBIDDEN, "the token is missing")
+        body = self._body()
+        match = _ONE.fullmatch(path)
+        if match is None or match[1] == "thumbnail":
+            raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
+        number = int(match[2])
+        answer = self.server.desk.discard(number) if match[1] == "discard" else self._save(number, body)
+        return "application/json", json.dumps(answer).encode()
+
+    def _save(self, number: int, body: bytes) -> dict[str, Any]:
+        try:
+            rows = json.loads(body)["picks"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _Refused(HTTPStatus.BAD_REQUEST, "no picks in the request") from error
+        return self.server.desk.save(number, rows)
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > _MOST_BODY:
+            self.close_connection = True
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large or does not say its length")
+        return self.rfile.read(int(length))
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        if status != HTTPStatus.OK:
+            # What a refused request still sends would be taken for the next request.
+            self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "private, max-age=600" if kind == "image/jpeg" else "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+
+class _Refused(Exception):
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
