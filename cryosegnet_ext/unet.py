@@ -8,13 +8,36 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from .memory import with_less
 
 Image = NDArray[np.float32]
+
+LARGEST_TILE, SMALLEST_TILE = 2048, 256
+"""Sides of the tiles that large images are cut into, pixels: as memory allows."""
+
+
+class Frame(NamedTuple):
+    """Where a part of an image lies in the whole: its first row and column, height and width of the whole, pixels.
+
+    All are multiples of the network's stride.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def at_level(self, level: int) -> Frame:
+        """The same on the grid of the skip connection of that level (0: full resolution)."""
+        return Frame(*(value >> level for value in self))
 
 
 class ConvBlock(nn.Module):
@@ -73,10 +96,27 @@ class Decoder(nn.Module):
         self.ag = AttentionGate(in_channels, out_channels)
         self.c1 = ConvBlock(in_channels + out_channels, out_channels)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W)."""
-        x = self.up(x)
+    def forward(self, x: Tensor, skip: Tensor, frame: Frame | None = None) -> Tensor:
+        """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W); ``frame`` places a part in a whole."""
+        x = self.up(x) if frame is None else _upsampled_as_part(x, frame)
         return self.c1(torch.cat([x, self.ag(x, skip)], dim=1))
+
+
+def _upsampled_as_part(x: Tensor, frame: Frame) -> Tensor:
+    """Twofold bilinear upsampling with align_corners of a part, as it would come out within the whole.
+
+    ``x`` (B, C, H/2, W/2), ``frame`` on the fine grid -> (B, C, H, W). What lies beyond the part's border is taken to
+    be like the border.
+    """
+    for axis, first, length in ((2, frame.top, frame.height), (3, frame.left, frame.width)):
+        coarse = x.shape[axis]
+        fine = torch.arange(first, first + 2 * coarse, device=x.device, dtype=torch.float64)
+        at = (fine * ((length // 2 - 1) / (length - 1)) - first / 2).clamp(0, coarse - 1)
+        low = at.floor().long().clamp(max=max(coarse - 2, 0))
+        weight = (at - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
+        high = (low + 1).clamp(max=coarse - 1)
+        x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), weight)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class AttentionUNet(nn.Module):
@@ -109,8 +149,16 @@ class AttentionUNet(nn.Module):
         """Height and width of the input must be multiples of this."""
         return 2**self.levels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame | None = None) -> Tensor:
         """(B, 1, H, W) -> logits (B, 1, H, W).
+
+        Parameters
+        ----------
+        x
+            An image or, with ``frame``, a part of one.
+        frame
+            Where the part lies in the whole image. The upsampling (align_corners) places coarse pixels by the size of
+            the image, so that a part that is taken for a whole gives another map.
 
         Raises
         ------
@@ -125,16 +173,17 @@ class AttentionUNet(nn.Module):
             skips.append(skip)
         x = self.b1(x)
         for i in range(self.levels):
-            x = getattr(self, f"d{i + 1}")(x, skips.pop())
+            at = None if frame is None else frame.at_level(self.levels - 1 - i)
+            x = getattr(self, f"d{i + 1}")(x, skips.pop(), at)
         return self.output(x)
 
 
-def probability_map(model: AttentionUNet, image: Image, tile: int = 2048, margin: int = 64) -> Image:
+def probability_map(model: AttentionUNet, image: Image, tile: int = LARGEST_TILE, margin: int = 64) -> Image:
     """Run the network on one image of any size; (h, w) -> probability (h, w), 0..1.
 
     Large images go through in tiles whose overlapping margins are thrown away, so that memory stays bounded; the
     rest is padded by reflection to the network's stride. Runs where the model lies; on a CPU with bf16 units and on
-    GPUs in bf16, else in float32.
+    GPUs in bf16, else in float32. Where memory runs out, the tiles are made smaller.
 
     Parameters
     ----------
@@ -143,21 +192,38 @@ def probability_map(model: AttentionUNet, image: Image, tile: int = 2048, margin
     image : (h, w) float32
     tile, margin
         Side of a tile and of the margin thrown away, pixels; the margin is a multiple of the network's stride.
+
+    Raises
+    ------
+    CryoSegNetError
+        Memory ran out even with small tiles.
     """
-    h, w = image.shape
     device = next(model.parameters()).device
-    result = np.empty((h, w), np.float32)
+    return map_of_tensor(model, torch.from_numpy(image).to(device), tile, margin).cpu().numpy()
+
+
+def map_of_tensor(model: AttentionUNet, image: Tensor, tile: int = LARGEST_TILE, margin: int = 64) -> Tensor:
+    """`probability_map` of an image (h, w) float32 on the model's device; stays there."""
+    return with_less(lambda side: _tiled(model, image, side, margin), tile, SMALLEST_TILE, "The U-Net", image.device)
+
+
+def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tensor:
+    h, w = image.shape
+    stride, device = model.stride, image.device
+    whole = (h + -h % stride, w + -w % stride)
+    result = torch.empty((h, w), device=device)
     core = tile - 2 * margin
-    for y0, y1 in _spans(h, tile, core, model.stride):
-        for x0, x1 in _spans(w, tile, core, model.stride):
+    for y0, y1 in _spans(h, tile, core, stride):
+        for x0, x1 in _spans(w, tile, core, stride):
             ay, by = max(y0 - margin, 0), min(y1 + margin, h)
             ax, bx = max(x0 - margin, 0), min(x1 + margin, w)
             part = image[ay:by, ax:bx]
-            py, px = -part.shape[0] % model.stride, -part.shape[1] % model.stride
-            padded = np.pad(part, ((0, py), (0, px)), mode="reflect" if min(part.shape) > model.stride else "edge")
-            x = torch.from_numpy(padded)[None, None].to(device).contiguous(memory_format=torch.channels_last)
+            py, px = -part.shape[0] % stride, -part.shape[1] % stride
+            mode = "reflect" if min(part.shape) > stride else "replicate"
+            x = pad(part[None, None], (0, px, 0, py), mode=mode).contiguous(memory_format=torch.channels_last)
+            frame = None if x.shape[2:] == whole else Frame(ay, ax, *whole)
             with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
-                plane = torch.sigmoid(model(x).float())[0, 0].cpu().numpy()
+                plane = torch.sigmoid(model(x, frame).float())[0, 0]
             result[y0:y1, x0:x1] = plane[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
     return result
 
@@ -174,6 +240,7 @@ def _spans(length: int, tile: int, core: int, stride: int) -> list[tuple[int, in
 
 
 def bf16_pays(device: torch.device) -> bool:
+    """Whether the device has units for bf16, so that it is faster there than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _avx512_bf16()

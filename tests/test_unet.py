@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cryosegnet_ext import unet
+from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.unet import AttentionUNet, probability_map
 from cryosegnet_ext.weights import load_unet
 
@@ -183,27 +184,49 @@ def test_a_map_has_the_size_of_its_image(exact, shape, levels):
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(300, 410), (129, 500), (100, 777), (256, 256)])
+@pytest.mark.parametrize("shape", [(400, 460), (300, 250), (97, 900)], ids=str)
 def test_tiles_join_without_a_seam(exact, shape):
-    """With an upsampling that is the same everywhere, tiles give what the whole gives.
-
-    The network's own (align_corners) places coarse pixels by the size of the whole tile, which no margin undoes.
-    """
-    model = random_unet(3, 2)
-    for decoder in (model.d1, model.d2):
-        decoder.up = torch.nn.Upsample(scale_factor=2, mode="nearest")
+    """Each tile knows where it lies in the whole, so what is left of the difference is what a margin cuts off."""
+    model = random_unet(4, 3)
     image = noise(shape)
     whole = probability_map(model, image)
-    assert np.ptp(whole) > 0.1
-    assert probability_map(model, image, tile=128, margin=32) == pytest.approx(whole, abs=1e-5)
+    assert probability_map(model, image, tile=256, margin=64) == pytest.approx(whole, abs=1e-5)
+    assert np.abs(probability_map(model, image, tile=256, margin=16) - whole).max() > 1e-4
 
 
-def test_tiles_of_the_networks_own_upsampling_differ_little(exact):
-    model = random_unet(4, 3)
-    image = noise((400, 460))
-    whole, tiled = probability_map(model, image), probability_map(model, image, tile=256, margin=64)
-    assert np.abs(whole - tiled).mean() < 0.3 * whole.std()
-    assert not np.array_equal(whole, tiled)
+def test_a_part_upsampled_within_the_whole():
+    whole = torch.randn(1, 2, 24, 40, generator=torch.Generator().manual_seed(0))
+    up = torch.nn.functional.interpolate(whole, scale_factor=2, mode="bilinear", align_corners=True)
+    for top, left, bottom, right in ((0, 0, 24, 40), (4, 8, 16, 30), (0, 20, 12, 40)):
+        part = unet._upsampled_as_part(whole[:, :, top:bottom, left:right], unet.Frame(2 * top, 2 * left, 48, 80))
+        expected = up[:, :, 2 * top : 2 * bottom, 2 * left : 2 * right]
+        inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+        torch.testing.assert_close(part[inside], expected[inside], rtol=1e-5, atol=1e-5)
+
+
+def test_memory_that_runs_out_makes_smaller_tiles(exact, monkeypatch):
+    model = random_unet(3, 2)
+    image = noise((700, 520))
+    whole = probability_map(model, image)
+    seen = []
+
+    def tight(self, x, frame=None):
+        seen.append(tuple(x.shape[2:]))
+        if x.shape[2] * x.shape[3] > 300 * 300:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, x, frame)
+
+    forward = AttentionUNet.forward
+    monkeypatch.setattr(AttentionUNet, "forward", tight)
+    assert probability_map(model, image) == pytest.approx(whole, abs=1e-5)
+    assert seen[0] == (700, 520) and max(h * w for h, w in seen[3:]) <= 300 * 300
+
+    def none_left(self, x, frame=None):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AttentionUNet, "forward", none_left)
+    with pytest.raises(CryoSegNetError, match=r"^The U-Net ran out of memory on cpu"):
+        probability_map(model, image)
 
 
 @pytest.mark.parametrize("length", [1, 50, 2048, 2049, 3001, 4096, 9000, 12000])
