@@ -247,7 +247,8 @@ class _Run:
                 x, y = self._tensors(batches[i])
                 with self._mixed():
                     logits = self.network(x)
-                logits = logits.float()
+                known = y != UNKNOWN
+                logits, y = logits.float()[known], y[known]
                 p = torch.sigmoid(logits)
                 entropy = functional.binary_cross_entropy_with_logits(logits, y, reduction="sum")
                 parts = (entropy, torch.tensor(float(y.numel())), (p * y).sum(), p.sum() + y.sum())

@@ -107,7 +107,7 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
             labels = _read_mask(found.labels) if isinstance(found.labels, Path) else found.labels
             if owner in result:
                 raise CryoSegNetError(
-                    f"{inputs[owner].name} has labels in {result[owner].source} and in {labels.source}: give one of them"
+                    f"{inputs[owner].name} has labels in {result[owner].source} and in {labels.source}: give one"
                 )
             result[owner] = labels
     if not result:

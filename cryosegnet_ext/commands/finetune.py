@@ -1,0 +1,75 @@
+"""``cryosegnet finetune``: fit the built-in network to one protein."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .options import number
+from .train import add_data_args, add_run_args, check, run, whole
+
+if TYPE_CHECKING:
+    from ..training.curves import Watcher
+    from ..training.folder import RunFolder
+    from ..training.parallel import Group
+
+HELP = "fit the network to your protein, from a few labelled micrographs or from its own picks"
+
+_DESCRIPTION = """Fit the network to your protein: from a few labelled micrographs (5 are enough to help), or, with
+--self-train, from its own confident picks without any labels.
+
+Some micrographs are held out to judge. If the network does not become better on them, the start weights are kept,
+and the command says so. Label every particle on the micrographs that you label."""
+
+_EPILOG = """written into DIR: as by 'cryosegnet train'
+  unet.safetensors            the network: cryosegnet pick ... --weights DIR/unet.safetensors
+
+A run that was stopped or killed goes on with the same command.
+
+exit codes: 0 done, 1 wrong usage, 3 it could not be done, 4 stopped
+
+examples:
+  cryosegnet finetune --micrographs mics/ --labels manual_picks/ -o tuned --diameter 180
+  cryosegnet finetune --micrographs mics/ --self-train -o tuned --diameter 180
+  cryosegnet finetune --micrographs mics/ --self-train --labels few/ -o tuned    (labels judge only)"""
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cryosegnet finetune``."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    add_data_args(parser, labels_required=False)
+    method = parser.add_argument_group("how to learn")
+    add = method.add_argument
+    add("--weights", metavar="NAME|FILE", default="default", help="start weights (default: the built-in network)")
+    add(
+        "--self-train", action="store_true", help="learn from the start weights' confident picks (up to 20 micrographs)"
+    )
+    add(
+        "--confident",
+        metavar="S",
+        type=number(0.3, 0.99, "score"),
+        default=0.75,
+        help="least score of such a pick (0.75)",
+    )
+    add("--steps", metavar="N", type=whole(1, 10**6, "number of steps"), help="length (default: 200 of 8 crops)")
+    add("--batch", metavar="N", type=whole(1, 4096, "batch"), help="crops a step (default: 8)")
+    add("--learning-rate", metavar="R", type=number(1e-7, 1, "learning rate"), help="(default: 5e-4)")
+    add_run_args(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Fine-tune; the exit code says how it went."""
+    check(args)
+    if not args.labels and not args.self_train:
+        raise UsageError("give --labels, or --self-train to learn from the network's own confident picks")
+
+    from ..training.finetuning import FineTuning, finetune
+
+    known = {name: getattr(args, name) for name in FineTuning.__dataclass_fields__ if hasattr(args, name)}
+    options = FineTuning(**known, start=args.weights)
+
+    def work(folder: RunFolder, group: Group, watcher: Watcher, stop: Any) -> None:
+        finetune(options, folder, group, watcher, stop)
+
+    return run(args, "finetune", options.settings(), work)

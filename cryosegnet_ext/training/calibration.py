@@ -1,0 +1,173 @@
+"""Score and threshold fitted to validation micrographs, and how well a network picks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from ..evaluation import match
+from ..micrograph import Micrograph
+from ..picker import Picker
+from ..picks import Picks
+from ..postprocess import Calibration
+from .dataset import Example
+
+Floats = NDArray[np.float64]
+
+#: A pick is right within this many diameters of a label.
+REACH = 0.3
+#: Sizes at which candidates are gathered, of the true one: the program's estimate is that uncertain.
+SIZE_ERRORS = (0.85, 1.0, 1.18)
+# Fewer candidates than this, or fewer wrong or right ones, cannot tell a slope.
+_LEAST_CANDIDATES, _LEAST_OF_EACH = 60, 8
+_THRESHOLDS = np.round(np.arange(0.2, 0.81, 0.05), 2)
+# Thresholds this close to the best are as good; of those the one nearest to 0.5 is taken.
+_PLATEAU = 0.005
+# Micrographs that are picked for this at most.
+MOST_MICROGRAPHS = 12
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Picks against labels, summed over micrographs."""
+
+    picks: int
+    labels: int
+    right: int
+
+    @property
+    def precision(self) -> float:
+        """Share of the picks that are right."""
+        return self.right / max(self.picks, 1)
+
+    @property
+    def recall(self) -> float:
+        """Share of the labels that were found."""
+        return self.right / max(self.labels, 1)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the two."""
+        return 2 * self.right / max(self.picks + self.labels, 1)
+
+    def __str__(self) -> str:
+        return f"precision {self.precision:.3f}, recall {self.recall:.3f}, F1 {self.f1:.3f}"
+
+
+def with_size(micrograph: Micrograph, diameter_px: float) -> float:
+    """A diameter in pixels as `Picker.pick` wants it: angstrom where the pixel size is known."""
+    return diameter_px * (micrograph.pixel_size or 1.0)
+
+
+def right_picks(picks: Picks, example: Example) -> NDArray[np.bool_]:
+    """(n,) which picks lie on a label, one to one."""
+    right = np.zeros(len(picks), bool)
+    labels = np.c_[example.x, example.y]
+    right[match(np.c_[picks.x, picks.y], labels, REACH * example.diameter_px)[0]] = True
+    return right
+
+
+def score_picker(picker: Picker, examples: Sequence[Example]) -> Scores:
+    """Pick micrographs, given the particle's size, and count; the picker's own threshold."""
+    counts = np.zeros(3, int)
+    for example in examples[:MOST_MICROGRAPHS]:
+        micrograph = example.micrograph()
+        picks = picker.pick(micrograph, with_size(micrograph, example.diameter_px))
+        counts += len(picks), len(example.x), int(right_picks(picks, example).sum())
+    return Scores(*counts.tolist())
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Everything that may be a particle, over some micrographs.
+
+    Attributes
+    ----------
+    logit, log_size : (n,)
+        Of the mean probability of the mask; of the mask's size over the expected one.
+    right : (n,) bool
+        It lies on a label.
+    labels : int
+        How many there are to find.
+    """
+
+    logit: Floats
+    log_size: Floats
+    right: NDArray[np.bool_]
+    labels: int
+
+
+def gather(weights: Path, examples: Sequence[Example], device: str, denoised: bool = False) -> Candidates:
+    """Candidates of validation micrographs, each picked at three sizes, by weights that are not calibrated yet.
+
+    Parameters
+    ----------
+    weights
+        A file whose note carries no calibration (then the score is the mean probability) and no threshold.
+    examples
+        Micrographs with labels.
+    device
+        Where to run.
+    denoised
+        As of `Picker`.
+    """
+    picker = Picker(weights, device=device, threshold=0.0, denoised=denoised)
+    published = picker.recipe == "published"
+    logits, sizes, right, labels = [], [], [], 0
+    for example in examples[:MOST_MICROGRAPHS]:
+        micrograph = example.micrograph()
+        for error in (1.0,) if published else SIZE_ERRORS:
+            size = example.diameter_px * error
+            picks = picker.pick(micrograph, with_size(micrograph, size))
+            p = np.clip(picks.score, 1e-4, 1 - 1e-4)
+            logits.append(np.log(p / (1 - p)))
+            sizes.append(np.log(np.maximum(picks.diameter_px, 1e-6) / size))
+            right.append(right_picks(picks, example))
+            labels += len(example.x)
+    return Candidates(np.concatenate(logits), np.concatenate(sizes), np.concatenate(right), labels)
+
+
+def fit_calibration(candidates: Candidates, prior: Calibration | None = None) -> Calibration:
+    """The score by logistic regression, held near ``prior`` where there are few candidates; prior where too few."""
+    prior = prior or Calibration()
+    t = candidates.right.astype(float)
+    n = len(t)
+    if n < _LEAST_CANDIDATES or min(t.sum(), n - t.sum()) < _LEAST_OF_EACH:
+        return prior
+    f = np.c_[np.ones(n), candidates.logit, candidates.log_size**2]
+    centre = np.array([prior.offset, prior.probability_slope, prior.size_slope])
+
+    def cost(beta: Floats) -> float:
+        value = f @ beta
+        return float((np.logaddexp(0, value) - t * value).mean() + ((beta - centre)[1:] ** 2).sum() / n)
+
+    beta = minimize(cost, centre, method="BFGS").x
+    # more probable must mean a better score, whatever a few candidates say
+    if not np.isfinite(beta).all() or beta[1] <= 0.05:
+        return prior
+    return Calibration(*(round(float(b), 4) for b in beta))
+
+
+def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
+    """The threshold with the best F1, as near to 0.5 as costs nothing; 0.5 where nothing can be told."""
+    score = candidate_scores(candidates, calibration)
+    f1 = []
+    for q in _THRESHOLDS:
+        kept = score >= q
+        f1.append(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))
+    best = max(f1)
+    if best == 0:
+        return 0.5
+    good = _THRESHOLDS[np.array(f1) >= best - _PLATEAU]
+    return float(good[np.argmin(np.abs(good - 0.5))])
+
+
+def candidate_scores(candidates: Candidates, calibration: Calibration) -> Floats:
+    """Score (n,) of each candidate."""
+    p = 1 / (1 + np.exp(-candidates.logit))
+    return calibration.score(p, candidates.log_size)

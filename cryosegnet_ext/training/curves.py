@@ -1,0 +1,149 @@
+"""What a run shows of itself: lines with loss and time left, a picture of its curves, TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..atomic import atomic_path
+from ..errors import CryoSegNetError
+from ..progress import duration
+from .fit import Moment
+
+_LINE_SECONDS = 15.0
+
+
+class Watcher:
+    """Tells of a run as it goes: to stderr, and to TensorBoard if asked.
+
+    Parameters
+    ----------
+    folder
+        Of the run; TensorBoard's files go below it.
+    shown
+        Print lines.
+    tensorboard
+        Write events.
+
+    Raises
+    ------
+    CryoSegNetError
+        TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, shown: bool = True, tensorboard: bool = False) -> None:
+        self._shown = shown
+        self._began = self._said = time.monotonic()
+        self._first: int | None = None
+        self._loss: float | None = None
+        self._events: Any = _events(folder / "tensorboard") if tensorboard else None
+
+    def __call__(self, moment: Moment) -> None:
+        """Take note of a moment."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = max(moment.step - 10, 0)
+        if moment.loss is not None:
+            self._loss = moment.loss if self._loss is None else 0.8 * self._loss + 0.2 * moment.loss
+            self._event("loss/training", moment.loss, moment.step)
+            self._event("learning_rate", moment.learning_rate, moment.step)
+        if moment.validation_dice is not None:
+            self._event("loss/validation", moment.validation_loss, moment.step)
+            self._event("dice/validation", moment.validation_dice, moment.step)
+        if moment.validation_dice is not None or now - self._said >= _LINE_SECONDS:
+            self._said = now
+            self._say(moment, now)
+
+    def _say(self, moment: Moment, now: float) -> None:
+        words = [f"step {moment.step}/{moment.steps}"]
+        if self._loss is not None:
+            words.append(f"loss {self._loss:.3f}")
+        if moment.validation_dice is not None:
+            words.append(f"validation Dice {moment.validation_dice:.3f}{' (best so far)' if moment.best else ''}")
+        done = moment.step - (self._first or 0)
+        if done > 0 and moment.step < moment.steps:
+            words.append(f"{duration((now - self._began) / done * (moment.steps - moment.step))} left")
+        self.say(", ".join(words))
+
+    def say(self, text: str) -> None:
+        """A line on stderr."""
+        if self._shown:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"cryosegnet: {text}", file=sys.stderr, flush=True)
+
+    def _event(self, name: str, value: float | None, step: int) -> None:
+        if self._events is not None and value is not None:
+            self._events.add_scalar(name, value, step)
+
+    def __enter__(self) -> Watcher:
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def _events(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise CryoSegNetError(
+            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard, or leave it out"
+        ) from error
+    return SummaryWriter(str(folder))
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """Draw ``loss.csv`` and ``validation.csv`` of a run as ``curves.png``; None where there is nothing to draw."""
+    losses, validation = _table(folder / "loss.csv"), _table(folder / "validation.csv")
+    if not losses.get("step"):
+        return None
+    # figures made without pyplot, so that no display is looked for
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left = figure.add_subplot()
+    left.plot(losses["step"], losses["loss"], color="0.75", lw=0.8)
+    left.plot(losses["step"], _smooth(losses["loss"]), color="C0", label="training loss (smoothed)")
+    if validation.get("step"):
+        left.plot(validation["step"], validation["loss"], color="C1", marker="o", ms=3, label="validation loss")
+    left.set(xlabel="step", ylabel="(BCE + Dice loss) / 2", ylim=(0, None))
+    lines, names = left.get_legend_handles_labels()
+    if validation.get("step"):
+        right = left.twinx()
+        right.plot(validation["step"], validation["dice"], color="C2", marker="o", ms=3, label="validation Dice")
+        best = max(range(len(validation["dice"])), key=validation["dice"].__getitem__)
+        where = (validation["step"][best], validation["dice"][best])
+        right.annotate(f"best {where[1]:.3f}", where, xytext=(0, 6), textcoords="offset points", ha="center", size=8)
+        right.set(ylabel="Dice", ylim=(0, 1.05))
+        more = right.get_legend_handles_labels()
+        lines, names = lines + more[0], names + more[1]
+    left.legend(lines, names, loc="center right", fontsize=8)
+    target = folder / "curves.png"
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=130)
+    return target
+
+
+def _table(path: Path) -> dict[str, list[float]]:
+    if not path.exists():
+        return {}
+    with open(path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _smooth(values: list[float]) -> list[float]:
+    result, level = [], values[0]
+    for value in values:
+        level = 0.9 * level + 0.1 * value
+        result.append(level)
+    return result

@@ -1,0 +1,352 @@
+"""Labelled micrographs made ready: read once, checked, denoised or reduced, and kept as frames on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import denoise
+from ..atomic import atomic_path, write_atomic
+from ..errors import CryoSegNetError
+from ..inputs import Input
+from ..micrograph import Micrograph, read_micrograph, require_pixel_size
+from . import checks
+from .checks import Evidence, Problem
+from .crops import Labelled
+from .labels import Labels, scaled_labels
+
+Floats = NDArray[np.float64]
+Say = Callable[[str], None]
+
+#: Side of the published network's input, pixels.
+PUBLISHED_SIDE = 1024
+# Frames of the default preset are reduced until the particle has this many pixels: crops show it at 64 at most, but for
+# the few that show it too large.
+_FRAME_DIAMETER = 96.0
+_NONE = np.zeros((0, 2))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How micrographs become frames.
+
+    Attributes
+    ----------
+    preset
+        ``default``: the micrograph, reduced; ``published``: denoised as published, 1024 x 1024, upside down.
+    denoised
+        The micrographs went through the published denoising already.
+    pixel_size
+        Angstrom per pixel; wins over the files' own.
+    flip, scale
+        What to do to label coordinates: see `checks.place`.
+    """
+
+    preset: Literal["default", "published"] = "default"
+    denoised: bool = False
+    pixel_size: float | None = None
+    flip: str | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled micrograph.
+
+    Attributes
+    ----------
+    name, path
+        As the user calls it, and the file.
+    pixel_size : float or None
+    shape : (ny, nx)
+    diameter_px : float
+        Particle diameter, pixels of the micrograph.
+    x, y : (n,) float64
+        Labels, pixels of the micrograph, all inside.
+    frame : Path
+        The ``.npy`` file that crops are cut from.
+    scale_y, scale_x : float
+        Pixels of the frame per pixel of the micrograph.
+    doubtful : (m, 2) float64
+        x, y of places that may hold a particle: neither taught as one nor as background.
+    """
+
+    name: str
+    path: str
+    pixel_size: float | None
+    shape: tuple[int, int]
+    diameter_px: float
+    x: Floats
+    y: Floats
+    frame: Path
+    scale_y: float = 1.0
+    scale_x: float = 1.0
+    doubtful: Floats = field(default_factory=lambda: _NONE)
+
+    def micrograph(self) -> Micrograph:
+        """The micrograph itself, read again."""
+        return read_micrograph(self.path, self.pixel_size)
+
+    def pixels(self) -> NDArray[Any]:
+        """The frame, read as it is needed."""
+        return np.asarray(np.load(self.frame, mmap_mode="r"))
+
+    def in_frame(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Pixels of the micrograph to pixels of the frame."""
+        return (x + 0.5) * self.scale_x - 0.5, (y + 0.5) * self.scale_y - 0.5
+
+    def labelled(self, doubtful: bool = False) -> Labelled:
+        """The frame with its labels, or with its doubtful places instead."""
+        x, y = (self.doubtful[:, 0], self.doubtful[:, 1]) if doubtful else (self.x, self.y)
+        scale = float(np.sqrt(self.scale_x * self.scale_y))
+        return Labelled(self.pixels(), *self.in_frame(x, y), self.diameter_px * scale)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A micrograph to prepare: with labels, or without (then it has no particles yet)."""
+
+    one: Input
+    labels: Labels
+    diameter: float
+    angstrom: bool = False  # else the diameter is in pixels
+
+    def diameter_px(self, micrograph: Micrograph) -> float:
+        """The particle's diameter in pixels of its micrograph."""
+        if not self.angstrom:
+            return self.diameter
+        size = self.diameter / require_pixel_size(micrograph, "a diameter in angstrom")
+        if not 4 <= size <= max(micrograph.data.shape) / 2:
+            raise CryoSegNetError(
+                f"a diameter of {self.diameter:.0f} A is {size:.3g} pixels of {micrograph.name}: "
+                "check --diameter and --pixel-size"
+            )
+        return size
+
+
+def prepare(
+    tasks: Sequence[Task], how: Preparation, folder: Path, say: Say, workers: int = 2
+) -> tuple[list[Example], list[Problem]]:
+    """Read, check and reduce micrographs; what an earlier, killed call finished is not done again.
+
+    Parameters
+    ----------
+    tasks
+        The micrographs with their labels.
+    how
+        What frames are made of.
+    folder
+        Where the frames go.
+    say
+        Told how far it is, and what is odd.
+    workers
+        Micrographs at a time.
+
+    Returns
+    -------
+    list of Example
+        Of those without serious problems, in order.
+    list of Problem
+        What is wrong with labels and files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        for i, result in enumerate(pool.map(lambda task: _prepare(task, how, folder), tasks), 1):
+            results.append(result)
+            if i % 20 == 0 and i < len(tasks):
+                say(f"{i} of {len(tasks)} micrographs prepared")
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    problems = [problem for _, found, _ in results for problem in found]
+    evidence = {task.one.name: seen for task, (_, _, seen) in zip(tasks, results) if seen is not None}
+    counts = {task.one.name: len(task.labels) for task in tasks}
+    together = checks.check_all(evidence, counts)
+    if together is not None and not any(p.serious for p in problems):
+        serious = "fit far better" in together
+        problems.append(Problem("", "the labels", together.removeprefix("the labels "), serious=serious))
+    return [example for example, _, _ in results if example is not None], problems
+
+
+def _prepare(task: Task, how: Preparation, folder: Path) -> tuple[Example | None, list[Problem], Floats | None]:
+    key = _fingerprint(task, how)
+    note, frame = folder / f"{key}.json", folder / f"{key}.npy"
+    if not (note.exists() and frame.exists()):
+        try:
+            _make(task, how, note, frame)
+        except CryoSegNetError as error:
+            return None, [Problem(task.one.name, task.one.name, f"cannot be used ({error})")], None
+    known = json.loads(note.read_text())
+    problems = [Problem(**p) for p in known["problems"]]
+    evidence = None if known["evidence"] is None else np.array(known["evidence"])
+    if any(p.serious for p in problems):
+        return None, problems, evidence
+    example = Example(
+        name=task.one.name,
+        path=str(task.one.path),
+        pixel_size=known["pixel_size"],
+        shape=tuple(known["shape"]),
+        diameter_px=known["diameter_px"],
+        x=np.array(known["x"], np.float64),
+        y=np.array(known["y"], np.float64),
+        frame=frame,
+        scale_y=known["scale_y"],
+        scale_x=known["scale_x"],
+    )
+    return example, problems, evidence
+
+
+def _make(task: Task, how: Preparation, note: Path, frame: Path) -> None:
+    """Read and check one micrograph; write its frame and what is known of it."""
+    micrograph = read_micrograph(task.one.path, how.pixel_size or task.one.pixel_size)
+    shape = (micrograph.data.shape[0], micrograph.data.shape[1])
+    diameter_px = task.diameter_px(micrograph)
+    name = task.one.path.name
+    found = [checks.check_shape(name, shape, task.labels) if how.scale == 1 else None]
+    labels = checks.place(scaled_labels(task.labels, shape), shape, how.flip, how.scale)
+    if found[0] is None:
+        found.append(checks.check_frame(name, shape, labels))
+    problems = [p for p in found if p is not None]
+    evidence = None
+    if not problems and len(labels):
+        evidence = Evidence(micrograph.data, diameter_px).placements(labels)
+        problem = checks.check_placement(name, labels, evidence)
+        problems += [problem] if problem else []
+    within = checks.inside(labels.x, labels.y, shape)
+    if not problems and not within.all():
+        what = f"has {(~within).sum()} of {len(labels)} labels outside {name}: left out"
+        problems.append(Problem(name, labels.source, what, serious=False))
+    x, y = np.clip(labels.x[within], 0, shape[1] - 1), np.clip(labels.y[within], 0, shape[0] - 1)
+    pixels = _published_frame(micrograph, how) if how.preset == "published" else _reduced(micrograph, diameter_px)
+    with atomic_path(frame) as temporary:
+        np.save(temporary, pixels)
+    known = {
+        "name": task.one.name,
+        "pixel_size": micrograph.pixel_size,
+        "diameter_px": diameter_px,
+        "shape": shape,
+        "x": x.tolist(),
+        "y": y.tolist(),
+        "scale_y": pixels.shape[0] / shape[0],
+        "scale_x": pixels.shape[1] / shape[1],
+        "problems": [vars(p) for p in problems],
+        "evidence": None if evidence is None else evidence.tolist(),
+    }
+    write_atomic(note, json.dumps(known))
+
+
+def _reduced(micrograph: Micrograph, diameter_px: float) -> NDArray[np.float32]:
+    scale = min(1.0, _FRAME_DIAMETER / diameter_px)
+    if scale > 0.8:
+        return micrograph.data
+    ny, nx = micrograph.data.shape
+    size = (max(64, round(nx * scale)), max(64, round(ny * scale)))
+    return np.asarray(cv2.resize(micrograph.data, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _published_frame(micrograph: Micrograph, how: Preparation) -> NDArray[np.float32]:
+    """As the picker's published recipe shows a micrograph to the network: 0..1, upside down."""
+    image = micrograph.data if how.denoised else denoise.published(micrograph.data)
+    low, high = (float(image.min()), float(image.max())) if how.denoised else (0.0, 255.0)
+    side = PUBLISHED_SIDE
+    squeezed = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    return np.ascontiguousarray((squeezed[::-1] - np.float32(low)) / np.float32((high - low) or 1.0))
+
+
+def _fingerprint(task: Task, how: Preparation) -> str:
+    """Changes when the file, its labels or the way of preparing change."""
+    digest = hashlib.sha256()
+    status = task.one.path.stat() if task.one.path.exists() else None
+    words = [
+        task.one.key,
+        status and (status.st_size, status.st_mtime_ns),
+        vars(how),
+        round(task.diameter, 4),
+        task.angstrom,
+    ]
+    words += [task.one.pixel_size, task.labels.mask_shape, task.labels.micrograph_shape, task.labels.source]
+    digest.update(repr(words).encode(errors="surrogateescape"))
+    digest.update(task.labels.x.tobytes() + task.labels.y.tobytes())
+    return digest.hexdigest()[:16]
+
+
+# --- the split --------------------------------------------------------------------------------------------------------
+
+
+def split(names: Sequence[str], file: Path, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:
+    """Names of the micrographs for training and for validation; kept in ``file``, which wins once it is there.
+
+    Each folder's micrographs are split by themselves, so that every data set is in both parts. Micrographs that the
+    file does not know yet go to training.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file is no split, or leaves nothing to train or validate on.
+    """
+    if file.exists():
+        known = read_split(file)
+        training = [n for n in names if n not in known["validation"]]
+        validation = [n for n in names if n in known["validation"]]
+    else:
+        training, validation = [], []
+        rng = np.random.default_rng(seed)
+        groups: dict[str, list[str]] = {}
+        for name in sorted(names):
+            groups.setdefault(os.path.dirname(name), []).append(name)
+        for group in groups.values():
+            order = [group[i] for i in rng.permutation(len(group)).tolist()]
+            count = round(share * len(group)) or int(len(group) > 1)
+            validation += order[:count]
+            training += order[count:]
+        if not validation and len(training) > 1:
+            validation.append(training.pop())
+    if not training or not validation:
+        raise CryoSegNetError(
+            f"{file}: {len(training)} micrographs are left to train on and {len(validation)} to validate on; "
+            "both need at least one: give more labelled micrographs, or another split"
+        )
+    content = {"seed": seed, "train": sorted(training), "validation": sorted(validation)}
+    if not file.exists():
+        write_atomic(file, json.dumps(content, indent=1) + "\n")
+    return sorted(training), sorted(validation)
+
+
+def read_split(file: Path) -> dict[str, Any]:
+    """A split file: ``train`` and ``validation``, each a list of micrographs.
+
+    Raises
+    ------
+    CryoSegNetError
+        It is none.
+    """
+    try:
+        known = json.loads(file.read_text())
+        for part in ("train", "validation"):
+            if not all(isinstance(name, str) for name in known[part]):
+                raise ValueError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CryoSegNetError(
+            f'{file}: no split; it must be JSON with the lists "train" and "validation" of micrographs'
+        ) from error
+    both = set(known["train"]) & set(known["validation"])
+    if both:
+        raise CryoSegNetError(f"{file}: {sorted(both)[0]} is in both parts; leave it in one")
+    return dict(known)
+
+
+def chosen(examples: Iterable[Example], names: Sequence[str]) -> list[Example]:
+    """The examples of these names."""
+    wanted = set(names)
+    return [example for example in examples if example.name in wanted]

@@ -1,0 +1,231 @@
+"""Fine-tuning: from a handful of labelled micrographs, or from the network's own confident picks.
+
+What keeps a network from collapsing on so little: its batch norms stay as they are; part of every batch are simulated
+crops with what the start weights say of them; and what comes out is a blend of the start weights and the trained ones
+(Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022), the one that picks the validation micrographs
+best. If that is no better than the start weights, these stay.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CryoSegNetError
+from ..picker import Picker
+from ..postprocess import Calibration
+from ..stopping import Stop
+from ..unet import AttentionUNet
+from ..weights import load_unet, resolve
+from . import output, selftraining
+from .batches import Crops, Loader, default_workers, validation_crops
+from .blobs import lumpy_stack, replay_items
+from .calibration import Candidates, Scores, best_threshold, candidate_scores, fit_calibration, gather, score_picker
+from .curves import Watcher
+from .fit import Recipe, fit
+from .folder import WEIGHTS, RunFolder
+from .parallel import Group
+from .training import Data, Options, chosen_precision, finish, in_turn, load_data
+
+#: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
+REPLAYED = 0.375
+_REPLAY_CROPS, _SPECIMENS = 24, 12
+_SIDE = 256
+#: Shares of the trained weights in the blends that are tried.
+BLENDS = (1.0, 0.6, 0.3)
+# A blend must be better than the start weights by this F1.
+_GAIN = 0.002
+# Validation micrographs that blends are compared on.
+_JUDGED = 4
+
+
+@dataclass(frozen=True)
+class FineTuning(Options):
+    """What a fine-tuning may be told, beyond `Options`.
+
+    Attributes
+    ----------
+    self_train
+        Learn from the start weights' own confident picks. Labels, if any, then only judge.
+    confident
+        Least score of such a pick.
+    """
+
+    self_train: bool = False
+    confident: float = 0.75
+
+
+def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
+    """Fine-tune a network; resumes where an earlier call was stopped or killed.
+
+    Raises
+    ------
+    CryoSegNetError
+        Something is wrong with what the user gave.
+    Interrupted, Stopped
+        A signal came; the same call goes on from there.
+    """
+    say = watcher.say if group.first else (lambda _: None)
+    start = str(options.start or "default")
+    network, note = load_unet(start)
+    if note.get("recipe") != "default":
+        raise CryoSegNetError(
+            f"the weights {start} were not trained for the default recipe: fine-tune those with 'cryosegnet train "
+            f"--preset published --start {start}'"
+        )
+    with stop.interrupts():
+        if options.self_train:
+            data = in_turn(group, lambda: selftraining.load_data(options, folder.path, start, group.device, say))
+        else:
+            data = in_turn(group, lambda: load_data(options, folder.path, group.device, say))
+        kind = "confident picks" if options.self_train else "particles"
+        say(
+            f"{len(data.training)} micrographs ({sum(len(e.x) for e in data.training)} {kind}) to train on, "
+            f"{len(data.validation)} to validate; particle diameter {data.size}"
+        )
+        if group.first:
+            folder.write({"data": data.described(folder.path.name), "environment": output.environment(group.device)})
+        before = {k: v.clone() for k, v in network.state_dict().items()}
+        network = network.to(group.device)
+        replay = replay_items(network, [lumpy_stack(i) for i in range(_SPECIMENS)], _REPLAY_CROPS, _SIDE, options.seed)
+    batch = options.batch or 8
+    recipe = Recipe(
+        base_channels=network.base_channels,
+        levels=network.levels,
+        steps=options.steps or 200,
+        learning_rate=options.learning_rate or 5e-4,
+        seed=options.seed,
+        precision=chosen_precision(options.precision, group.device),
+        frozen_norm=True,
+        validate_every=50,
+    )
+    source = Crops(data.training, batch=batch, seed=options.seed, replay=replay, replayed=REPLAYED)
+    workers = default_workers(group.device) if options.workers is None else options.workers
+    try:
+        tuned = fit(
+            recipe,
+            Loader(source, recipe.steps, group, workers),
+            folder.path,
+            before,
+            validation=validation_crops(data.validation, _SIDE, batch, options.seed),
+            group=group,
+            watch=watcher,
+            stop=lambda: stop.requested,
+            checkpoint_every=25,
+        )
+    except ValueError as error:  # what the settings do not tell: mixed precision on another kind of device
+        raise CryoSegNetError(
+            f"{folder.path} holds a run that was begun on another kind of device: go on there, or add --overwrite"
+        ) from error
+    if group.first:
+        with stop.interrupts():
+            judge = selftraining.conclude if options.self_train and not options.labels else _conclude
+            judge(data, before, note, tuned, folder, start, group.device, say, recipe.steps)
+    group.wait()
+
+
+def blended(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights between two networks of one shape: ``share`` of the second."""
+    return {k: v if not v.is_floating_point() else v + share * (after[k].to(v.device) - v) for k, v in before.items()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Weights that may be kept: their share of the trained ones, score and threshold, and F1 on validation."""
+
+    share: float
+    calibration: Calibration
+    threshold: float
+    f1: float
+
+
+def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
+    """F1 of the candidates that pass."""
+    kept = candidate_scores(candidates, calibration) >= threshold
+    return float(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))
+
+
+def _conclude(
+    data: Data,
+    before: Mapping[str, Tensor],
+    note: Mapping[str, Any],
+    tuned: AttentionUNet,
+    folder: RunFolder,
+    start: str,
+    device: str,
+    say: Callable[[str], None],
+    steps: int,
+) -> None:
+    """Choose the blend that picks the labelled validation micrographs best, or keep the start weights."""
+    say("comparing with the start weights on the validation micrographs")
+    judged = data.validation[:_JUDGED]
+    prior = Calibration(**note.get("calibration", {}))
+    old_threshold = float(note.get("threshold", 0.5))
+    candidate = folder.path / "candidate.safetensors"
+    choices = []
+    for share in (0.0, *BLENDS):
+        output.write_weights(
+            blended(before, tuned.state_dict(), share), output.note_of("default", "candidate"), candidate
+        )
+        seen = gather(candidate, judged, device)
+        if share == 0:
+            choices.append(Choice(0.0, prior, old_threshold, f1_of(seen, prior, old_threshold)))
+        fitted = fit_calibration(seen, prior)
+        threshold = best_threshold(seen, fitted)
+        choices.append(Choice(share, fitted, threshold, f1_of(seen, fitted, threshold)))
+    untouched = choices[0]
+    best = max(choices[1:], key=lambda c: c.f1)
+    old = score_picker(Picker(start, device=device), judged)
+    scores = {"start weights": old}
+    if best.f1 >= untouched.f1 + _GAIN:
+        keep(best, before, tuned, folder)
+        scores["fine-tuned"] = score_picker(Picker(folder.path / WEIGHTS, device=device), judged)
+        # blends were compared at several assumed sizes; what counts is what is picked now
+        if scores["fine-tuned"].f1 <= old.f1:
+            best = untouched
+    else:
+        best = untouched
+    finish_choice(best, untouched, scores, data, folder, start, steps)
+
+
+def keep(choice: Choice, before: Mapping[str, Tensor], tuned: AttentionUNet, folder: RunFolder) -> None:
+    """Write the chosen weights."""
+    note = output.note_of("default", folder.path.name, choice.calibration, choice.threshold)
+    output.write_weights(blended(before, tuned.state_dict(), choice.share), note, folder.path / WEIGHTS)
+
+
+def finish_choice(
+    best: Choice,
+    untouched: Choice,
+    scores: Mapping[str, Scores],
+    data: Data,
+    folder: RunFolder,
+    start: str,
+    steps: int,
+    remarks: Sequence[str] = (),
+) -> None:
+    """Say what was kept, and write the report."""
+    said = list(remarks)
+    if best is untouched:
+        shutil.copyfile(resolve(start), folder.path / WEIGHTS)
+        said.append(
+            "Fine-tuning did not make the network better: the start weights were kept unchanged. More labelled "
+            "micrographs, or labels that leave out fewer particles, may help."
+        )
+    elif best.share == 0:
+        said.append("The start weights' map was best; only score and threshold were fitted to these micrographs.")
+    elif best.share < 1:
+        said.append(f"Kept: {best.share:.0%} of the way from the start weights to the trained ones.")
+    finish(folder, data, scores, steps, best.threshold, said)
+    folder.write({"kept": asdict(replace(best)), "start_sha256": _sha256(start)})
+
+
+def _sha256(name: str) -> str:
+    from ..weights import sha256_of
+
+    return sha256_of(Path(resolve(name)))

@@ -1,0 +1,116 @@
+"""What a training leaves behind: weights that the picker takes at once, and a card that says what they are."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..atomic import write_atomic
+from ..postprocess import Calibration
+from .crops import LABEL_SHARE
+
+#: Particle diameter in the working image of our networks, pixels.
+WORKING_DIAMETER = 32.0
+
+
+def note_of(
+    recipe: str, name: str, calibration: Calibration | None = None, threshold: float | None = None
+) -> dict[str, Any]:
+    """The note in a weights file: what `Picker` must know to use it, and by whom it was made.
+
+    Parameters
+    ----------
+    recipe
+        ``default`` or ``published``.
+    name
+        For the user.
+    calibration, threshold
+        Fitted to validation micrographs; without them the score is the mean probability and everything passes.
+    """
+    note: dict[str, Any] = {"name": name, "recipe": recipe, "program": f"cryosegnet-ext {__version__}"}
+    if recipe == "default":
+        note |= {"diameter": WORKING_DIAMETER, "label_share": LABEL_SHARE}
+        if calibration is not None:
+            note["calibration"] = asdict(calibration)
+    if threshold is not None:
+        note["threshold"] = threshold
+    return note
+
+
+def write_weights(state: Mapping[str, Tensor], note: Mapping[str, Any], path: Path) -> None:
+    """Write a state dict with its note as safetensors, whole or not at all; the same input gives the same bytes.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {k: v.detach().to("cpu").contiguous().clone() for k, v in state.items()}
+    write_atomic(path, save(tensors, metadata={"cryosegnet": json.dumps(note, sort_keys=True)}))
+
+
+def environment(device: str) -> dict[str, str]:
+    """Versions and device: what else may change a result."""
+    found = {
+        "cryosegnet-ext": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(terse=True),
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
+    return found
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """A short model card in Markdown, of what ``training.json`` says."""
+    settings, data, results = report["settings"], report["data"], report["results"]
+    kind = report["kind"]
+    size = f"{data['diameter']:.0f} {'A' if data['angstrom'] else 'pixels'} ({data['diameter_from']})"
+    lines = [
+        f"# Model card: {data['name']}",
+        "",
+        f"`{report['weights']}`, made by `cryosegnet {kind}` {report['environment']['cryosegnet-ext']}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| network | attention-gated U-Net, {settings['base_channels']} base channels, {settings['levels']} levels |",
+        f"| recipe | {settings['preset']} |",
+        f"| particle diameter | {size} |",
+        f"| trained on | {len(data['train'])} micrographs, {data['train_labels']} particles |",
+        f"| validated on | {len(data['validation'])} micrographs, {data['validation_labels']} particles |",
+        f"| steps | {results['steps']} |",
+        f"| threshold | {results['threshold']:g} |",
+    ]
+    if settings.get("start"):
+        lines.append(f"| started from | {settings['start']} |")
+    if settings.get("simulate"):
+        lines.append(f"| simulated specimens | {', '.join(Path(p).name for p in settings['simulate'])} |")
+    lines += ["", "## Validation micrographs, as `cryosegnet pick` picks them, size given", ""]
+    lines += ["| network | precision | recall | F1 |", "|---|---|---|---|"]
+    for name, score in results["scores"].items():
+        lines.append(f"| {name} | {score['precision']:.3f} | {score['recall']:.3f} | {score['f1']:.3f} |")
+    lines += ["", *results.get("remarks", [])]
+    lines += [
+        "",
+        "The score and the threshold were fitted to these same micrographs, so the figures are a little better than "
+        "new micrographs will give. Whether the network serves other particles or microscopes was not tried.",
+        "",
+        "`training.json` lists the micrographs, the settings and the versions; the same command gives the same network "
+        "up to the rounding of the machine.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""From what the user gives to labelled examples: files matched, size known, labels checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import write_atomic
+from ..errors import CryoSegNetError
+from ..inputs import Input, expand_inputs
+from ..micrograph import Micrograph, read_micrograph
+from . import checks
+from .dataset import Example, Preparation, Say, Task, prepare
+from .labels import Labels, find_labels, scaled_labels
+
+_SAMPLE = 6
+
+
+@dataclass(frozen=True)
+class Size:
+    """The particle's diameter: angstrom or pixels, and who said so."""
+
+    value: float
+    angstrom: bool
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.0f} {'A' if self.angstrom else 'pixels'} ({self.source})"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to prepare.
+
+    Attributes
+    ----------
+    micrographs, labels
+        As on the command line.
+    diameter
+        Angstrom; None to find it.
+    how
+        What frames are made of.
+    skip_bad
+        Leave out micrographs whose labels are bad, instead of stopping.
+    weights, device
+        Network that estimates the size where nothing gives it, and where it runs.
+    """
+
+    micrographs: Sequence[str]
+    labels: Sequence[str]
+    diameter: float | None
+    how: Preparation
+    skip_bad: bool = False
+    weights: str = "default"
+    device: str = "cpu"
+
+
+def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Example], Size]:
+    """Labelled micrographs, checked; what an earlier, killed call found is not found again.
+
+    Raises
+    ------
+    CryoSegNetError
+        Nothing matches, the size cannot be told, or labels are bad; all bad files are named.
+    """
+    inputs = expand_inputs(wanted.micrographs)
+    found, unknown = find_labels(inputs, wanted.labels)
+    say(f"{len(found)} of {len(inputs)} micrographs have labels")
+    if unknown:
+        say(f"warning: labels without a micrograph, left out: {', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}")
+    chosen = [(inputs[i], found[i]) for i in sorted(found)]
+    size = known_size(wanted, chosen, folder, say)
+    tasks = [Task(one, labels, size.value, size.angstrom) for one, labels in chosen]
+    examples, problems = prepare(tasks, wanted.how, folder / "frames", say)
+    serious = [p for p in problems if p.serious]
+    minor = [p for p in problems if not p.serious]
+    for problem in minor[:2]:
+        say(f"warning: {problem}")
+    if len(minor) > 2:
+        say(f"warning: and the like of {len(minor) - 2} more label files")
+    if serious and not (wanted.skip_bad and examples):
+        remedies = {p.remedy for p in serious if p.remedy}
+        if len(remedies) == 1 and len(serious) > 1:
+            hint = f"run again with {remedies.pop()}"
+        else:
+            hint = "put them right, or add --skip-bad to train without these micrographs"
+        raise CryoSegNetError(
+            f"{len(serious)} problem{'s' if len(serious) > 1 else ''} with the labels; {hint}:\n"
+            + checks.list_problems(serious)
+        )
+    if serious:
+        say(f"warning: {len(serious)} micrographs left out for bad labels:\n{checks.list_problems(serious)}")
+    if not any(len(e.x) for e in examples):
+        raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
+    return examples, size
+
+
+def known_size(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]], folder: Path, say: Say) -> Size:
+    """The particle's diameter: given, from the label files, or estimated by the network; kept in ``frames/size.json``.
+
+    Raises
+    ------
+    CryoSegNetError
+        It cannot be told.
+    """
+    if wanted.diameter is not None:
+        return Size(wanted.diameter, True, "given")
+    note = folder / "frames" / "size.json"
+    if note.exists():
+        return Size(**json.loads(note.read_text()))
+    picked = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).round().astype(int)).tolist()]
+    micrographs = [read_micrograph(one.path, wanted.how.pixel_size or one.pixel_size) for one, _ in picked]
+    angstrom = all(m.pixel_size is not None for m in micrographs)
+    from_labels = [_labelled_size(m, labels, wanted) for m, (_, labels) in zip(micrographs, picked)]
+    sizes = [s for s in from_labels if np.isfinite(s)]
+    if len(sizes) > len(picked) / 2:
+        size = Size(float(np.median(sizes)), angstrom, "from the labels")
+    else:
+        from ..picker import Picker
+
+        say("estimating the particle's size; --diameter A saves this")
+        estimate = Picker(wanted.weights, device=wanted.device).estimate_diameter(micrographs)
+        if estimate is None:
+            raise CryoSegNetError(
+                "the particle's size can neither be read off the labels nor estimated: give --diameter"
+            )
+        size = Size(estimate, angstrom, "estimated")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, json.dumps(vars(size)))
+    return size
+
+
+def _labelled_size(micrograph: Micrograph, labels: Labels | None, wanted: Wanted) -> float:
+    """Diameter by the label file, angstrom, or pixels where there is no pixel size; nan where it does not say."""
+    if labels is None:
+        return float("nan")
+    ny, nx = micrograph.data.shape
+    placed = scaled_labels(labels, (ny, nx))
+    return placed.diameter * wanted.how.scale * (micrograph.pixel_size or 1.0)

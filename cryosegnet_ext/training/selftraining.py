@@ -1,0 +1,224 @@
+"""Self-training: the network's own confident picks as labels, and tests that need none.
+
+Source: the paper's fine-tuning on the network's own picks on 20 micrographs of a new protein (Gyawali et al., 2024).
+Picks of a middling score are in doubt: they are taught neither as particles nor as background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from ..denoise import working_image
+from ..errors import CryoSegNetError
+from ..evaluation import match
+from ..inputs import expand_inputs
+from ..micrograph import Micrograph
+from ..picker import Picker
+from ..picks import Picks
+from ..postprocess import Calibration
+from ..unet import AttentionUNet
+from . import output
+from .blobs import lumpy_stack, simulated_micrographs
+from .calibration import REACH, Scores, with_size
+from .dataset import Example, Preparation, Task, chosen, prepare, split
+from .folder import RunFolder
+from .labels import Labels
+from .preparing import Wanted, known_size, labelled_examples
+from .training import Data
+
+if TYPE_CHECKING:
+    from .finetuning import FineTuning
+
+#: As many micrographs as in the paper.
+MOST_MICROGRAPHS = 20
+# Below this score a candidate is background; between this and the confident ones it is in doubt.
+_DOUBT = 0.15
+_LEAST_CONFIDENT = 40
+# What the tuned network must keep: confident picks of the start weights; their number of picks; their simulated F1.
+KEPT_CONFIDENT, MOST_PICKS, LEAST_PICKS, LOST_F1 = 0.93, 2.0, 0.7, 0.03
+# Mean image of the added picks against that of the confident ones, as a correlation.
+ALIKE = 0.6
+_SIMULATED, _SIMULATED_SIDE = 6, 512
+
+
+def load_data(options: FineTuning, folder: Path, start: str, device: str, say: Callable[[str], None]) -> Data:
+    """Pick the micrographs with the start weights; confident picks are the labels.
+
+    With labels of the user's, their micrographs are held out to judge.
+
+    Raises
+    ------
+    CryoSegNetError
+        Too few confident picks to learn from.
+    """
+    how = Preparation("default", options.denoised, options.pixel_size)
+    inputs = expand_inputs(options.micrographs)
+    judges: list[Example] = []
+    if options.labels:
+        how_labels = replace(how, flip=options.flip_labels, scale=options.label_scale)
+        wanted = Wanted(
+            options.micrographs, options.labels, options.diameter, how_labels, options.skip_bad, start, device
+        )
+        judges, size = labelled_examples(wanted, folder, say)
+        held = {example.path for example in judges}
+        inputs = [one for one in inputs if str(one.path) not in held]
+    else:
+        wanted = Wanted(options.micrographs, [], options.diameter, how, weights=start, device=device)
+        size = known_size(wanted, [(one, None) for one in inputs], folder, say)
+    if len(inputs) > MOST_MICROGRAPHS:
+        spread = np.linspace(0, len(inputs) - 1, MOST_MICROGRAPHS).round().astype(int)
+        inputs = [inputs[i] for i in spread.tolist()]
+        say(f"{MOST_MICROGRAPHS} micrographs, evenly chosen, are used")
+    if not inputs:
+        raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
+    none = np.zeros(0)
+    tasks = [Task(one, Labels(one.name, none, none), size.value, size.angstrom) for one in inputs]
+    blank, problems = prepare(tasks, how, folder / "frames", say)
+    for problem in problems:
+        say(f"warning: {problem}")
+    say(f"picking {len(blank)} micrographs with the start weights")
+    examples = _confident(blank, options.confident, folder, start, device)
+    count = sum(len(example.x) for example in examples)
+    if count < _LEAST_CONFIDENT:
+        raise CryoSegNetError(
+            f"the start weights find only {count} particles with a score of {options.confident:g} or more on "
+            f"{len(examples)} micrographs: give more micrographs, a lower --confident, or labels"
+        )
+    if judges:
+        return Data(examples, judges, size)
+    training, validation = split([e.name for e in examples], folder / "split.json", options.seed, options.validation)
+    return Data(chosen(examples, training), chosen(examples, validation), size)
+
+
+def _confident(blank: list[Example], confident: float, folder: Path, start: str, device: str) -> list[Example]:
+    picker = Picker(start, device=device, threshold=_DOUBT)
+    examples = []
+    for example in blank:
+        file = folder / "frames" / f"{example.frame.stem}.picks.npy"
+        if file.exists():
+            table = np.load(file)
+        else:
+            micrograph = example.micrograph()
+            picks = picker.pick(micrograph, with_size(micrograph, example.diameter_px))
+            table = np.c_[picks.x, picks.y, picks.score]
+            temporary = file.with_name(f".tmp-{file.name}")
+            np.save(temporary, table)
+            temporary.replace(file)
+        sure = table[:, 2] >= confident
+        examples.append(replace(example, x=table[sure, 0], y=table[sure, 1], doubtful=table[~sure, :2]))
+    return examples
+
+
+def conclude(
+    data: Data,
+    before: Mapping[str, Tensor],
+    note: Mapping[str, Any],
+    tuned: AttentionUNet,
+    folder: RunFolder,
+    start: str,
+    device: str,
+    say: Callable[[str], None],
+    steps: int,
+) -> None:
+    """Keep the largest share of the trained weights that passes the tests which need no labels; else none."""
+    from .finetuning import BLENDS, Choice, blended, finish_choice, keep
+
+    say("comparing with the start weights: simulated micrographs, confident picks, and how the added picks look")
+    prior = Calibration(**note.get("calibration", {}))
+    threshold = float(note.get("threshold", 0.5))
+    old = Picker(start, device=device)
+    simulated = [
+        Example(f"simulated {i}", "", None, (m.data.shape[0], m.data.shape[1]), m.diameter_px, m.x, m.y, Path())
+        for i, m in enumerate(_simulated())
+    ]
+    images = [Micrograph(m.data, None, "simulated") for m in _simulated()]
+    held = [(example, example.micrograph()) for example in data.validation[:4]]
+    old_picks = [old.pick(m, with_size(m, e.diameter_px)) for e, m in held]
+    old_simulated = _score(old, simulated, images)
+    scores = {"start weights, simulated test": old_simulated}
+    untouched = Choice(0.0, prior, threshold, old_simulated.f1)
+    remarks = [f"Labels: {sum(len(e.x) for e in data.training)} confident picks; nothing was checked by eye."]
+    candidate = folder.path / "candidate.safetensors"
+    for share in BLENDS:
+        state = blended(before, tuned.state_dict(), share)
+        output.write_weights(state, output.note_of("default", "candidate", prior, threshold), candidate)
+        new = Picker(candidate, device=device)
+        picks = [new.pick(m, with_size(m, e.diameter_px)) for e, m in held]
+        seen = _score(new, simulated, images)
+        verdict = _verdict([e for e, _ in held], [m for _, m in held], old_picks, picks)
+        if seen.f1 < old_simulated.f1 - LOST_F1:
+            verdict = f"F1 on simulated micrographs falls from {old_simulated.f1:.3f} to {seen.f1:.3f}"
+        if verdict is None:
+            best = Choice(share, prior, threshold, seen.f1)
+            keep(best, before, tuned, folder)
+            scores["fine-tuned, simulated test"] = seen
+            counts = sum(map(len, old_picks)), sum(map(len, picks))
+            remarks.append(
+                f"Picks on {len(held)} micrographs that were not trained on: {counts[0]} before, {counts[1]} after."
+            )
+            finish_choice(best, untouched, scores, data, folder, start, steps, remarks)
+            return
+        remarks.append(f"{share:.0%} of the training was refused: {verdict}.")
+    finish_choice(untouched, untouched, scores, data, folder, start, steps, remarks)
+
+
+def _simulated() -> list[Any]:
+    return simulated_micrographs([lumpy_stack(100 + i) for i in range(_SIMULATED)], _SIMULATED, _SIMULATED_SIDE, 0)
+
+
+def _score(picker: Picker, examples: list[Example], images: list[Micrograph]) -> Scores:
+    from .calibration import right_picks
+
+    counts = np.zeros(3, int)
+    for example, image in zip(examples, images):
+        picks = picker.pick(image, example.diameter_px)
+        counts += len(picks), len(example.x), int(right_picks(picks, example).sum())
+    return Scores(*counts.tolist())
+
+
+def _verdict(examples: list[Example], micrographs: list[Micrograph], old: list[Picks], new: list[Picks]) -> str | None:
+    """Why the new picks are suspect; None if they are not."""
+    before, after = sum(map(len, old)), sum(map(len, new))
+    if not LEAST_PICKS * before <= after <= MOST_PICKS * before:
+        return f"{before} picks became {after}"
+    kept = sum(len(match(np.c_[e.x, e.y], np.c_[p.x, p.y], REACH * e.diameter_px)[0]) for e, p in zip(examples, new))
+    labels = sum(len(e.x) for e in examples)
+    if kept < KEPT_CONFIDENT * labels:
+        return f"only {kept} of {labels} confident picks are found again"
+    reference = added = 0.0
+    count = 0
+    for e, m, p, q in zip(examples, micrographs, old, new):
+        work = working_image(m.data, output.WORKING_DIAMETER / e.diameter_px)
+        fresh = np.ones(len(q), bool)
+        fresh[match(np.c_[q.x, q.y], np.c_[p.x, p.y], REACH * e.diameter_px)[0]] = False
+        reference = reference + _sum_of_profiles(work, e.x, e.y)
+        added = added + _sum_of_profiles(work, q.x[fresh], q.y[fresh])
+        count += int(fresh.sum())
+    if count >= 15:
+        likeness = float(np.corrcoef(reference, added)[0, 1])
+        if not likeness > ALIKE:
+            return f"the {count} added picks do not look like the confident ones (correlation {likeness:.2f})"
+    return None
+
+
+def _sum_of_profiles(work: Any, x: Any, y: Any) -> Any:
+    """Sum over places of the image's radial profile around them, to 0.8 diameters, (r,)."""
+    reach = round(0.8 * output.WORKING_DIAMETER)
+    column = np.round((x + 0.5) * work.scale_x - 0.5).astype(int)
+    row = np.round((y + 0.5) * work.scale_y - 0.5).astype(int)
+    h, w = work.data.shape
+    whole = (column >= reach) & (row >= reach) & (column < w - reach) & (row < h - reach)
+    offset = np.arange(-reach, reach + 1)
+    ring = np.hypot(*np.meshgrid(offset, offset)).round().astype(int)
+    within = ring <= reach
+    total = np.zeros(reach + 1)
+    for r, c in zip(row[whole].tolist(), column[whole].tolist()):
+        patch = work.data[r - reach : r + reach + 1, c - reach : c + reach + 1]
+        total += np.bincount(ring[within], patch[within]) / np.bincount(ring[within])
+    return total
