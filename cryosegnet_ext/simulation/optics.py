@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +67,72 @@ def image_contrast(
     phase: NDArray[np.float32], optics: Optics, pixel_size: float, absorption: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """Relative intensity (ny, nx), 1 in empty ice, of a weak phase object given as phase shift in radian (ny, nx)."""
-    shape = (phase.shape[0], phase.shape[1])
-    transfer = contrast_transfer(optics, shape, pixel_size)
-    wave = fft.rfft2(phase, workers=2) * transfer
-    intensity = 1 + 2 * fft.irfft2(wave, s=shape, workers=2)
+    return layered_contrast([(0.0, phase)], optics, pixel_size, absorption)
+
+
+def layered_contrast(
+    layers: Iterable[tuple[float, NDArray[np.float32]]],
+    optics: Optics,
+    pixel_size: float,
+    absorption: NDArray[np.float32] | None = None,
+    drift: float = 0.0,
+    rng: np.random.Generator | None = None,
+    device: str = "cpu",
+) -> NDArray[np.float32]:
+    """Relative intensity (ny, nx) of layers of a weak phase object, each with its own defocus.
+
+    Parameters
+    ----------
+    layers
+        Depth of each layer (angstrom, added to the defocus) and its phase shift (ny, nx), radian.
+    optics, pixel_size
+        Imaging conditions; angstrom per pixel.
+    absorption
+        Factor (ny, nx) on the intensity.
+    drift
+        Angstrom moved at constant speed during the exposure, in a direction drawn from ``rng``.
+    device
+        "cpu" (SciPy) or a torch device for the Fourier transforms.
+    """
+    forward, backward = _transforms(device)
+    total, shape = None, (0, 0)
+    for depth, phase in layers:
+        shape = (phase.shape[0], phase.shape[1])
+        here = replace(optics, defocus_u=optics.defocus_u + depth, defocus_v=optics.defocus_v + depth)
+        wave = forward(phase, contrast_transfer(here if depth else optics, shape, pixel_size))
+        total = wave if total is None else total + wave
+    if total is None:
+        raise ValueError("no layers")
+    blur = None
+    if drift > 0 and rng is not None:
+        angle = rng.uniform(0, 2 * np.pi)
+        sy, sx = fft.fftfreq(shape[0], pixel_size)[:, None], fft.rfftfreq(shape[1], pixel_size)[None, :]
+        blur = np.sinc(drift * (sx * np.cos(angle) + sy * np.sin(angle))).astype(np.float32)
+    intensity = 1 + 2 * backward(total, blur, shape)
     if absorption is not None:
         intensity = intensity * absorption
     return np.maximum(intensity, 0.02).astype(np.float32)
+
+
+def _transforms(device: str) -> tuple[Any, Any]:
+    """Forward, (ny, nx) times a filter, and backward, times an optional filter, on the CPU or by torch."""
+    if device == "cpu":
+
+        def forward(image: Any, factor: Any) -> Any:
+            return fft.rfft2(image, workers=2) * factor
+
+        def backward(spectrum: Any, factor: Any, shape: tuple[int, int]) -> Any:
+            return fft.irfft2(spectrum if factor is None else spectrum * factor, s=shape, workers=2)
+
+        return forward, backward
+    import torch
+
+    def forward_torch(image: Any, factor: Any) -> Any:
+        return torch.fft.rfft2(torch.from_numpy(image).to(device)) * torch.from_numpy(factor).to(device)
+
+    def backward_torch(spectrum: Any, factor: Any, shape: tuple[int, int]) -> Any:
+        if factor is not None:
+            spectrum = spectrum * torch.from_numpy(factor).to(device)
+        return torch.fft.irfft2(spectrum, s=shape).cpu().numpy()
+
+    return forward_torch, backward_torch

@@ -1,0 +1,223 @@
+"""Contamination and bad ice: droplets, crystals, leopard-skin ice, films and foil edges; none of them is a particle.
+
+Every function adds to the same three planes, all (ny, nx): ``phase`` (radian), ``absorption`` (factor on the
+intensity, above 1 where electrons scattered elsewhere arrive) and ``junk`` (where no particle counts). ``d`` is a
+typical particle diameter in pixels, which sets the sizes: what spoils picking is what looks like a particle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from .textures import Image, outside_hole, smooth_noise
+
+# Lattice spacings of hexagonal and cubic ice, angstrom (the strongest reflections of ice I).
+ICE_SPACINGS = (3.90, 3.67, 3.44, 2.67, 2.25)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """What is in the frame beside particles: phase (radian), absorption factor, mask of junk; all (ny, nx)."""
+
+    phase: Image
+    absorption: Image
+    junk: NDArray[np.bool_]
+
+
+def add_droplets(planes: Planes, count: int, d: float, rng: np.random.Generator) -> None:
+    """``count`` groups of ethane or ice droplets of 0.3 to 10 particle diameters, single, touching or fused.
+
+    Droplets of one micrograph resemble each other in size, as they came at one time; many are faint.
+    """
+    ny, nx = planes.phase.shape
+    usual = d * float(np.exp(rng.uniform(np.log(0.5), np.log(4))))
+    strongest = float(np.exp(rng.uniform(np.log(0.2), np.log(1.0))))
+    for _ in range(count):
+        members = 1 if rng.random() < 0.6 else int(rng.integers(2, 6))
+        radius = np.clip(usual * np.exp(rng.normal(0, 0.5, members)), 0.3 * d, 10 * d) / 2
+        x, y = np.zeros(members), np.zeros(members)
+        for i in range(1, members):
+            other, angle = int(rng.integers(i)), rng.uniform(0, 2 * np.pi)
+            reach = (radius[i] + radius[other]) * rng.uniform(0.55, 1.02)
+            x[i], y[i] = x[other] + reach * np.cos(angle), y[other] + reach * np.sin(angle)
+        half = int(max((np.hypot(x, y) + radius).max() * 1.6, 4))
+        yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+        turn, stretch = rng.uniform(0, np.pi), rng.uniform(0.7, 1)
+        u = xx * np.cos(turn) + yy * np.sin(turn)
+        v = (-xx * np.sin(turn) + yy * np.cos(turn)) / stretch
+        neck = float(radius.min()) * rng.uniform(0.05, 0.45)  # how far touching droplets have flowed together
+        depth = neck * np.logaddexp.reduce([(r - np.hypot(u - a, v - b)) / neck for r, a, b in zip(radius, x, y)])
+        rough = rng.choice([0.0, 0.0, 0.05, 0.15]) * radius.min() * smooth_noise(xx.shape, float(radius.min()), rng)
+        depth += rough * (depth > -0.4 * radius.min())  # not far outside, where noise alone would make more of them
+        edge = max(radius.min() * rng.uniform(0.08, 0.5), 1.0)
+        thickness = np.sqrt(np.clip(depth / edge, 0, 1)).astype(np.float32)
+        strength = strongest * float(rng.choice([1.0, rng.uniform(0.1, 1), rng.uniform(0.05, 0.3)]))
+        cx, cy = int(rng.uniform(0, nx)), int(rng.uniform(0, ny))
+        dark = np.exp(-rng.uniform(0.1, 0.45) * strength * thickness).astype(np.float32)
+        add_patch(planes, cx - half, cy - half, strength * thickness, dark, thickness > 0.1)
+
+
+def add_crystals(planes: Planes, count: int, d: float, pixel_size: float, rng: np.random.Generator) -> None:
+    """``count`` ice crystals: dark polygons with sharp edges, bend contours and lattice fringes, or dark mottled lumps.
+
+    What a crystal diffracts can arrive beside it, as a bright ghost.
+    """
+    ny, nx = planes.phase.shape
+    for _ in range(count):
+        size = d * float(np.exp(rng.uniform(np.log(0.5), np.log(5))))
+        half = int(size * 1.1) + 4
+        shape = (2 * half + 1, 2 * half + 1)
+        sharp = rng.random() < 0.5
+        mask = _polygon(shape, size, rng) if sharp else _lump(shape, size, rng)
+        yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+        contours = np.cos(
+            6.3 / (size * rng.uniform(0.2, 0.9)) * (xx * rng.normal() + yy * rng.normal())
+            + 3 * smooth_noise(shape, 0.4 * size, rng)
+        )
+        density = rng.uniform(0.15, 1.2) * (1 + rng.uniform(0, 0.6) * contours) if sharp else rng.uniform(0.05, 0.5)
+        dark = np.exp(-(mask * density)).astype(np.float32)
+        fringes = _lattice(xx, yy, pixel_size, rng) * max(rng.uniform(-0.15, 0.2), 0)
+        phase = (mask * (rng.uniform(0.1, 0.9) * (1 if sharp else 0.4) + fringes)).astype(np.float32)
+        x0, y0 = int(rng.uniform(0, nx)) - half, int(rng.uniform(0, ny)) - half
+        add_patch(planes, x0, y0, phase, dark, mask > 0.15)
+        if rng.random() < 0.6:
+            angle, reach = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.6, 1.8)
+            ghost = 1 + rng.uniform(0.1, 0.4) * (1 - cv2.GaussianBlur(dark, (0, 0), max(0.08 * size, 0.8)))
+            x1, y1 = x0 + int(reach * np.cos(angle)), y0 + int(reach * np.sin(angle))
+            add_patch(planes, x1, y1, np.zeros_like(dark), ghost, mask > 0.5)
+
+
+def add_leopard(planes: Planes, contrast: float, d: float, rng: np.random.Generator) -> None:
+    """Leopard-skin ice over the whole frame: cells a particle or so across, with dark seams and darker spots."""
+    shape = planes.phase.shape
+    cell = d * float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
+    step = max(int(cell / 16), 1)  # cells are smooth at this scale, and neighbours are slow to look up
+    ny, nx = -(-shape[0] // step) + 2, -(-shape[1] // step) + 2
+    side = cell / step
+    seeds = rng.uniform((-side, -side), (ny + side, nx + side), (max(int(ny * nx / side**2), 4), 2))
+    at = np.argwhere(np.ones((ny, nx), bool)).astype(np.float64)
+    warp = [smooth_noise((ny, nx), side / 2, rng).ravel() * 0.15 * side for _ in range(2)]
+    gaps, index = cKDTree(seeds).query(at + np.stack(warp, -1), k=2)
+    seam = np.exp(-(((gaps[:, 1] - gaps[:, 0]) / (0.09 * side + 0.6)) ** 2))
+    tone = rng.normal(0, 1, len(seeds))[index[:, 0]]
+    spotted = (rng.random(len(seeds)) < rng.uniform(0.05, 0.5))[index[:, 0]]
+    spot = spotted * np.exp(-((gaps[:, 0] / (rng.uniform(0.2, 0.45) * side)) ** 2))
+    spot *= np.clip((gaps[:, 1] - gaps[:, 0]) / (0.4 * side), 0, 1)  # fades before the next cell begins
+    seam, tone, spot = (_enlarge(p.reshape(ny, nx), step, shape) for p in (seam, tone, spot))
+    broken = np.clip(0.6 + 0.6 * smooth_noise(shape, cell, rng), 0, 1.5)
+    fine = smooth_noise(shape, max(0.08 * cell, 1), rng)
+    planes.phase[:] += np.float32(contrast) * (0.30 * seam * broken + 0.07 * fine + 0.45 * spot)
+    tone *= np.float32(rng.choice([0.0, 0.01, 0.04]))
+    planes.absorption[:] *= np.exp(-np.float32(contrast) * (tone + 0.25 * spot + 0.03 * seam))
+    planes.junk[:] = True
+
+
+def add_film(planes: Planes, contrast: float, pixel_size: float, rng: np.random.Generator) -> None:
+    """A support film (amorphous carbon, graphene) under the whole ice: grain, patches and a few folds.
+
+    Particles on it count; on a fold they do not.
+    """
+    shape = planes.phase.shape
+    grain = rng.standard_normal(shape, np.float32) * np.float32(0.12 / np.sqrt(pixel_size))
+    patches = smooth_noise(shape, max(shape) * rng.uniform(0.01, 0.06), rng)
+    planes.phase[:] += np.float32(contrast) * (grain + 0.04 * patches)
+    for _ in range(int(rng.integers(0, 4))):
+        points = _line(shape, rng)
+        fold = np.zeros(shape, np.uint8)
+        width = max(1, round(float(rng.uniform(15, 90)) / pixel_size))
+        cv2.polylines(fold, [points], False, 255, width, cv2.LINE_AA)
+        soft = cv2.GaussianBlur(fold.astype(np.float32) / 255, (0, 0), max(0.15 * width, 0.6))
+        planes.phase[:] += np.float32(contrast * rng.uniform(0.15, 0.8)) * soft
+        planes.absorption[:] *= np.exp(-np.float32(contrast * rng.uniform(0.01, 0.12)) * soft)
+        planes.junk[:] |= soft > 0.3
+
+
+def add_foil(planes: Planes, share: float, d: float, pixel_size: float, rng: np.random.Generator) -> None:
+    """An almost opaque foil (gold, thick carbon) over ``share`` of the frame: rough edge, bright fringe, grains."""
+    shape = planes.phase.shape
+    bumps = smooth_noise(shape, max(0.8 * d, 2), rng) * rng.uniform(0, 0.35) * d
+    side = outside_hole(shape, share, rng, bumps)
+    edge = cv2.GaussianBlur(side, (0, 0), max(0.6, 8 / pixel_size))
+    step = 4
+    small = (-(-shape[0] // step), -(-shape[1] // step))
+    size = d * rng.uniform(0.7, 3) / step
+    seeds = rng.uniform((0, 0), small, (max(int(small[0] * small[1] / size**2), 4), 2))
+    _, index = cKDTree(seeds).query(np.argwhere(np.ones(small, bool)))
+    tone = _enlarge(rng.uniform(-1, 1, len(seeds))[index].reshape(small), step, shape)
+    opaque = rng.uniform(0.8, 2.8) * (1 + rng.uniform(0.05, 0.4) * tone)
+    planes.phase[:] += edge * np.float32(rng.uniform(0.8, 2.0))
+    planes.absorption[:] *= np.exp(-edge * opaque)
+    planes.junk[:] |= cv2.GaussianBlur(side, (0, 0), max(0.25 * d, 1)) > 0.15
+
+
+def add_patch(planes: Planes, x0: int, y0: int, phase: Image, absorption: Image, junk: NDArray[np.bool_]) -> None:
+    """Add a patch whose first pixel lies at (x0, y0), as far as it lies inside."""
+    ny, nx = planes.phase.shape
+    ax, ay, bx, by = max(x0, 0), max(y0, 0), min(x0 + phase.shape[1], nx), min(y0 + phase.shape[0], ny)
+    if ax >= bx or ay >= by:
+        return
+    here, there = np.s_[ay:by, ax:bx], np.s_[ay - y0 : by - y0, ax - x0 : bx - x0]
+    planes.phase[here] += phase[there]
+    planes.absorption[here] *= absorption[there]
+    planes.junk[here] |= junk[there]
+
+
+def _polygon(shape: tuple[int, int], size: float, rng: np.random.Generator) -> Image:
+    """A convex polygon of 4 to 7 corners, about ``size`` across, 1 inside; its edge is a pixel wide."""
+    corners = int(rng.integers(4, 8))
+    angle = np.sort((np.arange(corners) + rng.uniform(-0.25, 0.25, corners)) * 2 * np.pi / corners)
+    long, wide = size / 2, size / 2 * rng.uniform(0.35, 1)
+    u, v = long * np.cos(angle), wide * np.sin(angle)
+    turn = rng.uniform(0, np.pi)
+    x = shape[1] // 2 + u * np.cos(turn) - v * np.sin(turn)
+    y = shape[0] // 2 + u * np.sin(turn) + v * np.cos(turn)
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [np.round(np.stack([x, y], -1) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    return np.asarray(cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), 0.7), np.float32)
+
+
+def _lump(shape: tuple[int, int], size: float, rng: np.random.Generator) -> Image:
+    """A dark spot without an edge, mottled, about ``size`` across, 0 to 1."""
+    yy, xx = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
+    turn, stretch = rng.uniform(0, np.pi), rng.uniform(0.5, 1)
+    u, v = xx - shape[1] // 2, yy - shape[0] // 2
+    r = np.hypot(u * np.cos(turn) + v * np.sin(turn), (v * np.cos(turn) - u * np.sin(turn)) / stretch)
+    rough = 1 + 0.3 * smooth_noise(shape, max(0.08 * size, 1), rng) + 0.2 * smooth_noise(shape, max(0.2 * size, 1), rng)
+    spot = np.exp(-((r / (0.42 * size)) ** rng.uniform(2, 4))) * np.clip(rough, 0, 2)
+    return np.clip(spot, 0, 1).astype(np.float32)
+
+
+def _lattice(xx: Image, yy: Image, pixel_size: float, rng: np.random.Generator) -> Image:
+    """Fringes of one to three lattice planes; what the pixels cannot show appears as wider moire fringes."""
+    fringes = np.zeros_like(xx)
+    first = rng.uniform(0, np.pi)
+    spacing = float(rng.choice(ICE_SPACINGS)) / pixel_size
+    if spacing < 2.2:
+        spacing = rng.uniform(3, 12)
+    for k in range(int(rng.integers(1, 4))):
+        angle = first + k * np.pi / 3
+        fringes += np.cos(2 * np.pi / spacing * (xx * np.cos(angle) + yy * np.sin(angle)) + rng.uniform(0, 6.3))
+    return fringes
+
+
+def _line(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]:
+    """Points (n, 1, 2), as x and y, of a bent line across the frame."""
+    ny, nx = shape
+    angle = rng.uniform(0, np.pi)
+    t = np.linspace(-1, 1, 40) * np.hypot(nx, ny) / 2
+    across = np.hypot(nx, ny) * (0.3 * rng.uniform(-1, 1) + 0.04 * rng.normal() * np.sin(np.linspace(0, 4, 40)))
+    x = nx / 2 + t * np.cos(angle) - across * np.sin(angle)
+    y = ny / 2 + t * np.sin(angle) + across * np.cos(angle)
+    return np.round(np.stack([x, y], -1)).astype(np.int32)[:, None]
+
+
+def _enlarge(plane: NDArray[np.float64], step: int, shape: tuple[int, int]) -> Image:
+    """Enlarge by a whole factor and cut to ``shape`` (ny, nx)."""
+    size = (plane.shape[1] * step, plane.shape[0] * step)
+    wide = cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(wide[: shape[0], : shape[1]], np.float32)

@@ -1,0 +1,41 @@
+"""Random fields and shapes that the simulation's ingredients share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+Image = NDArray[np.float32]
+
+
+def smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> Image:
+    """Gaussian noise (ny, nx) smoothed to ``scale`` pixels, standard deviation 1."""
+    size = (shape[0], shape[1])
+    spectrum = fft.rfft2(rng.standard_normal(size, np.float32), workers=2)
+    fy, fx = fft.fftfreq(size[0])[:, None], fft.rfftfreq(size[1])[None, :]
+    spectrum *= np.exp(-2 * (np.pi * scale) ** 2 * (fx**2 + fy**2)).astype(np.float32)
+    noise = fft.irfft2(spectrum, s=size, workers=2)
+    return (noise / max(float(noise.std()), 1e-12)).astype(np.float32)
+
+
+def outside_hole(shape: tuple[int, int], share: float, rng: np.random.Generator, bumps: Image | None = None) -> Image:
+    """(ny, nx), 1 outside a large circle (the hole of a film) that leaves ``share`` of the frame covered, else 0.
+
+    ``bumps`` (ny, nx), pixels, moves the edge.
+    """
+    ny, nx = shape
+    radius = max(shape) * rng.uniform(0.7, 2.5)
+    angle = rng.uniform(0, 2 * np.pi)
+    reach = (
+        np.cos(angle) * np.linspace(-1, 1, nx)[None, :] * nx / 2
+        + np.sin(angle) * np.linspace(-1, 1, ny)[:, None] * ny / 2
+    )
+    across = (
+        -np.sin(angle) * np.linspace(-1, 1, nx)[None, :] * nx / 2
+        + np.cos(angle) * np.linspace(-1, 1, ny)[:, None] * ny / 2
+    )
+    distance = reach - (np.sqrt(np.clip(radius**2 - across**2, 0, None)) - radius)
+    if bumps is not None:
+        distance = distance + bumps
+    return (distance > np.quantile(distance, 1 - share)).astype(np.float32)
