@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .advice import ONE_ANGSTROM, about_diameter, advice, checked_diameter, is_header_of_one
 from .atomic import write_atomic
 from .engines import Engine, EngineError, Here
 from .errors import CryoSegNetError
@@ -34,6 +35,8 @@ FORMATS = ("star", "box", "cbox", "csv")
 _WARN_SHARE = 0.1
 #: Longest wait for an outcome, or for micrographs to come, before both are looked for again.
 _WAIT_SECONDS = 1.0
+#: A diameter that was given is compared with what this many micrographs show.
+_CHECKED = 2
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class BatchResult:
         (name, reason) of each failed micrograph.
     stopped
         Whether a signal or ``stop`` ended the run early.
+    warnings
+        What does not fit the data, in sentences; see `cryosegnet_ext.advice`.
     """
 
     done: int
@@ -64,6 +69,7 @@ class BatchResult:
     in_angstrom: bool
     failures: tuple[tuple[str, str], ...]
     stopped: bool
+    warnings: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -89,6 +95,7 @@ def run(
     watch: Callable[[Record, int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
     monitor: Monitor | None = None,
+    box_size: int | None = None,
 ) -> BatchResult:
     """Pick micrographs into a folder; what an earlier run finished there is not done again.
 
@@ -124,6 +131,8 @@ def run(
         Called with each sentence about what is going on, where ``progress`` says nothing.
     monitor
         Told what goes on.
+    box_size
+        Side of the boxes of box and cbox files, pixels, even; None: the dataset's particle diameter.
 
     Raises
     ------
@@ -138,9 +147,11 @@ def run(
     engine = picker if isinstance(picker, Engine) else Here(picker)
     monitor = monitor or Monitor()
     settings = {**engine.settings, "pixel_size": pixel_size}
+    if box_size is not None:
+        settings["box_size"] = box_size
     output = Path(output)
     with Journal(output, settings, overwrite) as journal, Stop(stop) as stopping:
-        batch = _Batch(engine, journal, stopping, tuple(formats), overlays, pixel_size, monitor)
+        batch = _Batch(engine, journal, stopping, tuple(formats), overlays, pixel_size, monitor, box_size)
         source = inputs if isinstance(inputs, Watch) else Listed(inputs, journal, batch.is_finished)
         shown = Progress(source.total, source.skipped, progress, source.growing)
         batch.say = engine.say = source.say = say if say is not None and not progress else shown.say
@@ -176,7 +187,9 @@ def run(
             write_summary(journal, records, stopped)
         except (OSError, CryoSegNetError) as error:
             failure = failure or error
-        result = _result(records, touched, stopped)
+        result = replace(
+            _result(records, touched, stopped), warnings=advice(journal.settings, journal.diameter, records)
+        )
         monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
     finished = result.done + result.skipped
     if failure is not None:
@@ -250,6 +263,7 @@ class _Batch:
         overlays: bool,
         pixel_size: float | None,
         monitor: Monitor,
+        box_size: int | None = None,
     ) -> None:
         self.engine = engine
         self.journal = journal
@@ -259,6 +273,8 @@ class _Batch:
         self.overlays = overlays
         self.pixel_size = pixel_size
         self.monitor = monitor
+        self.box_size = box_size
+        self._doubted = False
         self.say: Callable[[str], None] = lambda text: None
 
     def names(self, stem: str, every: bool = False) -> list[str]:
@@ -289,7 +305,25 @@ class _Batch:
                 self._estimate(source)
             if journal.diameter is None and (picked_without or journal.has_diameter):
                 self.say("warning: no particle diameter could be estimated from the dataset; --diameter A gives one")
+        elif not journal.has_diameter and not source.over and not source.growing:
+            self._check_diameter(source)
         self.monitor.set_diameter(journal.diameter)
+
+    def _check_diameter(self, source: Source) -> None:
+        """See whether a diameter that was given fits the first micrographs; it is what is picked for all the same."""
+        given = checked_diameter(self.engine.settings)
+        if given is None:
+            return
+        for inputs in source.samples(self.stopping):
+            found = self.engine.estimate(inputs[:_CHECKED], self.pixel_size, self.stopping)
+            if found.problem:
+                self._log("check of the particle diameter", found.problem)
+            if found.read and found.in_angstrom:
+                self.journal.set_diameter(found.diameter, True)
+                doubt = about_diameter(given, found.diameter)
+                if doubt:
+                    self.say(f"warning: {doubt}")
+            return
 
     def _estimate(self, source: Source) -> None:
         found = Estimate()
@@ -304,7 +338,7 @@ class _Batch:
                 break
         if found.read:
             # Where nothing could be read, nothing is known, and the failures say so.
-            self.journal.set_diameter(found.diameter)
+            self.journal.set_diameter(found.diameter, found.in_angstrom)
         if found.diameter is not None:
             unit = "A" if found.in_angstrom else "pixels"
             self.say(f"the particles are about {found.diameter:.0f} {unit} large; all micrographs are picked for that")
@@ -317,7 +351,9 @@ class _Batch:
             self.stopping.check()
             for one, stem in source.take(self.engine.room):
                 self.monitor.begin(one.key, one.name)
-                self.engine.submit(Task(one, stem, self.pixel_size, self.journal.diameter, self.overlays))
+                self.engine.submit(
+                    Task(one, stem, self.pixel_size, self.journal.diameter, self.overlays, self.journal.in_angstrom)
+                )
                 at_hand += 1
             if not at_hand:
                 self._tell("waiting", source)
@@ -346,6 +382,9 @@ class _Batch:
             if outcome.kept is not None:
                 write_candidates(self.output, record.stem, outcome.kept)
             record = self._write(record, outcome.picks, outcome.picture)
+            if not self._doubted and is_header_of_one(record, self.pixel_size):
+                self._doubted = True
+                self.say(f"warning: {ONE_ANGSTROM}")
         if not record.done:
             # What an earlier version of the micrograph left must not pass for its picks.
             remove_files(self.output, self.names(record.stem, every=True))
@@ -362,7 +401,7 @@ class _Batch:
             path.parent.mkdir(parents=True, exist_ok=True)
             if name.startswith("picks/"):
                 try:
-                    picks.write(path)
+                    picks.write(path, self.box_size)
                 except (OSError, CryoSegNetError):
                     raise
                 except Exception as error:

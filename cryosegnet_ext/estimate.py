@@ -26,7 +26,7 @@ class Estimate:
     diameter
         Angstrom, or pixels where ``in_angstrom`` is False; None where it could not be determined.
     in_angstrom
-        Whether the micrographs have a pixel size.
+        Whether the micrographs have a pixel size. Where only some have, those without are left out.
     read
         How many micrographs were read for it.
     problem
@@ -71,9 +71,11 @@ def estimate(
             break
     if not chosen:
         return Estimate()
-    known = all(micrograph.pixel_size is not None for micrograph in chosen)
+    # A length in pixels and one in angstrom cannot be weighed against each other.
+    with_size = [micrograph for micrograph in chosen if micrograph.pixel_size is not None]
+    known = bool(with_size)
     try:
-        diameter = picker.estimate_diameter(chosen)
+        diameter = picker.estimate_diameter(with_size or chosen)
     except Exception:
         return Estimate(None, known, len(chosen), traceback.format_exc())
     return Estimate(None if diameter is None else float(diameter), known, len(chosen))

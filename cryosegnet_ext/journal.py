@@ -100,6 +100,8 @@ class Journal:
         self.records: dict[str, Record] = {}
         self.diameter: float | None = None
         self.has_diameter = False
+        #: the unit of the diameter; None where an earlier version did not note it
+        self.in_angstrom: bool | None = None
         #: every output that any run into this folder wrote, also in formats that later runs left out
         self._written: set[str] = set()
         self._file: Any = None
@@ -140,10 +142,10 @@ class Journal:
         self._append({"record": "micrograph", **entry})
         self.records[record.key] = record
 
-    def set_diameter(self, diameter: float | None) -> None:
-        """Append the dataset's diameter; None: it could not be determined."""
-        self._append({"record": "diameter", "diameter": diameter})
-        self.diameter, self.has_diameter = diameter, True
+    def set_diameter(self, diameter: float | None, in_angstrom: bool | None = None) -> None:
+        """Append the dataset's diameter and its unit, angstrom or pixels; None: it could not be determined."""
+        self._append({"record": "diameter", "diameter": diameter, "in_angstrom": in_angstrom})
+        self.diameter, self.has_diameter, self.in_angstrom = diameter, True, in_angstrom
 
     def stems(self) -> dict[str, str]:
         """Key -> stem of every micrograph that has a record."""
@@ -186,11 +188,12 @@ class Journal:
         if known is not None and overwrite:
             self._remove_outputs()
             os.truncate(self.path, 0)
-            self.records, self.diameter, self.has_diameter = {}, None, False
+            self.records, self.diameter, self.has_diameter, self.in_angstrom = {}, None, False, None
         elif known is not None and differences(known, self.settings) and not any(r.done for r in self.records.values()):
             # nothing was picked yet, so new settings spoil nothing, and the advice of a message can be followed
             os.truncate(self.path, 0)
-            self.records, self.diameter, self.has_diameter, known = {}, None, False, None
+            self.records, self.diameter, self.has_diameter, self.in_angstrom = {}, None, False, None
+            known = None
             self._remove_unfinished()
         elif known is not None:
             self._compare(known)
@@ -219,6 +222,7 @@ class Journal:
                         known = dict(entry["settings"])
                     elif kind == "diameter":
                         self.diameter, self.has_diameter = entry["diameter"], True
+                        self.in_angstrom = entry.get("in_angstrom")
                     elif kind == "micrograph":
                         record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
                         self.records[record.key] = record

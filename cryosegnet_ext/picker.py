@@ -138,7 +138,18 @@ class Picker:
         float or None
             Angstrom (pixels where the micrographs have no pixel size); None where too few particles are seen to tell.
             The same micrographs give the same answer.
+
+        Raises
+        ------
+        UsageError
+            Some of the micrographs have a pixel size and others have none.
         """
+        unknown = [micrograph.name for micrograph in micrographs if micrograph.pixel_size is None]
+        if 0 < len(unknown) < len(micrographs):
+            raise UsageError(
+                f"{unknown[0]} does not say its pixel size and others do, so that no size can be estimated from all of "
+                "them: give it with --pixel-size, or leave those out."
+            )
         votes = []
         for micrograph in micrographs:
             unit = micrograph.pixel_size or 1.0

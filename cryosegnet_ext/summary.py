@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._version import __version__
+from .advice import advice
 from .atomic import write_atomic
 from .journal import Journal, Record
 from .sources import Source
@@ -60,6 +61,7 @@ def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) ->
         "version": __version__,
         "settings": journal.settings,
         "dataset_diameter": journal.diameter,
+        "warnings": list(advice(journal.settings, journal.diameter, every)),
         "stopped": stopped,
         "totals": {
             "micrographs": len(done),

@@ -19,7 +19,7 @@ import numpy as np
 from .errors import CryoSegNetError
 from .inputs import Input
 from .journal import Record
-from .micrograph import Micrograph, read_micrograph
+from .micrograph import Micrograph, read_micrograph, require_pixel_size
 from .overlay import encode_overlay
 from .picks import Picks
 from .reading import Read, read_one
@@ -60,6 +60,8 @@ class Task:
         Angstrom per pixel; wins over the input's own.
     diameter
         The dataset's particle diameter, where it was estimated.
+    in_angstrom
+        The diameter's unit: angstrom or pixels; None: angstrom where the micrograph has a pixel size, else pixels.
     overlay
         Draw the picks.
     """
@@ -69,6 +71,7 @@ class Task:
     pixel_size: float | None = None
     diameter: float | None = None
     overlay: bool = False
+    in_angstrom: bool | None = None
 
     def read(self) -> Read:
         """Read the micrograph."""
@@ -115,7 +118,7 @@ def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
         if len(os.fsencode(os.path.basename(task.stem))) > _LONGEST_STEM:
             raise CryoSegNetError(f"{one.name}: the file name is too long for its pick file; rename the micrograph")
         assert got.micrograph is not None
-        picks, candidates = _pick(picker, got.micrograph, task.diameter)
+        picks, candidates = _pick(picker, got.micrograph, _diameter_for(task, got.micrograph))
     except Exception as error:
         return failed(record, error, one.path)
     record = replace(
@@ -135,6 +138,17 @@ def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
         # Picks are worth more than their picture.
         log = ((f"overlay of {one.name}", traceback.format_exc()),)
     return Outcome(record, picks, picture, kept, log)
+
+
+def _diameter_for(task: Task, micrograph: Micrograph) -> float | None:
+    """The dataset's diameter in the unit in which the picker takes it for this micrograph."""
+    if task.diameter is None or task.in_angstrom is None:
+        return task.diameter
+    if task.in_angstrom:
+        require_pixel_size(micrograph, "the particle diameter of this dataset, which is known in angstrom,")
+        return task.diameter
+    # Estimated on micrographs without a pixel size, which this one will share with them.
+    return task.diameter * (micrograph.pixel_size or 1.0)
 
 
 def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | None) -> tuple[Picks, Picks]:

@@ -287,8 +287,8 @@ def _finish(
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
     for line in lines:
         say(line)
-    if warning:
-        complain(f"warning: {warning}")
+    for text in (*result.warnings, *([warning] if warning else [])):
+        complain(f"warning: {in_relion_words(text)}")
     with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     say(f"coordinates: {arguments.output}{version.coordinates}")

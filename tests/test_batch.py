@@ -297,7 +297,7 @@ def test_write_error_stops_and_keeps(mics: Path, tmp_path: Path, monkeypatch: py
     out = tmp_path / "out"
     real = Picks.write
 
-    def write(self: Picks, path: Path) -> None:
+    def write(self: Picks, path: Path, box_size: int | None = None) -> None:
         if Path(path).stem == "m5":
             try:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
@@ -305,7 +305,7 @@ def test_write_error_stops_and_keeps(mics: Path, tmp_path: Path, monkeypatch: py
                 raise CryoSegNetError(
                     f"cannot write {path} (No space left on device): free some disk space."
                 ) from error
-        real(self, path)
+        real(self, path, box_size)
 
     monkeypatch.setattr(Picks, "write", write)
     with pytest.raises(CryoSegNetError, match=r"No space left.*5 of 12 micrographs are finished and kept"):

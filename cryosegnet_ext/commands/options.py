@@ -141,6 +141,13 @@ def yes_no(given: str) -> bool:
     return answers[given.lower()]
 
 
+def even_pixels(given: str) -> int:
+    """The side of a box, which is even so that it has a middle pixel."""
+    if not given.isdigit() or int(given) < 2 or int(given) % 2:
+        raise argparse.ArgumentTypeError(f"{given} is no box in pixels: give an even number of at least 2")
+    return int(given)
+
+
 def device(given: str) -> str:
     """A device's name, be it here or not."""
     if not choices.is_device(given):
