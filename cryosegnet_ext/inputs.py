@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import linecache
 import math
 import os
 import re
@@ -131,6 +132,8 @@ class Stems:
         path = os.path.abspath(one.path)
         stem = micrograph_stem(path)
         folder = os.path.relpath(os.path.dirname(path), self._parent or os.sep)
+        if folder.startswith(os.pardir):
+            folder = os.path.dirname(path).lstrip(os.sep)
         tree = "" if folder == os.curdir else folder.replace(os.sep, "/") + "/"
         choices = [tree + stem, tree + os.path.basename(path)]
         if plain:
@@ -238,6 +241,8 @@ def _read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     import pandas as pd
     import starfile
 
+    # starfile reads through this cache, and a file that it failed on would be read from there when it has changed.
+    linecache.clearcache()
     try:
         blocks: dict[str, Any] = starfile.read(path, always_dict=True)
         tables = {str(n): b if isinstance(b, pd.DataFrame) else pd.DataFrame([b]) for n, b in blocks.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import math
 import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .errors import CryoSegNetError
@@ -63,7 +64,6 @@ class Watch(Source):
         settle: float = 5.0,
         stop_file: Path | None = None,
         idle: float | None = None,
-        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         if not arguments:
             raise CryoSegNetError("no input was given; name folders, globs, @list files or a micrographs STAR to watch")
@@ -72,7 +72,6 @@ class Watch(Source):
         self._arguments = [str(argument) for argument in arguments]
         self._interval, self._settle = interval, settle
         self._stop_file, self._idle = stop_file, idle
-        self._say = say
         self._seen: set[str] = set()
         self._growing: dict[str, tuple[Input, tuple[int, int], float]] = {}
         self._failed: dict[str, tuple[Input, tuple[int, int] | None]] = {}
@@ -92,6 +91,10 @@ class Watch(Source):
         self._stems = Stems(journal.stems(), self._top())
         self._active = time.monotonic()
         self.look()
+        missing = [argument for argument in self._arguments if not self._found(argument)]
+        if missing:
+            self.say(f"not there yet, waiting for it: {', '.join(missing)}")
+        self.say("watching for micrographs" + (f"; `touch {self._stop_file}` ends it" if self._stop_file else ""))
 
     @property
     def waiting(self) -> int:
@@ -112,17 +115,18 @@ class Watch(Source):
 
     def _end(self, why: str) -> None:
         self._ended = why
-        self._say(why)
+        self.say(why)
 
     def samples(self, stopping: Stop) -> Iterator[list[Input]]:
         """The first micrographs, when there are enough of them; newer ones where those tell nothing."""
         used = 0
+        patience = min(_PATIENCE_SECONDS, self._idle or math.inf)
         for _ in range(_ATTEMPTS):
             first = time.monotonic()
             while len(self._ready) < used + MICROGRAPHS and not self.over:
                 self._look_if_due()
                 new = len(self._ready) > used
-                if new and time.monotonic() - first > _PATIENCE_SECONDS:
+                if new and time.monotonic() - first > patience:
                     break
                 if not new:
                     first = time.monotonic()
@@ -223,6 +227,9 @@ class Watch(Source):
                     self._seen.add(one.key)
                     yield one
 
+    def _found(self, argument: str) -> bool:
+        return glob.has_magic(argument) or os.path.lexists(argument.removeprefix("@"))
+
     def _listed(self, argument: str) -> list[Input]:
         """What a list or a STAR file names; nothing while it has not changed, is being written, or is not there."""
         path = Path(argument.removeprefix("@"))
@@ -240,7 +247,7 @@ class Watch(Source):
             # It may be half written; if it stays so, it is said once.
             if str(error) not in self._told:
                 self._told.add(str(error))
-                self._say(f"warning: {error}; waiting for it to change")
+                self.say(f"warning: {error}; waiting for it to change")
             found = []
         self._lists[argument] = (identity, [])
         return found
@@ -253,7 +260,9 @@ class Watch(Source):
             while glob.has_magic(fixed):
                 fixed = os.path.dirname(fixed)
             fixed = os.path.abspath(fixed)
-            folders.append(fixed if os.path.isdir(fixed) else os.path.dirname(fixed))
+            # What is not there yet and is not called like a file will be a folder.
+            is_file = os.path.isfile(fixed) or is_micrograph(fixed) or fixed.lower().endswith((".star", ".txt"))
+            folders.append(os.path.dirname(fixed) if is_file else fixed)
         return os.path.commonpath(folders)
 
 

@@ -78,7 +78,7 @@ def test_every_option_of_pick_explains_itself() -> None:
         (["pick", "m", "-o", "o", "--diamter", "100"], "unknown argument --diamter; did you mean --diameter?"),
         (["pick", "m", "-o", "o", "--diamter=100"], "did you mean --diameter?"),
         (["pick", "m", "-o", "o", "--pixel", "1"], "unknown argument --pixel; did you mean --pixel-size?"),
-        (["pick", "m", "-o", "o", "--watch"], "unknown argument --watch"),
+        (["pick", "m", "-o", "o", "--wach"], "unknown argument --wach; did you mean --watch"),
         (["pick", "m", "-o", "o", "--diameter", "0"], "0 is no diameter in angstrom from 1"),
         (["pick", "m", "-o", "o", "--pixel-size", "-1"], "-1 is no pixel size"),
         (["pick", "m", "-o", "o", "--pixel-size", "nan"], "nan is no pixel size"),
@@ -91,6 +91,7 @@ def test_every_option_of_pick_explains_itself() -> None:
         (["pick", "m", "-o", "o", "--min-diameter", "20", "--max-diameter", "10"], "is not below --max-diameter 10"),
         (["pick", "m", "-o", "o", "--segmenter", "watershed", "--sam", "sam_vit_b"], "does not use SAM"),
         (["pick", "m", "-o", __file__], "is a file"),
+        (["pick", "m", "-o", "o", "--box-size", "65"], "65 is no box in pixels: give an even number"),
         (["pick", "m", "-o", "o", "--device", "gpu"], "gpu is not known: use auto, cpu, cuda"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.inputs import Input, expand_inputs, natural_key, output_stems
+from cryosegnet_ext.inputs import Input, Stems, expand_inputs, natural_key, output_stems
 
 
 def touch(*paths: Path) -> None:
@@ -183,3 +183,12 @@ def test_stems_of_earlier_runs_stay() -> None:
     assert stems("/d/x/a.mrc", "/d/y/a.mrc", "/d/y/b.mrc", known=known) == ["a", "y/a", "b"]
     assert stems("/d/y/a.mrc", known=known) == ["a.mrc"]
     assert stems("/d/y/a.mrc", known={**known, "/e/1": "a.mrc"}) == ["a.mrc_2"]
+
+
+def test_stems_stay_below_the_output_folder(tmp_path: Path) -> None:
+    stems = Stems({}, str(tmp_path / "watched"))
+    assert stems.of(Input(tmp_path / "watched/a/m.mrc", "m")) == "m"
+    assert stems.of(Input(tmp_path / "watched/b/m.mrc", "m")) == "b/m"
+    outside = stems.of(Input(tmp_path / "elsewhere/m.mrc", "m"))
+    assert outside.endswith("/elsewhere/m") and ".." not in outside and not outside.startswith("/")
+    assert stems.of(Input(tmp_path / "watched/b/m.mrc", "m")) == "b/m"
