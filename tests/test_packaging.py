@@ -132,8 +132,9 @@ exit ${{FAKE_CODE:-0}}
 @pytest.fixture
 def cluster(tmp_path: Path) -> dict[str, str]:
     """An environment in which the SLURM script finds programs that write down what they are told."""
+    (tmp_path / "cryosegnet").write_text(RECORDER.format(record=tmp_path / "cryosegnet.txt"))
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.txt\n')
     for name in ("cryosegnet", "scontrol"):
-        (tmp_path / name).write_text(RECORDER.format(record=tmp_path / f"{name}.txt"))
         (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "2"}
