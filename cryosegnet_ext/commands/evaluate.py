@@ -146,7 +146,7 @@ def named_sets(words: list[str]) -> dict[str, Path]:
 
 
 def _name(path: Path) -> str:
-    parts = [p for p in path.absolute().parts if p not in ("/", "..", ".")]
+    parts = [p for p in path.parts if p not in ("/", "..", ".")]
     while len(parts) > 1 and parts[-1].lower() in ("picks", "movies", "micrographs", "cbox", "star", "coords"):
         parts.pop()
     if not parts:

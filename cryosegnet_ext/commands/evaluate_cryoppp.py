@@ -159,6 +159,10 @@ def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path
     result = batch.run(picker, inputs, folder, pixel_size=args.pixel_size)
     if result.stopped:
         raise KeyboardInterrupt
+    if not result.done + result.skipped:
+        raise CryoSegNetError(
+            f"{data_set.micrographs}: none of them could be picked; {folder / 'failed.csv'} says why."
+        )
     if result.failed:
         say(f"cryosegnet: {result.failed} micrographs could not be picked: {folder / 'failed.csv'}", sys.stderr)
     return folder

@@ -29,10 +29,7 @@ def stem_of(name: str) -> str:
     >>> stem_of("001234567890123456789_mic_001_patch_aligned_doseweighted.mrc")
     'mic_001'
     """
-    stem = micrograph_stem(name)
-    for suffix in (".star", ".box", ".cbox", ".csv", ".txt", ".tsv", ".cs"):
-        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
-    stem = _UID.sub("", stem)
+    stem = _UID.sub("", _without_suffix(name))
     for pattern in (_ADDED, _CORRECTED):
         shorter = pattern.sub("", stem)
         stem = shorter or stem
@@ -63,11 +60,19 @@ def assign(names: Iterable[str], stems: Collection[str]) -> dict[str, str]:
         stem = stem_of(name)
         choice = stem if stem in known else _beginning(stem, known)
         if choice is None:
-            whole = micrograph_stem(name)
+            whole = _without_suffix(name)
             choice = whole if whole in known else _beginning(whole, known)
         if choice is not None:
             found[name] = choice
     return found
+
+
+def _without_suffix(name: str) -> str:
+    stem = micrograph_stem(name)
+    for suffix in (".star", ".box", ".cbox", ".csv", ".txt", ".tsv", ".cs"):
+        if stem.lower().endswith(suffix):
+            return stem[: -len(suffix)]
+    return stem
 
 
 def _beginning(stem: str, known: set[str]) -> str | None:

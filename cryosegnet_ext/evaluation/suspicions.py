@@ -240,5 +240,7 @@ def _explain(fit: Fit, now: Fit, reach: float) -> str:
         )
     remedy = "find out which of the two is upside down"
     if mirrored(fit):
-        remedy = f"y becomes {dy:.0f} - y; --flip-labels mirrors the labels, 'cryosegnet export --flip-y' the picks"
+        remedy = (
+            f"y becomes about {dy:.0f} - y; --flip-labels mirrors the labels, 'cryosegnet export --flip-y' the picks"
+        )
     return f"the picks fit far better {fit.turn} ({gain}): {remedy}."

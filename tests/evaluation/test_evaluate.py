@@ -1,0 +1,277 @@
+"""The command, as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+from PIL import Image
+
+from cryosegnet_ext import Picks
+from cryosegnet_ext.commands import main
+from cryosegnet_ext.commands.evaluate import named_sets
+from cryosegnet_ext.evaluation.cryoppp import PICKERS, PUBLISHED
+from tests.evaluation.helpers import SHAPE, found_among, particles, table, write, write_project
+
+
+def run(*words: object) -> int:
+    return main(["evaluate", *map(str, words)])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_project(tmp_path)
+    return tmp_path
+
+
+def test_table_csv_json_and_curves(project, capsys):
+    shutil.copytree(project / "picks", project / "other")
+    sets = [f"first={project / 'picks'}", project / "other"]
+    assert run("--labels", project / "labels", "--diameter", "40px", *sets, "-o", project / "out") == 0
+    text = capsys.readouterr().out
+    assert "within 0.3 diameters = 12.0 px" in text
+    assert "as published (best of each over the micrographs; an upper end)" in text
+    assert {"first", "other"} <= {line.split()[0] for line in text.splitlines() if line}
+    report = json.loads((project / "out" / "evaluation.json").read_text())
+    first, other = report["sets"]
+    assert first["total"] == other["total"]
+    assert first["total"]["labels"] == 180
+    assert f"{first['total']['f1']:.3f}" in text
+    with open(project / "out" / "evaluation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["micrograph"] for r in rows[:5]] == ["mic_000", "mic_001", "mic_002", "(total)", "(mean)"]
+    assert float(rows[3]["f1"]) == pytest.approx(first["total"]["f1"], rel=1e-5)
+    assert sum(int(r["right"]) for r in rows[:3]) == first["total"]["right"]
+    assert float(rows[4]["recall"]) == pytest.approx(np.mean([float(r["recall"]) for r in rows[:3]]), rel=1e-5)
+    for name in ("precision_recall.png", "f1_threshold.png"):
+        with Image.open(project / "out" / name) as picture:
+            assert min(picture.size) > 400
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+    curve = first["curve"]
+    assert max(curve["f1"]) == pytest.approx(first["total"]["best_f1"])
+
+
+def test_thresholds_by_set(project, capsys):
+    shutil.copytree(project / "picks", project / "other")
+    words = ["--labels", project / "labels", "--diameter", "40px", project / "picks", project / "other"]
+    words += ["--threshold", "0.3", "--threshold", "other=0.8"]
+    assert run(*words, "-o", project / "out") == 0
+    first, other = json.loads((project / "out" / "evaluation.json").read_text())["sets"]
+    assert (first["threshold"], other["threshold"]) == (0.3, 0.8)
+    assert other["total"]["picks"] < first["total"]["picks"]
+    assert other["total"]["average_precision"] == first["total"]["average_precision"]
+    assert "other (>= 0.8)" in capsys.readouterr().out
+
+
+def test_angstroms_need_a_pixel_size_and_give_the_same_figures(project, capsys):
+    labels, picks = project / "labels", project / "picks"
+    assert run("--labels", labels, "--diameter", "80", picks) == 1
+    assert "is in angstrom and no pixel size is known; add --pixel-size" in capsys.readouterr().err
+    out = []
+    for size in (["40px"], ["80", "--pixel-size", "2"], ["80A", "--pixel-size", "2"]):
+        assert run("--labels", labels, "--diameter", *size, picks) == 0
+        out.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("picks")])
+    assert out[0] == out[1] == out[2]
+
+
+def test_the_diameter_of_the_labels_is_taken(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    xy = particles(rng)
+    write(tmp_path / "labels", {"mic": table(xy, diameter=40.0)}, ".csv")
+    write(tmp_path / "picks", {"mic": table(xy)})
+    assert run("--labels", tmp_path / "labels", tmp_path / "picks") == 0
+    assert "diameter 40 px, the labels' median" in capsys.readouterr().out
+    write(tmp_path / "bare", {"mic": table(xy)})
+    assert run("--labels", tmp_path / "bare", tmp_path / "picks") == 1
+    assert "carry no particle diameter; add --diameter" in capsys.readouterr().err
+
+
+def test_missing_picks_and_unlabelled_micrographs_are_named(project, capsys):
+    (project / "picks" / "mic_001.star").unlink()
+    assert run("--labels", project / "labels", "--diameter", "40px", f"picks={project / 'picks'}") == 0
+    assert "note: picks: no picks for mic_001, counted as missed." in capsys.readouterr().out
+    (project / "labels" / "mic_000.star").unlink()
+    assert run("--labels", project / "labels", "--diameter", "40px", project / "picks", "--common") == 0
+    assert "1 of 2 labelled micrographs have picks of every set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("known", ["shape", "micrographs", "nothing"])
+def test_mirrored_picks_are_noted_and_labels_can_be_mirrored(project, capsys, known):
+    _, picks = write_project(project)
+    upside_down = {s: Picks(p.x, SHAPE[0] - 1 - p.y, p.diameter, p.score) for s, p in picks.items()}
+    write(project / "picks", upside_down)
+    words = ["--labels", project / "labels", "--diameter", "40px", project / "picks"]
+    if known == "shape":
+        words += ["--shape", *SHAPE]
+    if known == "micrographs":
+        (project / "mics").mkdir()
+        for stem in picks:
+            with mrcfile.new(project / "mics" / f"{stem}.mrc") as mrc:
+                mrc.set_data(np.random.default_rng(0).normal(0, 20, SHAPE).astype(np.int8))
+                mrc.voxel_size = 2.0
+        words += ["--micrographs", project / "mics"]
+    assert run(*words) == 0
+    assert "fit far better mirrored top to bottom" in capsys.readouterr().out
+    if known == "nothing":
+        assert run(*words, "--flip-labels") == 3
+        assert "give --shape NY NX" in capsys.readouterr().err
+        return
+    assert run(*words, "--flip-labels", "-o", project / "out") == 0
+    assert "note:" not in capsys.readouterr().out
+    flipped = json.loads((project / "out" / "evaluation.json").read_text())["sets"][0]["total"]
+    write(project / "picks", picks)
+    assert run(*words, "-o", project / "out") == 0
+    upright = json.loads((project / "out" / "evaluation.json").read_text())["sets"][0]["total"]
+    assert flipped["right"] == upright["right"]
+    assert flipped["shift_y_px"] == pytest.approx(-upright["shift_y_px"])
+
+
+def test_labels_outside_are_noted(project, capsys):
+    assert run("--labels", project / "labels", "--diameter", "40px", "--shape", 500, 500, project / "picks") == 0
+    out = capsys.readouterr().out
+    assert "labels lie outside their micrographs, as on mic_000 (500 x 500 pixels) and 2 more" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 1, "--labels --cryoppp"),
+        (["--labels", "labels"], 1, "name the picks to judge"),
+        (["--labels", "nowhere", "picks"], 1, "--labels nowhere: no such file"),
+        (["--labels", "labels", "--diameter", "40px", "nowhere"], 3, "nowhere: no such file or folder"),
+        (["--labels", "labels", "--diameter", "0px", "picks"], 1, "above zero"),
+        (["--labels", "labels", "--threshold", "x=1", "picks"], 1, "no set of that name; the sets are picks"),
+        (["--labels", "labels", "--threshold", "high", "picks"], 1, "high is no score"),
+        (["--cryoppp", "labels", "-o", "out"], 3, "no CryoPPP data set"),
+        (["--cryoppp", "nowhere", "picks"], 3, "nowhere: no such folder"),
+        (["--labels", "labels", "--diameter", "40px", "picks", "-o", "labels/mic_000.star"], 1, "is a file"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(project, capsys, monkeypatch, words, code, said):
+    monkeypatch.chdir(project)
+    assert run(*words) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_damaged_picks_are_named(project, capsys):
+    (project / "picks" / "mic_001.star").write_text("data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n1 x\n")
+    assert run("--labels", project / "labels", "--diameter", "40px", project / "picks") == 3
+    assert "mic_001.star: line 6" in capsys.readouterr().err
+
+
+def test_names_of_sets(tmp_path):
+    found = named_sets(["a=x/picks", "run/AutoPick/job010", "y/topaz/picks", "z/topaz", "b.star"])
+    assert list(found) == ["a", "AutoPick/job010", "topaz", "topaz 2", "b.star"]
+    assert found["a"] == Path("x/picks")
+
+
+# CryoPPP
+
+
+def cryoppp(folder: Path, number: str, seed: int, micrographs: bool = True) -> dict[str, np.ndarray]:
+    """A data set of CryoPPP as its archives unpack; true centres in array order by stem."""
+    rng = np.random.default_rng(seed)
+    truth = {}
+    coordinates = folder / number / "ground_truth" / "particle_coordinates"
+    coordinates.mkdir(parents=True)
+    (folder / number / "ground_truth" / "false_positives").mkdir()
+    (folder / number / "ground_truth" / "false_positives" / "mic_0_false_positives.csv").write_text(
+        "X-Coordinate,Y-Coordinate\n1,2\n"
+    )
+    (folder / number / "micrographs").mkdir()
+    for i in range(3):
+        xy = particles(rng)
+        truth[f"mic_{i}"] = xy
+        header = "X-Coordinate,Y-Coordinate,Diameter,Angle-Psi,Origin X (Ang),Origin Y (Ang),Defocus U\n"
+        # y counts from the last row of the MRC file.
+        rows = "".join(f"{x:.0f},{SHAPE[0] - 1 - y:.0f},40,12.5,0.1,0.2,15000\n" for x, y in xy)
+        (coordinates / f"mic_{i}.csv").write_text(header + rows)
+        if micrographs:
+            with mrcfile.new(folder / number / "micrographs" / f"mic_{i}.mrc") as mrc:
+                mrc.set_data(rng.normal(0, 30, SHAPE).astype(np.int8))
+                mrc.voxel_size = 2.0
+    return truth
+
+
+@pytest.mark.parametrize("micrographs", [True, False])
+def test_cryoppp_beside_the_papers_table(tmp_path, capsys, micrographs):
+    rng = np.random.default_rng(5)
+    for number, seed in (("10017", 1), ("10028", 2), ("10005", 3)):
+        truth = cryoppp(tmp_path / "data", number, seed, micrographs)
+        write(tmp_path / "mine" / number, {s: table(*found_among(xy, rng)) for s, xy in truth.items()})
+    assert run("--cryoppp", tmp_path / "data", "--picks", f"mine={tmp_path / 'mine'}", "-o", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert out.count("mine: the labels' top and bottom were exchanged") == 3
+    with open(tmp_path / "out" / "published.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["EMPIAR", *PICKERS, "mine: F1", "mine: as published"]
+    by_name = {row[0]: row[1:] for row in rows[1:]}
+    assert list(by_name) == ["10005", "10017", "10028", "mean of 2"]
+    assert by_name["10017"][:7] == [f"{v:.3f}" for v in PUBLISHED["10017"]]
+    assert by_name["10005"][:7] == ["-"] * 7
+    for number in ("10017", "10028", "10005"):
+        report = json.loads((tmp_path / "out" / number / "evaluation.json").read_text())
+        (mine,) = report["sets"]
+        assert report["settings"]["diameter_px"] == 40
+        assert mine["total"]["recall"] > 0.6
+        assert by_name[number][-2:] == [f"{mine['total']['f1']:.3f}", f"{mine['as_published']['f1']:.3f}"]
+    mean = (float(by_name["10017"][7]) + float(by_name["10028"][7])) / 2
+    assert float(by_name["mean of 2"][7]) == pytest.approx(mean, abs=0.001)
+
+
+def test_cryoppp_is_picked_where_no_picks_are_given(tmp_path, capsys, monkeypatch):
+    """With a picker that knows the answer but for one micrograph, which fails to be read."""
+    truth = cryoppp(tmp_path, "10017", 1)
+    (tmp_path / "10017" / "micrographs" / "mic_2.mrc").write_bytes(b"no image" * 200)
+    asked = []
+
+    class Knowing:
+        settings = {"weights": "none"}  # noqa: RUF012
+        needs_diameter = False
+        diameter = None
+
+        def __init__(self, weights, *, device):
+            asked.append((weights, device))
+
+        def pick(self, micrograph, diameter=None):
+            return table(truth[Path(micrograph.name).stem][:45], np.linspace(0.5, 1, 45), 40.0)
+
+    import cryosegnet_ext.picker
+
+    monkeypatch.setattr(cryosegnet_ext.picker, "Picker", Knowing)
+    assert run("--cryoppp", tmp_path / "10017") == 1
+    assert "name a folder for that with --output" in capsys.readouterr().err
+    assert asked == []
+    (tmp_path / "10017" / "micrographs" / "mic_2.mrc").unlink()
+    assert run("--cryoppp", tmp_path / "10017", "-o", tmp_path / "out") == 0
+    assert asked == [("default", "auto")]
+    report = json.loads((tmp_path / "out" / "10017" / "evaluation.json").read_text())
+    total = report["sets"][0]["total"]
+    assert (total["micrographs"], total["labels"], total["right"]) == (2, 120, 90)
+    assert total["precision"] == 1
+    assert (tmp_path / "out" / "10017" / "picked" / "picks" / "mic_0.star").is_file()
+    out = capsys.readouterr().out
+    assert "0.718" in out  # CryoSegNet's published figure for this set
+
+
+def test_cryoppp_without_micrographs_needs_picks(tmp_path, capsys):
+    cryoppp(tmp_path, "10017", 1, micrographs=False)
+    assert run("--cryoppp", tmp_path, "-o", tmp_path / "out") == 1
+    assert "no micrographs to pick; name PICKS" in capsys.readouterr().err
+
+
+def test_labels_in_a_cryoppp_folder_point_to_the_option(tmp_path, capsys):
+    cryoppp(tmp_path, "10017", 1)
+    shutil.rmtree(tmp_path / "10017" / "ground_truth" / "particle_coordinates")
+    shutil.rmtree(tmp_path / "10017" / "ground_truth" / "false_positives")
+    shutil.rmtree(tmp_path / "10017" / "micrographs")
+    write(tmp_path / "picks", {"mic_0": table(np.ones((1, 2)))})
+    assert run("--labels", tmp_path / "10017", tmp_path / "picks") == 3
+    assert "there are no labels" in capsys.readouterr().err

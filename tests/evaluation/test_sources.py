@@ -1,0 +1,162 @@
+"""Labels and picks are found as programs leave them, and belong to the right micrographs."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from cryosegnet_ext import Picks
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.evaluation.names import assign, stem_of
+from cryosegnet_ext.evaluation.sources import read_labels, read_set
+from tests.evaluation.helpers import particles, table, write
+
+STEMS = ["mic_1", "mic_10", "mic_1_2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("mic_001.star", "mic_001"),
+        ("AutoPick/job010/Movies/mic_001_autopick.star", "mic_001"),
+        ("mic_001_manualpick.star", "mic_001"),
+        ("001234567890123456789_mic_001_patch_aligned_doseweighted.mrc", "mic_001"),
+        ("20170629_00021_frameImage.mrc", "20170629_00021_frameImage"),
+        ("mic_001_mask.png", "mic_001"),
+        ("May08_05.55.31.star", "May08_05.55.31"),
+        ("picks.star", "picks"),
+    ],
+)
+def test_the_micrograph_in_a_name(name, stem):
+    assert stem_of(name) == stem
+
+
+def test_names_go_to_the_longest_stem_and_numbers_are_no_additions():
+    names = ["mic_1.star", "mic_10.star", "mic_1_2.star", "mic_1_weird.star", "mic_1_3.star", "other.star"]
+    assert assign(names, STEMS) == {
+        "mic_1.star": "mic_1",
+        "mic_10.star": "mic_10",
+        "mic_1_2.star": "mic_1_2",
+        "mic_1_weird.star": "mic_1",
+    }
+
+
+@pytest.mark.parametrize("suffix", [".star", ".box", ".cbox", ".csv", ".cs"])
+def test_every_format_is_read_as_labels_and_as_picks(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    tables = {}
+    for stem in STEMS:
+        xy = particles(rng, 12)
+        tables[stem] = Picks(*xy.T, np.full(12, 30.0), rng.random(12), 1.0, (900, 1200))
+    write(tmp_path, tables, suffix)
+    for found in (read_labels(tmp_path), read_set(tmp_path, STEMS)):
+        assert set(found.tables) == set(STEMS)
+        for stem, p in found.tables.items():
+            assert p.x == pytest.approx(tables[stem].x, abs=1e-3)
+            assert p.y == pytest.approx(tables[stem].y, abs=1e-3)
+
+
+def relion_job(folder, tables):
+    """A job folder of RELION 3.1 or 4 as AutoPick leaves it, with STAR files in it that hold no coordinates."""
+    write(folder / "Movies", {f"{stem}_autopick": p for stem, p in tables.items()})
+    (folder / "job.star").write_text("data_job\n\n_rlnJobTypeLabel relion.autopick.log\n_rlnJobIsContinue 0\n")
+    (folder / "run.out").write_text("x")
+    (folder / "coords_suffix_autopick.star").write_text("CtfFind/job003/micrographs_ctf.star\n")
+    (folder / "summary.star").write_text("data_\n\nloop_\n_rlnMicrographName #1\n_rlnGroupNrParticles #2\na.mrc 3\n")
+    rows = "".join(f"Movies/{stem}.mrc {folder.name}/Movies/{stem}_autopick.star\n" for stem in tables)
+    (folder / "autopick.star").write_text(
+        f"data_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n{rows}"
+    )
+    return folder
+
+
+def test_relion_job_folders_and_their_lists(tmp_path):
+    rng = np.random.default_rng(1)
+    tables = {stem: table(particles(rng, 5), rng.random(5)) for stem in STEMS}
+    job = relion_job(tmp_path / "job010", tables)
+    for path in (job, job / "autopick.star"):
+        found = read_set(path, STEMS)
+        assert {s: len(p) for s, p in found.tables.items()} == dict.fromkeys(STEMS, 5)
+        assert found.notes == []
+    assert set(read_labels(job).tables) == set(STEMS)
+
+
+def test_what_pick_wrote_is_its_picks_and_not_its_other_files(tmp_path):
+    write(tmp_path / "picks", {"mic_1": table(np.array([[5.0, 6]]))})
+    write(tmp_path / "picks", {"mic_1": Picks([5.4], [6.4], [30], [0.5], 1.0)}, ".csv")
+    (tmp_path / "summary.json").write_text("{}")
+    write(tmp_path / "elsewhere", {"mic_10": table(np.array([[1.0, 1]]))})
+    found = read_set(tmp_path, STEMS)
+    assert set(found.tables) == {"mic_1"}
+    assert found.files["mic_1"].suffix == ".star"
+
+
+def test_a_table_of_many_micrographs(tmp_path):
+    rows = "".join(f"00{i}\t{10 + i}\t{20 + i}\t{s}\n" for i, s in ((1, -1.5), (1, 2.0), (2, 0.5), (3, 1.0)))
+    (tmp_path / "topaz.txt").write_text("image_name\tx_coord\ty_coord\tscore\n" + rows)
+    found = read_set(tmp_path / "topaz.txt", ["001", "002"])
+    assert {s: len(p) for s, p in found.tables.items()} == {"001": 2, "002": 1, "003": 1}
+    assert found.tables["001"].score.tolist() == [-1.5, 2.0]
+
+
+def test_one_file_against_one_file_whatever_their_names(tmp_path):
+    write(tmp_path, {"truth_of_sample": table(np.ones((1, 2))), "whatever": table(np.ones((2, 2)))})
+    found = read_set(tmp_path / "whatever.star", ["sample"])
+    assert len(found.tables["sample"]) == 2
+    assert "sample" in found.notes[0]
+
+
+def test_an_empty_pick_file_is_a_micrograph_without_picks(tmp_path):
+    write(tmp_path, {"mic_1": Picks.empty(), "mic_10": table(np.ones((1, 2)))})
+    assert {s: len(p) for s, p in read_set(tmp_path, STEMS).tables.items()} == {"mic_1": 0, "mic_10": 1}
+    assert len(read_labels(tmp_path / "mic_1.star").tables["mic_1"]) == 0
+
+
+def test_two_files_of_one_micrograph(tmp_path):
+    write(tmp_path, {"mic_1_autopick": table(np.ones((1, 2))), "mic_1": table(np.ones((3, 2)))})
+    found = read_set(tmp_path, STEMS)
+    assert len(found.tables["mic_1"]) == 3
+    assert "mic_1.star" in found.notes[0] and "mic_1_autopick.star" in found.notes[0]
+    with pytest.raises(CryoSegNetError, match="labels twice"):
+        read_labels(tmp_path)
+
+
+def test_nothing_in_common_is_said_with_names(tmp_path):
+    write(tmp_path, {"foo": table(np.ones((1, 2)))})
+    with pytest.raises(CryoSegNetError, match=r"none of its picks \(foo\) is of a labelled micrograph \(mic_1"):
+        read_set(tmp_path, STEMS)
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_no_files(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    for read in (lambda p: read_set(p, STEMS), read_labels):
+        with pytest.raises(CryoSegNetError, match=r"no such file|there are no"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_masks_are_scaled_to_their_micrographs(tmp_path, factor):
+    rng = np.random.default_rng(2)
+    xy = particles(rng, 25, gap=60, shape=(800, 800))
+    mask = np.zeros((800 // factor, 800 // factor), np.uint8)
+    for x, y in xy / factor:
+        cv2.circle(mask, (round(x), round(y)), 24 // factor, 255, -1)
+    cv2.imwrite(str(tmp_path / "mic_1_mask.png"), mask)
+    cv2.imwrite(str(tmp_path / "mic_10_mask.png"), np.zeros_like(mask))
+    found = read_labels(tmp_path, {"mic_1": (800, 800)}, shape=(800, 800)).tables
+    assert len(found["mic_10"]) == 0
+    p = found["mic_1"]
+    assert len(p) == 25
+    distance = np.hypot(p.x[:, None] - xy[:, 0], p.y[:, None] - xy[:, 1]).min(1)
+    assert distance.max() < 1.5 * factor
+    assert np.median(p.diameter_px) == pytest.approx(48, rel=0.12)
+
+
+def test_a_picture_is_no_mask(tmp_path):
+    picture = np.random.default_rng(0).normal(190, 8, (200, 200)).clip(0, 255).astype(np.uint8)
+    picture[:4, :4] = 0
+    cv2.imwrite(str(tmp_path / "mic_1.png"), picture)
+    with pytest.raises(CryoSegNetError, match=r"mic_1\.png: .*mask"):
+        read_labels(tmp_path)
