@@ -24,6 +24,8 @@ SMALLEST, LARGEST = 16.0, 64.0
 # wrong scale and the right one can be told by how much it finds.
 TOO_LARGE, TOO_SMALL = (80.0, 160.0), (4.0, 10.0)
 TOO_LARGE_SHARE, TOO_SMALL_SHARE = 0.12, 0.06
+# Share of crops simulated on fewer pixels and enlarged, down to this scale.
+COARSE_SHARE, COARSEST = 0.25, 0.3
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,20 @@ def simulated_particles(
         others = [s for s in stacks if 0.6 < s.diameter / first.diameter < 1.7 and s is not first]
         if others:
             chosen.append(others[int(rng.integers(len(others)))])
-    pixel_size = first.diameter / d
+    # Coarse micrographs, and the small end of the ladder of sizes, are enlarged to the working scale: their noise too.
+    zoom = float(np.exp(rng.uniform(np.log(COARSEST), 0))) if rng.random() < COARSE_SHARE else 1.0
+    n = max(round(side * zoom), 16)
+    fine = d * n / side
+    pixel_size = first.diameter / fine
     scene = random_scene(first.diameter, pixel_size, rng)
-    image, truth = simulate_micrograph(chosen, scene, (side, side), pixel_size, int(rng.integers(2**62)))
+    image, truth = simulate_micrograph(chosen, scene, (n, n), pixel_size, int(rng.integers(2**62)))
     shown = np.full(len(truth.x), in_scale)
-    image, covered = distract(image, d, len(truth.x) == 0, rng)
+    image, covered = distract(image, fine, len(truth.x) == 0, rng)
     if covered is not None:
         shown &= ~covered[np.round(truth.y).astype(int), np.round(truth.x).astype(int)]
-    image = degrade(image, d, rng)
-    return Crop(working_image(image, 1.0).data, truth.x[shown], truth.y[shown], truth.diameter[shown] / pixel_size)
+    work = working_image(degrade(image, fine, rng), side / n)
+    x, y = ((v[shown] + 0.5) * side / n - 0.5 for v in (truth.x, truth.y))
+    return Crop(work.data, x, y, truth.diameter[shown] / first.diameter * d)
 
 
 def _random_size(rng: np.random.Generator, too_small: float, spread: float = 0.35) -> tuple[float, bool]:
