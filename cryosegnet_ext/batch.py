@@ -106,7 +106,8 @@ def run(
     Parameters
     ----------
     picker
-        Picks one micrograph, here; or an engine, which has them picked elsewhere. This process does all the writing.
+        Picks one micrograph, here; or an engine, which has them picked elsewhere and which the caller closes. This
+        process does all the writing.
     inputs
         The micrographs, as from `expand_inputs`; or a `Watch`, which finds them as they appear.
     output
@@ -178,7 +179,8 @@ def run(
         except (OSError, CryoSegNetError) as error:
             failure = error
         finally:
-            engine.close()
+            if engine is not picker:
+                engine.close()
         shown.close()
         # A signal that came after the last micrograph stopped nothing.
         stopped = (cut or failure is not None) and (source.growing or len(touched) < source.total - source.skipped)
