@@ -193,6 +193,8 @@ def _pick(args: argparse.Namespace) -> int:
             show.close()
     if not args.quiet:
         print(_summary(outcome))
+    if outcome.doubt:
+        _complain(f"warning: {outcome.doubt}")
     for path, reason in outcome.failures:
         _complain(f"left out {path}: {reason}")
     return outcome.exit_code

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
 from .errors import Expired, ServerError
 
@@ -48,14 +48,12 @@ class OutputName:
 
         Raises
         ------
-        CryoSegNetError
+        UsageError
             The text names no output.
         """
         match = re.fullmatch(r"(J\d+)[:.]([A-Za-z]\w*)", text.strip())
         if match is None:
-            raise CryoSegNetError(
-                f"{text} names no output of a job: write the job and the output, as in J12:exposures."
-            )
+            raise UsageError(f"{text} names no output of a job: write the job and the output, as in J12:exposures.")
         return cls(match[1], match[2])
 
 

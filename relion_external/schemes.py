@@ -8,7 +8,6 @@ ranker, so its Schedule ends each round with Class2D. The box sizes and the mask
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,9 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from cryosegnet_ext.atomic import write_atomic
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.commands.options import one_of
+from cryosegnet_ext.commands.parsing import DONE, NOTHING_DONE, CommandParser, say
+from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
 from .nodes import Version, job_star, read_version
+from .protocol import read
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ SETTINGS: dict[str, Setting] = {
     "do_at_most": Setting("50", "micrographs that motion correction does in a round"),
 }
 
+#: Those that the picker is run with.
+PICKED = ("particle_diameter", "min_diameter", "max_diameter", "threshold", "weights", "gpu")
+
 # Numbers of job types in 3.1 and labels in 4 and 5 (RELION's src/pipeline_jobs.h).
 _TYPES = {
     "importmovies": ("0", "relion.import"),
@@ -81,28 +86,45 @@ _MASK_PER_DIAMETER = "1.1"
 Rows = list[tuple[str, ...]]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Install a Scheme; returns 0, or 1 with one sentence on stderr."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    """The parser of ``cryosegnet-relion scheme``."""
+    parser = CommandParser(
         prog="cryosegnet-relion scheme",
-        allow_abbrev=False,
         description="Write a Scheme (RELION 4 and 5) or a Schedule (3.1) with this picker into a project.",
     )
     parser.add_argument("--install", metavar="PROJECT", type=Path, required=True, help="the project's directory")
     parser.add_argument("--name", default="cryosegnet", help="name of the Scheme (default: cryosegnet)")
-    parser.add_argument("--relion", choices=[v.value for v in Version], help="default: as the project's pipeline tells")
+    versions = [v.value for v in Version]
+    parser.add_argument(
+        "--relion",
+        metavar=f"{{{','.join(versions)}}}",
+        type=one_of(*versions),
+        help="default: as the project's pipeline tells",
+    )
     parser.add_argument("--mics", metavar="STAR", help="begin with these micrographs instead of movies")
     parser.add_argument("--overwrite", action="store_true", help="replace a Scheme of this name")
     for name, setting in SETTINGS.items():
         default = f" (default: {setting.default})" if setting.default else ""
         parser.add_argument(f"--{name}", metavar="V", default=setting.default, help=setting.help + default)
-    args = parser.parse_args(argv)
-    values = {name: str(getattr(args, name)) for name in SETTINGS}
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Install a Scheme; returns 0, or 1 with one sentence on stderr for wrong usage, 3 where it cannot be written."""
+    parser = build_parser()
     try:
-        folder, version = install(args.install, args.name, args.relion, args.mics, values, args.overwrite)
+        args = parser.parse_args(argv)
+        values = {name: str(getattr(args, name)) for name in SETTINGS}
+        try:
+            folder, version = install(args.install, args.name, args.relion, args.mics, values, args.overwrite)
+        except UsageError as error:
+            parser.error(str(error))
+    except SystemExit as end:
+        # argparse ends help and errors this way.
+        return end.code if isinstance(end.code, int) else DONE
     except CryoSegNetError as error:
-        print(f"cryosegnet-relion: error: {error}", file=sys.stderr)
-        return 1
+        say(f"cryosegnet-relion scheme: error: {error}", sys.stderr)
+        return NOTHING_DONE
     print(f"written: {folder} for RELION {version.value}")
     if version is Version.V31:
         print(f"start it in {args.install} with: relion_scheduler --schedule {args.name} --reset")
@@ -144,23 +166,28 @@ def install(
 
     Raises
     ------
+    UsageError
+        There is no project or it does not tell its version, there is a Scheme of this name, or a value makes no sense
+        or holds what RELION cannot pass.
     CryoSegNetError
-        There is no project or it does not tell its version, there is a Scheme of this name, a value holds what RELION
-        cannot pass, or the files cannot be written.
+        The files cannot be written.
     """
     if not project.is_dir():
-        raise CryoSegNetError(f"{project} is no directory: give the RELION project's.")
+        raise UsageError(f"{project} is no directory: give the RELION project's.")
     if not name.replace("_", "").replace("-", "").isalnum():
-        raise CryoSegNetError(f"--name {name}: use letters, digits, _ and - only.")
+        raise UsageError(f"--name {name}: use letters, digits, _ and - only.")
     for key, value in {**values, "mics": mics or ""}.items():
         if any(mark in value for mark in " \t\"'"):
-            raise CryoSegNetError(f"--{key} '{value}' holds a space or quote, which RELION cannot pass on.")
+            raise UsageError(f"--{key} '{value}' holds a space or quote, which RELION cannot pass on.")
+        if key in PICKED and value:
+            # Not in the middle of the first round, in the middle of the night.
+            read(key, value)
     version = Version(relion) if relion else _version_of(project)
     home = "Schedules" if version is Version.V31 else "Schemes"
     folder = project / home / name
     if folder.exists():
         if not overwrite:
-            raise CryoSegNetError(f"{folder} exists: choose another --name, or --overwrite it.")
+            raise UsageError(f"{folder} exists: choose another --name, or --overwrite it.")
         shutil.rmtree(folder)
     scheme = _Scheme(version, f"{home}/{name}/", mics, values)
     try:
@@ -182,7 +209,7 @@ def install(
 def _version_of(project: Path) -> Version:
     found = read_version(project, project)
     if found is None:
-        raise CryoSegNetError(f"{project} has run no job that tells its RELION: add --relion 3.1, 4 or 5.")
+        raise UsageError(f"{project} has run no job that tells its RELION: add --relion 3.1, 4 or 5.")
     return found[0]
 
 
@@ -277,8 +304,7 @@ class _Scheme:
 
     def _pick(self) -> dict[str, str]:
         options = {"fn_exe": self.values["exe"], "in_mic": self.mics, "nr_threads": self.values["threads"]}
-        names = ("particle_diameter", "min_diameter", "max_diameter", "threshold", "weights", "gpu")
-        given = [(name, self.values[name]) for name in names if self.values[name]]
+        given = [(name, self.values[name]) for name in PICKED if self.values[name]]
         for number, (label, value) in enumerate(given, 1):
             options |= {f"param{number}_label": label, f"param{number}_value": value}
         return options

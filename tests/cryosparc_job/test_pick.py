@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.picks import Picks
 from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.job import Task, pick
@@ -233,6 +235,31 @@ def test_a_link_outside_the_project_says_where_to_run(connection: Connection, wo
     outcome = pick(connection, task(download=True), BlobPicker())
     assert [reason for _, reason in outcome.failures if "outside the project" in reason and "mounted" in reason]
     assert pick(connection, task(), BlobPicker()).failures == []
+
+
+class Given(BlobPicker):
+    """Was given a diameter, angstrom."""
+
+    needs_diameter = False
+
+    def __init__(self, diameter: float) -> None:
+        super().__init__()
+        self.settings |= {"diameter": diameter, "recipe": "default"}
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        return super().pick(micrograph, 17.0)
+
+
+@pytest.mark.parametrize(("given", "doubted"), [(34.0, True), (8.0, True), (18.0, False)])
+def test_a_diameter_that_does_not_fit_is_doubted(
+    connection: Connection, world: World, given: float, doubted: bool
+) -> None:
+    add_exposures(world, [(512, 512)] * 3)
+    outcome = pick(connection, task(), Given(given))
+    sentence = f"the particles look about 17 A; --diameter {given:g} was given"
+    assert outcome.doubt == (sentence if doubted else None)
+    warned = [event["text"] for event in world.events[outcome.job] if event["type"] == "warning"]
+    assert warned == [f"Look into this: {sentence}."] * doubted
 
 
 def test_the_command(standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,23 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert install(tmp_path, "--relion", "5", "--movies", "my movies/*") == 1
     assert "holds a space" in capsys.readouterr().err
     assert install(tmp_path, "--relion", "5", "--name", "a/b") == 1
+    capsys.readouterr()
+    for words, said in (
+        (["--relion", "7"], "--relion: 7 is not known: use 3.1, 4, 5"),
+        (["--relion", "5", "--particle_diameter", "big"], "--particle_diameter big is no diameter"),
+        (["--relion", "5", "--gpu", "x"], "--gpu x is not known"),
+        (["--relion", "5", "--thresold", "0.5"], "unknown argument --thresold; did you mean --threshold?"),
+    ):
+        assert install(tmp_path, *words) == 1
+        error = capsys.readouterr().err.splitlines()
+        assert said in error[0] and len(error) == 2, error
+    assert schemes.main([]) == 1
+    assert "--install" in capsys.readouterr().err
+    assert schemes.main(["--help"]) == 0
+    (tmp_path / "readonly").mkdir()
+    (tmp_path / "readonly" / "Schemes").write_text("")
+    assert install(tmp_path / "readonly", "--relion", "5") == 3
+    assert "cannot be written" in capsys.readouterr().err
     assert install(tmp_path, "--relion", "5") == 0
     assert install(tmp_path, "--relion", "5") == 1
     assert "exists" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""Outputs stored and read back, and pictures for the job's log."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cryosegnet_ext.picks import Picks
+
+from . import building, plots
+from .connection import Connection
+from .ends import Run
+from .errors import ServerError
+from .locations import Exposure, same_rows
+
+if TYPE_CHECKING:
+    from cryosparc.dataset import Dataset
+
+
+class Store:
+    """Outputs and pictures of a running job.
+
+    Parameters
+    ----------
+    connection
+        The server.
+    run
+        The running job.
+    """
+
+    def __init__(self, connection: Connection, run: Run) -> None:
+        self.connection = connection
+        self.run = run
+        self.job = run.job
+
+    def template(self, output: str) -> Dataset:
+        """The columns of an output, as CryoSPARC wants them."""
+        return self.connection.call("asking for the columns", self.job.alloc_output, output, 0)
+
+    def save(self, output: str, dataset: Dataset) -> None:
+        """Store an output and read it back until what is there is what was sent."""
+        problem: ServerError | None = None
+        for number in range(building.TRIES):
+            try:
+                self.connection.call(
+                    f"saving the output {output}", self.job.save_output, output, dataset, version=number, patience=0
+                )
+            except ServerError as error:
+                problem = error
+            self.run.check()
+            if self._is_stored(output, dataset):
+                return
+            if problem is not None and not problem.passing:
+                break
+            time.sleep(building.RETRY_SECONDS)
+        raise problem or ServerError(
+            f"CryoSPARC does not give back the output {output} as it was sent: look at its disk."
+        )
+
+    def _is_stored(self, output: str, dataset: Dataset) -> bool:
+        if len(dataset) == 0:
+            # An empty output cannot be loaded; the job's document has its count.
+            self.connection.call("reading the job", self.job.refresh)
+            found = self.job.outputs[output]
+            return bool(found.num_items == 0 and any(result.versions for result in found.results))
+        try:
+            stored = self.connection.call(f"reading back the output {output}", self.job.load_output, output)
+        except ServerError as error:
+            if error.code in (400, 404):
+                return False
+            raise
+        return same_rows(dataset, stored)
+
+    def plot(self, picture: bytes, text: str, name: str, table: str | None = None) -> None:
+        """Add a picture to the job's log, with a table to download."""
+        assets = [upload_asset(self.connection, self.job, picture, f"{name}.png")]
+        if table is not None:
+            assets.append(upload_asset(self.connection, self.job, table.encode(), f"{name}.csv"))
+        self.connection.call(
+            "adding a plot", self.connection.api.jobs.add_image_log, *self.run.where, assets, text=text, patience=0
+        )
+
+    def pictures(self, picked: Sequence[tuple[Exposure, Picks]], folder: Path) -> None:
+        """Histograms, and the thumbnail from the crops in ``folder``; a job without them is a good job."""
+        every = [picks for _, picks in picked]
+        series = (
+            ("Particles per exposure", "", np.array([len(picks) for picks in every], float)),
+            ("Score", "", np.concatenate([picks.score for picks in every])),
+            ("Diameter", "A", np.concatenate([picks.diameter for picks in every])),
+        )
+        try:
+            for title, unit, values in series:
+                image, table = plots.histogram(values, title, unit)
+                self.plot(plots.png(image), title, title.lower().replace(" ", "_"), table)
+            stacks = [np.load(file, allow_pickle=False) for file in sorted(folder.glob("*-crops.npy"))]
+            thumbnail = plots.png(plots.sheet(stacks))
+            asset = upload_asset(self.connection, self.job, thumbnail, "particles.png")
+            call, jobs = self.connection.call, self.connection.api.jobs
+            call("setting the image", jobs.set_output_image, *self.run.where, "particles", asset, patience=0)
+            call("setting the image", jobs.set_tile_image, *self.run.where, asset, patience=0)
+        except (OSError, ValueError, ServerError) as error:
+            self.run.say(f"Some pictures are missing: {error}", level="warning")
+
+
+def upload_asset(connection: Connection, job: Any, content: bytes, filename: str) -> Any:
+    """Upload a file for the job's log, and see that it arrived: the client repeats a broken upload as an empty one.
+
+    Raises
+    ------
+    ServerError
+        It does not arrive.
+    """
+    from cryosparc.stream import Stream
+
+    suffix = filename.rsplit(".", 1)[-1]
+    for _ in range(building.TRIES):
+        stream = Stream.load(io.BytesIO(content))
+        upload = connection.api.assets.upload
+        asset = connection.call(
+            "uploading a picture",
+            upload,
+            job.project_uid,
+            job.uid,
+            stream,
+            filename=filename,
+            format=suffix,
+            patience=0,
+        )
+        stored = connection.call("checking a picture", connection.api.assets.find_one, asset.fileid, patience=0)
+        if stored.length == len(content):
+            return asset
+    raise ServerError("CryoSPARC does not store a picture whole: check the network.")
+
+
+def exposure_rows(template: Dataset, table: Dataset, uids: Collection[int]) -> Dataset:
+    """The exposures that were picked, with the columns of the template and their values as they came."""
+    from cryosparc.dataset import Dataset as Table
+
+    kept = np.isin(np.asarray(table["uid"]), np.fromiter(uids, np.uint64, len(uids)))
+    rows = table.mask(kept)
+    result: Any = Table({"uid": np.asarray(rows["uid"])}).add_fields(template.descr(exclude_uid=True))
+    for name in template.fields(exclude_uid=True):
+        if name in rows.fields():
+            result[name][:] = np.asarray(rows[name])
+    return result
