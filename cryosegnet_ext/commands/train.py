@@ -61,6 +61,14 @@ def whole(low: int, high: int, what: str) -> Callable[[str], int]:
     return read
 
 
+def crop_side(given: str) -> int:
+    """Pixels of a side that every network of up to five levels can halve."""
+    side = whole(64, 2048, "side of a crop")(given)
+    if side % 32:
+        raise argparse.ArgumentTypeError(f"{given} is no multiple of 32")
+    return side
+
+
 def add_data_args(parser: argparse.ArgumentParser, labels_required: bool) -> None:
     """The arguments that say what to learn from; ``train`` and ``finetune`` share them."""
     data = parser.add_argument_group("what to learn from")
@@ -98,6 +106,9 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how the command behaves; ``train`` and ``finetune`` share them."""
     run = parser.add_argument_group("running")
     add = run.add_argument
+    add(
+        "--crop", metavar="N", type=crop_side, default=256, help="side of a crop, pixels at working scale (default 256)"
+    )
     add("--device", metavar="D", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--precision", choices=("auto", "bf16", "float16", "float32"), default="auto", help="of the arithmetic")
     add("--workers", metavar="N", type=whole(0, 256, "number of processes"), help="processes that cut crops")

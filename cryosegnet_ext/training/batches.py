@@ -195,6 +195,8 @@ class Loader:
             num_workers=self._workers,
             collate_fn=_stacked,
             worker_init_fn=_alone,
+            # a forked process hangs in OpenCV where its parent has used threads
+            multiprocessing_context="spawn" if self._workers else None,
         )
         return iter(loader)
 

@@ -35,7 +35,6 @@ from .training import Data, Options, chosen_precision, finish, in_turn, load_dat
 #: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
 REPLAYED = 0.375
 _REPLAY_CROPS, _SPECIMENS = 24, 12
-_SIDE = 256
 #: Shares of the trained weights in the blends that are tried.
 BLENDS = (1.0, 0.6, 0.3)
 # A blend must be better than the start weights by this F1.
@@ -92,7 +91,9 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
             folder.write({"data": data.described(folder.path.name), "environment": output.environment(group.device)})
         before = {k: v.clone() for k, v in network.state_dict().items()}
         network = network.to(group.device)
-        replay = replay_items(network, [lumpy_stack(i) for i in range(_SPECIMENS)], _REPLAY_CROPS, _SIDE, options.seed)
+        replay = replay_items(
+            network, [lumpy_stack(i) for i in range(_SPECIMENS)], _REPLAY_CROPS, options.crop, options.seed
+        )
     batch = options.batch or 8
     recipe = Recipe(
         base_channels=network.base_channels,
@@ -104,7 +105,7 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
         frozen_norm=True,
         validate_every=50,
     )
-    source = Crops(data.training, batch=batch, seed=options.seed, replay=replay, replayed=REPLAYED)
+    source = Crops(data.training, side=options.crop, batch=batch, seed=options.seed, replay=replay, replayed=REPLAYED)
     workers = default_workers(group.device) if options.workers is None else options.workers
     try:
         tuned = fit(
@@ -112,7 +113,7 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
             Loader(source, recipe.steps, group, workers),
             folder.path,
             before,
-            validation=validation_crops(data.validation, _SIDE, batch, options.seed),
+            validation=validation_crops(data.validation, options.crop, batch, options.seed),
             group=group,
             watch=watcher,
             stop=lambda: stop.requested,

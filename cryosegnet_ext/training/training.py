@@ -51,6 +51,8 @@ class Options:
         Length; None for the preset's. Epochs are of the published preset.
     batch, learning_rate, base_channels, levels, patience, seed
         None for the preset's.
+    crop
+        Side of a crop of the default preset, pixels of the working image.
     precision
         ``auto``, ``bf16``, ``float16`` or ``float32``.
     simulate, simulated
@@ -84,6 +86,7 @@ class Options:
     simulated: float = 0.5
     start: str | None = None
     seed: int = 0
+    crop: int = 256
     workers: int | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -191,8 +194,9 @@ def run(
                 f"--batch {batch} is less than the {group.size} processes: give at least one crop each"
             )
         stacks = specimens(options.simulate, group.device)
-        source = Crops(data.training, stacks, options.simulated if stacks else 0.0, batch=batch, seed=options.seed)
-        validation, every = validation_crops(data.validation, 256, batch, options.seed), recipe.validate_every
+        share = options.simulated if stacks else 0.0
+        source = Crops(data.training, stacks, share, options.crop, batch, options.seed)
+        validation, every = validation_crops(data.validation, options.crop, batch, options.seed), recipe.validate_every
     start: Mapping[str, Tensor] | None = load_unet(options.start)[0].state_dict() if options.start else None
     workers = default_workers(group.device) if options.workers is None else options.workers
     try:

@@ -1,0 +1,142 @@
+"""Bad labels are told from good ones by the image itself."""
+
+from __future__ import annotations
+
+
+import numpy as np
+import pytest
+
+from cryosegnet_ext import read_micrograph, read_picks
+from cryosegnet_ext.training import checks
+from cryosegnet_ext.training.checks import PLACEMENTS, Evidence, check_all, check_frame, check_placement, check_shape
+from cryosegnet_ext.training.labels import Labels
+
+from .helpers import DIAMETER, centres, picture
+
+SHAPE = (420, 500)
+
+
+def labels(x, y, **more):
+    return Labels("mic.star", np.asarray(x, float), np.asarray(y, float), **more)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    x, y = centres(SHAPE, 1)
+    return x, y, Evidence(picture(x, y, SHAPE, 1, depth=0.8), DIAMETER)
+
+
+WRONG = {
+    "--flip-labels y": lambda x, y: (x, SHAPE[0] - 1 - y),
+    "--flip-labels x": lambda x, y: (SHAPE[1] - 1 - x, y),
+    "--flip-labels xy": lambda x, y: (SHAPE[1] - 1 - x, SHAPE[0] - 1 - y),
+    "--flip-labels swap": lambda x, y: (y, x),
+    "--label-scale 2": lambda x, y: (x / 2, y / 2),
+    "--label-scale 4": lambda x, y: (x / 4, y / 4),
+}
+
+
+def test_right_labels_are_believed(scene):
+    x, y, evidence = scene
+    seen = evidence.placements(labels(x, y))
+    assert seen[0] > 20 and seen[1:].max() < 2
+    assert check_placement("mic.mrc", labels(x, y), seen) is None
+
+
+@pytest.mark.parametrize("remedy", WRONG)
+def test_wrong_labels_are_named_with_their_remedy(scene, remedy):
+    x, y, evidence = scene
+    wrong = labels(*WRONG[remedy](x, y))
+    problem = check_placement("mic.mrc", wrong, evidence.placements(wrong))
+    assert problem is not None and problem.serious
+    assert problem.remedy == remedy
+    assert "mic.star" in str(problem) and remedy in str(problem)
+    # and the remedy is one
+    flip = remedy.split()[1] if "flip" in remedy else None
+    scale = 1.0 if flip else float(remedy.split()[1])
+    mended = checks.place(wrong, SHAPE, flip, scale)
+    assert mended.x == pytest.approx(x) and mended.y == pytest.approx(y)
+
+
+@pytest.mark.parametrize("kind", ["bright", "hollow"])
+def test_any_particle_counts(kind):
+    x, y = centres(SHAPE, 2)
+    data = picture(x, y, SHAPE, 2, depth=-0.8 if kind == "bright" else 0.8)
+    if kind == "hollow":
+        data += picture(x, y, SHAPE, 3, diameter=DIAMETER * 0.7, depth=-1.1, noise=0)
+    evidence = Evidence(data, DIAMETER)
+    assert check_placement("m", labels(x, y), evidence.placements(labels(x, y))) is None
+    wrong = labels(x, SHAPE[0] - 1 - y)
+    assert check_placement("m", wrong, evidence.placements(wrong)).remedy == "--flip-labels y"
+
+
+def test_labels_on_noise_accuse_nobody():
+    """Where nothing can be seen, nothing is claimed of a file; together they are told to show nothing."""
+    seen = {}
+    for i in range(12):
+        x, y = centres(SHAPE, i)
+        evidence = Evidence(np.random.default_rng(i).normal(size=SHAPE).astype(np.float32), DIAMETER)
+        seen[str(i)] = evidence.placements(labels(x, y))
+        assert check_placement("m", labels(x, y), seen[str(i)]) is None
+    assert "stands out" in check_all(seen, dict.fromkeys(seen, 80))
+
+
+def test_few_labels_accuse_only_together(scene):
+    x, y, evidence = scene
+    files = {}
+    for i in range(6):
+        few = labels(x[6 * i : 6 * i + 6], SHAPE[0] - 1 - y[6 * i : 6 * i + 6])
+        files[str(i)] = evidence.placements(few)
+        assert check_placement("m", few, files[str(i)]) is None
+    assert "--flip-labels y" in check_all(files, dict.fromkeys(files, 6))
+    right = {str(i): evidence.placements(labels(x[6 * i : 6 * i + 6], y[6 * i : 6 * i + 6])) for i in range(6)}
+    assert check_all(right, dict.fromkeys(right, 6)) is None
+
+
+def test_shapes():
+    x = np.array([10.0])
+    assert check_shape("m", (400, 300), labels(x, x, mask_shape=(200, 150))) is None
+    assert check_shape("m", (4092, 5760), labels(x, x, mask_shape=(256, 360))) is None
+    assert "turned by 90" in str(check_shape("m", (400, 300), labels(x, x, mask_shape=(150, 200))))
+    assert "mask of 256 x 256" in str(check_shape("m", (400, 300), labels(x, x, mask_shape=(256, 256))))
+    other = check_shape("m", (400, 300), labels(x, x, micrograph_shape=(800, 600)))
+    assert other.remedy == "--label-scale 0.5"
+
+
+def test_outside():
+    x, y = centres(SHAPE, 4)
+    assert check_frame("m", SHAPE, labels(x, y)) is None
+    strays = labels(np.append(x, 600), np.append(y, 20))
+    assert check_frame("m", SHAPE, strays) is None  # one stray among many is left out
+    assert check_frame("m", SHAPE, labels(2 * x, 2 * y)).remedy == "--label-scale 0.5"
+    assert check_frame("m", SHAPE, labels(4 * x, 4 * y)).remedy == "--label-scale 0.25"
+    tall = labels([10, 20, 400], [10, 480, 490])
+    assert check_frame("m", SHAPE, tall).remedy == "--flip-labels swap"
+    elsewhere = check_frame("m", SHAPE, labels([10.0, -900], [20.0, 9000]))
+    assert elsewhere.remedy == "" and "1 of 2 labels outside" in str(elsewhere)
+
+
+def real(shared_data):
+    for name, suffix, size in (("empiar-10017-denoised", ".jpg", 96.0), ("apoferritin", ".mrc", 68.0)):
+        for path in sorted((shared_data / "micrographs" / name).glob(f"*{suffix}"))[::4]:
+            yield path, size, read_picks(shared_data / "labels" / name / f"{path.stem}.star")
+
+
+def test_real_labels_raise_no_alarm_and_flipped_ones_do(shared_data):
+    count = 0
+    for path, size, picks in real(shared_data):
+        micrograph = read_micrograph(path)
+        ny = micrograph.data.shape[0]
+        # the size is known to a quarter only
+        for factor in (0.8, 1.25):
+            evidence = Evidence(micrograph.data, size * factor)
+            assert check_placement("m", labels(picks.x, picks.y), evidence.placements(labels(picks.x, picks.y))) is None
+        wrong = labels(picks.x, ny - 1 - picks.y)
+        assert check_placement("m", wrong, evidence.placements(wrong)).remedy == "--flip-labels y"
+        count += 1
+    assert count == 6
+
+
+def test_every_placement_has_its_own_remedy():
+    remedies = [p.remedy for p in PLACEMENTS]
+    assert len(set(remedies)) == len(remedies)
