@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +57,17 @@ def _to_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _wiener(image: NDArray[Any]) -> NDArray[np.float64]:
+    ny, nx = image.shape
     taps = np.exp(-0.5 * ((np.arange(9) - 4) / 3.0) ** 2)
-    kernel = np.outer(taps, taps)
-    kernel /= kernel.sum()
-    k = fft.rfft2(kernel, s=image.shape, workers=-1)
-    spectrum = fft.rfft2(image.astype(np.float64), workers=-1)
-    spectrum *= np.conj(k) / (np.abs(k) ** 2 + 30)
-    return np.abs(fft.irfft2(spectrum, s=image.shape, workers=-1))
+    taps /= taps.sum()
+    # the kernel is a product, and so is its transform
+    down, across = fft.fft(taps, n=ny), fft.rfft(taps, n=nx)
+    spectrum = fft.rfft2(image.astype(np.float64), workers=-1, overwrite_x=True)
+    for row, k in zip(spectrum, down):
+        kernel = k * across
+        row *= kernel.conj() / (kernel.real**2 + kernel.imag**2 + 30)
+    result = fft.irfft2(spectrum, s=(ny, nx), workers=-1, overwrite_x=True)
+    return np.asarray(np.abs(result, out=result))
 
 
 def _guided(guide: NDArray[np.float64], image: NDArray[np.float64], box: int, epsilon: float) -> NDArray[np.float64]:
@@ -188,25 +193,55 @@ def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None, block: int = 
     (ny, nx) bool
         True where the image is bad.
     """
-    bad = np.zeros(data.shape, bool) if valid is None else ~valid
-    for axis in (0, 1):
-        difference = np.abs(np.diff(data, axis=axis))
-        _mark_flat_blocks(difference, block, bad)
+    return areas_of([_change_along(data, axis, block) for axis in (0, 1)], data.shape, valid, block)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much neighbouring pixels differ along one axis: all that `bad_areas` goes by.
+
+    Attributes
+    ----------
+    blocks : (by, bx) float32
+        Mean over blocks of the differences; empty where there are fewer than two blocks either way.
+    along, across : (n,), (m,) float32
+        Mean of the differences over the axis, and over the other one.
+    """
+
+    blocks: Image
+    along: Image
+    across: Image
+
+
+def _change_along(data: Image, axis: int, block: int) -> Change:
+    difference = np.abs(np.diff(data, axis=axis))
+    by, bx = difference.shape[0] // block, difference.shape[1] // block
+    blocks = np.zeros((0, 0), np.float32)
+    if by >= 2 and bx >= 2:
+        blocks = cv2.resize(difference[: by * block, : bx * block], (bx, by), interpolation=cv2.INTER_AREA)
+    if difference.size == 0:
+        return Change(blocks, np.zeros(data.shape[1 - axis], np.float32), np.zeros(difference.shape[axis], np.float32))
+    return Change(blocks, difference.mean(axis), difference.mean(1 - axis))
+
+
+def areas_of(
+    changes: Sequence[Change], shape: tuple[int, ...], valid: NDArray[np.bool_] | None, block: int
+) -> NDArray[np.bool_]:
+    """Bad areas (ny, nx) by the changes along y and x of a micrograph of this shape; see `bad_areas`."""
+    bad = np.zeros(shape, bool) if valid is None else ~valid
+    for axis, change in enumerate(changes):
+        _mark_flat_blocks(change.blocks, block, bad)
         lines = bad if axis == 0 else bad.T
-        constant, repeated = _quiet(difference, axis), _quiet(difference, 1 - axis)
+        constant, repeated = _quiet(change.along, shape[axis] - 1), _quiet(change.across, shape[1 - axis])
         lines[:, constant] = True
         lines[:-1][repeated] = True
         lines[1:][repeated] = True
     return bad
 
 
-def _mark_flat_blocks(difference: Image, block: int, bad: NDArray[np.bool_]) -> None:
+def _mark_flat_blocks(energy: Image, block: int, bad: NDArray[np.bool_]) -> None:
     """Set ``bad`` where blocks hardly differ from one pixel to the next; what is left over goes with the last block."""
-    by, bx = difference.shape[0] // block, difference.shape[1] // block
-    if by < 2 or bx < 2:
-        return
-    size = (by * block, bx * block)
-    energy = cv2.resize(difference[: size[0], : size[1]], (bx, by), interpolation=cv2.INTER_AREA)
+    size = (energy.shape[0] * block, energy.shape[1] * block)
     flat = energy < 0.08 * _usual(energy)
     if not flat.any():
         return
@@ -217,11 +252,10 @@ def _mark_flat_blocks(difference: Image, block: int, bad: NDArray[np.bool_]) -> 
     bad[:, size[1] :] |= bad[:, size[1] - 1 : size[1]]
 
 
-def _quiet(difference: Image, axis: int) -> NDArray[np.bool_]:
-    """Lines along ``axis`` in which nothing changes; too short ones tell nothing."""
-    if difference.shape[axis] < 16:
-        return np.zeros(difference.shape[1 - axis], bool)
-    profile = difference.mean(axis)
+def _quiet(profile: Image, length: int) -> NDArray[np.bool_]:
+    """Lines of ``length`` pixels in which nothing changes; too short ones tell nothing."""
+    if length < 16:
+        return np.zeros(len(profile), bool)
     return profile < 0.02 * _usual(profile)
 
 

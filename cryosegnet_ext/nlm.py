@@ -1,0 +1,89 @@
+"""Non-local means on any device, bit for bit what OpenCV gives.
+
+For every shift within the search window, the squared difference of the image and the shifted image is summed over the
+template (a box sum), and a table turns it into the weight of the shifted pixel. That is a few passes over the image a
+shift, which is what a GPU does well. A shift and its opposite have the same differences, so half of the shifts do.
+
+Source: A. Buades, B. Coll, J.-M. Morel, "Non-Local Means Denoising", Image Processing On Line 1 (2011); the fixed-point
+arithmetic (weights, rounding, border) is that of ``cv2.fastNlMeansDenoising`` for bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+# OpenCV takes weights below this for 0.
+_LEAST_WEIGHT = 0.001
+
+
+def non_local_means(image: Tensor, h: float = 10.0, template: int = 7, search: int = 21) -> Tensor:
+    """Denoise by non-local means.
+
+    Parameters
+    ----------
+    image : (ny, nx) uint8
+        On any device; larger than half of template and search window together.
+    h
+        Strength: differences of this many grey levels (root mean square over the template) weigh 1/e.
+    template, search
+        Sides of the windows that are compared and searched, odd, pixels.
+
+    Returns
+    -------
+    (ny, nx) uint8
+        On the same device.
+    """
+    near, far = template // 2, search // 2
+    border = near + far
+    ny, nx = image.shape
+    if min(ny, nx) <= border:
+        raise ValueError(f"an image must be larger than {border} pixels each way, not {ny} x {nx}")
+    around = pad(image[None, None].float(), [border] * 4, mode="reflect")[0, 0]
+    whole = around.to(torch.int32)
+    table = _weights(h, template, search, image.device)
+    beyond = len(table) - 1
+    centre = whole[border : border + ny, border : border + nx]
+    total = torch.full((ny, nx), int(table[0]), dtype=torch.int32, device=image.device)
+    value = centre * table[0]
+    for dy in range(far + 1):
+        for dx in range(-far, far + 1):
+            if dy == 0 and dx <= 0:
+                continue
+            # weights of pixel p with p + (dy, dx), for each p of the image and of the image moved by minus the shift
+            left, right = max(dx, 0), max(-dx, 0)
+            top = border - dy - near
+            rows, columns = slice(top, border + ny + near), slice(border - left - near, border + nx + right + near)
+            shifted = (
+                slice(rows.start + dy, rows.stop + dy),
+                slice(columns.start + dx, columns.stop + dx),
+            )
+            difference = (around[rows, columns] - around[shifted])[None, None]
+            # sums of whole numbers below 2^24: exact in float32
+            sums = avg_pool2d(difference.square_(), (template, 1), 1, divisor_override=1)
+            sums = avg_pool2d(sums, (1, template), 1, divisor_override=1)[0, 0]
+            level = (sums.to(torch.int32) >> _shift(template)).clamp_(max=beyond)
+            weight = table.index_select(0, level.flatten()).view(level.shape)
+            here = weight[dy : dy + ny, left : left + nx]
+            total += here
+            value.addcmul_(here, whole[border + dy : border + dy + ny, border + dx : border + dx + nx])
+            there = weight[:ny, left - dx : left - dx + nx]
+            total += there
+            value.addcmul_(there, whole[border - dy : border - dy + ny, border - dx : border - dx + nx])
+    return ((value.long() + total // 2) // total).to(torch.uint8)
+
+
+def _shift(template: int) -> int:
+    """Binary digits that stand in for the division by the template's area."""
+    return (template * template - 1).bit_length()
+
+
+def _weights(h: float, template: int, search: int, device: torch.device) -> Tensor:
+    """Weight of each mean difference (in units of 2^shift over the template's area), up to the first that is 0."""
+    most = (2**31 - 1) // (search * search * 255)
+    unit = 2.0 ** _shift(template) / template**2
+    level = torch.arange(int(255**2 / unit) + 2, dtype=torch.float64)
+    weight = torch.round(most * torch.exp(-level * unit / (h * h)))
+    weight[weight < _LEAST_WEIGHT * most] = 0
+    return weight[: int((weight > 0).sum()) + 1].to(torch.int32).to(device)
