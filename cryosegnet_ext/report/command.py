@@ -9,7 +9,11 @@ from typing import Any
 
 #: What stands in a command for the values of the sliders.
 THRESHOLD, SIZES = {"value": "threshold"}, {"value": "sizes"}
-_LEFT_OUT = ("threshold", "overwrite", "watch")
+# What changes no picks.
+_LEFT_OUT = (
+    *("input", "output", "threshold", "overwrite", "watch", "quiet"),
+    *("stop_file", "idle_stop", "settle", "heartbeat", "metrics"),
+)
 
 
 def given_words(add_args: Callable[[argparse.ArgumentParser], None], args: argparse.Namespace) -> list[str]:
@@ -26,7 +30,7 @@ def given_words(add_args: Callable[[argparse.ArgumentParser], None], args: argpa
     add_args(parser)
     words: list[str] = []
     for name, value in vars(args).items():
-        if name in (*_LEFT_OUT, "input", "output") or value is None or value == parser.get_default(name):
+        if name in _LEFT_OUT or value is None or value == parser.get_default(name):
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
@@ -40,7 +44,10 @@ def pick_commands(
     """What the report of ``cryosegnet pick`` offers to copy: a choice among the candidates, and picking again."""
     output = str(args.output)
     again = ["cryosegnet", "pick", *map(str, args.input), "-o", output, *given_words(add_args, args)]
-    return [choose_command(output), {"label": "Pick again", "parts": [_shell(again) + " --threshold ", THRESHOLD]}]
+    return [
+        choose_command(output),
+        {"label": "Pick again", "parts": [_shell(again) + " --overwrite --threshold ", THRESHOLD]},
+    ]
 
 
 def choose_command(output: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Chosen:
     scale: float = 1.0
 
 
-def choose(done: Sequence[Record], most: int = MOST_SHOWN) -> Chosen:
+def choose(done: Sequence[Record], most: int = MOST_SHOWN, room: int = CANDIDATE_BYTES) -> Chosen:
     """Which micrographs are shown: all, or of many those with the fewest and the most picks and others spread evenly.
 
     Parameters
@@ -55,7 +55,11 @@ def choose(done: Sequence[Record], most: int = MOST_SHOWN) -> Chosen:
         Micrographs that were picked, in their order.
     most
         How many are shown at most.
+    room
+        Bytes of the page for candidates; their picks at least must fit.
     """
+    each = _EACH * sum(record.picks for record in done) / max(1, len(done))
+    most = min(most, max(1, int(0.9 * room / max(each, 1.0))))
     if len(done) <= most:
         return Chosen(list(done), [])
     by_picks = sorted(range(len(done)), key=lambda i: done[i].picks)
@@ -92,7 +96,9 @@ def size_code(diameter: NDArray[np.float64]) -> NDArray[np.uint16]:
     return np.where(np.isfinite(diameter), code, _UNKNOWN_SIZE).astype(np.uint16)
 
 
-def pack(run: Run, *, pictures: bool = True, most: int = MOST_SHOWN) -> dict[str, Any]:
+def pack(
+    run: Run, *, pictures: bool = True, chosen: Chosen | None = None, room: int = CANDIDATE_BYTES
+) -> dict[str, Any]:
     """The page's data, JSON-able.
 
     Parameters
@@ -101,16 +107,18 @@ def pack(run: Run, *, pictures: bool = True, most: int = MOST_SHOWN) -> dict[str
         What was picked.
     pictures
         Put small pictures of the micrographs into it; without, the page asks a server for them.
-    most
-        Micrographs to show.
+    chosen
+        Micrographs to show and to count; by default as `choose` says.
+    room
+        Bytes for candidates.
     """
-    chosen = choose(run.done, most)
+    chosen = chosen or choose(run.done, room=room)
     levels = levels_of(run.threshold)
     with ThreadPoolExecutor(_THREADS) as pool:
         kept = list(pool.map(lambda record: run.candidates(record, pictures), chosen.shown))
         others = _tally(pool.map(lambda record: run.candidates(record)[0].candidates, chosen.counted), levels)
         sets = [one.candidates for one, _ in kept]
-        lowest = _floor(sets, levels)
+        lowest = min(_floor(sets, levels, room), run.threshold)
         whole = all(all_there for one, all_there in kept) if kept else True
         thumbnails = (
             _thumbnails([one for one, _ in kept], pool, PAGE_BYTES - _picks_bytes(sets, lowest)) if pictures else []
@@ -175,14 +183,14 @@ def _picks_bytes(sets: Sequence[Picks], lowest: float) -> int:
     return int(_EACH * sum(int((picks.score >= lowest).sum()) for picks in sets))
 
 
-def _floor(sets: Sequence[Picks], levels: NDArray[np.float64]) -> float:
-    """The lowest threshold whose candidates fit into the page; 0 where all do."""
-    room = int(CANDIDATE_BYTES / _EACH)
-    if sum(map(len, sets)) <= room:
+def _floor(sets: Sequence[Picks], levels: NDArray[np.float64], room: int) -> float:
+    """The lowest threshold whose candidates fit into ``room`` bytes; 0 where all do."""
+    most = int(room / _EACH)
+    if sum(map(len, sets)) <= most:
         return 0.0
     counts = np.bincount(np.concatenate([level_of(p.score, levels) for p in sets]), minlength=len(levels))
     above = np.cumsum(counts[::-1])[::-1]
-    fits = np.flatnonzero(above <= room)
+    fits = np.flatnonzero(above <= most)
     return float(levels[fits[0]]) if len(fits) else 1.0
 
 

@@ -24,6 +24,7 @@ from .pictures import Pictures
 
 #: Micrographs that one page holds.
 MOST_MICROGRAPHS = 10_000
+_CANDIDATE_BYTES = 60_000_000
 _MOST_PICKS = 100_000
 _OWN_FOLDERS = ("picks", "overlays", ".cryosegnet")
 
@@ -225,8 +226,10 @@ def open_run(output: str | Path, target: str | Path | None = None, suffixes: Seq
     run = collect(output, fallback=[choose_command(str(output))])
     target = run.output / "picks_edited" if target is None else Path(target)
     _refuse_own(run, target)
-    data = pack(run, pictures=False, most=MOST_MICROGRAPHS)
-    records = choose(run.done, MOST_MICROGRAPHS).shown
+    # Nothing is mailed here, so that the page may be larger.
+    chosen = choose(run.done, MOST_MICROGRAPHS, _CANDIDATE_BYTES)
+    data = pack(run, pictures=False, chosen=chosen, room=_CANDIDATE_BYTES)
+    records = chosen.shown
     shapes = zip(data["micrographs"]["height"], data["micrographs"]["width"])
     sheets = [Sheet(Path(r.key), r.name, r.stem, r.pixel_size, s, r.diameter or 0.0) for r, s in zip(records, shapes)]
     sizes = [record.diameter for record in records if record.diameter]

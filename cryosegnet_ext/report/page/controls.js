@@ -32,17 +32,26 @@ function schedule() {
   if (!pending) pending = requestAnimationFrame(() => { pending = 0; refresh(true); });
 }
 
+const MANY = 200000;
+
 function refresh(quick = false) {
   evaluate();
   clearTimeout(later);
-  // Flags cost more than counts; while a slider is dragged over many candidates they wait.
-  if (quick && level.length > 200000) later = setTimeout(() => { flagMicrographs(); drawCharts(); refreshGallery(); }, 150);
-  else flagMicrographs();
   showControls();
+  // Flags and the gallery's order cost more than counts; while a slider is dragged over many candidates they wait.
+  if (quick && level.length > MANY) {
+    cards().forEach(fillCard);
+    drawStale();
+    later = setTimeout(refreshRest, 150);
+  } else refreshRest();
   drawCharts();
-  if (later && quick && level.length > 200000) cards().forEach(fillCard);
-  else refreshGallery();
   if (stage.m) drawStage();
+}
+
+function refreshRest() {
+  flagMicrographs();
+  refreshGallery();
+  if (level.length > MANY) drawCharts();
 }
 
 function showControls() {

@@ -9,7 +9,7 @@ const SORTS = {
   scores: ["lowest scores", (a, b) => (a.score === null ? 2 : a.score) - (b.score === null ? 2 : b.score) || a.i - b.i],
   name: ["name", (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true })],
 };
-const number = (n) => n.toLocaleString("en-US").replace(/,/g, "\u2009");
+const number = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u2009");
 
 function listMicrographs() {
   const all = gallery.filter === "all" ? [...micrographs, ...failures]
@@ -62,17 +62,34 @@ function fillCard(card) {
   const defocus = m.values.defocus;
   card.querySelector(".middle").textContent = defocus === undefined || defocus === null ? (m.score === null ? "" : `score ${m.score.toFixed(2)}`) : `${defocus.toFixed(1)} µm`;
   card.setAttribute("aria-label", `${m.name}: ${m.count} picks${m.flag ? `, ${FLAGS[m.flag][0]}` : ""}`);
-  const canvas = card.querySelector("canvas");
-  const box = canvas.getBoundingClientRect();
-  canvas.stale = box.bottom < -300 || box.top > window.innerHeight + 300;
-  if (!canvas.stale) drawCard(canvas, m);
+  card.querySelector("canvas").stale = true;
+}
+
+// Pictures are drawn a few a frame, and only those in sight, so that a slider never waits for them.
+let drawing = 0;
+function drawStale() {
+  if (!drawing) drawing = requestAnimationFrame(drawSome);
+  document.documentElement.dataset.drawn = "no";
+}
+
+function drawSome() {
+  drawing = 0;
+  const wanted = cards().filter((card) => card.querySelector("canvas") && card.querySelector("canvas").stale);
+  const boxes = wanted.map((card) => card.getBoundingClientRect());
+  const end = performance.now() + 14;
+  let left = false;
+  wanted.forEach((card, k) => {
+    if (boxes[k].bottom < -200 || boxes[k].top > window.innerHeight + 200) return;
+    if (performance.now() > end) { left = true; return; }
+    const canvas = card.querySelector("canvas");
+    canvas.stale = false;
+    drawCard(canvas, card.micrograph);
+  });
+  if (left) drawStale();
+  else document.documentElement.dataset.drawn = "yes";
 }
 
 function cards() { return Array.from(at("gallery").children).filter((c) => c.micrograph); }
-
-function drawStale() {
-  for (const card of cards()) if (card.querySelector("canvas") && card.querySelector("canvas").stale) fillCard(card);
-}
 
 function showPage(focus) {
   const pages = Math.max(1, Math.ceil(gallery.list.length / PER_PAGE));
@@ -89,6 +106,7 @@ function showPage(focus) {
     parent.replaceChildren(empty);
   }
   cards().forEach(fillCard);
+  drawStale();
   if (!cards().some((c) => c.tabIndex === 0) && cards().length) cards()[0].tabIndex = 0;
   const nav = at("pages");
   nav.replaceChildren();
@@ -179,5 +197,5 @@ function startGallery() {
     else return;
     event.preventDefault();
   });
-  window.addEventListener("scroll", () => requestAnimationFrame(drawStale), { passive: true });
+  window.addEventListener("scroll", drawStale, { passive: true });
 }

@@ -86,19 +86,25 @@ const totals = { picks: 0, median: 0, none: 0, scoreAll: null, sizeAll: null, si
 function evaluate() {
   const wide = Math.max(1, Math.ceil((sizes.high - sizes.low + 1) / 60));
   const bins = Math.max(1, Math.floor((sizes.high - sizes.low) / wide) + 1);
-  const scoreAll = new Float64Array(SCORE_BINS), sizeAll = new Float64Array(bins);
-  const scoreBin = levels.map((value) => Math.min(SCORE_BINS - 1, Math.floor(value * SCORE_BINS + 1e-9)));
-  const binOf = (code) => Math.max(0, Math.min(bins - 1, Math.floor(((code >> 1) - sizes.low) / wide)));
+  const scoreAll = new Float64Array(SCORE_BINS), sizeAll = new Float64Array(bins + 1);
+  const scoreBin = Uint16Array.from(levels, (value) => Math.min(SCORE_BINS - 1, Math.floor(value * SCORE_BINS + 1e-9)));
+  // By size code, so that the loops below only look up; what is not known goes to a bin that is not drawn.
+  const fitting = new Uint8Array(UNKNOWN + 1), sizeBin = new Uint16Array(UNKNOWN + 1).fill(bins);
+  for (let code = 2 * sizes.low; code <= 2 * sizes.high; code++) {
+    fitting[code] = inRange(code);
+    sizeBin[code] = Math.max(0, Math.min(bins - 1, Math.floor(((code >> 1) - sizes.low) / wide)));
+  }
+  fitting[UNKNOWN] = inRange(UNKNOWN);
   let picks = 0, none = 0;
   const t = state.t;
   for (const m of micrographs) {
     let count = 0;
     for (let k = m.start; k < m.end; k++) {
-      const fits = inRange(size[k]);
-      if (fits) scoreAll[scoreBin[level[k]]]++;
+      const fits = fitting[size[k]];
+      scoreAll[scoreBin[level[k]]] += fits;
       if (level[k] >= t) {
-        if (size[k] !== UNKNOWN) sizeAll[binOf(size[k])]++;
-        if (fits) count++;
+        sizeAll[sizeBin[size[k]]]++;
+        count += fits;
       }
     }
     const edited = edits.get(m.i);
@@ -108,11 +114,11 @@ function evaluate() {
   }
   let more = 0;
   for (let k = 0; k < others.level.length; k++) {
-    const fits = inRange(others.size[k]);
-    if (fits) scoreAll[scoreBin[others.level[k]]] += others.count[k];
+    const count = others.count[k] * fitting[others.size[k]];
+    scoreAll[scoreBin[others.level[k]]] += count;
     if (others.level[k] >= t) {
-      if (others.size[k] !== UNKNOWN) sizeAll[binOf(others.size[k])] += others.count[k];
-      if (fits) more += others.count[k];
+      sizeAll[sizeBin[others.size[k]]] += others.count[k];
+      more += count;
     }
   }
   // The counts of the run itself are known of every micrograph, however many are read.
@@ -122,7 +128,7 @@ function evaluate() {
   totals.none = none;
   totals.median = median(micrographs.map((m) => m.count));
   totals.scoreAll = scoreAll;
-  totals.sizeAll = sizeAll;
+  totals.sizeAll = sizeAll.subarray(0, bins);
   totals.sizeStep = wide;
 }
 
@@ -148,7 +154,8 @@ function flagMicrographs() {
       scores.push(s);
       cells[Math.min(3, Math.floor((4 * y) / m.height)) * 4 + Math.min(3, Math.floor((4 * x) / m.width))]++;
     });
-    m.score = scores.length ? median(scores) : null;
+    // Best first already.
+    m.score = !scores.length ? null : edits.has(m.i) ? median(scores) : (scores[(scores.length - 1) >> 1] + scores[scores.length >> 1]) / 2;
     const fullest = Array.from(cells).sort((a, b) => b - a).slice(0, 4).reduce((a, b) => a + b, 0);
     m.crowding = scores.length >= 20 ? fullest / scores.length : 0;
     if (scores.length >= 5) scored.push(m.score);

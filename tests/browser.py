@@ -1,0 +1,60 @@
+"""A real headless Chromium for tests of pages; tests that need it skip where it or Playwright is absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """A Playwright browser."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+    )
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Watched:
+    """A page of 1366 x 768 that remembers every complaint of the browser and every address it asked for."""
+
+    def __init__(self, browser: Any, **options: Any) -> None:
+        self.page = browser.new_page(viewport={"width": 1366, "height": 768}, **options)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.on("dialog", lambda d: (self.complaints.append(f"dialog {d.message}"), d.dismiss()))
+        self.page.on("request", lambda r: self.requests.append(r.url))
+
+    def open(self, address: str) -> Any:
+        """Go to an address and wait until the page has drawn."""
+        self.page.goto(address)
+        self.page.wait_for_function(
+            "document.getElementById('explain') !== null && document.querySelector('#chips button') !== null"
+        )
+        return self.page
+
+    def count(self) -> int:
+        """The number of picks that the page shows."""
+        return int(self.page.locator("#count-picks").get_attribute("data-count"))
+
+    def settle(self) -> None:
+        """Wait until all in sight is drawn."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.page.wait_for_function("document.documentElement.dataset.drawn === 'yes'")
