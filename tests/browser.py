@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,10 +46,15 @@ class Watched:
     def open(self, address: str) -> Any:
         """Go to an address and wait until the page has drawn."""
         self.page.goto(address)
-        self.page.wait_for_function(
-            "document.getElementById('explain') !== null && document.querySelector('#chips button') !== null"
-        )
+        self.settle()
         return self.page
+
+    def until(self, expression: str, seconds: float = 30) -> None:
+        """Wait until an expression is true; Playwright's own way needs eval, which the page's policy forbids."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"never came: {expression}"
+            self.page.wait_for_timeout(30)
 
     def count(self) -> int:
         """The number of picks that the page shows."""
@@ -57,4 +63,4 @@ class Watched:
     def settle(self) -> None:
         """Wait until all in sight is drawn."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        self.page.wait_for_function("document.documentElement.dataset.drawn === 'yes'")
+        self.until("document.documentElement.dataset.drawn === 'yes'")

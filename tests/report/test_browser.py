@@ -243,11 +243,11 @@ def test_two_thousand_micrographs_stay_fluid(browser: Any, tmp_path: Path) -> No
                 await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
                 spent.push(performance.now() - start);
             }
-            return spent.sort((a, b) => a - b)[spent.length >> 1];
+            return spent.sort((a, b) => a - b)[2];
         }"""
     )
-    # A frame on an idle machine takes a tenth of this.
-    assert spent < 1000, f"{spent:.0f} ms a step"
+    # Generous, for machines that do much else at the same time.
+    assert spent < 700, f"{spent:.0f} ms a step"
     assert p.locator(".card").count() == 30 and "of 2\u2009000" in p.locator("#pages").inner_text()
     assert watched.complaints == []
     p.close()

@@ -1,0 +1,131 @@
+"""Picks corrected and micrographs labelled in a real headless Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryosegnet_ext.inputs import expand_inputs
+from cryosegnet_ext.picks import read_picks
+from cryosegnet_ext.viewer.desk import open_micrographs, open_run
+from tests.browser import Watched, open_browser
+from tests.report.runs import make_run
+from tests.stub_picker import write_micrograph
+from tests.viewer.test_server import serve
+
+NAMES = [f"mic_{i}.mrc" for i in range(5)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as found:
+        yield found
+
+
+def at(page: Any, x: float, y: float, shape: tuple[int, int] = (64, 96)) -> tuple[float, float]:
+    """Where a pixel of the fitted micrograph is on the screen."""
+    box = page.locator("#stage").bounding_box()
+    scale = min(box["width"] / shape[1], box["height"] / shape[0])
+    left, top = (box["width"] - shape[1] * scale) / 2, (box["height"] - shape[0] * scale) / 2
+    return box["x"] + left + (x + 0.5) * scale, box["y"] + top + (y + 0.5) * scale
+
+
+def saved(watched: Watched) -> None:
+    watched.until("document.getElementById('edit-status').textContent.startsWith('saved')")
+
+
+def test_a_click_removes_a_pick_or_adds_one_and_save_writes_them(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES, 0.9, count=20)
+    before = read_picks(out / "picks" / "mic_1.star")
+    assert 0 < len(before) < 8
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").nth(1).click()
+        page.mouse.click(*at(page, before.x[0], before.y[0]))
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before) - 1} pick')")
+        free = next(
+            (x, y)
+            for x in range(10, 90, 4)
+            for y in range(10, 60, 4)
+            if min(((before.x - x) ** 2 + (before.y - y) ** 2)[1:], default=1e9) > 26**2
+        )
+        page.mouse.click(*at(page, *free))
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before)} pick')")
+        page.keyboard.press("u")
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before) - 1} pick')")
+        page.mouse.click(*at(page, *free))
+        page.keyboard.press("s")
+        saved(watched)
+        after = read_picks(out / "picks_edited" / "mic_1.star")
+        assert len(after) == len(before)
+        assert {(x, y) for x, y in zip(after.x, after.y)} == {*list(zip(before.x, before.y))[1:], free}
+        page.keyboard.press("Escape")
+        assert "saved" in page.locator(".card").nth(1).inner_text()
+        assert "Edited 1" in page.locator("#chips").inner_text()
+        # An edited micrograph stays as it was saved, wherever the slider is.
+        page.locator("#threshold-number").fill("0.2")
+        watched.settle()
+        assert page.locator(".card .count").nth(1).inner_text().split()[0] == str(len(after))
+        page.reload()
+        watched.settle()
+        assert page.locator(".card .count").nth(1).inner_text().split()[0] == str(len(after))
+        page.locator(".card").nth(1).click()
+        page.locator("#edit-discard").click()
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before)} pick')")
+        assert not (out / "picks_edited" / "mic_1.star").exists()
+        assert watched.complaints == []
+        page.close()
+
+
+def test_the_way_of_the_keyboard_and_saving_on_the_way_to_the_next(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES, 1.0, count=4)
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").first.focus()
+        page.keyboard.press("Enter")
+        number = len(read_picks(out / "picks" / "mic_0.star"))
+        page.keyboard.press("ArrowRight")
+        for _ in range(3):
+            page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Space")
+        watched.until(f"!document.getElementById('large-about').textContent.startsWith('{number} pick')")
+        page.keyboard.press("n")
+        watched.until("document.getElementById('large-name').textContent.endsWith('mic_1.mrc')")
+        page.keyboard.press("Escape")
+        watched.until("document.querySelector('.card .flag').textContent === 'saved'")
+        assert len(read_picks(out / "picks_edited" / "mic_0.star")) == number + 1
+        assert not (out / "picks_edited" / "mic_1.star").exists()
+        assert watched.complaints == []
+        page.close()
+
+
+def test_zoom_asks_for_full_resolution(browser: Any, tmp_path: Path) -> None:
+    for name in ("m0.mrc", "m1.mrc"):
+        write_micrograph(tmp_path / "mics" / name, shape=(3000, 2600))
+    with serve(open_micrographs(expand_inputs([tmp_path / "mics"]), tmp_path / "labels", diameter=90)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").first.click()
+        watched.settle()
+        for _ in range(6):
+            page.keyboard.press("+")
+        page.wait_for_timeout(1500)
+        tiles = [url.split("/tile/")[1] for url in watched.requests if "/tile/" in url]
+        assert any(tile.startswith("0/0/") for tile in tiles) and any(not tile.startswith("0/0/") for tile in tiles)
+        page.keyboard.press("0")
+        page.mouse.click(*at(page, 1000, 1500, (3000, 2600)))
+        page.keyboard.press("s")
+        saved(watched)
+        label = read_picks(tmp_path / "labels" / "m0.star")
+        assert len(label) == 1 and abs(label.x[0] - 1000) <= 3 and abs(label.y[0] - 1500) <= 3
+        page.keyboard.press("Escape")
+        assert "Labelled 1" in page.locator("#chips").inner_text()
+        assert not page.locator("#charts").is_visible()
+        assert watched.complaints == []
+        assert all(url.startswith((server.address, "data:")) for url in watched.requests)
+        page.close()
