@@ -25,7 +25,7 @@ def draw(sets: Sequence[SetScore], folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     written = []
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for i, s in enumerate(sets):
@@ -36,13 +36,19 @@ def draw(sets: Sequence[SetScore], folder: Path) -> list[Path]:
             label += f", AP {s.average_precision:.3f}"
             axes.plot(curve.recall, curve.precision, style, color=colour, linewidth=1.8)
         axes.plot(
-            [s.recall], [s.precision], style if s.has_scores else "", marker=marker, color=colour, markersize=8,
-            markeredgecolor="white", label=label,
-        )  # fmt: skip
+            [s.recall],
+            [s.precision],
+            linestyle=style if s.has_scores else "none",
+            marker=marker,
+            color=colour,
+            markersize=8,
+            markeredgecolor="white",
+            label=label,
+        )
     _lines_of_equal_f1(axes)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
     axes.set_title("Precision over recall; symbols: at the threshold of the table", fontsize=10)
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="lower left", fontsize=8, handlelength=4)
     written.append(_save(figure, folder / "precision_recall.png"))
 
     scored = [(i, s) for i, s in enumerate(sets) if s.has_scores]
@@ -60,7 +66,16 @@ def draw(sets: Sequence[SetScore], folder: Path) -> list[Path]:
         if s.best is not None:
             best, at = s.best
             axes.plot([at], [best], MARKERS[i % len(MARKERS)], color=colour, markersize=8, markeredgecolor="white")
-            axes.annotate(f"best {best:.3f} at {at:.3g}", (at, best), (0, 6), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                f"best {best:.3f} at {at:.3g}",
+                (at, best),
+                (0, -8),
+                textcoords="offset points",
+                fontsize=8,
+                ha="center",
+                va="top",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+            )
         if s.threshold is not None:
             axes.axvline(s.threshold, color="0.5", linewidth=1)
         axes.set(xlabel="threshold: least score that counts", ylim=(0, 1.08), title=s.name)
@@ -78,7 +93,16 @@ def _lines_of_equal_f1(axes: object) -> None:
         precision = f1 * recall / (2 * recall - f1)
         axes.plot(recall, precision, color="0.85", linewidth=0.8, zorder=0)  # type: ignore[attr-defined]
         axes.annotate(  # type: ignore[attr-defined]
-            f"F1 {f1:g}", (1.0, precision[-1]), (-2, 2), textcoords="offset points", fontsize=7, color="0.5", ha="right"
+            f"F1 {f1:g}",
+            (1.0, precision[-1]),
+            (-2, 0),
+            textcoords="offset points",
+            fontsize=7,
+            color="0.5",
+            ha="right",
+            va="center",
+            zorder=0.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
 
 

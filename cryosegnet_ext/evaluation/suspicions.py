@@ -98,10 +98,9 @@ def outside(tables: Mapping[str, Picks], what: str) -> str | None:
     stem, shape = next(iter(counts)), tables[next(iter(counts))].shape
     size = f" ({shape[1]} x {shape[0]} pixels)" if shape else ""
     more = f" and {len(counts) - 1} more micrographs" if len(counts) > 1 else ""
-    return (
-        f"{sum(counts.values())} {what} lie outside their micrographs, as on {stem}{size}{more}: "
-        "check the binning and whether the files belong to these micrographs."
-    )
+    few = sum(counts.values()) < 0.05 * sum(len(p) for p in tables.values())
+    remedy = "they count all the same" if few else "check the binning and whether the files belong to these micrographs"
+    return f"{sum(counts.values())} {what} lie outside their micrographs, as on {stem}{size}{more}: {remedy}."
 
 
 def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: float) -> tuple[Fit, Fit | None]:
