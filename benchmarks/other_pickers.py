@@ -10,8 +10,8 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import mrcfile
 import numpy as np
 
 from cryosegnet_ext import Picks, read_picks
+from cryosegnet_ext.atomic import write_atomic
 from cryosegnet_ext.micrograph import Micrograph
 
 LOG_RANGE = (0.8, 1.2)
@@ -123,11 +124,10 @@ def _cached(
     key = json.dumps({"command": words, "micrographs": pixels.hexdigest(), "pixel_size": task.pixel_size}, indent=1)
     target = cache / program / f"{task.name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     if not (target / "command.json").exists():
-        folder = target / "work"
-        shutil.rmtree(target, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for name, picks in work(folder).items():
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target) as folder:  # two runs at once do not meet
+            found = work(Path(folder))
+        for name, picks in found.items():
             picks.write(target / f"{name}.star")
-        shutil.rmtree(folder)
-        (target / "command.json").write_text(key)
+        write_atomic(target / "command.json", key)
     return {m.name: read_picks(target / f"{m.name}.star") for m in task.micrographs}
