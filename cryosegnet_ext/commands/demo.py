@@ -7,6 +7,8 @@ import time
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from ..errors import CryoSegNetError
+
 HELP = "pick a sample micrograph that comes with the program, and draw the picks"
 
 
@@ -19,6 +21,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Pick, print precision and recall, write the STAR file and the overlay."""
+    import shutil
+
     import numpy as np
 
     from .. import Picker, read_micrograph, read_picks
@@ -27,7 +31,16 @@ def main(args: argparse.Namespace) -> int:
     from ..inputs import expand_inputs
 
     data = files("cryosegnet_ext") / "data"
-    with as_file(data / "sample.mrc") as sample, as_file(data / "sample_truth.star") as truth:
+    # A copy, so that report, view and export find the micrograph where a user's own would be.
+    sample = args.output / "micrographs" / "sample.mrc"
+    with as_file(data / "sample.mrc") as bundled, as_file(data / "sample_truth.star") as truth:
+        try:
+            sample.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundled, sample)
+        except OSError as error:
+            raise CryoSegNetError(
+                f"{args.output}: the output folder cannot be written ({error.strerror}); name another with --output"
+            ) from error
         print("A simulated micrograph of 20S proteasomes, 2 A/px, with an ice crystal and a carbon edge.")
         began = time.monotonic()
         picker = Picker()

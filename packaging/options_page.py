@@ -1,0 +1,110 @@
+"""Every option of every program as a page in Markdown, from the parsers that read them.
+
+python packaging/options_page.py > options.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from cryosegnet_ext.commands import commands
+from cryosegnet_ext.commands.completion import whole_parser
+from cryosparc_job import cli
+from relion_external import protocol, schemes
+
+_HEAD = """# Every option
+
+Made from the programs themselves when this site is built. `PROGRAM COMMAND --help` prints the same.
+
+Options are never abbreviated, and keep their meaning between versions; what changes stands in the changelog. Exit
+codes of `cryosegnet` and `cryosegnet-cryosparc`: 0 all done, 1 wrong usage, 2 some micrographs failed, 3 nothing could
+be done, 4 stopped by a signal (the same command goes on).
+"""
+
+_RELION = """## cryosegnet-relion { #cryosegnet-relion }
+
+RELION calls it with `--o`, `--in_mics`, `--in_coords`, `--j` and the parameters of the job's *Params* tab, each as
+`--label value`; see [RELION](relion.md). Exit codes: 0 success, 1 failure, 4 stopped; RELION reads the marker files.
+"""
+
+
+def options_page() -> str:
+    """The page."""
+    parts = [_HEAD, *sections(whole_parser("cryosegnet", commands())), _RELION]
+    rows = [(f"`{label}`", "", option.help) for label, option in protocol.OPTIONS.items()]
+    parts += [table(("parameter", "default", "meaning"), rows)]
+    if hasattr(schemes, "build_parser"):
+        parts += section(schemes.build_parser())
+    sparc = whole_parser("cryosegnet-cryosparc", {name: partial(cli._load, name) for name in cli.COMMANDS})
+    return "\n".join([*parts, *sections(sparc)])
+
+
+def sections(parser: argparse.ArgumentParser) -> list[str]:
+    """A section for each command of a program."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found += section(below) + sections(below)
+    return found
+
+
+def section(parser: argparse.ArgumentParser) -> list[str]:
+    """One command: what it does, how it is called, its options under the titles of their groups."""
+    parts = [f"## {parser.prog} {{ #{parser.prog.replace(' ', '-')} }}\n"]
+    if parser.description:
+        parts.append(fenced(parser.description))
+    parts.append(fenced(parser.format_usage().removeprefix("usage: ")))
+    for group in parser._action_groups:
+        rows = [row(action) for action in group._group_actions if shown(action)]
+        if rows:
+            title = {"positional arguments": "Arguments", "options": "General"}.get(group.title or "", group.title)
+            parts += [f"**{title}**\n", table(("option", "default", "meaning"), rows)]
+    if parser.epilog:
+        parts.append(fenced(parser.epilog))
+    return parts
+
+
+def shown(action: argparse.Action) -> bool:
+    """Whether an option belongs on the page."""
+    hidden = isinstance(action, (argparse._HelpAction, argparse._SubParsersAction))
+    return not hidden and action.help != argparse.SUPPRESS
+
+
+def row(action: argparse.Action) -> tuple[str, str, str]:
+    """How an option is typed, its default, and what it means."""
+    value = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
+    if not value and action.choices:
+        value = "{" + ",".join(map(str, action.choices)) + "}"
+    if not value and action.nargs != 0:
+        value = action.dest.upper() if action.option_strings else action.dest
+    typed = ", ".join(f"`{f'{name} {value}'.strip()}`" for name in action.option_strings) or f"`{value}`"
+    plain = action.default in (None, False, argparse.SUPPRESS) or action.default == []
+    default = "" if plain or action.required else f"`{spelt(action.default)}`"
+    return typed, "required" if action.required and action.option_strings else default, action.help or ""
+
+
+def spelt(default: object) -> str:
+    """A default as it would be typed."""
+    if isinstance(default, (tuple, list)):
+        return ",".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def table(head: tuple[str, str, str], rows: list[tuple[str, str, str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|"]
+    for one in rows:
+        cells = (cell.replace("%%", "%").replace("|", "\\|").replace("\n", " ") for cell in one)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def fenced(text: str) -> str:
+    """Text as it is printed."""
+    return f"```text\n{text.strip()}\n```\n"
+
+
+if __name__ == "__main__":
+    print(options_page())

@@ -1,0 +1,240 @@
+"""The documentation: it builds without a warning and without network, and every command in it is one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cryosegnet_ext.commands import commands
+from cryosegnet_ext.commands.completion import every_parser, whole_parser
+from cryosparc_job import cli
+from relion_external import protocol, schemes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PROGRAMS = ("cryosegnet", "cryosegnet-relion", "cryosegnet-cryosparc")
+#: Programs that run another one, with the options that have a value of their own.
+_RUNNERS = {"srun": (), "xvfb-run": (), "nice": ("-n",), "time": (), "apptainer": (), "docker": (), "sbatch": ()}
+
+
+class Line(NamedTuple):
+    """A command of ours in the documentation."""
+
+    page: str
+    number: int
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.number}"
+
+
+def code_lines(page: Path) -> Iterator[tuple[int, str, str]]:
+    """Number, text, and language of each line of code in a page; ``\\`` joins lines. Indented code has no language."""
+    fence, language, joined, start = "", "", "", 0
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        mark = re.match(r"\s*(```+|~~~+)(.*)", line)
+        if mark and not fence:
+            fence, language = mark[1], mark[2].strip().split(" ")[0]
+        elif mark and mark[1] == fence and not mark[2]:
+            fence = ""
+        elif fence or line.startswith("    "):
+            text = joined + line.strip()
+            start = start or number
+            if text.endswith("\\"):
+                joined = text[:-1]
+                continue
+            yield start, text, language if fence else ""
+            joined, start = "", 0
+
+
+def our_commands(page: Path) -> Iterator[Line]:
+    """Every call of our programs in a page's code."""
+    for number, text, language in code_lines(page):
+        if language in ("python", "text", "json", "yaml", "bibtex", "toml"):
+            continue
+        for part in re.split(r"&&|\|\||;|\s\|\s", re.sub(r"(^|\s)#(?!SBATCH).*", "", text)):
+            try:
+                words = shlex.split(part)
+            except ValueError:
+                continue
+            # Brackets around what may be left out: it is there here.
+            words = [word.strip("[]") for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
+            if words[:1] and words[0] in ("$", ">"):
+                words = words[1:]
+            if words[:1] and Path(words[0]).name in _RUNNERS:
+                at = [i for i, word in enumerate(words) if Path(word).name in PROGRAMS]
+                words = words[at[0] :] if at else []
+            if words and Path(words[0]).name in PROGRAMS:
+                cut = next((i for i, word in enumerate(words) if re.match(r"\d?[<>]|&$", word)), len(words))
+                yield Line(page.name, number, (Path(words[0]).name, *words[1:cut]))
+
+
+def parse(words: tuple[str, ...]) -> None:
+    """Have the real parser read a command line; raises SystemExit or an error where it would complain."""
+    program, *rest = words
+    if program == "cryosegnet":
+        whole_parser(program, commands()).parse_args(rest)
+    elif program == "cryosegnet-cryosparc":
+        whole_parser(program, {name: partial(cli._load, name) for name in cli.COMMANDS}).parse_args(rest)
+    elif rest[:1] == ["scheme"]:
+        schemes.build_parser().parse_args(rest[1:])
+    elif rest not in (["--help"], ["--version"]):
+        known = {*protocol.OPTIONS, "o"}
+        for word in rest:
+            assert not word.startswith("--") or word.lstrip("-") in known, f"{word} is no parameter"
+
+
+LINES = [line for page in PAGES for line in our_commands(page)]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(LINES) > 25
+    assert {line.words[0] for line in LINES} == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_every_command_in_the_documentation_is_one(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        parse(line.words)
+    except SystemExit as end:
+        assert not end.code, f"{line}: {shlex.join(line.words)}\n{capsys.readouterr().err}"
+
+
+def test_the_check_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "text\n```bash\nX=1 cryosegnet pick a -o b \\\n  --treshold 0.5 > log\nls\n```\n\n    cryosegnet peck\n"
+    )
+    wrong = list(our_commands(page))
+    assert [line.words[1] for line in wrong] == ["pick", "peck"] and wrong[0].words[-1] == "0.5"
+    for line in wrong:
+        with pytest.raises(SystemExit):
+            parse(line.words)
+    assert "unknown argument --treshold" in capsys.readouterr().err
+
+
+# The tutorial, as a newcomer types it
+
+
+def tutorial(language: str) -> list[str]:
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.timeout(1800)  # a minute on an idle machine
+def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "cryosegnet").write_text(
+        f"#!{sys.executable}\nimport sys\nfrom cryosegnet_ext.commands import main\nsys.exit(main())\n"
+    )
+    (programs / "cryosegnet").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "2",
+    }
+    folder = tmp_path / "work"
+    folder.mkdir()
+    printed = ""
+    for script in tutorial("bash"):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        printed += done.stdout
+    # What the page says is printed is printed, up to the figures.
+    for line in "".join(tutorial("text")).splitlines():
+        pattern = re.sub(r"\d+(\\\.\d+)?", r"\\d+(\\.\\d+)?", re.escape(line))
+        assert re.search(pattern, printed), f"{line!r} is not printed any more:\n{printed}"
+    for name in (
+        "demo/overlays/sample.jpg",
+        "picked/picks/sample.star",
+        "picked/summary.json",
+        "picked_165/picks/sample.box",
+        "for_cryosparc",
+        "csv/sample.csv",
+        "boxes/sample.box",
+    ):
+        assert (folder / name).exists(), name
+    (code,) = tutorial("python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "sample.star").exists()
+
+
+# The site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as CI builds it, where nothing outside this machine answers."""
+    pytest.importorskip("mkdocs", reason="MkDocs is not installed: pip install '.[docs]'")
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    environment |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        fetched = re.findall(r"<(?:script|img|iframe|source)[^>]+src=\"?(https?://[^\">\s]+)", text)
+        fetched += re.findall(r"<link[^>]+rel=\"?(?:stylesheet|preload|icon)[^>]+href=\"?(https?://[^\">\s]+)", text)
+        assert not fetched, f"{page.name}: {fetched}"
+
+
+def test_every_option_is_on_its_page(site: Path) -> None:
+    text = (site / "options.html").read_text()
+    cryosparc = {name: partial(cli._load, name) for name in cli.COMMANDS}
+    parsers = [*every_parser(whole_parser("cryosegnet", commands())), schemes.build_parser()]
+    parsers += every_parser(whole_parser("cryosegnet-cryosparc", cryosparc))
+    seen = 0
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS or " " not in parser.prog:
+                continue
+            for name in action.option_strings:
+                assert re.search(rf"<code>{re.escape(name)}\b", text), f"{parser.prog} {name}"
+                seen += 1
+    assert seen > 50
+    assert all(f"<code>{label}</code>" in text for label in protocol.OPTIONS)
+
+
+def test_the_api_page_has_what_the_package_exports(site: Path) -> None:
+    import cryosegnet_ext
+
+    text = (site / "api.html").read_text()
+    for name in cryosegnet_ext.__all__:
+        if name != "__version__":
+            assert re.search(rf'id="cryosegnet_ext\.[a-z_.]*{name}"', text), name
+
+
+def test_pages_say_nothing_of_this_machine(site: Path) -> None:
+    for page in [*PAGES, *site.rglob("*.html")]:
+        found = re.findall(r"/work/|/tmp/bash|/opt/venv|pypi\.org|files\.pythonhosted", page.read_text())
+        assert not found, f"{page}: {found}"
+
+
+def test_coordinate_drawing_and_figures_are_there(site: Path) -> None:
+    drawing = (site / "images" / "coordinates.svg").read_text()
+    assert "center_x_frac" in drawing and "http" not in drawing.replace("http://www.w3.org/2000/svg", "")
+    for page in site.glob("*.html"):
+        for name in re.findall(r'<img[^>]+src="?([^">\s]+)', page.read_text()):
+            assert (site / name).is_file(), f"{page.name}: {name}"
