@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CryoSegNetError
 from ..picks import Picks
-from .collect import collect
+from .collect import Run, collect
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def choose_picks(
         if target.resolve() == own or own in target.resolve().parents:
             raise CryoSegNetError(f"{target} holds the run's own files: choose another folder for the chosen picks.")
     total = 0
+    sought, box_size = _sought(run), run.settings.get("box_size")
     for record in run.done:
         kept, complete = run.candidates(record)
         if wanted < run.threshold and not complete:
@@ -84,6 +87,26 @@ def choose_picks(
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CryoSegNetError(f"cannot make the folder {path.parent} ({error.strerror}): check it.") from error
-        picks.write(path)
+        replace(picks, sought=sought.get(picks.pixel_size is not None)).write(path, box_size)
         total += len(picks)
     return Chosen(len(run.done), total)
+
+
+def _sought(run: Run) -> dict[bool, float]:
+    """One particle diameter for the boxes of all micrographs, by whether it is in angstrom.
+
+    It is what was picked for, so that box files come out as picking writes them; else the median of the picks.
+    """
+    found: dict[bool, float] = {}
+    for known in (False, True):
+        sizes = [r.diameter for r in run.done if r.diameter is not None and (r.pixel_size is not None) == known]
+        if sizes:
+            found[known] = float(np.median(sizes))
+    estimated = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        estimated = json.loads((run.output / "summary.json").read_bytes())["dataset_diameter"]
+    given = run.settings.get("diameter")
+    size = given if isinstance(given, int | float) else estimated
+    if isinstance(size, int | float):
+        found[any(record.pixel_size is not None for record in run.done)] = float(size)
+    return found

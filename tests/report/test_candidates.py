@@ -107,6 +107,19 @@ def test_chosen_picks_are_the_files_that_picking_with_that_threshold_writes(tmp_
         assert (target / name).read_bytes() == (other / "picks" / name).read_bytes()
 
 
+@pytest.mark.parametrize("diameter", [None, 52.0])
+def test_chosen_box_files_have_the_one_box_of_the_run(tmp_path: Path, diameter: float | None) -> None:
+    out = make_run(tmp_path, NAMES)
+    settings = out / ".cryosegnet" / "journal.jsonl"
+    if diameter is not None:
+        settings.write_text(settings.read_text().replace('"weights": "stub"', f'"diameter": {diameter}'))
+    choose_picks(out, tmp_path / "chosen", threshold=0.6, suffix="box")
+    boxes = {size for file in (tmp_path / "chosen").iterdir() for size in read_picks(file).diameter}
+    assert len(boxes) == 1
+    # 2 A per pixel; the candidates are about 40 A large
+    assert boxes == {26} if diameter else boxes <= {18, 20, 22}
+
+
 def test_sizes_choose_too_and_unknown_ones_pass_only_without_a_limit(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
     found = choose_picks(out, tmp_path / "chosen", threshold=0.2, min_diameter=36, max_diameter=44)
