@@ -162,6 +162,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--labels {args.labels}: no such file or folder; check the path")
     if args.cryoppp is not None and args.micrographs is not None:
         raise UsageError("--micrographs does not go with --cryoppp, whose data sets hold their own")
+    if args.cryoppp is not None and args.common:
+        raise UsageError("--common does not go with --cryoppp; give picks of all micrographs or use --labels")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
     names = set(named_sets([*args.sets, *args.picks]))

@@ -30,6 +30,8 @@ _WORDS = {
     ".tsv": ("x_coord", "x"),
 }
 _HEAD = 65536
+# Boxes are chosen larger than the particle, by habit and not by measure, and would let wrong picks pass as right.
+_SIZELESS = (".box",)
 
 
 @dataclass
@@ -93,6 +95,8 @@ def read_labels(
             if not tables:
                 tables = {stem_of(file.name): Picks.empty(pixel_size)}
         for stem, table in tables.items():
+            if file.suffix.lower() in _SIZELESS:
+                table = replace(table, diameter=np.full(len(table), np.nan))
             if stem in found.tables:
                 raise CryoSegNetError(
                     f"micrograph {stem} has labels twice, in {found.files[stem]} and {file}: give one folder of labels."

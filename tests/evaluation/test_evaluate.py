@@ -91,6 +91,15 @@ def test_the_diameter_of_the_labels_is_taken(tmp_path, capsys):
     assert "carry no particle diameter; add --diameter" in capsys.readouterr().err
 
 
+def test_the_size_of_a_box_is_no_diameter(tmp_path, capsys):
+    """Boxes are half as large again as the particle, or twice; a pick beside the particle must not count for that."""
+    xy = particles(np.random.default_rng(0))
+    write(tmp_path / "labels", {"mic": table(xy, diameter=90.0)}, ".box")
+    write(tmp_path / "picks", {"mic": table(xy)})
+    assert run("--labels", tmp_path / "labels", tmp_path / "picks") == 1
+    assert "carry no particle diameter; add --diameter" in capsys.readouterr().err
+
+
 def test_missing_picks_and_unlabelled_micrographs_are_named(project, capsys):
     (project / "picks" / "mic_001.star").unlink()
     assert run("--labels", project / "labels", "--diameter", "40px", f"picks={project / 'picks'}") == 0
@@ -148,6 +157,7 @@ def test_labels_outside_are_noted(project, capsys):
         (["--labels", "labels", "--threshold", "x=1", "picks"], 1, "no set of that name; the sets are picks"),
         (["--labels", "labels", "--threshold", "high", "picks"], 1, "high is no score"),
         (["--cryoppp", "labels", "-o", "out"], 3, "no CryoPPP data set"),
+        (["--cryoppp", "labels", "picks", "--common"], 1, "--common does not go with --cryoppp"),
         (["--cryoppp", "nowhere", "picks"], 3, "nowhere: no such folder"),
         (["--labels", "labels", "--diameter", "40px", "picks", "-o", "labels/mic_000.star"], 1, "is a file"),
     ],
