@@ -1,0 +1,154 @@
+"""The loop's validation, early end, precision, unknown pixels, and checkpoints of earlier versions."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from cryosegnet_ext import CryoSegNetError
+from cryosegnet_ext.training import fit
+from cryosegnet_ext.training.curves import Watcher, draw_curves
+from cryosegnet_ext.training.fit import UNKNOWN, Interrupted, Recipe
+
+RECIPE = Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.02, precision="float32", validate_every=5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def batch(step):
+    rng = np.random.default_rng(step)
+    images, labels = rng.normal(0, 0.2, (4, 32, 32)).astype(np.float32), np.zeros((4, 32, 32), np.uint8)
+    for image, label, (x, y) in zip(images, labels, rng.integers(6, 26, (4, 2)).tolist()):
+        cv2.circle(label, (x, y), 5, 1, -1)
+        image[label == 1] -= 3
+    return images, labels
+
+
+VALIDATION = [batch(1000), batch(1001)]
+
+
+def rows(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_validation_is_written_and_its_best_weights_are_returned(tmp_path):
+    seen = []
+    model = fit.fit(RECIPE, batch, tmp_path, validation=VALIDATION, watch=seen.append)
+    table = rows(tmp_path / "validation.csv")
+    assert [int(r["step"]) for r in table] == [5, 10, 15, 20]
+    told = [m for m in seen if m.validation_dice is not None]
+    assert [round(m.validation_dice, 5) for m in told] == [float(r["dice"]) for r in table]
+    best = max(told, key=lambda m: m.validation_dice)
+    assert best.best
+    overlap = both = 0.0
+    with torch.inference_mode():
+        for images, labels in VALIDATION:
+            p = torch.sigmoid(model(torch.from_numpy(images)[:, None]))[:, 0].double().numpy()
+            overlap, both = overlap + (p * labels).sum(), both + p.sum() + labels.sum()
+    assert (2 * overlap + 1) / (both + 1) == pytest.approx(best.validation_dice, abs=1e-5)
+
+
+def test_no_better_validation_ends_the_run(tmp_path):
+    stuck = replace(RECIPE, learning_rate=0.0, steps=200, patience=3)
+    # the network changes by its batch norms' statistics only; freeze them too, and nothing ever becomes better
+    fit.fit(replace(stuck, frozen_norm=True), batch, tmp_path, validation=VALIDATION)
+    assert [int(r["step"]) for r in rows(tmp_path / "validation.csv")] == [5, 10, 15, 20]
+
+
+def test_a_stopped_run_with_validation_ends_as_an_undisturbed_one(tmp_path):
+    whole = fit.fit(RECIPE, batch, tmp_path / "whole", validation=VALIDATION)
+    asked = iter([False] * 6 + [True])
+    with pytest.raises(Interrupted):
+        fit.fit(RECIPE, batch, tmp_path / "parts", validation=VALIDATION, stop=lambda: next(asked))
+    assert same(whole, fit.fit(RECIPE, batch, tmp_path / "parts", validation=VALIDATION))
+    for name in ("loss.csv", "validation.csv"):
+        tables = [[{k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / d / name)] for d in ("whole", "parts")]
+        assert tables[0] == tables[1]
+
+
+def test_checkpoints_of_earlier_versions_go_on(tmp_path):
+    old = Recipe(base_channels=2, levels=2, steps=20)
+    fit.fit(old, batch, tmp_path, stop_after=10)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    kept = ("base_channels", "levels", "steps", "learning_rate", "weight_decay", "seed")
+    state = {k: state[k] for k in ("model", "optimizer", "step")} | {"recipe": {k: state["recipe"][k] for k in kept}}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert same(fit.fit(old, batch, tmp_path), fit.fit(old, batch, tmp_path / "whole"))
+
+
+def test_frozen_norms_keep_their_statistics(tmp_path):
+    start = fit.fit(RECIPE, batch, tmp_path / "start").state_dict()
+    tuned = fit.fit(replace(RECIPE, frozen_norm=True), batch, tmp_path / "tuned", start, validation=VALIDATION).state_dict()
+    for name, value in start.items():
+        if "running" in name:
+            assert torch.equal(value, tuned[name]), name
+    assert not torch.equal(start["output.weight"], tuned["output.weight"])
+
+
+def test_unknown_pixels_count_for_nothing():
+    rng = np.random.default_rng(0)
+    logits = torch.tensor(rng.normal(size=(1, 1, 8, 8)), requires_grad=True)
+    label = torch.tensor((rng.random((1, 1, 8, 8)) < 0.5).astype(float))
+    label[..., :4] = UNKNOWN
+    value = fit.loss(logits, label)
+    value.backward()
+    assert not logits.grad[..., :4].any() and logits.grad[..., 4:].all()
+    assert value.item() == pytest.approx(fit.loss(logits[..., 4:], label[..., 4:]).item())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_precisions_learn(tmp_path, precision):
+    recipe = replace(RECIPE, precision=precision, steps=120, learning_rate=0.05)
+    fit.fit(recipe, batch, tmp_path, validation=VALIDATION)
+    assert float(rows(tmp_path / "validation.csv")[-1]["dice"]) > 0.6
+
+
+def test_the_published_recipe_is_plain_adam():
+    recipe = Recipe(optimizer="adam", schedule="constant", learning_rate=1e-4, steps=100)
+    assert {recipe.rate(step) for step in (0, 50, 99)} == {1e-4}
+    cosine = Recipe(steps=100, learning_rate=1.0)
+    assert cosine.rate(0) < 0.05 and max(map(cosine.rate, range(100))) < 1 and cosine.rate(99) < 0.05
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path):
+    with pytest.raises(CryoSegNetError, match="no number"):
+        fit.fit(RECIPE, lambda step: (batch(step)[0] * np.float32(np.nan), batch(step)[1]), tmp_path)
+
+
+def test_curves_and_lines(tmp_path, capsys):
+    assert draw_curves(tmp_path) is None
+    with Watcher(tmp_path) as watcher:
+        fit.fit(RECIPE, batch, tmp_path, validation=VALIDATION, watch=watcher)
+    lines = capsys.readouterr().err.splitlines()
+    assert any("step 10/20" in line and "validation Dice" in line and "left" in line for line in lines)
+    picture = cv2.imread(str(draw_curves(tmp_path)))
+    assert picture is not None and picture.shape[1] > 600
+    assert picture.std() > 5
+
+
+def test_tensorboard_or_a_sentence(tmp_path):
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        with pytest.raises(CryoSegNetError, match="pip install"):
+            Watcher(tmp_path, tensorboard=True)
+        return
+    with Watcher(tmp_path, shown=False, tensorboard=True) as watcher:
+        fit.fit(RECIPE, batch, tmp_path, validation=VALIDATION, watch=watcher)
+    assert list((tmp_path / "tensorboard").glob("events*"))
