@@ -63,14 +63,17 @@ class Devices(Engine):
     devices
         Names as `Picker` takes them.
     threads
-        CPU threads of each process; by default the cores are shared out between the processes.
+        CPU threads of each process; by default the environment's OMP_NUM_THREADS, or else the cores are shared out
+        between the processes.
     """
 
     def __init__(self, make: MakePicker, devices: Sequence[str], threads: int | None = None) -> None:
         if not devices:
             raise UsageError("no device was named; give --device auto, cpu, cuda:0 or a list like cuda:0,1")
         self._make = make
-        self._threads = threads or max(1, len(os.sched_getaffinity(0)) // len(devices))
+        given = threads or os.environ.get("OMP_NUM_THREADS", "")
+        shared = max(1, len(os.sched_getaffinity(0)) // len(devices))
+        self._threads = int(given) if str(given).isdigit() else shared
         self._context = multiprocessing.get_context("spawn")
         self._queue: deque[Task] = deque()
         self._suspects: deque[Task] = deque()
@@ -264,7 +267,7 @@ def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(threads))
+        os.environ[name] = str(threads)
     with contextlib.suppress(EOFError, OSError):
         try:
             import cv2

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext._version import __version__
+from cryosegnet_ext.choices import split_devices
 from cryosegnet_ext.commands.options import picker_from
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.progress import plural
 
 from . import nodes, protocol
 from .life import DONE, FAILED, STOPPED, complain, say, supervise
 
 if TYPE_CHECKING:
     from cryosegnet_ext.batch import BatchResult, MicrographPicker
+    from cryosegnet_ext.engines import Engine
     from cryosegnet_ext.inputs import Input
     from cryosegnet_ext.journal import Record
 
@@ -108,14 +113,15 @@ def run(arguments: protocol.Arguments) -> int:
 
     mics_star, inputs = _micrographs(arguments)
     files = nodes.coordinate_files([one.name for one in inputs], version)
-    picker = _picker(arguments, inputs)
-    anew = _changed(arguments, picker)
-    result = _pick(arguments, picker, inputs, files, anew)
+    with _picker(arguments, inputs) as picker:
+        anew = _changed(arguments, picker)
+        result = _pick(arguments, picker, inputs, files, anew)
     if result.stopped:
         return STOPPED
     if result.exit_code == 3:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
-        raise CryoSegNetError(f"none of the {len(inputs)} micrographs could be picked; the first: {reason}")
+        count = plural(len(inputs), "micrograph")
+        raise CryoSegNetError(f"none of the {count} could be picked; the first: {_about(name, reason)}")
     if picker.needs_diameter and result.without_picks == result.done + result.skipped:
         complain("warning: the particle's size could not be estimated from these micrographs; give particle_diameter.")
     _finish(arguments, version, mics_star, inputs, files, result)
@@ -139,24 +145,43 @@ def _micrographs(arguments: protocol.Arguments) -> tuple[str, list[Input]]:
     return star, inputs
 
 
-def _picker(arguments: protocol.Arguments, inputs: Sequence[Input]) -> MicrographPicker:
+@contextlib.contextmanager
+def _picker(arguments: protocol.Arguments, inputs: Sequence[Input]) -> Iterator[MicrographPicker | Engine]:
+    """The picker of this process, or where several devices are given a process for each."""
+    devices = split_devices(arguments.device)
+    threads = f"{arguments.threads or 'all'} threads"
+    if len(devices) > 1:
+        from cryosegnet_ext.devices import Devices
+
+        say(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} shared out")
+        each = None if arguments.threads is None else max(1, arguments.threads // len(devices))
+        named = inputs if arguments.in_coords is not None else ()
+        with Devices(functools.partial(make_picker, arguments, named), devices, each) as engine:
+            yield engine
+        return
     if arguments.threads is not None and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(arguments.threads)
+    picker = make_picker(arguments, inputs, arguments.device)
+    say(f"weights {arguments.weights}, device {getattr(picker, 'device', arguments.device)}, {threads}")
+    if arguments.in_coords is not None:
+        say(f"{'refining' if arguments.coords == 'refine' else 'scoring'} the picks of {arguments.in_coords}")
+    yield picker
+
+
+def make_picker(arguments: protocol.Arguments, inputs: Sequence[Input], device: str) -> MicrographPicker:
+    """The picker that a job asks for; it knows the ``inputs``' names where it is given coordinates."""
     # Existing picks keep their number; only their scores change.
     changes = {} if arguments.in_coords is None else {"threshold": 0.0}
-    picker = picker_from(arguments, **changes)
-    device = getattr(picker, "device", arguments.device)
-    say(f"weights {arguments.weights}, device {device}, {arguments.threads or 'all'} threads")
+    picker = picker_from(arguments, device=device, **changes)
     if arguments.in_coords is None:
         return picker
     from .coordinates import CoordinatePicker, ExistingPicks
 
     existing = ExistingPicks(arguments.in_coords)
-    say(f"{'refining' if arguments.coords == 'refine' else 'scoring'} the picks of {arguments.in_coords}")
     return CoordinatePicker(picker, existing, inputs, arguments.coords == "refine", arguments.threshold)
 
 
-def _changed(arguments: protocol.Arguments, picker: MicrographPicker) -> bool:
+def _changed(arguments: protocol.Arguments, picker: MicrographPicker | Engine) -> bool:
     """Whether an earlier run of this job used other settings; it is said, and everything is then picked again."""
     from cryosegnet_ext.journal import differences, read_settings
 
@@ -175,7 +200,7 @@ def _changed(arguments: protocol.Arguments, picker: MicrographPicker) -> bool:
 
 def _pick(
     arguments: protocol.Arguments,
-    picker: MicrographPicker,
+    picker: MicrographPicker | Engine,
     inputs: Sequence[Input],
     files: Sequence[str],
     anew: bool,
@@ -203,6 +228,7 @@ def _pick(
         pixel_size=arguments.pixel_size,
         progress=False,
         watch=watch,
+        say=lambda text: say(in_relion_words(text)),
     )
 
 
@@ -289,6 +315,7 @@ def _finish(
         say(line)
     for text in (*result.warnings, *([warning] if warning else [])):
         complain(f"warning: {in_relion_words(text)}")
+    _write_page(arguments, mics_star)
     with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     say(f"coordinates: {arguments.output}{version.coordinates}")
@@ -328,6 +355,17 @@ def _longest(inputs: Sequence[Input]) -> int:
         except CryoSegNetError:
             continue
     return 4096
+
+
+def _write_page(arguments: protocol.Arguments, mics_star: str) -> None:
+    """Write report.html; picks are worth more than their report, so one that fails is only said."""
+    from cryosegnet_ext.report.command import THRESHOLD
+    from cryosegnet_ext.report.page import try_report
+
+    command = {"label": "On the Params tab, then Continue", "parts": ["threshold ", THRESHOLD]}
+    problem = try_report(arguments.folder, command=[command], stars=[mics_star])
+    if problem is not None:
+        complain(f"warning: {problem}")
 
 
 def _write_log(

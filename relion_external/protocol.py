@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cryosegnet_ext.choices import is_device
+from cryosegnet_ext.choices import split_devices
 from cryosegnet_ext.commands.options import DEVICE, PICKER_OPTIONS, PIXEL_SIZE, Option, check_picker, one_of, text
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
@@ -177,16 +177,15 @@ def _count(text: str) -> int:
 
 def _gpu(text: str) -> str:
     """RELION numbers GPUs from 0 and separates them with colons or commas; -1 and cpu mean none."""
-    named = text in ("auto", "cpu") or text.startswith("cuda")
-    device = text if named else "cpu" if text == "-1" else f"cuda:{text}"
-    if any(mark in device.removeprefix("cuda:") for mark in ",:"):
+    named = text.startswith(("auto", "cpu", "cuda"))
+    devices = text if named else "cpu" if text == "-1" else "cuda:" + text.replace(":", ",")
+    try:
+        split_devices(devices)
+    except UsageError:
         raise argparse.ArgumentTypeError(
-            f"{text} names several GPUs and one job uses one: give one of them, or split the micrographs between "
-            "several jobs"
-        )
-    if not is_device(device):
-        raise argparse.ArgumentTypeError(f"{text} is not known: use a GPU's number, auto or cpu")
-    return device
+            f"{text} is not known: use GPUs' numbers, as in 0 or 0:1, auto or cpu"
+        ) from None
+    return devices
 
 
 _OWN_LABELS = {"diameter": "particle_diameter", "device": "gpu", "pixel_size": "angpix"}
@@ -200,7 +199,7 @@ _HELP = {
     "segmenter": "how particles are parted: peaks, grid (both need sam) or watershed",
     "recipe": "published: the chain of the paper, for its weights",
     "denoised": "the micrographs went through the published denoising already (Yes or No)",
-    "device": "number of the GPU, or cpu; by default the first GPU, else the CPU",
+    "device": "number of the GPU, several as 0:1, or cpu; by default the first GPU, else the CPU",
     "pixel_size": "pixel size in angstrom, where the STAR file's is wrong or missing",
 }
 

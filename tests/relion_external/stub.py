@@ -79,8 +79,10 @@ def install() -> None:
     sys.modules["cryosegnet_ext.picker"] = module
 
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):
     install()
+
+if __name__ == "__main__":
     from relion_external.job import main
 
     sys.exit(main())

@@ -66,8 +66,8 @@ def test_changed_parameter_is_said_and_everything_picked_again(project: Project,
     ("words", "expected"),
     [
         (["--treshold", "0.3"], "did you mean threshold?"),
-        (["--threshold", "7"], "threshold 7 is no figure of merit"),
-        (["--gpu", "0:1"], "several GPUs"),
+        (["--threshold", "7"], "threshold 7 is no"),
+        (["--gpu", "0/1"], "use GPUs' numbers"),
         (["--weights", "my", "model.pt"], "splits values at spaces"),
         (["--angpix", "1", "--angpix", "2"], "given twice"),
     ],
@@ -229,3 +229,16 @@ def test_reserve_is_used_up(tmp_path: Path) -> None:
     assert not (tmp_path / FAILURE).exists()
     markers.end(SUCCESS)
     assert [path.name for path in tmp_path.iterdir()] == [SUCCESS]
+
+
+def test_several_devices(project: Project) -> None:
+    """A process for each, and the same coordinates."""
+    run(project)
+    alone = [project.coordinates(JOB, name) for name in project.names]
+    other = "External/job005/"
+    project.call("--in_mics", project.mics_star, "--gpu", "cpu,cpu", job=other)
+    assert project.text(other + "run.err") == ""
+    assert "2 processes on cpu, cpu" in project.text(other + "run.out")
+    assert project.markers(other) == [SUCCESS]
+    for name, before in zip(project.names, alone):
+        np.testing.assert_array_equal(project.coordinates(other, name), before)

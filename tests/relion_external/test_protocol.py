@@ -45,7 +45,16 @@ def test_labels_without_a_value_are_not_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "device"), [("0", "cuda:0"), ("-1", "cpu"), ("cpu", "cpu"), ("cuda:2", "cuda:2"), ("auto", "auto")]
+    ("text", "device"),
+    [
+        ("0", "cuda:0"),
+        ("-1", "cpu"),
+        ("cpu", "cpu"),
+        ("cuda:2", "cuda:2"),
+        ("auto", "auto"),
+        ("0:1", "cuda:0,1"),
+        ("0,3", "cuda:0,3"),
+    ],
 )
 def test_devices(text: str, device: str) -> None:
     assert parse(f"--gpu {text}").device == device
@@ -69,8 +78,8 @@ def test_ways_to_write_a_label(label: str) -> None:
         ("--threshold 1.5", "from 0 to 1"),
         ("--min_diameter 200 --max_diameter 100", "exchange them"),
         ("--min_diameter 200 --particle_diameter 100", "give one or the other"),
-        ("--gpu 0,1", "several GPUs"),
-        ("--gpu x", "use a GPU's number"),
+        ("--gpu 0/1", "use GPUs' numbers"),
+        ("--gpu x", "use GPUs' numbers"),
         ("--denoised maybe", "neither Yes nor No"),
         ("--segmenter magic", "use peaks, grid, watershed"),
         ("--j 0", "number of threads"),
