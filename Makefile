@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint environment clean
+.PHONY: demo test lint docs wheel environment clean
 
 environment: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,simulate,cryosparc]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs,simulate,cryosparc]'
 	@touch $@
 
 demo: environment
@@ -23,6 +23,14 @@ lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site is build/site/index.html; nothing but pip needs the network.
+docs: environment
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The wheel, installed in an environment of its own, picks the sample with the network cut.
+wheel: environment
+	packaging/check_install.sh $(BIN)/python
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
