@@ -7,6 +7,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -44,7 +45,7 @@ class Specimen:
     diameter: float
 
 
-def read_specimen(path: str | Path, voxel_size: float = 4.0) -> Specimen:
+def read_specimen(path: str | Path, voxel_size: float = 4.0, resolution: float | None = None) -> Specimen:
     """Read a density map (MRC) or an atomic model (PDB, mmCIF; its first biological assembly).
 
     Parameters
@@ -53,6 +54,10 @@ def read_specimen(path: str | Path, voxel_size: float = 4.0) -> Specimen:
         The file, gzipped or not.
     voxel_size
         Angstrom; sampling of the density made from an atomic model. Maps keep their own.
+    resolution
+        Angstrom; the finest detail of the density made from an atomic model, which is then summed from the electron
+        scattering factors of every atom (Peng et al., as tabulated by gemmi). Without it the atoms are equally wide
+        Gaussians of 2.5 angstrom: enough for pictures, too coarse for a reconstruction.
 
     Raises
     ------
@@ -65,7 +70,7 @@ def read_specimen(path: str | Path, voxel_size: float = 4.0) -> Specimen:
         if lower.endswith(MAP_SUFFIXES):
             density, voxel_size = _read_map(path)
         elif lower.endswith(MODEL_SUFFIXES):
-            density = _model_density(path, voxel_size)
+            density = _model_density(path, voxel_size, resolution)
         else:
             raise CryoSegNetError(f"{path}: neither a map (.mrc) nor an atomic model (.pdb, .cif), so no specimen.")
     except (OSError, ValueError, RuntimeError, IndexError, EOFError, zlib.error) as error:
@@ -120,8 +125,8 @@ def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
     return data, voxel
 
 
-def _model_density(path: Path, voxel_size: float) -> NDArray[np.float32]:
-    """Density (nz, ny, nx) from electron scattering factors, low-passed to the voxel size."""
+def _model_density(path: Path, voxel_size: float, resolution: float | None) -> NDArray[np.float32]:
+    """Density (nz, ny, nx) from electron scattering factors, low-passed to the voxel size or the resolution."""
     try:
         import gemmi
     except ImportError as error:
@@ -137,6 +142,8 @@ def _model_density(path: Path, voxel_size: float) -> NDArray[np.float32]:
     if structure.assemblies:
         structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Dup)
     model = structure[0]
+    if resolution is not None and model.count_atom_sites() > 0:
+        return _scattering_density(structure, voxel_size, resolution)
     count = model.count_atom_sites()
     if count == 0:
         raise ValueError("no atoms")
@@ -171,3 +178,30 @@ _F0 = {"H": 0.53, "C": 2.51, "N": 2.21, "O": 1.98, "P": 5.49, "S": 5.16, "MG": 5
 
 def _forward_scattering(element: str) -> float:
     return _F0.get(element.upper(), 2.51)
+
+
+def _scattering_density(structure: Any, voxel_size: float, resolution: float) -> NDArray[np.float32]:
+    """Potential (nz, ny, nx), arbitrary scale, of a gemmi structure, each atom by its own scattering factor."""
+    import gemmi
+
+    structure.remove_waters()
+    model = structure[0]
+    b_factor = 8 * np.pi**2 * (0.225 * resolution) ** 2  # falls to 1/e^2 in amplitude about at the resolution
+    for site in model.all():
+        site.atom.b_iso = b_factor
+        site.atom.aniso = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+    box = structure.calculate_box(3 * resolution)
+    lengths = box.get_size()
+    counts = [int(np.ceil(length / voxel_size / 4)) * 4 for length in (lengths.x, lengths.y, lengths.z)]
+    sides = [count * voxel_size for count in counts]
+    if max(counts) > 1200:
+        raise ValueError(f"the model is {max(lengths.x, lengths.y, lengths.z):.0f} angstrom wide")
+    move = gemmi.Vec3(*(-np.array([box.minimum.x, box.minimum.y, box.minimum.z])))
+    model.transform_pos_and_adp(gemmi.Transform(gemmi.Mat33(), move))
+    calculator = gemmi.DensityCalculatorE()
+    calculator.d_min, calculator.rate = 2 * voxel_size, 1.0
+    calculator.grid.set_unit_cell(gemmi.UnitCell(sides[0], sides[1], sides[2], 90, 90, 90))
+    calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
+    calculator.grid.set_size(*counts)  # after the cell, which gives the spacing
+    calculator.add_model_density_to_grid(model)
+    return np.ascontiguousarray(np.array(calculator.grid, copy=False).T, dtype=np.float32)

@@ -1,0 +1,245 @@
+"""A whole set of simulated micrographs on disk: once each, over several processes, going on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..atomic import write_atomic
+from ..errors import CryoSegNetError
+from .micrograph import simulate_micrograph
+from .plan import Plan, check_plan, file_digest
+from .projection import random_rotations
+from .scene import ProjectionStack, Scene
+from .slices import SliceProjector
+from .specimens import Specimen, make_specimen, read_specimen
+from .tables import micrographs_star, truth_star, write_mrc, write_mtf
+
+# Views of a species on one micrograph; each occurs in eight turned and mirrored orientations.
+FEWEST_VIEWS, MOST_VIEWS = 16, 256
+# A finer sampling of the density than this share of its extent would not fit in memory once padded.
+MOST_VOXELS = 224
+
+
+def micrograph_name(index: int) -> str:
+    """Path below the output folder; it is RELION's name of the micrograph, with the folder as project."""
+    return f"micrographs/sim_{index + 1:05d}.mrc"
+
+
+def truth_name(index: int, folder: str = "truth") -> str:
+    """Path of the truth below the output folder, where ``relion_preprocess --coord_dir truth/`` looks for it."""
+    return f"{folder}/{Path(micrograph_name(index)).with_suffix('.star')}"
+
+
+def load_specimens(plan: Plan) -> list[Specimen]:
+    """The plan's specimens, each sampled about as finely as the micrographs."""
+    found = []
+    for species in plan.species:
+        voxel = max(plan.pixel_size, 1.0)
+        specimen = read_specimen(species.path, voxel, resolution=max(2.2 * voxel, 3.0))
+        extent = len(specimen.density) * specimen.voxel_size
+        if len(specimen.density) > MOST_VOXELS and specimen.voxel_size < extent / MOST_VOXELS * 0.9:
+            from scipy import ndimage
+
+            factor = MOST_VOXELS / len(specimen.density)
+            coarse = ndimage.zoom(ndimage.gaussian_filter(specimen.density, 0.4 / factor), factor, order=1)
+            specimen = make_specimen(species.name, coarse, specimen.voxel_size / factor)
+        specimen = Specimen(species.name, specimen.density, specimen.voxel_size, specimen.diameter)
+        frame = min(plan.shape) * plan.pixel_size
+        if specimen.diameter > frame / 2:
+            raise CryoSegNetError(
+                f"{species.path}: the particle is {specimen.diameter:.0f} A wide and the micrograph {frame:.0f} A; "
+                "give a larger --shape or --pixel-size."
+            )
+        found.append(specimen)
+    return found
+
+
+class Simulator:
+    """Makes the micrographs of one plan; holds the specimens' Fourier transforms."""
+
+    def __init__(self, plan: Plan, output: Path) -> None:
+        self.plan, self.output = plan, output
+        self.specimens = load_specimens(plan)
+        self._projectors = [SliceProjector(s, plan.pixel_size, plan.device) for s in self.specimens]
+
+    def stacks(self, scene: Scene, seed: int) -> list[ProjectionStack]:
+        """Fresh projections, about as many as the micrograph takes."""
+        rng = np.random.default_rng([seed, 2])
+        ny, nx = self.plan.shape
+        stacks = []
+        for species, specimen, projector in zip(self.plan.species, self.specimens, self._projectors):
+            area = np.pi / 4 * (specimen.diameter / self.plan.pixel_size) ** 2
+            wanted = int(scene.coverage * ny * nx / area / len(self.specimens))
+            rotations = random_rotations(int(np.clip(wanted, FEWEST_VIEWS, MOST_VIEWS)), rng)
+            images = projector.project(rotations)
+            stacks.append(
+                ProjectionStack(
+                    specimen.name,
+                    images,
+                    self.plan.pixel_size,
+                    specimen.diameter,
+                    rotations,
+                    species.share,
+                    species.distractor,
+                )
+            )
+        return stacks
+
+    def make(self, index: int) -> float:
+        """Simulate and write micrograph ``index`` (from 0); seconds it took. The micrograph itself is written last."""
+        start = time.monotonic()
+        plan, seed = self.plan, self.plan.micrograph_seed(index)
+        scene = plan.scene(index)
+        image, truth = simulate_micrograph(
+            self.stacks(scene, seed), scene, plan.shape, plan.pixel_size, seed, plan.device
+        )
+        names, name = [s.name for s in self.specimens], micrograph_name(index)
+        tables = {"truth": truth}
+        if any(s.distractor for s in plan.species):
+            tables["distractors"] = truth.distractors or truth
+        for folder, table in tables.items():
+            write_atomic(self.output / truth_name(index, folder), truth_star(table, name, names))
+        write_mrc(self.output / name, image, plan.pixel_size)
+        return time.monotonic() - start
+
+
+def run(
+    plan: Plan,
+    output: Path,
+    count: int,
+    workers: int = 1,
+    overwrite: bool = False,
+    report: Callable[[int, float], None] = lambda index, seconds: None,
+) -> int:
+    """Write ``count`` micrographs and all tables into ``output``; returns how many were made now.
+
+    Raises
+    ------
+    CryoSegNetError
+        The plan makes no sense, a specimen cannot be read, the folder holds a simulation of another plan, or a file
+        cannot be written.
+    """
+    check_plan(plan)
+    record: dict[str, Any] = {"plan": plan.record(), "specimen_sha256": [file_digest(s.path) for s in plan.species]}
+    _claim(output, record, overwrite)
+    simulator = Simulator(plan, output)
+    for specimen, projector in zip(simulator.specimens, simulator._projectors):
+        _write_specimen(output, specimen, projector)
+    mtf = None
+    if plan.ranges.get("mtf", (1.0, 1.0))[0] < 1:
+        mtf = "mtf.star"
+        write_mtf(output / mtf, plan.ranges["mtf"][0])
+    missing = [i for i in range(count) if not (output / micrograph_name(i)).is_file()]
+    for index, seconds in _each(simulator, missing, workers):
+        report(index, seconds)
+    rows = [(micrograph_name(i), plan.scene(i).optics) for i in range(count)]
+    write_atomic(output / "micrographs.star", micrographs_star(rows, plan.pixel_size, mtf))
+    record["specimens"] = [
+        {"name": s.name, "diameter": round(s.diameter, 2), "voxel_size": round(s.voxel_size, 4)}
+        for s in simulator.specimens
+    ]
+    record["micrographs"] = [
+        {"name": micrograph_name(i), "seed": plan.micrograph_seed(i), "particles": _rows(output / truth_name(i))}
+        | {"scene": asdict(plan.scene(i))}
+        for i in range(count)
+    ]
+    write_atomic(output / "simulation.json", json.dumps(record, indent=1) + "\n")
+    return len(missing)
+
+
+def _each(simulator: Simulator, indices: list[int], workers: int) -> Iterator[tuple[int, float]]:
+    if workers <= 1 or len(indices) < 2:
+        for index in indices:
+            yield index, simulator.make(index)
+        return
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    arguments = (simulator.plan, simulator.output)
+    with ProcessPoolExecutor(min(workers, len(indices)), context, _start_worker, arguments) as pool:
+        waiting = {pool.submit(_make, index): index for index in indices}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_worker: list[Simulator] = []
+
+
+def _start_worker(plan: Plan, output: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _worker[:] = [Simulator(plan, output)]
+
+
+def _make(index: int) -> float:
+    return _worker[0].make(index)
+
+
+def _claim(output: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Make the folder ours, or refuse one that holds something else; its record is written before any micrograph."""
+    path = output / "simulation.json"
+    try:
+        for folder in ("micrographs", "truth/micrographs", "distractors/micrographs", "specimens"):
+            if folder.startswith("distractors") and not any(s["distractor"] for s in record["plan"]["species"]):
+                continue
+            (output / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryoSegNetError(f"cannot make the folder {output} ({error.strerror}): choose another.") from error
+    before: dict[str, Any] = {}
+    if path.exists():
+        with suppress(OSError, ValueError):
+            before = json.loads(path.read_text())
+    ours = json.loads(json.dumps(record))
+    same = all(before.get(key) == value for key, value in ours.items())
+    if not same and not overwrite:
+        made = list((output / "micrographs").glob("*.mrc"))
+        if made:
+            other = _difference(before.get("plan") or {}, ours["plan"])
+            raise CryoSegNetError(
+                f"{output} holds {len(made)} micrographs simulated with other settings ({other}): choose another "
+                "--output, or --overwrite."
+            )
+    if overwrite:
+        for old in (*(output / "micrographs").glob("sim_*.mrc"), *output.glob("*/micrographs/sim_*.star")):
+            old.unlink()
+    if not same or overwrite:
+        write_atomic(path, json.dumps(record, indent=1) + "\n")
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    changed = [key for key in now if before.get(key) != now[key]]
+    return ", ".join(changed) or "a specimen's file"
+
+
+def _write_specimen(output: Path, specimen: Specimen, projector: SliceProjector) -> None:
+    """The true density at the micrographs' pixel size in an even box, centred as RELION centres: for comparison."""
+    from scipy import ndimage
+
+    side = projector.side + 1
+    step = projector.pixel_size / specimen.voxel_size
+    n = len(specimen.density)
+    density = specimen.density
+    if step > 1.2:
+        density = ndimage.gaussian_filter(density, 0.4 * step)
+    grid = (np.mgrid[0:side, 0:side, 0:side].astype(np.float32) - side // 2) * np.float32(step) + n // 2
+    volume = ndimage.map_coordinates(density, grid, order=1, mode="constant")
+    write_mrc(output / "specimens" / f"{specimen.name}.mrc", volume.astype(np.float32), projector.pixel_size)
+
+
+def _rows(path: Path) -> int:
+    """Data rows of one of our truth tables."""
+    lines = path.read_text().split("\n")
+    return sum(1 for line in lines if line and line[0] not in "#_dl")

@@ -1,0 +1,88 @@
+"""What a simulation writes: micrographs as MRC, truth and micrographs as RELION 3.1 STAR files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import atomic_path, write_atomic
+from .detector import modulation_transfer
+from .optics import Optics
+from .scene import Truth
+from .textures import Image
+
+TRUTH_COLUMNS = (
+    "rlnCoordinateX",
+    "rlnCoordinateY",
+    "rlnAngleRot",
+    "rlnAngleTilt",
+    "rlnAnglePsi",
+    "rlnOriginXAngst",
+    "rlnOriginYAngst",
+    "rlnClassNumber",
+    "rlnMicrographName",
+    "cryosegnetDefocusOffset",
+)
+
+
+def write_mrc(path: Path, data: Image, pixel_size: float) -> None:
+    """Write an image (ny, nx) or a volume (nz, ny, nx); the same data give the same bytes, whenever written."""
+    with atomic_path(path) as temporary:
+        with mrcfile.new(temporary) as mrc:
+            mrc.set_data(np.asarray(data, np.float32))
+            mrc.voxel_size = pixel_size
+            mrc.header.label[0] = b"cryosegnet simulate".ljust(80)  # mrcfile's own label holds the time
+            mrc.header.nlabl = 1
+        temporary.chmod(0o644)
+
+
+def truth_star(truth: Truth | None, micrograph: str, species: Sequence[str]) -> str:
+    """The particles of one micrograph: centres, orientations and species (class number, from 1).
+
+    Centres are whole pixels of the array, as `relion_preprocess` wants them, so the origins are zero. The last column
+    is what a particle's defocus has more than the micrograph's, angstrom: RELION 3.1 carries unknown columns along,
+    but crashes on coordinates that come with a defocus of their own.
+    """
+    lines = ["# version 30001", "", "data_", "", "loop_"]
+    lines += [f"_{name} #{i}" for i, name in enumerate(TRUTH_COLUMNS, 1)]
+    if truth is not None:
+        angles = truth.angles if truth.angles is not None else np.full((len(truth.x), 3), np.nan)
+        depth = truth.depth if truth.depth is not None else np.zeros(len(truth.x))
+        for x, y, (rot, tilt, psi), z, name in zip(truth.x, truth.y, angles, depth, truth.name):
+            lines.append(
+                f"{x:.2f} {y:.2f} {rot:.4f} {tilt:.4f} {psi:.4f} 0.0 0.0 {species.index(name) + 1} {micrograph} {z:.2f}"
+            )
+    return "\n".join([*lines, ""])
+
+
+def micrographs_star(rows: Sequence[tuple[str, Optics]], pixel_size: float, mtf: str | None) -> str:
+    """RELION 3.1's table of micrographs with one optics group; ``mtf`` names the detector's table."""
+    optics = rows[0][1]
+    columns = ["rlnOpticsGroupName", "rlnOpticsGroup", *(["rlnMtfFileName"] if mtf else [])]
+    columns += ["rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize", "rlnVoltage", "rlnSphericalAberration"]
+    columns += ["rlnAmplitudeContrast"]
+    values = ["opticsGroup1", "1", *([mtf] if mtf else []), f"{pixel_size:.6f}", f"{pixel_size:.6f}"]
+    values += [f"{optics.voltage:.3f}", f"{optics.cs:.4f}", f"{optics.amplitude_contrast:.4f}"]
+    lines = ["# version 30001", "", "data_optics", "", "loop_"]
+    lines += [f"_{name} #{i}" for i, name in enumerate(columns, 1)]
+    lines += [" ".join(values), "", "# version 30001", "", "data_micrographs", "", "loop_"]
+    columns = ["rlnMicrographName", "rlnOpticsGroup", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
+    columns += ["rlnCtfMaxResolution"]
+    lines += [f"_{name} #{i}" for i, name in enumerate(columns, 1)]
+    for name, o in rows:
+        lines.append(
+            f"{name} 1 {o.defocus_u:.2f} {o.defocus_v:.2f} {o.defocus_angle:.3f} {max(2 * pixel_size, 3.0):.2f}"
+        )
+    return "\n".join([*lines, ""])
+
+
+def write_mtf(path: Path, at_nyquist: float) -> None:
+    """The detector's response as RELION's PostProcess reads it: frequency in 1 / pixel, and value."""
+    frequency: NDArray[np.float64] = np.linspace(0, 0.5, 51)
+    lines = ["# version 30001", "", "data_", "", "loop_", "_rlnResolutionInversePixel #1", "_rlnMtfValue #2"]
+    lines += [f"{s:.4f} {m:.6f}" for s, m in zip(frequency, modulation_transfer(frequency, at_nyquist))]
+    write_atomic(path, "\n".join([*lines, ""]))
