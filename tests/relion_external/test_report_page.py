@@ -1,0 +1,35 @@
+"""report.html in the job's directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from .project import Project
+
+JOB = "External/job004/"
+
+
+def test_the_page_shows_what_the_micrographs_star_says_and_the_parameter_to_change(tmp_path: Path) -> None:
+    project = Project(tmp_path, micrographs=0)
+    project.names = [f"{project.micrographs}/mic_{number}.mrc" for number in range(2)]
+    for number, name in enumerate(project.names):
+        project.write(name, np.random.default_rng(number).normal(size=(128, 128)))
+    project.write_star()
+    project.call("--in_mics", project.mics_star)
+    assert project.text(JOB + "run.err") == ""
+    page = project.text(JOB + "report.html")
+    found = re.search(r'id="data">(.*?)</script>', page, re.S)
+    assert found
+    data = json.loads(found[1])
+    assert data["micrographs"]["name"] == project.names
+    counts = [len(project.coordinates(JOB, name)) for name in project.names]
+    assert data["micrographs"]["picks"] == counts
+    assert data["commands"] == [
+        {"label": "On the Params tab, then Continue", "parts": ["threshold ", {"value": "threshold"}]}
+    ]
+    star = project.text(project.mics_star)
+    assert ("_rlnDefocusU" in star) == any(column["key"] == "defocus" for column in data["columns"])
