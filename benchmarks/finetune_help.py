@@ -6,8 +6,8 @@
 START is a weights file, or the checkpoint.pt of a run of ``train_default.py`` that left the set out; a checkpoint gets
 the built-in network's calibration, since its own must not come from the set either. Labelled (or, with --self-train,
 unlabelled) are the first micrographs of the set's training split; figures are of its validation and test splits, which
-the fine-tuning never sees. Everything runs as a user runs it: ``cryosegnet finetune``, then ``cryosegnet pick`` with the
-size given; a pick is right within 0.3 label diameters, one to one.
+the fine-tuning never sees. Everything runs as a user runs it: ``cryosegnet finetune``, then ``cryosegnet pick`` with
+the size given; a pick is right within 0.3 label diameters, one to one.
 """
 
 from __future__ import annotations

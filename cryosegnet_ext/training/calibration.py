@@ -116,7 +116,7 @@ def gather(weights: Path, examples: Sequence[Example], device: str, denoised: bo
     denoised
         As of `Picker`.
     """
-    picker = Picker(weights, device=device, threshold=0.0, denoised=denoised)
+    picker = Picker(weights, segmenter="watershed", device=device, threshold=0.0, denoised=denoised)
     published = picker.recipe == "published"
     logits, sizes, right, labels = [], [], [], 0
     for example in examples[:MOST_MICROGRAPHS]:

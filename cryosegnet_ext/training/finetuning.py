@@ -186,6 +186,15 @@ def _conclude(
     if best.f1 >= untouched.f1 + _GAIN:
         keep(best, before, tuned, folder)
         scores["fine-tuned"] = score_picker(Picker(folder.path / WEIGHTS, device=device), judged)
+        if note.get(
+            "segmenters"
+        ):  # the start weights work with a SAM: the tuned ones may do better with it, or without
+            keep(best, before, tuned, folder, note["segmenters"])
+            with_sam = score_picker(Picker(folder.path / WEIGHTS, device=device), judged)
+            if with_sam.f1 >= scores["fine-tuned"].f1:
+                scores["fine-tuned"] = with_sam
+            else:
+                keep(best, before, tuned, folder)
         # blends were compared at several assumed sizes; what counts is what is picked now
         if scores["fine-tuned"].f1 <= old.f1:
             best = untouched
@@ -194,9 +203,15 @@ def _conclude(
     finish_choice(best, untouched, scores, data, folder, start, steps)
 
 
-def keep(choice: Choice, before: Mapping[str, Tensor], tuned: AttentionUNet, folder: RunFolder) -> None:
-    """Write the chosen weights."""
-    note = output.note_of("default", folder.path.name, choice.calibration, choice.threshold)
+def keep(
+    choice: Choice,
+    before: Mapping[str, Tensor],
+    tuned: AttentionUNet,
+    folder: RunFolder,
+    segmenters: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the chosen weights, with the start weights' calibrations for other segmenters if they are to serve."""
+    note = output.note_of("default", folder.path.name, choice.calibration, choice.threshold, segmenters)
     output.write_weights(blended(before, tuned.state_dict(), choice.share), note, folder.path / WEIGHTS)
 
 

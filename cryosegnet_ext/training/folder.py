@@ -70,7 +70,8 @@ class RunFolder:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CryoSegNetError(f"{file} cannot be read: give another folder, or --overwrite") from error
             now = {"kind": self.kind, **self.settings}
-            changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+            # options that came with a later version were at their defaults
+            changed = sorted(k for k in before if before[k] != now.get(k))
             if changed:
                 name = changed[0]
                 raise CryoSegNetError(

@@ -23,7 +23,11 @@ WORKING_DIAMETER = 32.0
 
 
 def note_of(
-    recipe: str, name: str, calibration: Calibration | None = None, threshold: float | None = None
+    recipe: str,
+    name: str,
+    calibration: Calibration | None = None,
+    threshold: float | None = None,
+    segmenters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The note in a weights file: what `Picker` must know to use it, and by whom it was made.
 
@@ -35,12 +39,16 @@ def note_of(
         For the user.
     calibration, threshold
         Fitted to validation micrographs; without them the score is the mean probability and everything passes.
+    segmenters
+        Calibrations for other segmenters, as the start weights' note has them.
     """
     note: dict[str, Any] = {"name": name, "recipe": recipe, "program": f"cryosegnet-ext {__version__}"}
     if recipe == "default":
         note |= {"diameter": WORKING_DIAMETER, "label_share": LABEL_SHARE}
         if calibration is not None:
             note["calibration"] = asdict(calibration)
+        if segmenters:
+            note["segmenters"] = dict(segmenters)
     if threshold is not None:
         note["threshold"] = threshold
     return note

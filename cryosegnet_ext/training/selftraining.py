@@ -132,6 +132,7 @@ def conclude(
     say("comparing with the start weights: simulated micrographs, confident picks, and how the added picks look")
     prior = Calibration(**note.get("calibration", {}))
     threshold = float(note.get("threshold", 0.5))
+    segmenters = note.get("segmenters")
     old = Picker(start, device=device)
     simulated = [
         Example(f"simulated {i}", "", None, (m.data.shape[0], m.data.shape[1]), m.diameter_px, m.x, m.y, Path())
@@ -147,7 +148,7 @@ def conclude(
     candidate = folder.path / "candidate.safetensors"
     for share in BLENDS:
         state = blended(before, tuned.state_dict(), share)
-        output.write_weights(state, output.note_of("default", "candidate", prior, threshold), candidate)
+        output.write_weights(state, output.note_of("default", "candidate", prior, threshold, segmenters), candidate)
         new = Picker(candidate, device=device)
         picks = [new.pick(m, with_size(m, e.diameter_px)) for e, m in held]
         seen = _score(new, simulated, images)
@@ -156,7 +157,7 @@ def conclude(
             verdict = f"F1 on simulated micrographs falls from {old_simulated.f1:.3f} to {seen.f1:.3f}"
         if verdict is None:
             best = Choice(share, prior, threshold, seen.f1)
-            keep(best, before, tuned, folder)
+            keep(best, before, tuned, folder, segmenters)
             scores["fine-tuned, simulated test"] = seen
             counts = sum(map(len, old_picks)), sum(map(len, picks))
             remarks.append(

@@ -103,7 +103,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values()))
     assert metadata_of(whole / "unet.safetensors")["threshold"] == metadata_of(killed / "unet.safetensors")["threshold"]
     tables = [
-        [line.rsplit(",", 1)[0] for line in (folder / "loss.csv").read_text().splitlines()] for folder in (whole, killed)
+        [line.rsplit(",", 1)[0] for line in (folder / "loss.csv").read_text().splitlines()]
+        for folder in (whole, killed)
     ]
     assert tables[0] == tables[1] and len(tables[0]) == 7
     assert (whole / "split.json").read_text() == (killed / "split.json").read_text()

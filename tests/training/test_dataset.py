@@ -71,7 +71,9 @@ def test_published_frames_are_what_the_picker_shows_the_network(tasks, tmp_path)
     image, label = frame_item(example)
     assert image.shape == label.shape == (1024, 1024)
     # upside down as the image is: particles, dark, lie under their labels
-    inside = [label[1023 - round((y + 0.5) * 1024 / 300), round((x + 0.5) * 1024 / 340)] for x, y in zip(example.x, example.y)]
+    inside = [
+        label[1023 - round((y + 0.5) * 1024 / 300), round((x + 0.5) * 1024 / 340)] for x, y in zip(example.x, example.y)
+    ]
     assert all(inside)
     area = np.pi / 4 * DIAMETER**2 * (1024 / 300) * (1024 / 340)
     assert label.sum() < len(example.x) * area * 1.02
@@ -138,7 +140,7 @@ def test_doubtful_places_are_neither(tasks, tmp_path):
 def test_an_epoch_shows_each_frame_once():
     frames = Frames(list(range(14)), batch=4, seed=1)
     assert frames.steps_an_epoch == 4
-    first, second = (sum((frames.ids(step) for step in range(4 * e, 4 * e + 4)), []) for e in (0, 1))
+    first, second = ([i for step in range(4 * e, 4 * e + 4) for i in frames.ids(step)] for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(14)) and first != second
     assert len(Frames(list(range(5)), batch=4, least=3).ids(1)) == 3
 

@@ -22,7 +22,9 @@ def painted(points, radius, shape=(500, 620)):
 def spread(count, apart, seed=0, shape=(500, 620), border=2):
     rng = np.random.default_rng(seed)
     kept = []
-    for x, y in zip(rng.uniform(border, shape[1] - border, 40 * count), rng.uniform(border, shape[0] - border, 40 * count)):
+    for x, y in zip(
+        rng.uniform(border, shape[1] - border, 40 * count), rng.uniform(border, shape[0] - border, 40 * count)
+    ):
         if len(kept) < count and all(np.hypot(x - a, y - b) > apart for a, b in kept):
             kept.append((x, y))
     return np.array(kept)

@@ -78,7 +78,10 @@ def test_a_stopped_run_with_validation_ends_as_an_undisturbed_one(tmp_path):
         fit.fit(RECIPE, batch, tmp_path / "parts", validation=VALIDATION, stop=lambda: next(asked))
     assert same(whole, fit.fit(RECIPE, batch, tmp_path / "parts", validation=VALIDATION))
     for name in ("loss.csv", "validation.csv"):
-        tables = [[{k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / d / name)] for d in ("whole", "parts")]
+        tables = [
+            [{k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / d / name)]
+            for d in ("whole", "parts")
+        ]
         assert tables[0] == tables[1]
 
 
@@ -94,7 +97,9 @@ def test_checkpoints_of_earlier_versions_go_on(tmp_path):
 
 def test_frozen_norms_keep_their_statistics(tmp_path):
     start = fit.fit(RECIPE, batch, tmp_path / "start").state_dict()
-    tuned = fit.fit(replace(RECIPE, frozen_norm=True), batch, tmp_path / "tuned", start, validation=VALIDATION).state_dict()
+    tuned = fit.fit(
+        replace(RECIPE, frozen_norm=True), batch, tmp_path / "tuned", start, validation=VALIDATION
+    ).state_dict()
     for name, value in start.items():
         if "running" in name:
             assert torch.equal(value, tuned[name]), name

@@ -1,0 +1,127 @@
+"""Confident picks as labels, the tests that need none, and blends of weights."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+
+from cryosegnet_ext import CryoSegNetError, Micrograph, Picks, read_picks
+from cryosegnet_ext.training import selftraining
+from cryosegnet_ext.training.blobs import lumpy_stack, replay_items, simulated_micrographs
+from cryosegnet_ext.training.dataset import Example
+from cryosegnet_ext.training.finetuning import FineTuning, blended
+from cryosegnet_ext.unet import AttentionUNet
+
+from .helpers import DIAMETER, centres, picture
+
+SHAPE = (500, 520)
+
+
+def silent(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    x, y = centres(SHAPE, 0)
+    data = picture(x, y, SHAPE, 0)
+    # confident picks: the first half of the particles
+    half = len(x) // 2
+    example = Example("m", "m", None, SHAPE, DIAMETER, x[:half], y[:half], tmp_path_factory.getbasetemp())
+    return example, Micrograph(data, None, "m"), x, y, half
+
+
+def picks(x, y):
+    return Picks(x, y, np.full(len(x), DIAMETER), np.ones(len(x)))
+
+
+def verdict(scene, old, new):
+    example, micrograph, *_ = scene
+    return selftraining._verdict([example], [micrograph], [picks(*old)], [picks(*new)])
+
+
+def test_more_particles_are_welcome(scene):
+    _, _, x, y, half = scene
+    assert verdict(scene, (x[:half], y[:half]), (x[: int(1.7 * half)], y[: int(1.7 * half)])) is None
+
+
+def test_picks_on_nothing_are_refused(scene):
+    _, _, x, y, half = scene
+    free = np.random.default_rng(0).uniform(30, 470, (600, 2))
+    away = free[(np.hypot(free[:, :1] - x, free[:, 1:] - y) > 0.9 * DIAMETER).all(1)][: int(0.7 * half)]
+    assert len(away) > 15
+    refused = verdict(scene, (x[:half], y[:half]), (np.r_[x[:half], away[:, 0]], np.r_[y[:half], away[:, 1]]))
+    assert "do not look like" in refused
+
+
+def test_lost_picks_and_floods_are_refused(scene):
+    _, _, x, y, half = scene
+    old = x[:half], y[:half]
+    assert "became" in verdict(scene, old, (x[:5], y[:5]))
+    many = np.random.default_rng(1).uniform(30, 470, (3 * half, 2)).T
+    assert "became" in verdict(scene, old, many)
+    assert "found again" in verdict(scene, old, (x[half : 2 * half], y[half : 2 * half]))
+
+
+def test_confident_picks_become_labels_and_weak_ones_doubts(tmp_path):
+    sample = files("cryosegnet_ext") / "data" / "sample.mrc"
+    options = FineTuning([str(sample)], [], self_train=True, diameter=170.0, confident=0.75)
+    truth = read_picks(str(files("cryosegnet_ext") / "data" / "sample_truth.star"))
+    examples = None
+    with pytest.raises(CryoSegNetError, match="validate on"):  # one micrograph cannot be split
+        examples = selftraining.load_data(options, tmp_path / "one", "default", "cpu", silent)
+    assert examples is None
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mrc").write_bytes(sample.read_bytes())
+    options = FineTuning([str(tmp_path / "a.mrc"), str(tmp_path / "b.mrc")], [], self_train=True, diameter=170.0)
+    data = selftraining.load_data(options, tmp_path / "two", "default", "cpu", silent)
+    example = data.training[0]
+    assert len(data.training) == len(data.validation) == 1 and len(example.x) >= 20
+    near = np.hypot(example.x[:, None] - truth.x, example.y[:, None] - truth.y).min(1)
+    assert (near < 0.3 * example.diameter_px).mean() > 0.85
+    far = FineTuning(options.micrographs, [], self_train=True, diameter=170.0, confident=0.99)
+    try:
+        stricter = selftraining.load_data(far, tmp_path / "two", "default", "cpu", silent).training[0]
+    except CryoSegNetError as error:
+        assert "lower --confident" in str(error)
+    else:
+        assert len(stricter.x) + len(stricter.doubtful) == len(example.x) + len(example.doubtful)
+        assert len(stricter.x) < len(example.x)
+
+
+def test_blends_lie_between():
+    torch.manual_seed(0)
+    a, b = AttentionUNet(2, 2).state_dict(), AttentionUNet(2, 2).state_dict()
+    half = blended(a, b, 0.5)
+    assert torch.allclose(half["output.weight"], (a["output.weight"] + b["output.weight"]) / 2)
+    assert all(torch.equal(v, a[k]) for k, v in blended(a, b, 0.0).items())
+    assert all(torch.allclose(v.float(), b[k].float(), atol=1e-6) for k, v in blended(a, b, 1.0).items())
+
+
+def test_lumpy_particles_are_told_by_their_seed():
+    one, again, other = lumpy_stack(3), lumpy_stack(3), lumpy_stack(4)
+    assert np.array_equal(one.images, again.images)
+    assert one.images.shape != other.images.shape or not np.array_equal(one.images, other.images)
+    for seed in range(8):
+        stack = lumpy_stack(seed)
+        total = stack.images.sum(0)
+        n = total.shape[0]
+        yy, xx = (np.mgrid[:n, :n] - n // 2) * stack.voxel_size
+        inside = np.hypot(xx, yy) < stack.diameter / 2
+        assert total[inside].sum() / total.sum() > 0.93  # the diameter is the particle's
+        assert np.abs([(total * xx).sum(), (total * yy).sum()]).max() / total.sum() < 0.15 * stack.diameter
+
+
+def test_replayed_crops_carry_what_the_network_says():
+    model = AttentionUNet(2, 2).eval()
+    items = replay_items(model, [lumpy_stack(0)], 2, 64, 5)
+    for image, said in items:
+        assert image.shape == said.shape == (64, 64)
+        with torch.inference_mode():
+            expected = torch.sigmoid(model(torch.from_numpy(image)[None, None]))[0, 0].numpy()
+        assert said == pytest.approx(expected, abs=0.02)
+    first, again = (simulated_micrographs([lumpy_stack(0)], 1, 128, 0)[0] for _ in range(2))
+    assert np.array_equal(first.data, again.data) and first.diameter_px == 36
