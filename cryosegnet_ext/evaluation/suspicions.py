@@ -107,13 +107,15 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
     """How the picks fit as they are, and a change with which they fit far better, if there is one."""
     stems = [s for s in labels if s in picks and len(picks[s]) and len(labels[s])]
     stems = sorted(stems, key=lambda s: -min(len(picks[s]), len(labels[s])))[:_MICROGRAPHS]
+    whole = [(np.c_[picks[s].x, picks[s].y], np.c_[labels[s].x, labels[s].y]) for s in stems]
+    as_they_are = _measure("as they are", (1.0, 1.0), (0.0, 0.0), whole, reach)
+    if as_they_are.f1 >= _GOOD or not stems:
+        return as_they_are, None
     pairs = []
     for stem in stems:
         few = picks[stem].by_score() if len(picks[stem]) > _POINTS else picks[stem]
         pairs.append((np.c_[few.x, few.y][:_POINTS], np.c_[labels[stem].x, labels[stem].y]))
     now = _measure("as they are", (1.0, 1.0), (0.0, 0.0), pairs, reach)
-    if now.f1 >= _GOOD or not pairs:
-        return now, None
 
     def best_of(changes: Sequence[tuple[str, tuple[float, float]]]) -> Fit:
         fits = [now]
@@ -127,7 +129,9 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
     best = best_of([(turn, (1.0, 1.0)) for turn in _TURNS])
     if not far_better(best):
         best = _refined(best_of(_scales(pairs, [(picks[s].shape, labels[s].shape) for s in stems])), pairs, reach)
-    return now, best if far_better(best) else None
+    if not far_better(best):
+        return as_they_are, None
+    return as_they_are, _measure(best.turn, best.scale, best.shift, whole, reach)
 
 
 def mirrored(fit: Fit | None) -> bool:
