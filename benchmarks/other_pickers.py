@@ -13,7 +13,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mrcfile
@@ -76,7 +76,19 @@ def run_relion_log(task: Task, cache: Path, adjust: float = 0.0) -> dict[str, Pi
     return _cached(task, cache, "relion-log", words, work)
 
 
-def run_topaz(task: Task, cache: Path, topaz: str, threshold: float = -6.0, diameter: float = TOPAZ_DIAMETER) -> dict:
+def run_topaz(
+    task: Task, cache: Path, topaz: str, threshold: float = -6.0, diameter: float = TOPAZ_DIAMETER
+) -> dict[str, Picks]:
+    """Topaz takes each micrograph by itself, so each is cached by itself: a run that is stopped loses one."""
+    found: dict[str, Picks] = {}
+    for m in task.micrographs:
+        found |= _run_topaz(
+            replace(task, name=f"{task.name}-{m.name}", micrographs=[m]), cache, topaz, threshold, diameter
+        )
+    return found
+
+
+def _run_topaz(task: Task, cache: Path, topaz: str, threshold: float, diameter: float) -> dict[str, Picks]:
     scale = topaz_scale(task, diameter)
     radius = max(1, round(task.diameter_px / scale / 2))
     prepare = [topaz, "preprocess", "-s", str(scale), "-d", "-1", "-j", "1", "-o", "small"]
