@@ -65,6 +65,28 @@ def test_a_diameter_that_does_not_fit_is_doubted(tmp_path: Path, given: float, d
     assert (len(picker.estimated), said, len(result.warnings)) == (1, [], doubted)
 
 
+@pytest.mark.parametrize(
+    ("name", "pixel_size", "true", "denoised"),
+    [
+        ("empiar-10017-denoised/Falcon_2012_06_12-15_14_01_0.jpg", 1.77, 170, True),
+        ("apoferritin/May08_04.32.27.mrc", 1.75, 119, False),
+        ("empiar-10059/stack_0003_2x_dfpt_10059.mrc", 4.48, 143, False),
+    ],
+)
+def test_real_micrographs_give_no_false_alarm(
+    shared_data: Path, name: str, pixel_size: float, true: float, denoised: bool
+) -> None:
+    from cryosegnet_ext import Picker, read_micrograph
+
+    file = shared_data / "micrographs" / name
+    if not file.is_file():
+        pytest.skip(f"{name} is not there")
+    picker = Picker(device="cpu", denoised=denoised, diameter=true)
+    seen = picker.estimate_diameter([read_micrograph(file, pixel_size)])
+    assert about_diameter(true, seen) is None
+    assert about_diameter(true / 2, seen) and about_diameter(2 * true, seen)
+
+
 def test_no_doubt_where_nothing_can_be_seen(tmp_path: Path) -> None:
     inputs = mics(tmp_path / "mics")
     for name, picker in (("few", Given(85, seen=None)), ("published", Given(85, recipe="published"))):
