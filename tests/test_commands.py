@@ -106,7 +106,7 @@ def test_pick(mics: Path, tmp_path: Path) -> None:
     done = cryosegnet("pick", mics, "-o", out, "--format", "star,box", "--threshold", 0.1)
     assert done.returncode == 0, done.stderr
     assert "72 picks on 3 micrographs, median diameter 20 A" in done.stdout
-    assert str(out / "picks") in done.stdout and str(out / "overlays") in done.stdout
+    assert str(out / "picks") in done.stdout and str(out / "report.html") in done.stdout
     assert "3/3 micrographs (100 %)" in done.stderr and "Traceback" not in done.stderr
     assert {p.name for p in (out / "picks").iterdir()} == {f"m{i}.{f}" for i in range(3) for f in ("star", "box")}
     assert json.loads((out / "summary.json").read_text())["settings"]["threshold"] == 0.1
@@ -122,10 +122,10 @@ def test_some_fail(mics: Path, tmp_path: Path) -> None:
     (mics / "bad.mrc").write_bytes(b"nothing")
     done = cryosegnet("pick", mics, "-o", tmp_path / "out")
     assert done.returncode == 2
-    assert "1 micrographs failed" in done.stdout and "bad.mrc: " in done.stdout
+    assert "1 micrograph failed" in done.stdout and "bad.mrc: " in done.stdout
     quiet = cryosegnet("pick", mics, "-o", tmp_path / "out", "--quiet", "--no-overlays")
     assert (quiet.returncode, quiet.stdout) == (2, "")
-    assert quiet.stderr.startswith("cryosegnet: error: 1 micrographs failed")
+    assert quiet.stderr.startswith("cryosegnet: error: 1 micrograph failed")
 
 
 def test_nothing_can_be_done(tmp_path: Path) -> None:
