@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
@@ -182,3 +183,52 @@ def test_wrong_input_fails_the_job_with_a_sentence(project: Path) -> None:
     errors = Path(job.output_dir, "run.err").read_text()
     assert "none of the 1 micrographs could be picked" in errors and "Traceback" not in errors
     assert [one.dobj_type for one in job.create_results_display()] in (["pending"], ["histogram"])
+
+
+# Continuing and aborting, with a picker that takes the time it is told to take
+
+
+@pytest.fixture
+def stubbed(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    stub = ROOT / "tests" / "relion_external" / "stub.py"
+    (tmp_path / "bin" / "cryosegnet-relion").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stub}" "$@"\n')
+    monkeypatch.setenv("STUB_LOG", str(tmp_path / "picked.txt"))
+    return tmp_path / "picked.txt"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_continued_job_picks_only_what_is_new(stubbed: Path) -> None:
+    from pipeliner.api.manage_project import PipelinerProject
+
+    job = start()
+    assert Path(job.output_dir, "PIPELINER_JOB_EXIT_SUCCESS").is_file(), Path(job.output_dir, "run.err").read_text()
+    shutil.copyfile("Micrographs/sample.mrc", "Micrographs/later.mrc")
+    write_micrographs(["Micrographs/sample.mrc", "Micrographs/later.mrc"])
+    again = PipelinerProject().continue_job(job.output_dir, run_in_foreground=True)
+    assert again.output_dir == job.output_dir
+    assert Path(job.output_dir, "PIPELINER_JOB_EXIT_SUCCESS").is_file(), Path(job.output_dir, "run.err").read_text()
+    assert stubbed.read_text().split() == ["Micrographs/sample.mrc", "Micrographs/later.mrc"]
+    listed = Path(job.output_dir, "autopick.star").read_text()
+    assert "Micrographs/sample.mrc" in listed and "Micrographs/later.mrc" in listed
+    assert sum(one.dobj_type == "image" for one in again.create_results_display()) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_aborted_job_stops_and_is_marked(stubbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeliner.api.manage_project import PipelinerProject
+
+    monkeypatch.setenv("STUB_SECONDS", "300")
+    wanted = {"_rlnJobTypeLabel": NAME, "input_file": "micrographs.star", "nr_threads": 1}
+    project = PipelinerProject(make_new_project=True)
+    job = project.run_job(wanted)
+    deadline = time.monotonic() + 120
+    while not stubbed.exists():
+        assert time.monotonic() < deadline, "the picker does not start"
+        time.sleep(0.1)
+    assert job.create_results_display()[0].dobj_type == "pending", "nothing is picked yet"
+    project.abort_job(job.output_dir)
+    start_of_abort = time.monotonic()
+    while not Path(job.output_dir, "PIPELINER_JOB_EXIT_ABORTED").exists():
+        assert time.monotonic() < start_of_abort + 60, "the job does not stop"
+        time.sleep(0.1)
+    assert not Path(job.output_dir, "PIPELINER_JOB_EXIT_SUCCESS").exists()
