@@ -1,0 +1,151 @@
+"""``cryosegnet simulate`` as a user meets it: files, repeatability, going on, and sentences for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+
+from cryosegnet_ext.commands import main
+from cryosegnet_ext.formats import read_picks
+from cryosegnet_ext.inputs import expand_inputs
+from cryosegnet_ext.simulation.plan import JUNK
+
+SMALL = ["--shape", "128", "160", "--pixel-size", "4", "--device", "cpu", "--quiet"]
+
+
+def write_map(path, size=10.0, voxel=4.0):
+    z, y, x = np.mgrid[:32, :32, :32] - 16.0
+    volume = np.exp(-(x**2 + (y / 1.3) ** 2 + z**2) / (2 * (size / 3) ** 2)) * (1 + 0.5 * np.sin(x))
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(volume.astype(np.float32))
+        mrc.voxel_size = voxel
+    return str(path)
+
+
+@pytest.fixture
+def specimen(tmp_path):
+    return write_map(tmp_path / "ball.mrc")
+
+
+def simulate(specimen, folder, *options, count=2):
+    return main(["simulate", specimen, "-o", str(folder), "--count", str(count), *SMALL, *options])
+
+
+def bytes_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_what_is_written(specimen, tmp_path):
+    out = tmp_path / "sim"
+    assert simulate(specimen, out, "--coverage", "0.2", "--defocus", "1.2:1.8") == 0
+    with mrcfile.open(out / "micrographs" / "sim_00001.mrc") as mrc:
+        assert mrc.data.shape == (128, 160) and mrc.data.dtype == np.float32
+        assert float(mrc.voxel_size.x) == pytest.approx(4.0)
+    tables = starfile.read(out / "micrographs.star")
+    assert float(tables["optics"]["rlnMicrographPixelSize"].iloc[0]) == 4.0
+    rows = tables["micrographs"]
+    assert list(rows["rlnMicrographName"]) == ["micrographs/sim_00001.mrc", "micrographs/sim_00002.mrc"]
+    mean = (rows["rlnDefocusU"] + rows["rlnDefocusV"]) / 2
+    assert mean.between(12000, 18000).all()
+    truth = starfile.read(out / "truth" / "micrographs" / "sim_00001.star")
+    assert len(truth) > 3
+    assert (truth["rlnCoordinateX"] % 1 == 0).all() and truth["rlnAngleTilt"].between(0, 180).all()
+    picks = read_picks(out / "truth" / "micrographs" / "sim_00001.star", pixel_size=4.0)
+    assert np.array_equal(picks.x, truth["rlnCoordinateX"])
+    record = json.loads((out / "simulation.json").read_text())
+    assert record["micrographs"][0]["particles"] == len(truth)
+    assert record["micrographs"][1]["scene"]["optics"]["defocus_u"] == pytest.approx(rows["rlnDefocusU"][1], abs=0.01)
+    assert [one.pixel_size for one in expand_inputs([str(out / "micrographs.star")])] == [4.0, 4.0]
+
+
+def test_same_seed_same_bytes_and_another_seed_others(specimen, tmp_path):
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        assert simulate(specimen, tmp_path / name, "--seed", seed, "--contamination", "0:4") == 0
+    a, b, c = (bytes_of(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a["micrographs/sim_00001.mrc"] != c["micrographs/sim_00001.mrc"]
+
+
+def test_the_same_command_goes_on(specimen, tmp_path, capsys):
+    out = tmp_path / "sim"
+    simulate(specimen, out, count=3)
+    whole = bytes_of(out)
+    (out / "micrographs" / "sim_00002.mrc").unlink()
+    kept = (out / "micrographs" / "sim_00001.mrc").stat().st_mtime_ns
+    assert simulate(specimen, out, count=3) == 0
+    assert bytes_of(out) == whole
+    assert (out / "micrographs" / "sim_00001.mrc").stat().st_mtime_ns == kept
+    assert simulate(specimen, out, "--dose", "20", count=3) == 3
+    assert "ranges" in capsys.readouterr().err
+    assert simulate(specimen, out, "--dose", "20", "--overwrite") == 0
+    assert len(list((out / "micrographs").glob("*.mrc"))) == 2
+
+
+def test_distractors_are_kept_apart(specimen, tmp_path):
+    other = write_map(tmp_path / "other.mrc", 7.0)
+    out = tmp_path / "sim"
+    assert simulate(specimen, out, "--distractor", other, "--coverage", "0.3", count=1) == 0
+    truth, aside = (
+        starfile.read(out / folder / "micrographs" / "sim_00001.star") for folder in ("truth", "distractors")
+    )
+    assert set(truth["rlnClassNumber"]) == {1} and set(aside["rlnClassNumber"]) == {2}
+    assert (out / "specimens" / "other.mrc").exists()
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_every_ingredient_has_its_switch(specimen, tmp_path, name):
+    option = "--" + name.replace("_", "-")
+    clean = simulate(specimen, tmp_path / "clean", "--coverage", "0", count=1)
+    dirty = simulate(
+        specimen, tmp_path / "dirty", "--coverage", "0", option, "0.5" if name in JUNK[8:] else "6", count=1
+    )
+    assert clean == dirty == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first, second = (mrcfile.read(tmp_path / n / "micrographs" / "sim_00001.mrc") for n in ("clean", "dirty"))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--mtf", "0"], "--mtf"),
+        (["--defocus", "2:1"], "upside down"),
+        (["--carbon", "2"], "--carbon"),
+        (["--pixel-size", "0"], "--pixel-size"),
+        (["--shape", "20", "20"], "--shape"),
+        (["--coverage", "0.3:0.1"], "upside down"),
+    ],
+)
+def test_nonsense_is_named(specimen, tmp_path, capsys, options, word):
+    assert simulate(specimen, tmp_path / "sim", *options) == 3
+    err = capsys.readouterr().err
+    assert word in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--count", "0"], "above zero"),
+        (["--dose", "much"], "not a number"),
+        (["--share", "1,2"], "--share"),
+        (["--device", "tpu"], "--device"),
+        (["--contaminaton", "3"], "--contamination"),
+    ],
+)
+def test_wrong_usage(specimen, tmp_path, capsys, options, word):
+    assert simulate(specimen, tmp_path / "sim", *options) == 1
+    assert word in capsys.readouterr().err
+
+
+def test_a_missing_specimen_and_a_huge_one(specimen, tmp_path, capsys):
+    assert simulate(str(tmp_path / "none.pdb"), tmp_path / "sim") == 3
+    assert "none.pdb" in capsys.readouterr().err
+    huge = write_map(tmp_path / "huge.mrc", voxel=40.0)
+    assert simulate(huge, tmp_path / "sim2") == 3
+    assert "--shape" in capsys.readouterr().err
