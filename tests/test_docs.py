@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 import os
 import re
 import shlex
@@ -10,18 +12,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from cryosegnet_ext import Picker
 from cryosegnet_ext.commands import commands
 from cryosegnet_ext.commands.completion import every_parser, whole_parser
+from cryosegnet_ext.facility import FacilityJob
 from cryosparc_job import cli
 from relion_external import protocol, schemes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PACKAGES = ("cryosegnet_ext", "cryosparc_job", "relion_external")
 PROGRAMS = ("cryosegnet", "cryosegnet-relion", "cryosegnet-cryosparc")
 #: Programs that run another one, with the options that have a value of their own.
 _RUNNERS = {"srun": (), "xvfb-run": (), "nice": ("-n",), "time": (), "apptainer": (), "docker": (), "sbatch": ()}
@@ -121,6 +127,30 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
         with pytest.raises(SystemExit):
             parse(line.words)
     assert "unknown argument --treshold" in capsys.readouterr().err
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        found += [(f"{page.name}:{number}", block) for number, block in enumerate(blocks, 1)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "code"), python_blocks(), ids=[name for name, _ in python_blocks()])
+def test_python_in_the_documentation_names_what_exists(name: str, code: str) -> None:
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            module = import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{name}: {node.module} has no {alias.name}"
+    called = {ast.unparse(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for function in (Picker, FacilityJob):
+        if function.__name__ in called:
+            node = called[function.__name__]
+            given = {word.arg: None for word in node.keywords if word.arg}
+            inspect.signature(function).bind(*node.args, **given)
 
 
 # The tutorial, as a newcomer types it

@@ -167,6 +167,24 @@ def test_a_folder_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
         FacilityJob(StubPicker(), tmp_path / "file" / "job")
 
 
+def test_the_real_picker_keeps_the_contract(tmp_path: Path) -> None:
+    from importlib.resources import files
+
+    from cryosegnet_ext import Picker, read_micrograph
+
+    sample = str(files("cryosegnet_ext") / "data" / "sample.mrc")
+    picker = Picker(diameter=165, device="cpu")
+    picked = FacilityJob(picker, tmp_path / "job").pick(sample)
+    picks = picker.pick(read_micrograph(sample))
+    assert picked.done and picked.picks == len(picks) > 20
+    assert np.allclose(picked.diameters, picks.diameter, atol=0.01)
+    assert 130 < (picked.diameter or 0) < 200, "angstrom"
+    check(picked.as_json(), "micrograph")
+    assert star_rows(tmp_path / "job" / "STAR" / "sample.star") == [
+        (float(np.floor(x + 0.5)), float(np.floor(y + 0.5))) for x, y in zip(picks.x, picks.y)
+    ]
+
+
 # The same contract from the command line
 
 
