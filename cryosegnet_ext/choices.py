@@ -11,7 +11,8 @@ from pathlib import Path
 from .errors import UsageError
 
 SEGMENTERS = ("peaks", "grid", "watershed")
-DEFAULT_SEGMENTER = "watershed"
+#: For ``peaks`` where no other SAM is named.
+BUILT_IN_SAM = "sam_small"
 RECIPES = ("default", "published")
 #: Least and largest particle diameter, angstrom.
 DIAMETERS = (1.0, 10_000.0)
@@ -66,10 +67,10 @@ def check_choices(
         raise UsageError(f"--segmenter {segmenter} is not known: use {', '.join(SEGMENTERS)}.")
     if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe} is not known: use {' or '.join(RECIPES)}.")
-    if segmenter in ("peaks", "grid") and sam is None:
+    if segmenter == "grid" and sam is None:
         raise UsageError(
-            f"--segmenter {segmenter} needs a SAM and none is built in: "
-            "add --sam sam_vit_b (or a file), or use watershed."
+            "--segmenter grid needs a SAM of the published sizes and none is built in: "
+            "add --sam sam_vit_b (or a file), or use peaks or watershed."
         )
     if segmenter == "watershed" and sam is not None:
         raise UsageError("--segmenter watershed does not use SAM: leave out --sam, or choose peaks or grid.")

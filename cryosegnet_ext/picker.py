@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from . import denoise, segment, weights
-from .choices import DEFAULT_SEGMENTER, check_choices, is_device
+from .choices import BUILT_IN_SAM, check_choices, is_device
 from .errors import CryoSegNetError, UsageError
 from .micrograph import Micrograph, require_pixel_size
+from .on_device import OnCpu, OnDevice
 from .picks import Picks
 from .postprocess import Calibration, Frame, default_rule, published_rule
-from .scale import consensus_diameter, diameter_votes, disc_diameter
+from .scale import consensus_diameter, diameter_votes_of, disc_diameter
 from .unet import AttentionUNet, probability_map
+from .window_sam import cut, is_windowed
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -41,10 +43,10 @@ class Picker:
     weights
         U-Net: a name (`cryosegnet weights list`) or a file.
     segmenter
-        ``"watershed"`` (needs no SAM), ``"peaks"`` or ``"grid"``; by default watershed; peaks where
-        ``sam`` is given.
+        ``"watershed"`` (needs no SAM), ``"peaks"`` or ``"grid"``; by default peaks, with the built-in small SAM where
+        none is named, and watershed for weights that were not calibrated for it.
     sam
-        SAM: a name or a file; needed by peaks and grid.
+        SAM: a name or a file; for peaks the built-in one if left out, needed by grid.
     device
         ``"auto"`` (the first GPU, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. A named device that is missing
         is an error, never a silent fall-back.
@@ -88,9 +90,9 @@ class Picker:
         max_diameter: float | None = None,
         threshold: float | None = None,
     ) -> None:
-        self.segmenter = segmenter or (DEFAULT_SEGMENTER if sam is None else "peaks")
         check_choices(segmenter, sam, recipe, diameter, min_diameter, max_diameter, threshold)
         self.device = choose_device(device)
+        self._on_device = self.device.type != "cpu"
         self.denoised = denoised
         self.diameter, self.min_diameter, self.max_diameter = diameter, min_diameter, max_diameter
         self._unet, note = _load_unet(weights, self.device)
@@ -103,9 +105,16 @@ class Picker:
             )
         self._working_diameter = float(note.get("diameter", 32.0))
         self._label_share = float(note.get("label_share", 1.0))
-        self._calibration = Calibration(**note.get("calibration", {}))
-        self.threshold = float(note.get("threshold", 0.0)) if threshold is None else threshold
-        self._sam = _load_sam(sam, self.device) if sam is not None and self.segmenter != "watershed" else None
+        self.segmenter, sam = _choose_segmenter(segmenter, sam, self.recipe, note)
+        self._sam = None if sam is None else _load_sam(sam, self.device)
+        self._windows = self._sam is not None and is_windowed(self._sam)
+        if self._windows and self.recipe == "published":
+            raise UsageError(f"--sam {sam} serves our recipe: for the published one use sam_vit_b")
+        if self._windows and self.segmenter == "grid":
+            raise UsageError(f"--sam {sam} is asked at peaks only: use --segmenter peaks, or sam_vit_b for the grid")
+        fitted = _fitted_for(self.segmenter, self._windows, note, sam)
+        self._calibration = Calibration(**fitted.get("calibration", {}))
+        self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
         self.settings = self._describe(weights, sam)
 
     def _describe(self, unet: str | Path, sam: str | Path | None) -> dict[str, object]:
@@ -153,10 +162,9 @@ class Picker:
         votes = []
         for micrograph in micrographs:
             unit = micrograph.pixel_size or 1.0
-            bad = denoise.bad_areas(micrograph.data, micrograph.valid)
             low, high = self._diameter_limits(micrograph)
-            found = diameter_votes(
-                self._map, micrograph.data, bad, low, high, self._working_diameter, self._label_share
+            found = diameter_votes_of(
+                self._view(micrograph).seen, micrograph.data.shape, low, high, self._working_diameter, self._label_share
             )
             votes.append(found.scaled(unit))
         size = consensus_diameter(votes)
@@ -202,10 +210,10 @@ class Picker:
                 f"{micrograph.name}: a diameter of {size:g} angstrom is {diameter_px:.3g} pixels of this micrograph, "
                 f"which cannot be picked: check --diameter and --pixel-size."
             )
-        bad = denoise.bad_areas(micrograph.data, micrograph.valid)
-        work = denoise.working_image(micrograph.data, self._working_diameter / diameter_px, bad)
-        probability = self._map(work.data)
-        masks = self._masks(probability, self._working_diameter)
+        view = self._view(micrograph)
+        work, probability = view.seen(self._working_diameter / diameter_px)
+        bad = view.bad
+        masks = self._masks(probability, self._working_diameter, work.data)
         frame = Frame(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
         low, high = self._limits_px(micrograph)
         picks = default_rule(
@@ -222,26 +230,27 @@ class Picker:
 
     def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
         """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
-        bad = denoise.bad_areas(micrograph.data, micrograph.valid)
         scale = self._working_diameter / (diameter / (micrograph.pixel_size or 1.0))
-        work = denoise.working_image(micrograph.data, scale, bad)
-        return denoise.WorkingImage(self._map(work.data), work.scale_y, work.scale_x)
+        work, probability = self._view(micrograph).seen(scale)
+        return denoise.WorkingImage(probability, work.scale_y, work.scale_x)
+
+    def _view(self, micrograph: Micrograph) -> OnCpu | OnDevice:
+        return OnDevice(micrograph, self._unet) if self._on_device else OnCpu(micrograph, self._map)
 
     def _map(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            return probability_map(self._unet, image)
-        except torch.OutOfMemoryError as error:
-            raise CryoSegNetError(
-                f"The U-Net ran out of memory on {self.device}: free the device of other programs or use --device cpu."
-            ) from error
+        return probability_map(self._unet, image)
 
-    def _masks(self, probability: NDArray[np.float32], diameter_px: float) -> segment.Masks:
+    def _masks(
+        self, probability: NDArray[np.float32], diameter_px: float, image: NDArray[np.float32] | None = None
+    ) -> segment.Masks:
         if self.segmenter == "watershed":
             return segment.watershed(probability, diameter_px=diameter_px)
         assert self._sam is not None
         if self.segmenter == "grid":
             return segment.grid(probability, self._sam)
         area = np.pi / 4 * (self._label_share * diameter_px) ** 2
+        if self._windows and image is not None:
+            return cut(probability, image, self._sam, diameter_px=diameter_px, expected_area=float(area))
         return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
 
     def _pick_published(self, micrograph: Micrograph) -> Picks:
@@ -251,13 +260,9 @@ class Picker:
         the typical one of the map's own discs where none was given.
         """
         ny, nx = micrograph.data.shape
-        image = micrograph.data if self.denoised else denoise.published(micrograph.data)
-        low, high = (float(image.min()), float(image.max())) if self.denoised else (0.0, 255.0)
-        squeezed = cv2.resize(image, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
-        squeezed = (squeezed.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1.0)
-        probability = self._map(np.ascontiguousarray(squeezed[::-1]))[::-1]  # upside down, as it was trained
-        bad = denoise.bad_areas(micrograph.data, micrograph.valid)
-        frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, bad)
+        view = self._view(micrograph)
+        probability = self._map_of_denoised(micrograph.data) if self.denoised else view.seen_published(PUBLISHED_SIDE)
+        frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, view.bad)
         if self.segmenter == "grid":
             return published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
         size = self.diameter or self.max_diameter
@@ -279,6 +284,13 @@ class Picker:
             min_diameter_px=low,
             max_diameter_px=high,
         )
+
+    def _map_of_denoised(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The map of a micrograph that was denoised before, in the published frame; array order."""
+        low, high = float(data.min()), float(data.max())
+        squeezed = cv2.resize(data, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
+        squeezed = (squeezed - np.float32(low)) / np.float32((high - low) or 1.0)
+        return np.ascontiguousarray(self._map(np.ascontiguousarray(squeezed[::-1]))[::-1])  # as it was trained
 
     def _limits_px(self, micrograph: Micrograph) -> tuple[float, float]:
         if self.min_diameter is None and self.max_diameter is None:
@@ -324,6 +336,25 @@ def choose_device(name: str) -> torch.device:
     if number and int(number) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
     return torch.device(name)
+
+
+def _choose_segmenter(
+    segmenter: str | None, sam: str | Path | None, recipe: str, note: dict[str, Any]
+) -> tuple[str, str | Path | None]:
+    """The segmenter and its SAM: as asked for; else the built-in SAM at peaks where the U-Net was calibrated for it."""
+    if segmenter is None:
+        calibrated = recipe == "default" and "peaks" in note.get("segmenters", {})
+        segmenter = "peaks" if sam is not None or calibrated else "watershed"
+    return segmenter, BUILT_IN_SAM if segmenter == "peaks" and sam is None else sam
+
+
+def _fitted_for(segmenter: str, windows: bool, note: dict[str, Any], sam: str | Path | None) -> dict[str, Any]:
+    """Calibration and threshold: of the U-Net with this SAM; else what the SAM brings; else of the U-Net alone."""
+    if windows and sam is not None:
+        found = note.get("segmenters", {}).get(segmenter) or weights.metadata_of(weights.resolve(sam)).get("fitted")
+        if found:
+            return dict(found)
+    return note
 
 
 def _load_unet(name: str | Path, device: torch.device) -> tuple[AttentionUNet, dict[str, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .segment import Instance, Masks, find_peaks, measured, settled, smoothed
+from .unet import bf16_pays
 
 if TYPE_CHECKING:
     import torch
@@ -175,10 +176,11 @@ def cut(
             part = slice(start, start + batch)
             pictures = torch.from_numpy(windows(probability, image, rows[part], columns[part])).to(device)
             points = torch.full((len(pictures), 2), float(half), device=device)
-            logits, iou = decode(sam, pictures, points)
-            full = torch.nn.functional.interpolate(logits[:, None], (SIDE, SIDE), mode="bilinear", align_corners=False)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
+                logits, iou = decode(sam, pictures, points)
+            full = torch.nn.functional.interpolate(logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False)
             inside = (full[:, 0] > 0).cpu().numpy()
-            score = iou.clamp(0, 1).cpu().numpy()
+            score = iou.float().clamp(0, 1).cpu().numpy()
             for mask, s, row, column in zip(inside, score, rows[part].tolist(), columns[part].tolist()):
                 one = _under_the_point(mask, float(s), row - half, column - half, probability.shape)
                 if one is not None and 0.2 * expected_area <= len(one.y) <= 2.5 * expected_area:

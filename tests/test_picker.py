@@ -16,6 +16,7 @@ from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.picker import PUBLISHED_SIDE, choose_device
 from cryosegnet_ext.postprocess import Calibration
 from cryosegnet_ext.unet import AttentionUNet
+from cryosegnet_ext.weights import load_unet
 from tests.test_segment import tiny_sam
 
 NOTE = {
@@ -104,7 +105,6 @@ def offsets(picks, centres):
     ("options", "words"),
     [
         ({"segmenter": "otsu"}, "--segmenter otsu"),
-        ({"segmenter": "peaks"}, "--sam"),
         ({"segmenter": "grid"}, "--sam"),
         ({"recipe": "secret"}, "--recipe secret"),
         ({"recipe": "published"}, "default recipe"),
@@ -176,6 +176,22 @@ def test_settings_tell_every_option_apart(tmp_path, default_weights, published_w
     assert Picker(default_weights, device="cpu", recipe="default").settings == pickers[0].settings
     with pytest.raises(UsageError, match="does not use SAM"):
         make(sam=sam_file, segmenter="watershed")
+
+
+def test_the_built_in_sam_serves_peaks(default_weights, published_weights, tmp_path):
+    assert Picker(default_weights, device="cpu", segmenter="peaks").settings["sam"] == "sam_small"
+    with pytest.raises(UsageError, match="asked at peaks only"):
+        Picker(default_weights, device="cpu", segmenter="grid", sam="sam_small")
+    with pytest.raises(UsageError, match="serves our recipe"):
+        Picker(published_weights, device="cpu", segmenter="peaks")
+    # weights that were calibrated for it choose it by themselves, with the threshold that was fitted for it
+    model, note = load_unet(default_weights)
+    note["segmenters"] = {"peaks": {"calibration": {"offset": 1.0, "iou_slope": 0.5}, "threshold": 0.45}}
+    path = tmp_path / "calibrated.safetensors"
+    save_file(model.state_dict(), path, metadata={"cryosegnet": json.dumps(note)})
+    picker = Picker(path, device="cpu")
+    assert (picker.segmenter, picker.settings["sam"], picker.threshold) == ("peaks", "sam_small", 0.45)
+    assert Picker(path, device="cpu", segmenter="watershed").threshold == note.get("threshold", 0.0)
 
 
 def test_defaults_come_from_the_weights(default_weights, published_weights, sam_file, tmp_path):

@@ -118,7 +118,7 @@ def test_files_that_are_no_weights(tmp_path, unet, suffix, content):
 def test_a_missing_file(tmp_path):
     with pytest.raises(CryoSegNetError, match="no such weights file"):
         weights.load_state_dict(tmp_path / "none.pth")
-    with pytest.raises(CryoSegNetError, match="names are default, cryosegnet"):
+    with pytest.raises(CryoSegNetError, match="names are default, sam_small, cryosegnet"):
         weights.resolve(tmp_path / "none.pth")
 
 

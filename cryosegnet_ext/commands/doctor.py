@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .._version import __version__
-from ..choices import DEFAULT_SEGMENTER
+from ..choices import BUILT_IN_SAM
 from ..errors import CryoSegNetError
 
 HELP = "show versions, devices, weights, and whether RELION and cryosparc-tools are found"
@@ -147,9 +147,7 @@ def _writable(folder: Path) -> str:
 
 
 def _segmenter() -> str:
-    if DEFAULT_SEGMENTER == "watershed":
-        return "watershed, since no SAM is built in; peaks and grid need --sam (say sam_vit_b, or a file)"
-    return str(DEFAULT_SEGMENTER)
+    return f"peaks, with the built-in {BUILT_IN_SAM}; grid needs --sam (say sam_vit_b, or a file), watershed none"
 
 
 def _relion() -> str:

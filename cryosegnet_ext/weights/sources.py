@@ -51,6 +51,7 @@ def _segment_anything(file: str, sha256: str, about: str) -> Source:
 
 SOURCES: dict[str, Source] = {
     "default": Source("unet", "unet_default.safetensors", "MIT", "built-in U-Net"),
+    "sam_small": Source("sam", "sam_small.safetensors", "MIT", "built-in small SAM, asked at peaks"),
     "cryosegnet": Source(
         "unet",
         "cryosegnet.pth",
