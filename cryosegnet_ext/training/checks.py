@@ -193,6 +193,24 @@ class Evidence:
         return np.array(seen)
 
 
+def further(remedy: str, flip: str | None, scale: float) -> str:
+    """A remedy for labels that a flip or a scale was applied to already: the options that do both."""
+    option, _, value = remedy.partition(" ")
+    if option == "--label-scale":
+        scale *= float(value)
+    elif option == "--flip-labels" and flip is None:
+        flip = value
+    elif option == "--flip-labels" and value == flip:
+        flip = None
+    elif option == "--flip-labels" and "swap" not in (value, flip):
+        flip = "".join(axis for axis in "xy" if (axis in value) != (axis in str(flip)))
+    else:
+        return remedy
+    words = [f"--flip-labels {flip}"] if flip else []
+    words += [f"--label-scale {scale:.6g}"] if abs(scale - 1) > 1e-6 else []
+    return " ".join(words) or "neither --flip-labels nor --label-scale"
+
+
 def check_placement(micrograph: str, labels: Labels, evidence: Floats) -> Problem | None:
     """A placement that fits this micrograph far better than the labels do as they are."""
     best = int(np.argmax(evidence))

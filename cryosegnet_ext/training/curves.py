@@ -122,7 +122,7 @@ def draw_curves(folder: Path) -> Path | None:
         right.plot(validation["step"], validation["dice"], color="C2", marker="o", ms=3, label="validation Dice")
         best = max(range(len(validation["dice"])), key=validation["dice"].__getitem__)
         where = (validation["step"][best], validation["dice"][best])
-        right.annotate(f"best {where[1]:.3f}", where, xytext=(0, 6), textcoords="offset points", ha="center", size=8)
+        right.annotate(f"best {where[1]:.3f}", where, xytext=(0, 6), textcoords="offset points", ha="right", size=8)
         right.set(ylabel="Dice", ylim=(0, 1.05))
         more = right.get_legend_handles_labels()
         lines, names = lines + more[0], names + more[1]

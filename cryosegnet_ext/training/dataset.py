@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,6 +223,8 @@ def _make(task: Task, how: Preparation, note: Path, frame: Path) -> None:
         evidence = Evidence(micrograph.data, diameter_px).placements(labels)
         problem = checks.check_placement(name, labels, evidence)
         problems += [problem] if problem else []
+    if how.flip or how.scale != 1:
+        problems = [replace(p, remedy=p.remedy and checks.further(p.remedy, how.flip, how.scale)) for p in problems]
     within = checks.inside(labels.x, labels.y, shape)
     if not problems and not within.all():
         what = f"has {(~within).sum()} of {len(labels)} labels outside {name}: left out"

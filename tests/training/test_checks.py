@@ -139,3 +139,18 @@ def test_real_labels_raise_no_alarm_and_flipped_ones_do(shared_data):
 def test_every_placement_has_its_own_remedy():
     remedies = [p.remedy for p in PLACEMENTS]
     assert len(set(remedies)) == len(remedies)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "flip", "scale", "together"),
+    [
+        ("--flip-labels y", None, 1.0, "--flip-labels y"),
+        ("--flip-labels y", "y", 1.0, "neither --flip-labels nor --label-scale"),
+        ("--flip-labels y", "x", 1.0, "--flip-labels xy"),
+        ("--flip-labels x", "xy", 1.0, "--flip-labels y"),
+        ("--flip-labels y", None, 2.0, "--flip-labels y --label-scale 2"),
+        ("--label-scale 0.5", "y", 4.0, "--flip-labels y --label-scale 2"),
+    ],
+)
+def test_remedies_add_to_what_was_given(remedy, flip, scale, together):
+    assert checks.further(remedy, flip, scale) == together
