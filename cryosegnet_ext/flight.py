@@ -11,14 +11,16 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from .engines import Engine, Here
 from .estimate import Estimate, estimate
 from .inputs import Input
 from .stopping import Stop
 from .task import MicrographPicker, Outcome, Task, pick_task
+
+if TYPE_CHECKING:
+    import torch
 
 DEPTH = 4
 """Micrographs in flight: a 4096 x 4096 one takes about 0.5 GB of a GPU at a time."""
@@ -115,4 +117,6 @@ class InFlight(Engine):
 def _own_stream(device: torch.device | None) -> contextlib.AbstractContextManager[object]:
     if device is None or device.type != "cuda":
         return contextlib.nullcontext()
+    import torch
+
     return torch.cuda.stream(torch.cuda.Stream(device))

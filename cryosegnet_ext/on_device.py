@@ -6,6 +6,7 @@ they are matrices here, made by the very OpenCV functions that the CPU uses: wha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -15,13 +16,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from . import denoise_torch
+from . import denoise, denoise_torch
 from .denoise import BACKGROUND_SIGMA, CLIP, Change, WorkingImage, areas_of
 from .memory import OutOfMemoryError, with_less
 from .micrograph import Micrograph
 from .unet import AttentionUNet, map_of_tensor
 
 _BLOCK = 16
+
+Part = tuple[slice, slice]
+WHOLE: Part = (slice(None), slice(None))
+
+
+class OnCpu:
+    """One micrograph in the computer's memory, with the interface of `OnDevice`.
+
+    Parameters
+    ----------
+    micrograph
+        As `read_micrograph` gives it.
+    network
+        Image (h, w) float32 -> probability (h, w).
+
+    Attributes
+    ----------
+    bad : (ny, nx) bool
+        Bad areas.
+    """
+
+    def __init__(self, micrograph: Micrograph, network: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+        self._data, self._network = micrograph.data, network
+        self.bad = denoise.bad_areas(micrograph.data, micrograph.valid)
+
+    def seen(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
+        """Working image and probability map (h, w) of the micrograph, or of a part of it."""
+        work = denoise.working_image(self._data[part], scale, self.bad[part])
+        return work, self._network(work.data)
+
+    def seen_published(self, side: int) -> NDArray[np.float32]:
+        """Probability map (side, side) of the published recipe, array order."""
+        image = cv2.resize(denoise.published(self._data), (side, side), interpolation=cv2.INTER_LINEAR)
+        # upside down, as it was trained
+        upside_down = np.ascontiguousarray(image[::-1].astype(np.float32) / np.float32(255))
+        return np.ascontiguousarray(self._network(upside_down)[::-1])
 
 
 class OnDevice:
@@ -65,9 +102,7 @@ class OnDevice:
             found.append(Change(*(part.cpu().numpy() for part in parts)))
         return found
 
-    def seen(
-        self, scale: float, part: tuple[slice, slice] = (slice(None), slice(None))
-    ) -> tuple[WorkingImage, NDArray[np.float32]]:
+    def seen(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
         """Working image and probability map (h, w) of the micrograph, or of a part of it, downloaded together."""
         data, hidden = self._data[part], None if self._bad is None else self._bad[part]
 
@@ -169,14 +204,9 @@ def _blurring(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     sigma = BACKGROUND_SIGMA / factor
     coarse = _along_rows(n, c, cv2.INTER_AREA)
     width = round(8 * sigma + 1) | 1  # what OpenCV takes for floats
-    blurred = cv2.sepFilter2D(
-        coarse,
-        -1,
-        np.ones(1, np.float32),
-        cv2.getGaussianKernel(width, sigma, cv2.CV_32F),
-        borderType=cv2.BORDER_REFLECT,
-    )
-    return _kept(blurred, device), _kept(_along_rows(c, n, cv2.INTER_LINEAR), device)
+    taps = cv2.getGaussianKernel(width, sigma, cv2.CV_32F)
+    blurred = cv2.sepFilter2D(coarse, -1, np.ones(1, np.float32), taps, borderType=cv2.BORDER_REFLECT)
+    return _kept(np.asarray(blurred, np.float32), device), _kept(_along_rows(c, n, cv2.INTER_LINEAR), device)
 
 
 def _kept(matrix: NDArray[np.float32], device: torch.device) -> Tensor:

@@ -14,12 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoise import working_image
+from .denoise import WorkingImage, working_image
 from .postprocess import robust_diameter
 from .segment import watershed
 
 Image = NDArray[np.float32]
 Map = Callable[[Image], Image]
+Part = tuple[slice, slice]
+Seen = Callable[[float, Part], tuple[WorkingImage, Image]]
 
 STEP = 1.3
 # Particles span these shares of a micrograph's long side unless something better is known.
@@ -93,7 +95,34 @@ def diameter_votes(
     working_diameter, label_share
         As the network was taught.
     """
-    side = max(data.shape)
+
+    def seen(scale: float, part: Part) -> tuple[WorkingImage, Image]:
+        work = working_image(data[part], scale, bad[part])
+        return work, network(work.data)
+
+    return diameter_votes_of(seen, data.shape, low, high, working_diameter, label_share)
+
+
+def diameter_votes_of(
+    seen: Seen,
+    shape: tuple[int, ...],
+    low: float | None,
+    high: float | None,
+    working_diameter: float,
+    label_share: float,
+) -> Votes:
+    """`diameter_votes` wherever the micrograph lies.
+
+    Parameters
+    ----------
+    seen
+        (scale, rows and columns) -> working image and probability map of that part of the micrograph.
+    shape
+        (ny, nx) of the micrograph.
+    low, high, working_diameter, label_share
+        As for `diameter_votes`.
+    """
+    side = max(shape)
     first = max(low or 0.0, side * SMALLEST_SHARE, LEAST_PIXELS)
     last = min(high or np.inf, side * LARGEST_SHARE)
     if high is not None and last < first:
@@ -102,28 +131,26 @@ def diameter_votes(
         np.floor(np.log(first) / np.log(STEP) + 1e-9), np.ceil(np.log(max(last, first)) / np.log(STEP)) + 1
     )
     rungs = steps.astype(int)
-    seen = [_look(network, data, bad, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
-    table = np.array(seen, np.float64).reshape(-1, 4)
+    rows = [_look(seen, shape, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
+    table = np.array(rows, np.float64).reshape(-1, 4)
     return Votes(rungs, table[:, 0], table[:, 1], table[:, 2], table[:, 3])
 
 
 def _look(
-    network: Map, data: Image, bad: NDArray[np.bool_], diameter: float, working_diameter: float, label_share: float
+    seen: Seen, shape: tuple[int, ...], diameter: float, working_diameter: float, label_share: float
 ) -> tuple[float, float, float, float]:
     """Response, count, relative size and third-best probability at one scale."""
     scale = working_diameter / diameter
     most = int(MOST_WORKING_PIXELS / scale)
-    ny, nx = data.shape
-    y0, x0 = max((ny - most) // 2, 0), max((nx - most) // 2, 0)
-    part, hidden = data[y0 : y0 + most, x0 : x0 + most], bad[y0 : y0 + most, x0 : x0 + most]
-    work = working_image(part, scale, hidden)
-    masks = watershed(network(work.data), diameter_px=working_diameter)
+    y0, x0 = (max((n - most) // 2, 0) for n in shape)
+    _, probability = seen(scale, (slice(y0, y0 + most), slice(x0, x0 + most)))
+    masks = watershed(probability, diameter_px=working_diameter)
     size = np.sqrt(4 * masks.area / np.pi) / label_share / working_diameter
     weight = np.clip((masks.probability - CONFIDENT) / (1 - CONFIDENT), 0, 1)
     weight = np.where((size > 0.45) & (size < 1.9), weight, 0.0)
     if not weight.any():
         return 0.0, 0.0, np.nan, 0.0
-    response = float((weight * masks.area).sum() / work.data.size)
+    response = float((weight * masks.area).sum() / probability.size)
     probable = np.sort(masks.probability[weight > 0])[::-1]
     third = float(probable[2]) if len(probable) > 2 else 0.0
     return response, float(weight.sum()), robust_diameter(size, weight), third

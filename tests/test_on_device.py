@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import torch
 
-from cryosegnet_ext import Micrograph, denoise, on_device
+from cryosegnet_ext import Micrograph, Picker, denoise, on_device, read_micrograph
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.unet import AttentionUNet, probability_map
+from cryosegnet_ext.evaluation import agreement
+from cryosegnet_ext.unet import probability_map
 from tests.test_denoise import noise, particles
+from tests.test_unet import random_unet
 
 
 @pytest.fixture(scope="module")
 def unet():
-    torch.manual_seed(0)
-    return AttentionUNet(2, 2).eval()
+    return random_unet(3, 2)
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (256, 411), (390, 201)], ids=str)
@@ -80,3 +83,53 @@ def test_memory_that_runs_out_is_told(unet, monkeypatch):
     monkeypatch.setattr(on_device, "_uploaded", none_left)
     with pytest.raises(CryoSegNetError, match="A micrograph ran out of memory"):
         on_device.OnDevice(Micrograph(noise((100, 100)), None, "m.mrc"), unet)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """The sample that comes with the package, as both paths see it with the built-in network."""
+    micrograph = read_micrograph(files("cryosegnet_ext") / "data" / "sample.mrc")
+    here = Picker(device="cpu", segmenter="watershed")
+    there = Picker(device="cpu", segmenter="watershed")
+    there._on_device = True
+    return micrograph, here, there
+
+
+def test_picks_are_those_of_the_default_path(sample):
+    micrograph, here, there = sample
+    a, b = here.pick(micrograph, 171.0), there.pick(micrograph, 171.0)
+    assert len(a) > 20
+    found = agreement(np.c_[b.x, b.y], np.c_[a.x, a.y], 3.0)
+    assert found.f1 >= 0.99
+    assert np.median(found.offsets) < 0.2
+    assert b.score[:10] == pytest.approx(a.score[:10], abs=0.05)
+
+
+def test_the_size_is_estimated_alike(sample):
+    micrograph, here, there = sample
+    part = Micrograph(np.ascontiguousarray(micrograph.data[:700, :700]), micrograph.pixel_size, "part.mrc")
+    expected = here.estimate_diameter([part])
+    assert expected is not None
+    assert there.estimate_diameter([part]) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_published_recipe_shows_the_network_the_same(unet, monkeypatch):
+    """And the map comes back in array order; a network that gives back what it is shown but for one half."""
+    micrograph = Micrograph(particles((260, 310), seed=7), None, "m.mrc")
+    shown = []
+
+    def half(image):
+        shown.append(np.array(image))
+        return image * (np.arange(256)[:, None] < 128)
+
+    monkeypatch.setattr(on_device, "map_of_tensor", lambda _, image: torch.from_numpy(half(image.numpy())))
+    maps = [
+        on_device.OnCpu(micrograph, half).seen_published(256),
+        on_device.OnDevice(micrograph, unet).seen_published(256),
+    ]
+    for a, b in (shown, maps):
+        difference = np.abs(a - b)
+        assert a.shape == b.shape == (256, 256) and a.std() > 0.05
+        # in a small frame a byte that is truncated otherwise can move the few levels of a CLAHE tile
+        assert (difference > 1.5 / 255).mean() < 0.05 and difference.mean() < 0.3 / 255
+    assert np.abs(maps[1][:128]).max() == 0 < maps[1][128:].mean()
