@@ -208,7 +208,7 @@ def box_of(folder: Path, name: str, side: int) -> np.ndarray:
 
 def onto(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """``volume`` shifted by whole pixels to where its correlation with the truth peaks."""
-    match = np.fft.irfftn(np.fft.rfftn(truth) * np.fft.rfftn(volume).conj(), s=truth.shape)
+    match = np.fft.irfftn(np.fft.rfftn(truth) * np.fft.rfftn(volume).conj(), s=truth.shape, axes=(0, 1, 2))
     return np.roll(volume, np.unravel_index(match.argmax(), match.shape), (0, 1, 2))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from .contamination import Planes, add_crystals, add_droplets, add_film, add_foil, add_leopard
 from .membranes import add_disc
@@ -51,11 +50,11 @@ def make_junk(
     if scene.carbon > 0:
         side = outside_hole(shape, scene.carbon, rng)
         grain = rng.standard_normal(shape, np.float32) * np.float32(0.12 / np.sqrt(pixel_size) * rng.uniform(0.6, 1.6))
-        edge = ndimage.gaussian_filter(side, max(0.6, 10 / pixel_size))
+        edge = cv2.GaussianBlur(side, (0, 0), max(0.6, 10 / pixel_size))
         rim = np.clip(edge * (1 - edge) * 4, 0, 1)
         phase += edge * (0.8 + grain) + rim * np.float32(rng.uniform(0, 1.2))
         absorption *= 1 - edge * np.float32(rng.uniform(0.02, 0.35))
-        junk |= ndimage.gaussian_filter(side, max(0.25 * d, 1)) > 0.15
+        junk |= cv2.GaussianBlur(side, (0, 0), max(0.25 * d, 1)) > 0.15
     if scene.crystalline > 0:
         coarse = smooth_noise(shape, d * rng.uniform(0.25, 0.8), rng)
         fine = np.abs(smooth_noise(shape, d * rng.uniform(0.12, 0.3), rng))

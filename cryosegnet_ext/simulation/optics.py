@@ -54,11 +54,12 @@ def contrast_transfer(optics: Optics, shape: tuple[int, int], pixel_size: float)
     sy = fft.fftfreq(shape[0], pixel_size)[:, None]
     sx = fft.rfftfreq(shape[1], pixel_size)[None, :]
     s2 = sx**2 + sy**2
-    angle = np.arctan2(sy, sx)
     mean, half = (optics.defocus_u + optics.defocus_v) / 2, (optics.defocus_u - optics.defocus_v) / 2
-    defocus = mean + half * np.cos(2 * (angle - np.deg2rad(optics.defocus_angle)))
-    lam = optics.wavelength
-    chi = np.pi * lam * s2 * (defocus - 0.5 * lam**2 * s2 * optics.cs * 1e7)
+    twice, lam = 2 * np.deg2rad(optics.defocus_angle), optics.wavelength
+    chi = s2 * (mean - 0.5 * lam**2 * optics.cs * 1e7 * s2)
+    if half:  # s^2 cos(2 (angle - angle of u)) without an angle for every frequency
+        chi += half * np.cos(twice) * (sx**2 - sy**2) + 2 * half * np.sin(twice) * sx * sy
+    chi *= np.pi * lam
     chi += np.arcsin(optics.amplitude_contrast)
     return (-np.sin(chi) * np.exp(-optics.b_factor * s2 / 4)).astype(np.float32)
 
