@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UsageError
+from ..progress import plural
 from .options import number
 
 HELP = "write report.html of a folder that was picked into; choose another threshold without picking again"
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
             max_diameter=high,
             suffix=args.format,
         )
-        _say(f"{chosen.picks} picks of {chosen.micrographs} micrographs -> {args.write_picks}")
+        _say(f"{plural(chosen.picks, 'pick')} of {plural(chosen.micrographs, 'micrograph')} -> {args.write_picks}")
         return 0
     path = write_report(args.folder, stars=args.star, fallback=[choose_command(str(args.folder))])
     _say(f"look at: {path}")

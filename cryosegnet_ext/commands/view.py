@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..choices import DIAMETERS, PIXEL_SIZES
 from ..errors import UsageError
+from ..progress import plural
 from .options import number
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
             "look at the micrographs and save picks",
             file=sys.stderr,
         )
-    print(f"{len(desk.sheets)} micrographs; saved picks go to {_shown(desk.target)}")
+    print(f"{plural(len(desk.sheets), 'micrograph')}; saved picks go to {_shown(desk.target)}")
     print(f"open:  {server.address}")
     print("Ctrl-C ends it.", flush=True)
     with server, _ends_quietly():

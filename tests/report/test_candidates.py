@@ -84,6 +84,14 @@ def test_a_picker_that_tells_no_candidates_keeps_its_picks(tmp_path: Path) -> No
     assert kept is not None and len(kept.candidates) == 24
 
 
+def test_a_write_that_was_cut_short_leaves_nothing(tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES)
+    torn = candidates_path(out, "m0").parent / ".tmp-1-abc.cand"
+    torn.write_bytes(b"half")
+    make_run(tmp_path, NAMES)
+    assert not torn.exists() and read_candidates(out, "m0") is not None
+
+
 def test_overwriting_forgets_what_was_kept(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
     (tmp_path / "mics" / "m0.mrc").unlink()
