@@ -49,10 +49,12 @@ def write_micrograph(path: Path, seed: int = 0, shape: tuple[int, int] = (64, 96
     return path
 
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):
     module = types.ModuleType("cryosegnet_ext.picker")
     module.Picker = StubPicker  # type: ignore[attr-defined]
     sys.modules["cryosegnet_ext.picker"] = module
+
+if __name__ == "__main__":
     from cryosegnet_ext.commands import main
 
     sys.exit(main())

@@ -529,3 +529,30 @@ def test_settings_may_change_while_nothing_was_picked(tmp_path: Path) -> None:
     inputs, out = expand_inputs([str(tmp_path / "bad.mrc")]), tmp_path / "out"
     assert batch.run(StubPicker(), inputs, out, progress=False).exit_code == 3
     assert batch.run(StubPicker(threshold=0.5), inputs, out, progress=False).exit_code == 3
+
+
+def test_what_is_said_while_it_runs(mics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pick(mics, tmp_path / "out", progress=True)
+    said = capsys.readouterr().err
+    assert "estimating the particle size from 8 micrographs" in said and "the particles are about 20 A large" in said
+    (tmp_path / "one").mkdir()
+    (mics / "m0.mrc").rename(tmp_path / "one/m0.mrc")
+    pick(tmp_path / "one", tmp_path / "out1", progress=True)
+    assert "estimating the particle size from 1 micrograph\n" in capsys.readouterr().err
+
+
+def test_nothing_is_said_of_sizes_and_overlays_where_no_file_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mrc").write_bytes(b"no image" * 300)
+    result = pick(tmp_path, tmp_path / "out", progress=True)
+    assert result.exit_code == 3
+    said = capsys.readouterr().err
+    assert "warning: none of 2 micrographs could be picked; failed.csv says why" in said
+    assert "diameter" not in said and "overlays" not in said
+    # The reason stands beside the name and does not repeat it.
+    assert all(name not in reason and reason.startswith("the file ") for name, reason in result.failures)
+    write_micrograph(tmp_path / "a.mrc")
+    assert pick(tmp_path, tmp_path / "out").done == 1
+    assert journal_lines(tmp_path / "out")[-2]["record"] in ("diameter", "micrograph")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cryosegnet_ext import batch, watch
+from cryosegnet_ext.commands import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.inputs import expand_inputs
 from cryosegnet_ext.journal import Record
@@ -57,8 +60,8 @@ class Running:
         return self.result
 
 
-def wait_until(what: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -257,3 +260,48 @@ def test_monitor_files_that_cannot_be_written(tmp_path: Path) -> None:
                 progress=False,
                 monitor=Monitor(**options),
             )
+
+
+def start(words: str, tmp_path: Path) -> subprocess.Popen[str]:
+    stub = Path(__file__).with_name("stub_picker.py")
+    environment = {**os.environ, "PYTHONPATH": str(stub.parent.parent)}
+    command = [sys.executable, str(stub), "pick", *words.split()]
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_command_with_two_processes_and_a_stop_file(tmp_path: Path) -> None:
+    for i in range(8):
+        write_micrograph(tmp_path / f"mics/m{i}.mrc", seed=i)
+    words = "mics -o out --watch --settle 0.2 --diameter 20 --device cpu,cpu --metrics run.prom"
+    process = start(words, tmp_path)
+    try:
+        wait_until(lambda: (tmp_path / "out/picks/m7.star").exists() or process.poll() is not None, 90)
+        (tmp_path / "out/STOP").touch()
+        stdout, stderr = process.communicate(timeout=90)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, stderr
+    assert "192 picks on 8 micrographs" in stdout and "Traceback" not in stderr
+    assert json.loads((tmp_path / "out/heartbeat.json").read_text())["workers"] == 2
+    assert "cryosegnet_up 0.0" in (tmp_path / "run.prom").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--idle-stop 3", "--idle-stop goes with --watch"),
+        ("--watch --idle-stop 0", "0 is not above zero"),
+        ("--stop-file .", ". is there, which ends a run; remove it"),
+        ("--metrics run.txt", "must end with .prom"),
+        ("--device cuda:0,tpu", "cuda:0,tpu is not known"),
+        ("--cluster none.yaml", "none.yaml: no such file"),
+        ("--scheduler tcp://a:1 --device cpu,cpu", "each worker of a cluster has one device"),
+        ("--cluster c.yaml --scheduler tcp://a:1", "leave out --scheduler"),
+    ],
+)
+def test_options_that_do_not_go_together(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pick", "m", "-o", "o", *words.split()]) == 1
+    assert message in capsys.readouterr().err

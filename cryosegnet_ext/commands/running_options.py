@@ -81,6 +81,8 @@ def check_running(args: argparse.Namespace) -> None:
         )
     if args.cluster is not None and not args.cluster.is_file():
         raise UsageError(f"--cluster {args.cluster}: no such file; docs/cluster.md shows what belongs into it")
+    if args.stop_file is not None and os.path.lexists(args.stop_file):
+        raise UsageError(f"--stop-file {args.stop_file} is there, which ends a run; remove it and start again")
     if not args.watch and args.idle_stop is not None:
         raise UsageError("--idle-stop goes with --watch; without it a run ends when all is picked")
     if args.metrics is not None and args.metrics.suffix != ".prom":
@@ -130,10 +132,7 @@ def stop_from(args: argparse.Namespace) -> Callable[[], bool] | None:
     """Asked between micrographs: whether the run shall stop. A watch looks for its stop file itself."""
     if args.watch or args.stop_file is None:
         return None
-    file = args.stop_file
-    if os.path.lexists(file):
-        raise UsageError(f"--stop-file {file} is there, which ends a run; remove it and start again")
-    return functools.partial(os.path.lexists, file)
+    return functools.partial(os.path.lexists, args.stop_file)
 
 
 def monitor_from(args: argparse.Namespace) -> Monitor:
