@@ -18,9 +18,10 @@ the python of an environment with topaz-em).
 5. ``relion_refine_mpi --auto_refine --split_random_halves`` from the true map low-passed to --initial-lowpass, C1,
    global search at 15 degrees with two-fold oversampling to start with, halves joined below 40 angstrom; it ends by
    itself or after --iterations.
-6. Resolution: FSC of the two halves at 0.143 (gold standard: refined apart, from the same low-passed start), and FSC
-   of their mean with the true map at 0.5, both within a soft mask of the true map. The halves are shifted by whole
-   pixels to where they correlate best with the true map; their orientation is that of the start.
+6. Resolution: FSC of the two halves at 0.143 as RELION computes it while it refines (rlnGoldStandardFsc: no mask on the
+   maps, halves refined apart from the same low-passed start), and FSC of their mean with the true map at 0.5, within a
+   soft mask of the true map. The halves are shifted by whole pixels to where they correlate best with the true map;
+   their orientation is that of the start.
 
 Precision and recall: a pick is right within 0.3 diameters of a true centre, each used once.
 """
@@ -213,18 +214,18 @@ def onto(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def resolutions(maps: list[Path], truth: np.ndarray, pixel_size: float) -> tuple[float, float]:
-    """FSC 0.143 between the halves and FSC 0.5 of their mean with the truth, angstrom."""
+    """RELION's own FSC 0.143 between the halves, and FSC 0.5 of their mean with the truth, angstrom."""
+    side = len(truth) * pixel_size
+    # the maps of an iteration are filtered, and a mask would make their empty shells agree: RELION's curve is older
+    model = sorted(maps[0].parent.glob("run_model.star")) or sorted(maps[0].parent.glob("run_it*_half1_model.star"))
+    curve = starfile.read(model[-1])["model_class_1"]["rlnGoldStandardFsc"].to_numpy(float)
     mask = ndimage.binary_dilation(truth > 0.02 * truth.max(), iterations=3)
     soft = np.clip(1 - (ndimage.distance_transform_edt(~mask)) / 5, 0, 1)
     halves = []
     for path in maps:
         with mrcfile.open(path) as mrc:
             halves.append(onto(np.array(mrc.data), truth) * soft)
-    side = len(truth) * pixel_size
-    return (
-        crossing(fsc(halves[0], halves[1]), 0.143, side),
-        crossing(fsc(halves[0] + halves[1], truth), 0.5, side),
-    )
+    return crossing(curve, 0.143, side), crossing(fsc(halves[0] + halves[1], truth), 0.5, side)
 
 
 def one_picker(folder: Path, picker: str, summary: dict, a: argparse.Namespace) -> dict:
