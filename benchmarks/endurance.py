@@ -98,10 +98,7 @@ def work(args: argparse.Namespace) -> int:
     memory: list[int] = []
 
     def watch(*_: object) -> None:
-        if len(memory) < 2:
-            memory.append(0)
-        else:
-            memory.append(resident_bytes() or 0)
+        memory.append(resident_bytes() or 0)
 
     try:
         if args.devices:
@@ -112,7 +109,8 @@ def work(args: argparse.Namespace) -> int:
     except CryoSegNetError as error:
         print(error)
         return 3
-    settled = memory[min(200, len(memory) // 2) :]
+    # The first micrographs bring in libraries that load when they are needed.
+    settled = memory[min(200, max(5, len(memory) // 2)) :]
     if settled:
         print(json.dumps({"micrographs": len(memory), "grown": settled[-1] - settled[0]}))
     return result.exit_code
