@@ -224,20 +224,21 @@ def finish_choice(
     start: str,
     steps: int,
     remarks: Sequence[str] = (),
+    scored_on: str | None = None,
 ) -> None:
     """Say what was kept, and write the report."""
     said = list(remarks)
     if best is untouched:
         shutil.copyfile(resolve(start), folder.path / WEIGHTS)
         said.append(
-            "Fine-tuning did not make the network better: the start weights were kept unchanged. More labelled "
-            "micrographs, or labels that leave out fewer particles, may help."
+            "Fine-tuning did not make the network better: the start weights were kept unchanged. More micrographs with "
+            "labels, or labels that leave out fewer particles, may help."
         )
     elif best.share == 0:
         said.append("The start weights' map was best; only score and threshold were fitted to these micrographs.")
     elif best.share < 1:
         said.append(f"Kept: {best.share:.0%} of the way from the start weights to the trained ones.")
-    finish(folder, data, scores, steps, best.threshold, said)
+    finish(folder, data, scores, steps, best.threshold, said, scored_on)
     folder.write({"kept": asdict(replace(best)), "start_sha256": _sha256(start)})
 
 

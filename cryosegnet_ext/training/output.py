@@ -107,15 +107,19 @@ def model_card(report: Mapping[str, Any]) -> str:
         lines.append(f"| started from | {settings['start']} |")
     if settings.get("simulate"):
         lines.append(f"| simulated specimens | {', '.join(Path(p).name for p in settings['simulate'])} |")
-    lines += ["", "## Validation micrographs, as `cryosegnet pick` picks them, size given", ""]
+    lines += ["", f"## On {results['scored_on']}, as `cryosegnet pick` picks them, size given", ""]
     lines += ["| network | precision | recall | F1 |", "|---|---|---|---|"]
     for name, score in results["scores"].items():
         lines.append(f"| {name} | {score['precision']:.3f} | {score['recall']:.3f} | {score['f1']:.3f} |")
     lines += ["", *results.get("remarks", [])]
+    if "validation" in results["scored_on"]:
+        fitted = (
+            "The score and the threshold were fitted to these same micrographs, so the figures are a little better "
+        )
+        lines += ["", fitted + "than new micrographs will give."]
     lines += [
         "",
-        "The score and the threshold were fitted to these same micrographs, so the figures are a little better than "
-        "new micrographs will give. Whether the network serves other particles or microscopes was not tried.",
+        "Whether the network serves other particles or microscopes was not tried.",
         "",
         "`training.json` lists the micrographs, the settings and the versions; the same command gives the same network "
         "up to the rounding of the machine.",

@@ -45,6 +45,7 @@ KEPT_CONFIDENT, MOST_PICKS, LEAST_PICKS, LOST_F1 = 0.93, 2.0, 0.7, 0.03
 # Mean image of the added picks against that of the confident ones, as a correlation.
 ALIKE = 0.6
 _SIMULATED, _SIMULATED_SIDE = 6, 512
+SCORED_ON = f"{_SIMULATED} simulated micrographs of particles that no network saw"
 
 
 def load_data(options: FineTuning, folder: Path, start: str, device: str, say: Callable[[str], None]) -> Data:
@@ -142,7 +143,7 @@ def conclude(
     held = [(example, example.micrograph()) for example in data.validation[:4]]
     old_picks = [old.pick(m, with_size(m, e.diameter_px)) for e, m in held]
     old_simulated = _score(old, simulated, images)
-    scores = {"start weights, simulated test": old_simulated}
+    scores = {"start weights": old_simulated}
     untouched = Choice(0.0, prior, threshold, old_simulated.f1)
     remarks = [f"Labels: {sum(len(e.x) for e in data.training)} confident picks; nothing was checked by eye."]
     candidate = folder.path / "candidate.safetensors"
@@ -158,15 +159,15 @@ def conclude(
         if verdict is None:
             best = Choice(share, prior, threshold, seen.f1)
             keep(best, before, tuned, folder, segmenters)
-            scores["fine-tuned, simulated test"] = seen
+            scores["fine-tuned"] = seen
             counts = sum(map(len, old_picks)), sum(map(len, picks))
             remarks.append(
                 f"Picks on {len(held)} micrographs that were not trained on: {counts[0]} before, {counts[1]} after."
             )
-            finish_choice(best, untouched, scores, data, folder, start, steps, remarks)
+            finish_choice(best, untouched, scores, data, folder, start, steps, remarks, SCORED_ON)
             return
         remarks.append(f"{share:.0%} of the training was refused: {verdict}.")
-    finish_choice(untouched, untouched, scores, data, folder, start, steps, remarks)
+    finish_choice(untouched, untouched, scores, data, folder, start, steps, remarks, SCORED_ON)
 
 
 def _simulated() -> list[Any]:

@@ -321,13 +321,20 @@ def conclude(
 
 
 def finish(
-    folder: RunFolder, data: Data, scores: Mapping[str, Scores], steps: int, threshold: float, remarks: Sequence[str]
+    folder: RunFolder,
+    data: Data,
+    scores: Mapping[str, Scores],
+    steps: int,
+    threshold: float,
+    remarks: Sequence[str],
+    scored_on: str | None = None,
 ) -> None:
     """Write the report, the card and the curves, and tell the result."""
+    count = min(len(data.validation), MOST_MICROGRAPHS)
     results = {
         "steps": steps,
         "threshold": threshold,
-        "scored_micrographs": min(len(data.validation), MOST_MICROGRAPHS),
+        "scored_on": scored_on or f"{count} validation micrograph{'s' if count > 1 else ''}",
         "remarks": list(remarks),
         "scores": {
             name: {**asdict(s), "precision": round(s.precision, 4), "recall": round(s.recall, 4), "f1": round(s.f1, 4)}
@@ -346,7 +353,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
     results, data = report["results"], report["data"]
     names = list(results["scores"])
     width = max((len(name) for name in names), default=0) + 1
-    lines = [f"On {results['scored_micrographs']} validation micrographs, size given:"]
+    lines = [f"On {results['scored_on']}, size given:"]
     for name in names:
         s = results["scores"][name]
         words = f"precision {s['precision']:.3f}, recall {s['recall']:.3f}, F1 {s['f1']:.3f}"
