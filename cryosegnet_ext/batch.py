@@ -12,9 +12,10 @@ import numpy as np
 
 from .advice import ONE_ANGSTROM, about_diameter, advice, checked_diameter, is_header_of_one
 from .atomic import write_atomic
-from .engines import Engine, EngineError, Here
+from .engines import Engine, EngineError
 from .errors import CryoSegNetError
 from .estimate import MICROGRAPHS, Estimate
+from .flight import engine_for
 from .inputs import Input
 from .journal import Journal, Record, remove_files
 from .monitor import Monitor
@@ -145,7 +146,7 @@ def run(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
         raise CryoSegNetError(f"unknown pick format {', '.join(unknown) or '(none)'}; choose from {', '.join(FORMATS)}")
-    engine = picker if isinstance(picker, Engine) else Here(picker)
+    engine = picker if isinstance(picker, Engine) else engine_for(picker)
     monitor = monitor or Monitor()
     settings = {**engine.settings, "pixel_size": pixel_size}
     if box_size is not None:

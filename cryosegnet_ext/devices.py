@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
-from .engines import Engine, EngineError, Here
+from .engines import Engine, EngineError
 from .errors import CryoSegNetError, UsageError
 from .estimate import Estimate, estimate
+from .flight import engine_for
 from .inputs import Input
 from .progress import plural
 from .stopping import Stop
@@ -286,7 +287,7 @@ def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
 
 
 def _serve(pipe: Any, picker: MicrographPicker) -> None:
-    here = Here(picker)
+    here = engine_for(picker)
     never = Stop()
     at_hand = 0
     while True:
