@@ -298,7 +298,7 @@ def _serve(pipe: Any, picker: MicrographPicker) -> None:
                 at_hand += 1
             else:
                 pipe.send(("estimate", estimate(picker, *message[1:])))
-        for outcome in here.wait(never):
+        for outcome in here.wait(never, 0.0):
             at_hand -= 1
             pipe.send(("outcome", outcome))
 
