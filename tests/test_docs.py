@@ -194,6 +194,8 @@ def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
         "picked/summary.json",
         "picked_165/picks/sample.box",
         "for_cryosparc",
+        "picked/report.html",
+        "picked/picks_sure/sample.star",
         "csv/sample.csv",
         "boxes/sample.box",
     ):
