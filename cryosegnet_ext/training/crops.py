@@ -196,6 +196,15 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
         scene = replace(scene, rings=int(rng.integers(1, 3)))
     if 0.45 <= kind < 0.48:
         scene = replace(scene, gold=int(rng.integers(1, 20)))
+    if 0.55 <= kind < 0.61:
+        empty = kind < 0.58
+        scene = replace(scene, contamination=int(rng.integers(2, 30)), coverage=0.0 if empty else scene.coverage)
+    if 0.61 <= kind < 0.64:
+        scene = replace(scene, crystals=int(rng.integers(3, 40)), leopard=float(rng.uniform(0, 0.3)))
+    if 0.64 <= kind < 0.66:
+        scene = replace(scene, film_texture=float(rng.uniform(0.1, 0.6)))
+    if 0.66 <= kind < 0.67:
+        scene = replace(scene, foil=float(rng.uniform(0.1, 0.6)))
     return scene
 
 
