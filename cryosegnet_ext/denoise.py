@@ -218,7 +218,8 @@ def _change_along(data: Image, axis: int, block: int) -> Change:
     by, bx = difference.shape[0] // block, difference.shape[1] // block
     blocks = np.zeros((0, 0), np.float32)
     if by >= 2 and bx >= 2:
-        blocks = cv2.resize(difference[: by * block, : bx * block], (bx, by), interpolation=cv2.INTER_AREA)
+        whole = difference[: by * block, : bx * block]
+        blocks = np.asarray(cv2.resize(whole, (bx, by), interpolation=cv2.INTER_AREA), np.float32)
     if difference.size == 0:
         return Change(blocks, np.zeros(data.shape[1 - axis], np.float32), np.zeros(difference.shape[axis], np.float32))
     return Change(blocks, difference.mean(axis), difference.mean(1 - axis))

@@ -129,7 +129,7 @@ class PointDecoder:
         return attention.out_proj(out.transpose(1, 2).flatten(2))
 
     def _write(self, attention: Any, image: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
-        """The image (N, C) or (B, N, C), then overwritten, looks at tokens (B, T, C) and adds what it sees; (B, N, C)."""
+        """The image (N, C) or (B, N, C) looks at tokens (B, T, C) and adds what it sees; (B, N, C), overwriting it."""
         b, t, _ = tokens.shape
         heads = attention.num_heads
         k = _by_head(attention.k_proj(tokens), heads) * (attention.internal_dim // heads) ** -0.5  # (B, H, T, d)

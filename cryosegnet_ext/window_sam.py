@@ -178,7 +178,9 @@ def cut(
             points = torch.full((len(pictures), 2), float(half), device=device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
                 logits, iou = decode(sam, pictures, points)
-            full = torch.nn.functional.interpolate(logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False)
+            full = torch.nn.functional.interpolate(
+                logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False
+            )
             inside = (full[:, 0] > 0).cpu().numpy()
             score = iou.float().clamp(0, 1).cpu().numpy()
             for mask, s, row, column in zip(inside, score, rows[part].tolist(), columns[part].tolist()):

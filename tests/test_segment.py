@@ -18,10 +18,10 @@ from cryosegnet_ext.segment import (
     Masks,
     _flood,
     _peaks_of,
-    smoothed,
     find_peaks,
     grid,
     peaks,
+    smoothed,
     watershed,
 )
 from cryosegnet_ext.weights import build_sam
