@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cryosegnet_ext import Picker, read_micrograph, read_picks, segment
+from cryosegnet_ext import Picker, read_micrograph, read_picks
 from cryosegnet_ext.denoise import bad_areas, working_image
 from cryosegnet_ext.overlay import draw_overlay
+from cryosegnet_ext.segment import Masks
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 WIDTH = 720
@@ -46,10 +47,12 @@ def main() -> None:
     save("stage_2_working_image", grey(work.data))
     probability = picker.probability_map(micrograph, diameter).data
     save("stage_3_map", colour(probability))
-    save("stage_4_particles", particles(work.data, probability, picker._working_diameter))
+    masks = picker._masks(probability, picker._working_diameter, work.data)
+    save("stage_4_particles", particles(work.data, probability, masks))
     save("stage_5_picks", draw_overlay(micrograph.data, picks))
     truth = read_picks(str(data / "sample_truth.star"))
     print(f"diameter {diameter:.0f} A, {len(candidates)} candidates, {len(picks)} picks, {len(truth)} true particles")
+    print(f"segmenter {picker.segmenter}")
 
 
 def grey(image: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -65,9 +68,8 @@ def colour(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(cv2.applyColorMap(eight, cv2.COLORMAP_VIRIDIS), np.uint8)
 
 
-def particles(image: NDArray[np.float32], probability: NDArray[np.float32], diameter: float) -> NDArray[np.uint8]:
-    """The working image, and area and centre of every mask of the watershed before any rule drops one."""
-    masks = segment.watershed(probability, diameter_px=diameter)
+def particles(image: NDArray[np.float32], probability: NDArray[np.float32], masks: Masks) -> NDArray[np.uint8]:
+    """The working image, the map where it is likely, and the centre of every mask before any rule drops one."""
     times = 2
     picture = cv2.resize(grey(image), None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
     tint = cv2.resize(colour(probability), picture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
