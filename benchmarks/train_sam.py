@@ -2,8 +2,8 @@
 
     python benchmarks/train_sam.py --unet runs/mixed/checkpoint.pt --output runs/sam --steps 2500
 
-Simulated crops and the training splits of the labelled micrographs (``benchmarks/splits.json``); the scenes are made
-once and windows are drawn from them. Writes ``loss.csv``, ``checkpoint.pt`` and, at the end, ``sam.safetensors``.
+Simulated crops and the training splits of the labelled micrographs (``benchmarks/splits.json``); windows are drawn from
+a pool of scenes, of which every step renews one. Writes ``loss.csv``, ``checkpoint.pt`` and ``sam.safetensors``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import csv
 import json
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +35,12 @@ SIZE = (22.0, 46.0)
 BATCH, SCENES_PER_BATCH = 48, 8
 
 
-def scenes(unet: AttentionUNet, count: int, real_share: float, leave_out: list[str], seed: int) -> list[Scene]:
+def scenes(unet: AttentionUNet, real_share: float, leave_out: list[str], seed: int) -> Iterator[Scene]:
+    """Scenes without end, the same for the same seed."""
     stacks = specimen_stacks("train")
     sets = [real_data.load(name, "train") for name in real_data.SETS if name not in leave_out]
     network = partial(probability_map, unet)
-    found: list[Scene] = []
-    number = 0
-    while len(found) < count:
+    for number in count():
         rng = np.random.default_rng([seed, number])
         if sets and rng.random() < real_share:
             pool = sets[int(rng.integers(len(sets)))]
@@ -48,9 +49,7 @@ def scenes(unet: AttentionUNet, count: int, real_share: float, leave_out: list[s
             crop = simulated_particles(stacks, SIDE, int(rng.integers(2**62)), SIZE)
         scene = peaks_of(crop, network, DIAMETER)
         if scene is not None:
-            found.append(scene)
-        number += 1
-    return found
+            yield scene
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
     ap.add_argument("--unet", type=Path, required=True, help="checkpoint.pt of the U-Net")
     ap.add_argument("--output", type=Path, required=True)
     ap.add_argument("--steps", type=int, default=2500)
-    ap.add_argument("--scenes", type=int, default=1500)
+    ap.add_argument("--scenes", type=int, default=300, help="scenes to draw windows from; a step renews one")
     ap.add_argument("--real-share", type=float, default=0.35)
     ap.add_argument("--leave-out", default=[], nargs="*")
     ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
@@ -68,7 +67,8 @@ def main() -> None:
     a.output.mkdir(parents=True, exist_ok=True)
     unet = AttentionUNet(16, 4).eval().to(memory_format=torch.channels_last)
     unet.load_state_dict(torch.load(a.unet, weights_only=True)["model"])
-    pool = scenes(unet, a.scenes, a.real_share, a.leave_out, a.seed)
+    source = scenes(unet, a.real_share, a.leave_out, a.seed)
+    pool = list(islice(source, a.scenes))
     print(f"{len(pool)} scenes, {sum(len(s.rows) for s in pool)} peaks", flush=True)
     torch.manual_seed(a.seed)
     sam = build_sam(window_sam.SIZES)
@@ -82,6 +82,7 @@ def main() -> None:
         table.writerow(["step", "loss", "iou", "iou_error", "seconds"])
         for step in range(a.steps):
             rng = np.random.default_rng([a.seed, 1, step])
+            pool[step % len(pool)] = next(source)
             parts = [
                 sample(pool[int(rng.integers(len(pool)))], BATCH // SCENES_PER_BATCH, rng)
                 for _ in range(SCENES_PER_BATCH)

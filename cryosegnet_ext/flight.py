@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.1
 def engine_for(picker: MicrographPicker) -> Engine:
     """What suits the picker's device: several micrographs in flight on a GPU, one after another on a CPU."""
     device = getattr(picker, "device", None)
-    return InFlight(picker) if device is not None and device.type == "cuda" else Here(picker)
+    return InFlight(picker) if getattr(device, "type", None) == "cuda" else Here(picker)
 
 
 class InFlight(Engine):
@@ -115,7 +115,7 @@ class InFlight(Engine):
 
 
 def _own_stream(device: torch.device | None) -> contextlib.AbstractContextManager[object]:
-    if device is None or device.type != "cuda":
+    if getattr(device, "type", None) != "cuda":
         return contextlib.nullcontext()
     import torch
 

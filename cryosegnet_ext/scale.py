@@ -37,6 +37,8 @@ CONFIDENT = 0.6
 # The third-best mask must be this probable somewhere, or what was seen may be noise: white noise reaches 0.87.
 SURE = 0.88
 LEAST_WEIGHT = 3.0
+# Share of the most found, in area and in number, that counts as all of it.
+ALMOST_ALL = 0.85
 # Fewer discs than this in a map do not tell a size.
 LEAST_DISCS = 5
 
@@ -218,5 +220,16 @@ def consensus_diameter(votes: Sequence[Votes]) -> float | None:
         if excess[i] > 0 >= excess[i + 1] and min(response[i], response[i + 1]) > LEAST_RESPONSE * response[best]:
             crossings.append(grid[i] + np.log(STEP) * excess[i] / (excess[i] - excess[i + 1]))
     if crossings:
-        return float(np.exp(min(crossings, key=lambda c: abs(c - grid[best]))))
-    return float(np.exp(np.clip(grid[best] + np.clip(excess[best], -np.log(STEP), np.log(STEP)), grid[0], grid[-1])))
+        found = min(crossings, key=lambda c: abs(c - grid[best]))
+    else:
+        found = np.clip(grid[best] + np.clip(excess[best], -np.log(STEP), np.log(STEP)), grid[0], grid[-1])
+    return float(np.exp(min(found, _last_with_all(grid, response, count))))
+
+
+def _last_with_all(grid: NDArray[np.float64], response: NDArray[np.float64], count: NDArray[np.float64]) -> float:
+    """The largest scale at which hardly fewer particles are found than at any that covers about as much.
+
+    Beyond it neighbours merge: their masks go on covering the area, as wide as the diameter tried.
+    """
+    covers = response >= ALMOST_ALL * response.max()
+    return float(grid[np.flatnonzero(covers & (count >= ALMOST_ALL * count[covers].max()))[-1]])

@@ -123,6 +123,20 @@ def test_only_sizes_within_the_limits_are_tried(low, high):
         assert consensus_diameter([found]) == pytest.approx(45, rel=0.15)
 
 
+def test_a_scale_at_which_neighbours_merge_is_too_large():
+    """Masks that come out too large at every scale point to a scale at which fewer particles are left."""
+    rung = np.arange(16, 22)
+    size = np.array([1.6, 1.45, 1.45, 1.12, 0.95, 0.95])
+    response = np.array([0.05, 0.31, 0.31, 0.32, 0.30, 0.2])
+    third = np.full(6, 0.95)
+    fewer = np.array([30.0, 140, 137, 135, 100, 34])
+    found = consensus_diameter([Votes(rung, response, fewer, size, third)])
+    assert found == pytest.approx(STEP**19)
+    # where as many are found, the size of the masks alone tells
+    same = np.array([30.0, 140, 140, 140, 140, 34])
+    assert consensus_diameter([Votes(rung, response, same, size, third)]) == pytest.approx(STEP**20, rel=0.01)
+
+
 def test_the_same_micrographs_give_the_same_answer():
     data = particles(43)
     before = data.copy()

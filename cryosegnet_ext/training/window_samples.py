@@ -21,7 +21,6 @@ Image = NDArray[np.float32]
 ON, OFF = 0.35, 0.45
 # Lower than where peaks are sought in use: the network learns to say no.
 FLOOR = 0.07
-LEAST_OFFSET = 0.1
 
 
 @dataclass(frozen=True)
@@ -137,4 +136,4 @@ def loss(logits: Tensor, iou: Tensor, target: Tensor, there: Tensor) -> tuple[Te
     error = (iou - actual) ** 2
     count = true.sum().clamp(min=1)
     value = ((2 * bce + dice) * true).sum() / count + 5 * error.mean()
-    return value, {"iou": float(actual.sum() / count), "iou_error": float(error.mean().sqrt())}
+    return value, {"iou": float(actual.sum() / count), "iou_error": float(error.detach().mean().sqrt())}
