@@ -42,6 +42,7 @@ def main() -> None:
     ap.add_argument("--sets", nargs="*", default=list(real_data.SETS))
     ap.add_argument("--peers", action="store_true")
     ap.add_argument("--weights", default="default")
+    ap.add_argument("--segmenter", help="peaks or watershed (default: the weights' own)")
     a = ap.parse_args()
     print("| data set | micrographs | picker | precision | recall | F1 | estimated diameter, A |")
     print("|---|---|---|---|---|---|---|")
@@ -56,6 +57,7 @@ def main() -> None:
                 if name == "empiar-10017-denoised":
                     options.append("--denoised")
                 options += ["--pixel-size", str(PIXEL_SIZE[name]), "--weights", a.weights, "--no-overlays", "--quiet"]
+                options += ["--segmenter", a.segmenter] if a.segmenter else []
                 if cryosegnet(["pick", *files, "-o", folder, *options]) != 0:
                     raise SystemExit(f"picking {name} failed")
                 p, r, f = score(Path(folder) / "picks", name, labelled, stems)
