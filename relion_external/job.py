@@ -121,7 +121,7 @@ def run(arguments: protocol.Arguments) -> int:
     if result.exit_code == 3:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
         count = plural(len(inputs), "micrograph")
-        raise CryoSegNetError(f"none of the {count} could be picked; the first: {_about(name, reason)}")
+        raise CryoSegNetError(f"of {count} none could be picked; the first: {_about(name, reason)}")
     if picker.needs_diameter and result.without_picks == result.done + result.skipped:
         complain("warning: the particle's size could not be estimated from these micrographs; give particle_diameter.")
     _finish(arguments, version, mics_star, inputs, files, result)

@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks/endurance.py"
 
 @pytest.mark.parametrize("options", [[], ["--no-mount"]])
 def test_killed_full_and_vanishing(options: list[str]) -> None:
-    command = [sys.executable, str(SCRIPT), "--count", "30", *options]
+    command = [sys.executable, str(SCRIPT), "--count", "240", *options]
     environment = {"PYTHONPATH": str(SCRIPT.parent.parent), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
     assert said.returncode == 0, said.stdout + said.stderr

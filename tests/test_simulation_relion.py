@@ -62,7 +62,7 @@ def shells(first, second):
 
 
 def reconstruct(folder, name, table):
-    relion(folder, "relion_reconstruct", "--i", table, "--o", name, "--ctf", "--pad", "1", "--sym", "C1", "--j", "1")
+    relion(folder, "relion_reconstruct", "--i", table, "--o", name, "--ctf", "--pad", "2", "--sym", "C1", "--j", "1")
     return read(folder / name)
 
 

@@ -105,7 +105,7 @@ def test_missing_or_broken_list(project: Project) -> None:
 def test_all_micrographs_failed(project: Project) -> None:
     for name in project.names:
         (project.folder / name).write_bytes(b"")
-    assert "none of the 2 micrographs could be picked" in run(project)
+    assert "of 2 micrographs none could be picked" in run(project)
     assert project.markers() == [FAILURE]
 
 

@@ -66,7 +66,8 @@ def test_lost_picks_and_floods_are_refused(scene):
     assert "found again" in verdict(scene, old, (x[half : 2 * half], y[half : 2 * half]))
 
 
-def test_confident_picks_become_labels_and_weak_ones_doubts(tmp_path):
+def test_confident_picks_become_labels_and_weak_ones_doubts(tmp_path, monkeypatch):
+    monkeypatch.setattr(selftraining, "_LEAST_CONFIDENT", 20)  # the sample holds 37 particles
     sample = files("cryosegnet_ext") / "data" / "sample.mrc"
     options = FineTuning([str(sample)], [], self_train=True, diameter=170.0, confident=0.75)
     truth = read_picks(str(files("cryosegnet_ext") / "data" / "sample_truth.star"))
