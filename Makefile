@@ -17,7 +17,7 @@ demo: environment
 	$(BIN)/cryosegnet demo --output demo
 
 test: environment
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: environment
 	$(BIN)/ruff check .
