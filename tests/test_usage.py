@@ -65,7 +65,9 @@ def test_relion(name: str, value: str, said: str, mic: Path) -> None:
     label = protocol.LABELS[name]
     words = ["--o", "External/job001/", "--in_mics", "mics.star", f"--{label}", value]
     # A process of its own, as RELION starts it: threads of a torch that worked here before do not survive its fork.
-    program = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\nfrom relion_external.job import main; sys.exit(main())"
+    program = (
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\nfrom relion_external.job import main; sys.exit(main())"
+    )
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     err = done.stderr
     assert done.returncode == 1, err
