@@ -80,8 +80,8 @@ class Engine(ABC):
         """End, and drop what is not finished; a second call does nothing."""
 
 
-class Here(Engine):
-    """Picks in this process, one after another, and reads ahead in a thread.
+class InProcess(Engine):
+    """An engine whose picker lives in this process.
 
     Parameters
     ----------
@@ -89,15 +89,8 @@ class Here(Engine):
         Picks one micrograph.
     """
 
-    #: One being picked and two read ahead.
-    _MOST = 3
-
     def __init__(self, picker: MicrographPicker) -> None:
         self.picker = picker
-        self._tasks: deque[Task] = deque()
-        self._inputs: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
-        self._reader: Reader | None = None
-        self._pixel_size: float | None = None
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -113,6 +106,26 @@ class Here(Engine):
         """Estimate the dataset's diameter; a signal cuts it short."""
         with stopping.interrupts():
             return estimate(self.picker, inputs, pixel_size, stopping.check)
+
+
+class Here(InProcess):
+    """Picks in this process, one after another, and reads ahead in a thread.
+
+    Parameters
+    ----------
+    picker
+        Picks one micrograph.
+    """
+
+    #: One being picked and two read ahead.
+    _MOST = 3
+
+    def __init__(self, picker: MicrographPicker) -> None:
+        super().__init__(picker)
+        self._tasks: deque[Task] = deque()
+        self._inputs: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
+        self._reader: Reader | None = None
+        self._pixel_size: float | None = None
 
     @property
     def room(self) -> int:

@@ -10,12 +10,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .engines import Engine, Here
-from .estimate import Estimate, estimate
-from .inputs import Input
+from .engines import Engine, Here, InProcess
 from .stopping import Stop
 from .task import MicrographPicker, Outcome, Task, pick_task
 
@@ -34,7 +31,7 @@ def engine_for(picker: MicrographPicker) -> Engine:
     return InFlight(picker) if getattr(device, "type", None) == "cuda" else Here(picker)
 
 
-class InFlight(Engine):
+class InFlight(InProcess):
     """Picks in threads of this process, several micrographs at a time.
 
     Parameters
@@ -46,7 +43,7 @@ class InFlight(Engine):
     """
 
     def __init__(self, picker: MicrographPicker, depth: int = DEPTH) -> None:
-        self.picker = picker
+        super().__init__(picker)
         self.workers = depth
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
@@ -54,21 +51,6 @@ class InFlight(Engine):
         # Daemons: a file system that hangs does not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"pick {i}", daemon=True) for i in range(depth)]
         self._closed = threading.Event()
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """The picker's."""
-        return self.picker.settings
-
-    @property
-    def needs_diameter(self) -> bool:
-        """The picker's."""
-        return self.picker.needs_diameter
-
-    def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
-        """Estimate the dataset's diameter; a signal cuts it short."""
-        with stopping.interrupts():
-            return estimate(self.picker, inputs, pixel_size, stopping.check)
 
     @property
     def room(self) -> int:
