@@ -10,11 +10,9 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -24,83 +22,9 @@ from cryosegnet_ext.commands.completion import every_parser, whole_parser
 from cryosegnet_ext.facility import FacilityJob
 from cryosparc_job import cli
 from relion_external import protocol, schemes
+from tests.docs_commands import LINES, PAGES, PROGRAMS, ROOT, Line, our_commands, parse
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 PACKAGES = ("cryosegnet_ext", "cryosparc_job", "relion_external")
-PROGRAMS = ("cryosegnet", "cryosegnet-relion", "cryosegnet-cryosparc")
-#: Programs that run another one, with the options that have a value of their own.
-_RUNNERS = {"srun": (), "xvfb-run": (), "nice": ("-n",), "time": (), "apptainer": (), "docker": (), "sbatch": ()}
-
-
-class Line(NamedTuple):
-    """A command of ours in the documentation."""
-
-    page: str
-    number: int
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.number}"
-
-
-def code_lines(page: Path) -> Iterator[tuple[int, str, str]]:
-    """Number, text, and language of each line of code in a page; ``\\`` joins lines. Indented code has no language."""
-    fence, language, joined, start = "", "", "", 0
-    for number, line in enumerate(page.read_text().splitlines(), 1):
-        mark = re.match(r"\s*(```+|~~~+)(.*)", line)
-        if mark and not fence:
-            fence, language = mark[1], mark[2].strip().split(" ")[0]
-        elif mark and mark[1] == fence and not mark[2]:
-            fence = ""
-        elif fence or line.startswith("    "):
-            text = joined + line.strip()
-            start = start or number
-            if text.endswith("\\"):
-                joined = text[:-1]
-                continue
-            yield start, text, language if fence else ""
-            joined, start = "", 0
-
-
-def our_commands(page: Path) -> Iterator[Line]:
-    """Every call of our programs in a page's code."""
-    for number, text, language in code_lines(page):
-        if language in ("python", "text", "json", "yaml", "bibtex", "toml"):
-            continue
-        for part in re.split(r"&&|\|\||;|\s\|\s", re.sub(r"(^|\s)#(?!SBATCH).*", "", text)):
-            try:
-                words = shlex.split(part)
-            except ValueError:
-                continue
-            # Brackets around what may be left out: it is there here.
-            words = [word.strip("[]") for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
-            if words[:1] and words[0] in ("$", ">"):
-                words = words[1:]
-            if words[:1] and Path(words[0]).name in _RUNNERS:
-                at = [i for i, word in enumerate(words) if Path(word).name in PROGRAMS]
-                words = words[at[0] :] if at else []
-            if words and Path(words[0]).name in PROGRAMS:
-                cut = next((i for i, word in enumerate(words) if re.match(r"\d?[<>]|&$", word)), len(words))
-                yield Line(page.name, number, (Path(words[0]).name, *words[1:cut]))
-
-
-def parse(words: tuple[str, ...]) -> None:
-    """Have the real parser read a command line; raises SystemExit or an error where it would complain."""
-    program, *rest = words
-    if program == "cryosegnet":
-        whole_parser(program, commands()).parse_args(rest)
-    elif program == "cryosegnet-cryosparc":
-        whole_parser(program, {name: partial(cli._load, name) for name in cli.COMMANDS}).parse_args(rest)
-    elif rest[:1] == ["scheme"]:
-        schemes.build_parser().parse_args(rest[1:])
-    elif rest not in (["--help"], ["--version"]):
-        known = {*protocol.OPTIONS, "o"}
-        for word in rest:
-            assert not word.startswith("--") or word.lstrip("-") in known, f"{word} is no parameter"
-
-
-LINES = [line for page in PAGES for line in our_commands(page)]
 
 
 def test_there_are_commands_to_check() -> None:
