@@ -1,10 +1,12 @@
 """Picks against labels: pairing, measures, what is suspicious, and how it is shown."""
 
+from .counts import Counts
 from .matching import Agreement, agreement, match
 from .measures import Curve, MicrographScore, SetScore, score_micrograph, score_set
 
 __all__ = [
     "Agreement",
+    "Counts",
     "Curve",
     "MicrographScore",
     "SetScore",

@@ -12,34 +12,21 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from .counts import Counts
+
 #: Up to this many pairs of a pick and a label all are weighed in one assignment; beyond it only those within reach.
 _WHOLE = 4_000_000
 _FAR = 1e6
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Counts):
     """How picks and labels agree: counts, and the distance of each right pick from its label, pixels."""
 
     picks: int
     labels: int
     right: int
     offsets: NDArray[np.float64]
-
-    @property
-    def precision(self) -> float:
-        """Share of the picks that are right."""
-        return self.right / max(self.picks, 1)
-
-    @property
-    def recall(self) -> float:
-        """Share of the labels that were found."""
-        return self.right / max(self.labels, 1)
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
-        return 2 * self.right / max(self.picks + self.labels, 1)
 
 
 def match(

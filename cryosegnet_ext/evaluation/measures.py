@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..picks import Picks
+from .counts import Counts
 from .matching import match
 
 Floats = NDArray[np.float64]
@@ -24,8 +25,20 @@ PAINTED_SIDE = 1024
 """Longer side, in pixels, of the frame that discs are painted in: that of the published evaluation."""
 
 
+class _Measured(Counts):
+    """Counts whose F1 is reckoned from precision and recall, as by tools that know no more than these.
+
+    It is that of the counts but for the last bit, which tells how a figure halfway between two rounded ones is rounded.
+    """
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        return harmonic_mean(self.precision, self.recall)
+
+
 @dataclass(frozen=True)
-class MicrographScore:
+class MicrographScore(_Measured):
     """One micrograph.
 
     Attributes
@@ -66,21 +79,6 @@ class MicrographScore:
         """How many of them are right."""
         return int(self.hit.sum())
 
-    @property
-    def precision(self) -> float:
-        """Share of the picks that are right."""
-        return self.right / max(self.picks, 1)
-
-    @property
-    def recall(self) -> float:
-        """Share of the labels that were found."""
-        return self.right / max(self.labels, 1)
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
-        return harmonic_mean(self.precision, self.recall)
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -112,7 +110,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class SetScore:
+class SetScore(_Measured):
     """One set of picks.
 
     Attributes
@@ -157,21 +155,6 @@ class SetScore:
     def missing(self) -> list[str]:
         """Micrographs without picks of their own."""
         return [m.name for m in self.micrographs if m.missing]
-
-    @property
-    def precision(self) -> float:
-        """Share of all picks that are right."""
-        return self.right / max(self.picks, 1)
-
-    @property
-    def recall(self) -> float:
-        """Share of all labels that were found."""
-        return self.right / max(self.labels, 1)
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
-        return harmonic_mean(self.precision, self.recall)
 
     @property
     def dice(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from ..evaluation import match
+from ..evaluation import Counts, match
 from ..micrograph import Micrograph
 from ..picker import Picker
 from ..picks import Picks
@@ -33,27 +33,12 @@ MOST_MICROGRAPHS = 12
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Counts):
     """Picks against labels, summed over micrographs."""
 
     picks: int
     labels: int
     right: int
-
-    @property
-    def precision(self) -> float:
-        """Share of the picks that are right."""
-        return self.right / max(self.picks, 1)
-
-    @property
-    def recall(self) -> float:
-        """Share of the labels that were found."""
-        return self.right / max(self.labels, 1)
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of the two."""
-        return 2 * self.right / max(self.picks + self.labels, 1)
 
     def __str__(self) -> str:
         return f"precision {self.precision:.3f}, recall {self.recall:.3f}, F1 {self.f1:.3f}"
