@@ -54,3 +54,10 @@ def load(dataset: str, split: str) -> list[Labelled]:
             x, y = picks.x, picks.y
         result.append(Labelled(image.data, x, y, diameter))
     return result
+
+
+def load_empty(split: str) -> list[Labelled]:
+    """Micrographs without particles: ice, contamination, carbon, cracks; their size of particle is any."""
+    folder = SHARED / "micrographs" / "quality-examples"
+    none = np.zeros(0)
+    return [Labelled(read_micrograph(folder / f"{s}.png").data, none, none, 0.0) for s in SPLITS["no-particles"][split]]

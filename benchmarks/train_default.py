@@ -4,6 +4,8 @@
     python benchmarks/train_default.py --stage mixed --output runs/mixed --steps 1900 --stop-after 1800 \\
         --start runs/simulated/checkpoint.pt
 
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -- benchmarks/train_default.py ...    # two processes, batches of 2 x 8
+
 Only the training splits of ``benchmarks/splits.json`` are read. The same arguments give the same crops in the same
 order; the weights agree up to the rounding of the machine's bf16 arithmetic.
 """
@@ -11,6 +13,8 @@ order; the weights agree up to the rounding of the machine's bf16 arithmetic.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +24,13 @@ import torch
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.simulation.projection import project, random_rotations
 from cryosegnet_ext.simulation.specimens import read_specimen
-from cryosegnet_ext.training.crops import augment, labelled_crop, simulated_crop
+from cryosegnet_ext.training.crops import Labelled, augment, labelled_crop, simulated_crop
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
+from cryosegnet_ext.training.parallel import joined
 
 SIDE, BATCH = 256, 8
+# Scale at which a view without particles is shown, against its own pixels: the picker tries many sizes on it.
+EMPTY_SCALE = (0.6, 4.0)
 
 
 def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
@@ -37,6 +44,13 @@ def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
     return stacks
 
 
+def empty_crop(pool: list[Labelled], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of a micrograph without particles at a random scale, and its label."""
+    m = pool[int(rng.integers(len(pool)))]
+    scale = float(np.exp(rng.uniform(*np.log(EMPTY_SCALE))))
+    return labelled_crop(replace(m, diameter_px=32 / scale), SIDE, rng)
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--stage", choices=("simulated", "mixed"), required=True)
@@ -47,6 +61,7 @@ def main() -> None:
     ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets not to train on")
     ap.add_argument("--real", type=int, default=3, help="crops of labelled micrographs in a batch of 8")
     ap.add_argument("--turns", nargs="*", default=list(real_data.SETS), help="sets in turn, a name may stand twice")
+    ap.add_argument("--empty", type=float, default=0.0, help="share of batches with a crop without particles")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--rate", type=float, help="learning rate (default: by stage)")
     ap.add_argument("--device", default="cpu")
@@ -57,12 +72,15 @@ def main() -> None:
         sets = {name: real_data.load(name, "train") for name in sorted(set(a.turns)) if name not in a.leave_out}
         print({k: [len(m.x) for m in v] for k, v in sets.items()}, flush=True)
     real = [name for name in a.turns if name in sets]
+    empty = real_data.load_empty("train") if a.empty else []
 
-    def next_batch(step: int) -> Batch:
-        rng = np.random.default_rng([a.seed, step])
+    def next_batch(step: int, rank: int) -> Batch:
+        rng = np.random.default_rng([a.seed, step, rank] if rank else [a.seed, step])
         images, labels = [], []
         for k in range(BATCH):
-            if real and k < a.real:
+            if empty and k == BATCH - 1 and rng.random() < a.empty:
+                crop = empty_crop(empty, rng)
+            elif real and k < a.real:
                 pool = sets[real[(step * a.real + k) % len(real)]]
                 crop = labelled_crop(pool[int(rng.integers(len(pool)))], SIDE, rng)
             else:
@@ -74,7 +92,10 @@ def main() -> None:
 
     start = torch.load(a.start, weights_only=True)["model"] if a.start else None
     rate = a.rate or (2e-3 if a.stage == "simulated" else 1e-3)
-    fit(Recipe(steps=a.steps, learning_rate=rate, seed=a.seed), next_batch, a.output, start, a.device, a.stop_after)
+    recipe = Recipe(steps=a.steps, learning_rate=rate, seed=a.seed)
+    with joined(a.device) as group:
+        batch = partial(next_batch, rank=group.rank)
+        fit(recipe, batch, a.output, start, group.device, a.stop_after, group=group)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""What each step adds, on the held-out micrographs: the U-Net's map alone, segmenters, postprocessing, flips.
+
+    python benchmarks/ablation.py
+    python benchmarks/ablation.py --sam sam_vit_b       # and the published grid, where such a SAM is at hand
+
+The true size is given, so that every row works at the same scale. The steps before postprocessing have the mean
+probability in the mask as their score, threshold 0.5; with postprocessing it is the calibrated score at the default
+threshold of the segmenter. ``best F1`` is over all thresholds, chosen with the labels: an upper end for every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+
+import held_out
+import numpy as np
+import real_data
+from scipy import ndimage
+
+from cryosegnet_ext import Picker, Picks
+from cryosegnet_ext.evaluation import SetScore
+from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.postprocess import Frame
+from cryosegnet_ext.segment import watershed
+from cryosegnet_ext.weights import load_sam, resolve
+from cryosegnet_ext.window_sam import cut
+
+WORKING_DIAMETER, LABEL_SHARE = 32.0, 0.7
+EXPECTED_AREA = float(np.pi / 4 * (LABEL_SHARE * WORKING_DIAMETER) ** 2)
+FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+
+
+class Steps:
+    """The steps of the default recipe, each to be left out.
+
+    Parameters
+    ----------
+    weights
+        Of the U-Net.
+    sam
+        A SAM of a published size for the grid, or None.
+    """
+
+    def __init__(self, weights: str, sam: str | None) -> None:
+        options = {"threshold": 0.0}
+        self._pickers = {
+            "watershed + postprocessing": Picker(weights, segmenter="watershed", **options),
+            "SAM peaks + postprocessing (default)": Picker(weights, segmenter="peaks", **options),
+        }
+        self._thresholds = {
+            "watershed + postprocessing": Picker(weights, segmenter="watershed").threshold,
+            "SAM peaks + postprocessing (default)": Picker(weights, segmenter="peaks").threshold,
+        }
+        if sam:
+            name = f"grid of {sam} + postprocessing"
+            self._pickers[name] = Picker(weights, segmenter="grid", sam=sam, **options)
+            self._thresholds[name] = Picker(weights, segmenter="grid", sam=sam).threshold
+        self._sam = load_sam(resolve("sam_small"))
+
+    def __call__(self, data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
+        """Name of each variant and its figures on one data set."""
+        size = data.task.diameter
+        raw: dict[str, dict[str, Picks]] = {}
+        for m in data.task.micrographs:
+            for name, picks in self._without_postprocessing(m, size):
+                raw.setdefault(name, {})[m.name] = picks
+        for name, picks_of in raw.items():
+            yield name, data.score(name, picks_of, 0.5)
+        for name, picker in self._pickers.items():
+            found = {m.name: picker.candidates(m, size) for m in data.task.micrographs}
+            yield name, data.score(name, found, self._thresholds[name])
+        name, picker = "SAM peaks + postprocessing, mean of four flips", self._pickers[_DEFAULT]
+        found = {m.name: _flipped(picker, m, size) for m in data.task.micrographs}
+        yield name, data.score(name, found, self._thresholds[_DEFAULT])
+
+    def _without_postprocessing(self, m: Micrograph, size: float) -> Iterator[tuple[str, Picks]]:
+        picker = self._pickers[_DEFAULT]
+        work, probability = picker._view(m).seen(WORKING_DIAMETER / (size / (m.pixel_size or 1.0)))
+        frame = Frame((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, m.pixel_size, None)
+        label, count = ndimage.label(probability > 0.5)
+        index = np.arange(1, count + 1)
+        y, x = np.array(ndimage.center_of_mass(label > 0, label, index)).reshape(-1, 2).T
+        mean = np.asarray(ndimage.mean(probability, label, index), float) if count else np.zeros(0)
+        yield "U-Net alone: connected parts of the map", _picks(x, y, mean, frame)
+        masks = watershed(probability, diameter_px=WORKING_DIAMETER)
+        yield "U-Net + watershed", _picks(masks.x, masks.y, masks.probability, frame)
+        masks = cut(probability, work.data, self._sam, diameter_px=WORKING_DIAMETER, expected_area=EXPECTED_AREA)
+        yield "U-Net + SAM peaks", _picks(masks.x, masks.y, masks.probability, frame)
+
+
+_DEFAULT = "SAM peaks + postprocessing (default)"
+
+
+def _picks(x: np.ndarray, y: np.ndarray, score: np.ndarray, frame: Frame) -> Picks:
+    x, y = frame.to_micrograph(x, y)
+    return Picks(x, y, np.full(len(x), np.nan), score)
+
+
+def _flipped(picker: Picker, m: Micrograph, size: float) -> Picks:
+    """Candidates from the mean map of the micrograph and its mirror images."""
+    seen = picker._map
+    try:
+        picker._map = lambda image: np.mean(  # type: ignore[method-assign]
+            [seen(np.ascontiguousarray(image[::i, ::j]))[::i, ::j] for i, j in FLIPS], axis=0, dtype=np.float32
+        )
+        return picker.candidates(replace(m), size)
+    finally:
+        del picker._map
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--sets", nargs="*", default=list(real_data.SETS), help="labelled data sets")
+    ap.add_argument("--simulated", type=int, default=1, help="micrographs of each held-out specimen, 0 for none")
+    ap.add_argument("--weights", default="default")
+    ap.add_argument("--sam", help="a SAM of a published size, for the published 32 x 32 grid")
+    a = ap.parse_args()
+    steps = Steps(a.weights, a.sam)
+    found: dict[tuple[str, str], list[SetScore]] = {}
+    for source in (held_out.real(a.sets, "test"), held_out.simulated(a.simulated)):
+        for data in source:
+            for name, score in steps(data):
+                found.setdefault((data.group, name), []).append(score)
+    print("| data | steps | precision | recall | F1 | best F1 |\n|---|---|---|---|---|---|")
+    for (group, name), scores in found.items():
+        s = held_out.merge(scores)
+        best = "-" if s.best is None else f"{s.best[0]:.3f}"
+        print(f"| {group} | {name} | {s.precision:.3f} | {s.recall:.3f} | {s.f1:.3f} | {best} |")
+
+
+if __name__ == "__main__":
+    main()
