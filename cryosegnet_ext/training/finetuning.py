@@ -2,41 +2,33 @@
 
 What keeps a network from collapsing on so little: its batch norms stay as they are; part of every batch are simulated
 crops with what the start weights say of them; and what comes out is a blend of the start weights and the trained ones
-(Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022), the one that picks the validation micrographs
-best. If that is no better than the start weights, these stay.
+(`choosing`), the one that picks the validation micrographs best. If that is no better than the start weights, these
+stay.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from dataclasses import dataclass
 
 from ..errors import CryoSegNetError
 from ..picker import Picker
 from ..postprocess import Calibration
 from ..stopping import Stop
-from ..unet import AttentionUNet
-from ..weights import load_unet, resolve
+from ..weights import load_unet
 from . import output, selftraining
 from .batches import Crops, Loader, default_workers, validation_crops
 from .blobs import lumpy_stack, replay_items
-from .calibration import Candidates, Scores, best_threshold, candidate_scores, fit_calibration, gather, score_picker
+from .calibration import Candidates, best_threshold, candidate_scores, fit_calibration, gather, score_picker
+from .choosing import BLENDS, Choice, Trained, finish_choice, keep
 from .curves import Watcher
 from .fit import Recipe, fit
 from .folder import WEIGHTS, RunFolder
 from .parallel import Group
-from .training import Data, Options, chosen_precision, finish, in_turn, load_data
+from .training import Options, chosen_precision, in_turn, load_data
 
 #: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
 REPLAYED = 0.375
 _REPLAY_CROPS, _SPECIMENS = 24, 12
-#: Shares of the trained weights in the blends that are tried.
-BLENDS = (1.0, 0.6, 0.3)
 # A blend must be better than the start weights by this F1.
 _GAIN = 0.002
 # Validation micrographs that blends are compared on.
@@ -126,23 +118,8 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
     if group.first:
         with stop.interrupts():
             judge = selftraining.conclude if options.self_train and not options.labels else _conclude
-            judge(data, before, note, tuned, folder, start, group.device, say, recipe.steps)
+            judge(Trained(data, start, before, note, tuned, folder, group.device, say, recipe.steps))
     group.wait()
-
-
-def blended(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Weights between two networks of one shape: ``share`` of the second."""
-    return {k: v if not v.is_floating_point() else v + share * (after[k].to(v.device) - v) for k, v in before.items()}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Weights that may be kept: their share of the trained ones, score and threshold, and F1 on validation."""
-
-    share: float
-    calibration: Calibration
-    threshold: float
-    f1: float
 
 
 def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
@@ -151,29 +128,16 @@ def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) ->
     return float(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))
 
 
-def _conclude(
-    data: Data,
-    before: Mapping[str, Tensor],
-    note: Mapping[str, Any],
-    tuned: AttentionUNet,
-    folder: RunFolder,
-    start: str,
-    device: str,
-    say: Callable[[str], None],
-    steps: int,
-) -> None:
+def _conclude(trained: Trained) -> None:
     """Choose the blend that picks the labelled validation micrographs best, or keep the start weights."""
-    say("comparing with the start weights on the validation micrographs")
-    judged = data.validation[:_JUDGED]
-    prior = Calibration(**note.get("calibration", {}))
-    old_threshold = float(note.get("threshold", 0.5))
-    candidate = folder.path / "candidate.safetensors"
+    trained.say("comparing with the start weights on the validation micrographs")
+    judged = trained.data.validation[:_JUDGED]
+    device, kept = trained.device, trained.folder.path / WEIGHTS
+    prior, old_threshold = trained.calibration, trained.threshold
     choices = []
     for share in (0.0, *BLENDS):
-        output.write_weights(
-            blended(before, tuned.state_dict(), share), output.note_of("default", "candidate"), candidate
-        )
-        seen = gather(candidate, judged, device)
+        output.write_weights(trained.blend(share), output.note_of("default", "candidate"), trained.candidate)
+        seen = gather(trained.candidate, judged, device)
         if share == 0:
             choices.append(Choice(0.0, prior, old_threshold, f1_of(seen, prior, old_threshold)))
         fitted = fit_calibration(seen, prior)
@@ -181,68 +145,22 @@ def _conclude(
         choices.append(Choice(share, fitted, threshold, f1_of(seen, fitted, threshold)))
     untouched = choices[0]
     best = max(choices[1:], key=lambda c: c.f1)
-    old = score_picker(Picker(start, device=device), judged)
+    old = score_picker(Picker(trained.start, device=device), judged)
     scores = {"start weights": old}
     if best.f1 >= untouched.f1 + _GAIN:
-        keep(best, before, tuned, folder)
-        scores["fine-tuned"] = score_picker(Picker(folder.path / WEIGHTS, device=device), judged)
-        if note.get(
-            "segmenters"
-        ):  # the start weights work with a SAM: the tuned ones may do better with it, or without
-            keep(best, before, tuned, folder, note["segmenters"])
-            with_sam = score_picker(Picker(folder.path / WEIGHTS, device=device), judged)
+        keep(trained, best)
+        scores["fine-tuned"] = score_picker(Picker(kept, device=device), judged)
+        # The start weights work with a SAM: the tuned ones may do better with it, or without.
+        if trained.segmenters:
+            keep(trained, best, trained.segmenters)
+            with_sam = score_picker(Picker(kept, device=device), judged)
             if with_sam.f1 >= scores["fine-tuned"].f1:
                 scores["fine-tuned"] = with_sam
             else:
-                keep(best, before, tuned, folder)
+                keep(trained, best)
         # blends were compared at several assumed sizes; what counts is what is picked now
         if scores["fine-tuned"].f1 <= old.f1:
             best = untouched
     else:
         best = untouched
-    finish_choice(best, untouched, scores, data, folder, start, steps)
-
-
-def keep(
-    choice: Choice,
-    before: Mapping[str, Tensor],
-    tuned: AttentionUNet,
-    folder: RunFolder,
-    segmenters: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the chosen weights, with the start weights' calibrations for other segmenters if they are to serve."""
-    note = output.note_of("default", folder.path.name, choice.calibration, choice.threshold, segmenters)
-    output.write_weights(blended(before, tuned.state_dict(), choice.share), note, folder.path / WEIGHTS)
-
-
-def finish_choice(
-    best: Choice,
-    untouched: Choice,
-    scores: Mapping[str, Scores],
-    data: Data,
-    folder: RunFolder,
-    start: str,
-    steps: int,
-    remarks: Sequence[str] = (),
-    scored_on: str | None = None,
-) -> None:
-    """Say what was kept, and write the report."""
-    said = list(remarks)
-    if best is untouched:
-        shutil.copyfile(resolve(start), folder.path / WEIGHTS)
-        said.append(
-            "Fine-tuning did not make the network better: the start weights were kept unchanged. More micrographs with "
-            "labels, or labels that leave out fewer particles, may help."
-        )
-    elif best.share == 0:
-        said.append("The start weights' map was best; only score and threshold were fitted to these micrographs.")
-    elif best.share < 1:
-        said.append(f"Kept: {best.share:.0%} of the way from the start weights to the trained ones.")
-    finish(folder, data, scores, steps, best.threshold, said, scored_on)
-    folder.write({"kept": asdict(replace(best)), "start_sha256": _sha256(start)})
-
-
-def _sha256(name: str) -> str:
-    from ..weights import sha256_of
-
-    return sha256_of(Path(resolve(name)))
+    finish_choice(trained, best, untouched, scores)

@@ -6,13 +6,12 @@ Picks of a middling score are in doubt: they are taught neither as particles nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from ..denoise import working_image
 from ..errors import CryoSegNetError
@@ -21,13 +20,11 @@ from ..inputs import expand_inputs
 from ..micrograph import Micrograph
 from ..picker import Picker
 from ..picks import Picks
-from ..postprocess import Calibration
-from ..unet import AttentionUNet
 from . import output
 from .blobs import lumpy_stack, simulated_micrographs
 from .calibration import REACH, Scores, with_size
+from .choosing import BLENDS, Choice, Trained, finish_choice, keep
 from .dataset import Example, Preparation, Task, chosen, prepare, split
-from .folder import RunFolder
 from .labels import Labels
 from .preparing import Wanted, known_size, labelled_examples
 from .training import Data
@@ -116,25 +113,14 @@ def _confident(blank: list[Example], confident: float, folder: Path, start: str,
     return examples
 
 
-def conclude(
-    data: Data,
-    before: Mapping[str, Tensor],
-    note: Mapping[str, Any],
-    tuned: AttentionUNet,
-    folder: RunFolder,
-    start: str,
-    device: str,
-    say: Callable[[str], None],
-    steps: int,
-) -> None:
+def conclude(trained: Trained) -> None:
     """Keep the largest share of the trained weights that passes the tests which need no labels; else none."""
-    from .finetuning import BLENDS, Choice, blended, finish_choice, keep
-
-    say("comparing with the start weights: simulated micrographs, confident picks, and how the added picks look")
-    prior = Calibration(**note.get("calibration", {}))
-    threshold = float(note.get("threshold", 0.5))
-    segmenters = note.get("segmenters")
-    old = Picker(start, device=device)
+    trained.say(
+        "comparing with the start weights: simulated micrographs, confident picks, and how the added picks look"
+    )
+    data, device = trained.data, trained.device
+    prior, threshold, segmenters = trained.calibration, trained.threshold, trained.segmenters
+    old = Picker(trained.start, device=device)
     simulated = [
         Example(f"simulated {i}", "", None, (m.data.shape[0], m.data.shape[1]), m.diameter_px, m.x, m.y, Path())
         for i, m in enumerate(_simulated())
@@ -146,11 +132,10 @@ def conclude(
     scores = {"start weights": old_simulated}
     untouched = Choice(0.0, prior, threshold, old_simulated.f1)
     remarks = [f"Labels: {sum(len(e.x) for e in data.training)} confident picks; nothing was checked by eye."]
-    candidate = folder.path / "candidate.safetensors"
+    note = output.note_of("default", "candidate", prior, threshold, segmenters)
     for share in BLENDS:
-        state = blended(before, tuned.state_dict(), share)
-        output.write_weights(state, output.note_of("default", "candidate", prior, threshold, segmenters), candidate)
-        new = Picker(candidate, device=device)
+        output.write_weights(trained.blend(share), note, trained.candidate)
+        new = Picker(trained.candidate, device=device)
         picks = [new.pick(m, with_size(m, e.diameter_px)) for e, m in held]
         seen = _score(new, simulated, images)
         verdict = _verdict([e for e, _ in held], [m for _, m in held], old_picks, picks)
@@ -158,16 +143,16 @@ def conclude(
             verdict = f"F1 on simulated micrographs falls from {old_simulated.f1:.3f} to {seen.f1:.3f}"
         if verdict is None:
             best = Choice(share, prior, threshold, seen.f1)
-            keep(best, before, tuned, folder, segmenters)
+            keep(trained, best, segmenters)
             scores["fine-tuned"] = seen
             counts = sum(map(len, old_picks)), sum(map(len, picks))
             remarks.append(
                 f"Picks on {len(held)} micrographs that were not trained on: {counts[0]} before, {counts[1]} after."
             )
-            finish_choice(best, untouched, scores, data, folder, start, steps, remarks, SCORED_ON)
+            finish_choice(trained, best, untouched, scores, remarks, SCORED_ON)
             return
         remarks.append(f"{share:.0%} of the training was refused: {verdict}.")
-    finish_choice(untouched, untouched, scores, data, folder, start, steps, remarks, SCORED_ON)
+    finish_choice(trained, untouched, untouched, scores, remarks, SCORED_ON)
 
 
 def _simulated() -> list[Any]:

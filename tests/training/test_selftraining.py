@@ -1,4 +1,4 @@
-"""Confident picks as labels, the tests that need none, and blends of weights."""
+"""Confident picks as labels, and the tests that need none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryosegnet_ext import CryoSegNetError, Micrograph, Picks, read_picks
 from cryosegnet_ext.training import selftraining
 from cryosegnet_ext.training.blobs import lumpy_stack, replay_items, simulated_micrographs
 from cryosegnet_ext.training.dataset import Example
-from cryosegnet_ext.training.finetuning import FineTuning, blended
+from cryosegnet_ext.training.finetuning import FineTuning
 from cryosegnet_ext.unet import AttentionUNet
 
 from .helpers import DIAMETER, centres, picture
@@ -91,15 +91,6 @@ def test_confident_picks_become_labels_and_weak_ones_doubts(tmp_path, monkeypatc
     else:
         assert len(stricter.x) + len(stricter.doubtful) == len(example.x) + len(example.doubtful)
         assert len(stricter.x) < len(example.x)
-
-
-def test_blends_lie_between():
-    torch.manual_seed(0)
-    a, b = AttentionUNet(2, 2).state_dict(), AttentionUNet(2, 2).state_dict()
-    half = blended(a, b, 0.5)
-    assert torch.allclose(half["output.weight"], (a["output.weight"] + b["output.weight"]) / 2)
-    assert all(torch.equal(v, a[k]) for k, v in blended(a, b, 0.0).items())
-    assert all(torch.allclose(v.float(), b[k].float(), atol=1e-6) for k, v in blended(a, b, 1.0).items())
 
 
 def test_lumpy_particles_are_told_by_their_seed():
