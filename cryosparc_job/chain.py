@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,107 +16,14 @@ from cryosegnet_ext.errors import CryoSegNetError
 from .building import connect_once, create_once, find_marked
 from .connection import Connection, OutputName
 from .errors import ServerError
+from .plan import STEPS, Plan, Rule, read_plan
 
-STEPS = ("extract", "classify", "select", "abinit")
+__all__ = ["STEPS", "Plan", "Rule", "Step", "read_plan", "run", "steps"]
+
 #: Box side in particle diameters, and the multiple it is rounded up to, which Fourier transforms like.
 _BOX_DIAMETERS, _BOX_MULTIPLE = 1.5, 16
 _POLL_SECONDS = 10.0
 _DONE = ("completed", "failed", "killed")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Which 2D classes to keep.
-
-    Attributes
-    ----------
-    resolution
-        Poorest resolution of a class, angstrom.
-    particles
-        Fewest particles of a class.
-    fraction
-        Of the classes that pass, keep the best ones until they hold this share of all particles.
-    """
-
-    resolution: float = 15.0
-    particles: int = 100
-    fraction: float = 1.0
-
-    def choose(self, classes: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Numbers of the classes to keep, best resolution first.
-
-        Parameters
-        ----------
-        classes
-            What ``get_class_info`` gave: ``class_idx``, ``res_A``, ``num_particles_total`` of each.
-
-        Raises
-        ------
-        CryoSegNetError
-            No class passes.
-        """
-        rows = [(float(c["res_A"]), int(c["num_particles_total"]), int(c["class_idx"])) for c in classes]
-        passing = sorted(row for row in rows if row[0] <= self.resolution and row[1] >= self.particles)
-        if not passing:
-            best = min(rows, default=None)
-            seen = "there is none" if best is None else f"the best has {best[0]:.1f} A and {best[1]} particles"
-            raise CryoSegNetError(
-                f"No 2D class has {self.resolution:g} A or better and {self.particles} particles ({seen}): select by "
-                "hand in CryoSPARC, or loosen the rule."
-            )
-        wanted = self.fraction * sum(row[1] for row in rows)
-        chosen: list[int] = []
-        held = 0
-        for _, count, number in passing:
-            if chosen and held >= wanted:
-                break
-            chosen.append(number)
-            held += count
-        return chosen
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A chain of jobs after picking.
-
-    Attributes
-    ----------
-    project, workspace
-        Identifiers, as P1 and W1.
-    particles, micrographs
-        Outputs of the picking job.
-    lane
-        Lane of the jobs that compute; ``lanes`` overrides it by step.
-    box
-        Side of the extracted boxes, pixels; by default 1.5 particle diameters.
-    rule
-        Which 2D classes to keep.
-    params
-        Step -> CryoSPARC's own parameters of its job.
-    last
-        The step to end with.
-    hours
-        Most time for one step.
-    """
-
-    project: str
-    workspace: str
-    particles: OutputName
-    micrographs: OutputName
-    lane: str | None = None
-    lanes: Mapping[str, str] = field(default_factory=dict)
-    box: int | None = None
-    rule: Rule = Rule()
-    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    last: str = STEPS[-1]
-    hours: float = 72.0
-
-    @property
-    def mark(self) -> str:
-        """What the descriptions of the chain's jobs carry: the same plan finds its own jobs again."""
-        content = repr((self.project, self.workspace, self.particles, self.micrographs, self.box, self.rule))
-        content += repr(sorted((step, sorted(values.items())) for step, values in self.params.items()))
-        return f"chain {hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -353,57 +258,3 @@ def _select(connection: Connection, plan: Plan, job: Any, say: Callable[[str], N
         connection.call(f"finding {job.uid}", job.refresh)
         if job.status == "waiting":
             connection.call("finishing the selection", job.interact, "finish")
-
-
-def read_plan(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of lanes, parameters and the rule.
-
-    .. code:: yaml
-
-        lane: gpu
-        box: 256
-        rule: {resolution: 12, particles: 200, fraction: 0.8}
-        classify: {class2D_K: 100}
-        abinit: {lane: big, abinit_K: 3}
-
-    Returns
-    -------
-    dict
-        Arguments of `Plan`.
-
-    Raises
-    ------
-    CryoSegNetError
-        The file is missing, no YAML, or holds what no plan has.
-    """
-    try:
-        import yaml
-    except ImportError:
-        raise CryoSegNetError("Reading a plan needs PyYAML: pip install pyyaml, or give options instead.") from None
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CryoSegNetError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = "" if where is None else f" (line {where.line + 1})"
-        raise CryoSegNetError(f"{path} is no YAML{line}: see docs/cryosparc.md for an example.") from error
-    if not isinstance(content, dict):
-        raise CryoSegNetError(f"{path} holds no plan: see docs/cryosparc.md for an example.")
-    unknown = sorted(str(name) for name in set(content) - {"lane", "box", "rule", "last", "hours", *STEPS})
-    if unknown:
-        raise CryoSegNetError(
-            f"{path}: {unknown[0]} is not known: use lane, box, rule, last, hours, {', '.join(STEPS)}."
-        )
-    found: dict[str, Any] = {name: content[name] for name in ("lane", "box", "last", "hours") if name in content}
-    try:
-        found["rule"] = Rule(**(content.get("rule") or {}))
-        found["params"] = {name: dict(content[name] or {}) for name in STEPS if name in content}
-    except (TypeError, ValueError) as error:
-        raise CryoSegNetError(
-            f"{path}: a step holds parameters by name, and rule has resolution, particles and fraction."
-        ) from error
-    found["lanes"] = {name: str(values.pop("lane")) for name, values in found["params"].items() if "lane" in values}
-    if found.get("last", STEPS[-1]) not in STEPS:
-        raise CryoSegNetError(f"{path}: last is {found['last']} and must be one of {', '.join(STEPS)}.")
-    return found
