@@ -64,7 +64,8 @@ def main(args: argparse.Namespace) -> int:
     if not args.labels and not args.self_train:
         raise UsageError("give --labels, or --self-train to learn from the network's own confident picks")
 
-    from ..training.finetuning import FineTuning, finetune
+    from ..training.finetuning import finetune
+    from ..training.options import FineTuning
 
     known = {name: getattr(args, name) for name in FineTuning.__dataclass_fields__ if hasattr(args, name)}
     options = FineTuning(**known, start=args.weights)

@@ -167,7 +167,8 @@ def main(args: argparse.Namespace) -> int:
     if args.preset == "default" and (args.levels or 0) > 5:
         raise UsageError("--levels 6 is for the published preset: the default one's crops are too small for it")
 
-    from ..training.training import Options, train
+    from ..training.options import Options
+    from ..training.training import train
 
     values = {name: getattr(args, name) for name in Options.__dataclass_fields__}
     options = Options(**values)

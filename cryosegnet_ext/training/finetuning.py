@@ -8,8 +8,6 @@ stay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import CryoSegNetError
 from ..picker import Picker
 from ..postprocess import Calibration
@@ -23,8 +21,9 @@ from .choosing import BLENDS, Choice, Trained, finish_choice, keep
 from .curves import Watcher
 from .fit import Recipe, fit
 from .folder import WEIGHTS, RunFolder
+from .options import FineTuning
 from .parallel import Group
-from .training import Options, chosen_precision, in_turn, load_data
+from .training import chosen_precision, in_turn, load_data
 
 #: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
 REPLAYED = 0.375
@@ -33,22 +32,6 @@ _REPLAY_CROPS, _SPECIMENS = 24, 12
 _GAIN = 0.002
 # Validation micrographs that blends are compared on.
 _JUDGED = 4
-
-
-@dataclass(frozen=True)
-class FineTuning(Options):
-    """What a fine-tuning may be told, beyond `Options`.
-
-    Attributes
-    ----------
-    self_train
-        Learn from the start weights' own confident picks. Labels, if any, then only judge.
-    confident
-        Least score of such a pick.
-    """
-
-    self_train: bool = False
-    confident: float = 0.75
 
 
 def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watcher, stop: Stop) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +26,9 @@ from .calibration import REACH, Scores, with_size
 from .choosing import BLENDS, Choice, Trained, finish_choice, keep
 from .dataset import Example, Preparation, Task, chosen, prepare, split
 from .labels import Labels
+from .options import FineTuning
 from .preparing import Wanted, known_size, labelled_examples
 from .training import Data
-
-if TYPE_CHECKING:
-    from .finetuning import FineTuning
 
 #: As many micrographs as in the paper.
 MOST_MICROGRAPHS = 20

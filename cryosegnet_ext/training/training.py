@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -25,84 +25,9 @@ from .curves import Watcher, draw_curves
 from .dataset import Example, Preparation, chosen, split
 from .fit import Batch, Recipe, fit
 from .folder import WEIGHTS, RunFolder
+from .options import Options
 from .parallel import Group
 from .preparing import Size, Wanted, labelled_examples
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a training may be told; the command line's names.
-
-    Attributes
-    ----------
-    micrographs, labels
-        Files, folders, globs, lists.
-    preset
-        ``default`` or ``published``.
-    pixel_size, diameter
-        Angstrom per pixel; angstrom.
-    denoised, flip_labels, label_scale, skip_bad
-        Of the data: see `dataset.Preparation` and `preparing.Wanted`.
-    validation
-        Share of the micrographs that tell the best weights and calibrate the score.
-    split
-        A split file of the user's.
-    steps, epochs
-        Length; None for the preset's. Epochs are of the published preset.
-    batch, learning_rate, base_channels, levels, patience, seed
-        None for the preset's.
-    crop
-        Side of a crop of the default preset, pixels of the working image.
-    precision
-        ``auto``, ``bf16``, ``float16`` or ``float32``.
-    simulate, simulated
-        Density maps and atomic models; the share of simulated crops.
-    start
-        Weights to start from: a name or a file; random ones otherwise.
-    workers
-        Processes that make batches; None: as many as help.
-    """
-
-    micrographs: Sequence[str]
-    labels: Sequence[str]
-    preset: Literal["default", "published"] = "default"
-    pixel_size: float | None = None
-    diameter: float | None = None
-    denoised: bool = False
-    flip_labels: str | None = None
-    label_scale: float = 1.0
-    skip_bad: bool = False
-    validation: float = 0.2
-    split: str | None = None
-    steps: int | None = None
-    epochs: int | None = None
-    batch: int | None = None
-    learning_rate: float | None = None
-    base_channels: int | None = None
-    levels: int | None = None
-    patience: int | None = None
-    precision: Literal["auto", "bf16", "float16", "float32"] = "auto"
-    simulate: Sequence[str] = ()
-    simulated: float = 0.5
-    start: str | None = None
-    seed: int = 0
-    crop: int = 256
-    workers: int | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """What changes the result, for ``training.json``; the number of workers does not."""
-        values = asdict(self)
-        del values["workers"]
-        base, levels = self.sizes()
-        return values | {"base_channels": base, "levels": levels}
-
-    def sizes(self) -> tuple[int, int]:
-        """Base channels and levels of the network."""
-        if self.start is not None:
-            network, _ = load_unet(self.start)
-            return network.base_channels, network.levels
-        usual = (64, 5) if self.preset == "published" else (16, 4)
-        return self.base_channels or usual[0], self.levels or usual[1]
 
 
 @dataclass(frozen=True)

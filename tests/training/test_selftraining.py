@@ -12,7 +12,7 @@ from cryosegnet_ext import CryoSegNetError, Micrograph, Picks, read_picks
 from cryosegnet_ext.training import selftraining
 from cryosegnet_ext.training.blobs import lumpy_stack, replay_items, simulated_micrographs
 from cryosegnet_ext.training.dataset import Example
-from cryosegnet_ext.training.finetuning import FineTuning
+from cryosegnet_ext.training.options import FineTuning
 from cryosegnet_ext.unet import AttentionUNet
 
 from .helpers import DIAMETER, centres, picture
