@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
+from .masks import Masks
 from .picks import Picks
-from .segment import Masks
 
 # Ice, gold and dirt are darker than particles by far more than particles differ: robust standard deviations, and the
 # number of likely particles from which these can be told.

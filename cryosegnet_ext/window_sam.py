@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .segment import Instance, Masks, find_peaks, measured, settled, smoothed
+from .masks import Instance, Masks, measured, settled
+from .segment import find_peaks, smoothed
 from .unet import bf16_pays
 
 if TYPE_CHECKING:
