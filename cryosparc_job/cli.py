@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext.commands.options import PICKER_OPTIONS, add_options, check_picker, picker_from
+from cryosegnet_ext.commands.options import check_picker, picker_from
 from cryosegnet_ext.commands.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program, say
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
+from .arguments import add_picker, add_reading, add_server, add_writing, identifier, positive
 from .connection import require_client
 from .errors import Interrupted, JobLost
 
@@ -67,42 +68,7 @@ def _complain(text: str) -> None:
     say(f"{PROGRAM}: {text}", sys.stderr)
 
 
-# Arguments that several commands share
-
-
-def _add_server(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("where")
-    add = group.add_argument
-    add("--url", metavar="URL", help="CryoSPARC's web address (default: CRYOSPARC_BASE_URL)")
-    add("--project", metavar="P1", required=True, type=_identifier("P"), help="the project")
-    add(
-        "--patience", metavar="S", type=_positive, default=300.0, help="seconds to wait for a server that is down (300)"
-    )
-    add("--no-prompt", action="store_true", help="never ask for a login")
-
-
-def _add_picker(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, PICKER_OPTIONS, "how to pick, as for cryosegnet pick (sizes in angstrom)")
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("reading")
-    add = group.add_argument
-    choice = group.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--download", action="store_true", help="download micrographs even where the project is mounted"
-    )
-    choice.add_argument(
-        "--no-download", action="store_true", help="fail where the project's folder is not mounted here"
-    )
-    add("--cache", metavar="DIR", type=Path, help="folder for downloaded micrographs")
-    add("--cache-size", metavar="GB", type=_positive, default=20.0, help="most it may hold (default: 20)")
-
-
-def _add_writing(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("writing").add_argument
-    add("--title", metavar="TEXT", default="CryoSegNet particle picking", help="title of the new job")
-    add("--flip-y", action="store_true", help="mirror the picks top to bottom; see check-orientation")
+# What several commands make of their arguments
 
 
 def make_picker(args: argparse.Namespace) -> MicrographPicker:
@@ -136,25 +102,6 @@ def _task(args: argparse.Namespace, **more: Any) -> Any:
     )
 
 
-def _identifier(letter: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if not (text.startswith(letter) and text[1:].isdigit()):
-            raise argparse.ArgumentTypeError(f"{text} is not of the form {letter}12")
-        return text
-
-    return check
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
-    return number
-
-
 # pick
 
 _PICK = """Pick the exposures of a job in a new external job.
@@ -164,15 +111,15 @@ only when its outputs were read back; what stops it before leaves it failed, wit
 
 
 def _add_pick(parser: argparse.ArgumentParser) -> None:
-    _add_server(parser)
-    parser.add_argument("--workspace", metavar="W1", required=True, type=_identifier("W"), help="where the job goes")
+    add_server(parser)
+    parser.add_argument("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the job goes")
     parser.add_argument("--exposures", metavar="J12:exposures", required=True, help="the output to pick")
-    parser.add_argument("--job", metavar="J34", type=_identifier("J"), help="go on with a job that was stopped")
+    parser.add_argument("--job", metavar="J34", type=identifier("J"), help="go on with a job that was stopped")
     parser.add_argument("--overwrite", action="store_true", help="with --job: forget what it has picked so far")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary; errors only")
-    _add_picker(parser)
-    _add_reading(parser)
-    _add_writing(parser)
+    add_picker(parser)
+    add_reading(parser)
+    add_writing(parser)
 
 
 def _pick(args: argparse.Namespace) -> int:
@@ -240,25 +187,25 @@ go on in CryoSPARC when this program stops."""
 def _add_chain(parser: argparse.ArgumentParser) -> None:
     from .chain import STEPS
 
-    _add_server(parser)
+    add_server(parser)
     add = parser.add_argument
-    add("--workspace", metavar="W1", required=True, type=_identifier("W"), help="where the jobs go")
+    add("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the jobs go")
     add("--particles", metavar="J34:particles", required=True, help="the picks")
     add("--exposures", metavar="J34:exposures", help="their exposures (default: the output exposures of the same job)")
     add("--plan", metavar="FILE", type=Path, help="lanes, parameters and rule, as YAML; options win over it")
     add("--lane", metavar="NAME", help="lane of the jobs")
     add("--box", metavar="N", type=int, help="box side, pixels (default: 1.5 particle diameters)")
     add("--classes", metavar="N", type=int, help="number of 2D classes (default: 50)")
-    add("--max-resolution", metavar="A", type=_positive, help="poorest resolution of a class to keep (default: 15)")
+    add("--max-resolution", metavar="A", type=positive, help="poorest resolution of a class to keep (default: 15)")
     add("--min-particles", metavar="N", type=int, help="fewest particles of a class to keep (default: 100)")
     add(
         "--keep",
         metavar="F",
-        type=_positive,
+        type=positive,
         help="keep the best classes up to this share of all particles (default: 1)",
     )
     add("--last", choices=STEPS, help="the step to end with")
-    add("--hours", metavar="H", type=_positive, help="most time for one step (default: 72)")
+    add("--hours", metavar="H", type=positive, help="most time for one step (default: 72)")
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
 
 
@@ -298,20 +245,20 @@ any machine, goes on with what is not picked yet. A server that is away is waite
 
 
 def _add_live(parser: argparse.ArgumentParser) -> None:
-    _add_server(parser)
+    add_server(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--session", metavar="S1", type=_identifier("S"), help="a Live session")
+    what.add_argument("--session", metavar="S1", type=identifier("S"), help="a Live session")
     what.add_argument("--exposures", metavar="J12:exposures", help="an output that grows")
     add = parser.add_argument
-    add("--workspace", metavar="W1", required=True, type=_identifier("W"), help="where the jobs go")
+    add("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the jobs go")
     add("--batch", metavar="N", type=int, default=50, help="new exposures that make a job (default: 50)")
-    add("--wait", metavar="MIN", type=_positive, default=15.0, help="minutes after which fewer make a job (15)")
-    add("--idle-hours", metavar="H", type=_positive, default=3.0, help="end when nothing has come for so long (3)")
-    add("--outage-hours", metavar="H", type=_positive, default=12.0, help="how long the server may be away (12)")
-    add("--poll", metavar="S", type=_positive, default=30.0, help="seconds between two looks (default: 30)")
-    _add_picker(parser)
-    _add_reading(parser)
-    _add_writing(parser)
+    add("--wait", metavar="MIN", type=positive, default=15.0, help="minutes after which fewer make a job (15)")
+    add("--idle-hours", metavar="H", type=positive, default=3.0, help="end when nothing has come for so long (3)")
+    add("--outage-hours", metavar="H", type=positive, default=12.0, help="how long the server may be away (12)")
+    add("--poll", metavar="S", type=positive, default=30.0, help="seconds between two looks (default: 30)")
+    add_picker(parser)
+    add_reading(parser)
+    add_writing(parser)
 
 
 def _live(args: argparse.Namespace) -> int:
@@ -347,13 +294,13 @@ in four orientations, and says with a number which one fits. Exit code 2: anothe
 
 
 def _add_orientation(parser: argparse.ArgumentParser) -> None:
-    _add_server(parser)
+    add_server(parser)
     add = parser.add_argument
     add("--exposures", metavar="J12:exposures", required=True, help="the exposures that were picked")
     add("--picks", metavar="J34:particles", required=True, help="the picks in question")
     add("--reference", metavar="J20:particles", help="picks or particles that are known to be right")
-    add("--diameter", metavar="A", type=_positive, help="particle diameter, angstrom (default: what the picks carry)")
-    _add_reading(parser)
+    add("--diameter", metavar="A", type=positive, help="particle diameter, angstrom (default: what the picks carry)")
+    add_reading(parser)
 
 
 def _orientation(args: argparse.Namespace) -> int:
