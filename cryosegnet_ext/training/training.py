@@ -287,7 +287,8 @@ def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
     size = f" --diameter {data['diameter']:.0f}" if data["angstrom"] else ""
     lines += [
         f"weights:  {folder / WEIGHTS} (threshold {results['threshold']:g})",
-        f"look at:  {folder / 'curves.png'}",
+        # A run of fewer steps than a line of loss.csv stands for has no curves.
+        *([f"look at:  {folder / 'curves.png'}"] if (folder / "curves.png").exists() else []),
         f"use them: cryosegnet pick MICROGRAPHS -o picked --weights {folder / WEIGHTS}{size}",
     ]
     return lines
