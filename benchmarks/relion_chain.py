@@ -3,8 +3,8 @@
     python benchmarks/relion_chain.py /tmp/chain --micrographs 8 --iterations 10
 
 RELION 3.1 must be installed (Debian: apt-get install relion). The picker is the real one with its built-in network; the
-particle is four balls of different size, which no class average can show by chance. InitialModel takes a quarter of an
-hour or more on two cores. The figures stand in docs/relion.md.
+particle is four balls of different size, which no class average can show by chance. InitialModel takes ten
+minutes or more on two cores. The figures stand in docs/relion.md.
 """
 
 from __future__ import annotations
@@ -194,8 +194,9 @@ def main() -> None:
     quarter = max(args.iterations // 4, 1)
     counts = {"ini": quarter, "inbetween": args.iterations - 2 * quarter, "fin": quarter}
     phases = {f"sgd_{phase}_iter": str(count) for phase, count in counts.items()}
-    subsets = {"sgd_ini_subset_size": "60", "sgd_fin_subset_size": "120", "sampling": '"30 degrees"', "sym_name": "C1"}
-    model = run(project, "InitialModel", 18, refine | phases | subsets | {"nr_classes": "1"})
+    subsets = {"sgd_ini_subset_size": "40", "sgd_fin_subset_size": "80", "sampling": '"30 degrees"', "sym_name": "C1"}
+    offsets = {"offset_range": "3", "offset_step": "3"}  # the picks are centred
+    model = run(project, "InitialModel", 18, refine | phases | subsets | offsets | {"nr_classes": "1"})
     for path in sorted((project / model).glob("run_it*_class001.mrc"))[-1:]:
         with mrcfile.open(path) as mrc:
             value = similarity(np.asarray(mrc.data), float(mrc.voxel_size.x))

@@ -4,7 +4,7 @@
     python benchmarks/train_default.py --stage mixed --output runs/mixed --steps 1900 --stop-after 1800 \\
         --start runs/simulated/checkpoint.pt
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -- benchmarks/train_default.py ...    # two processes, batches of 2 x 8
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -- benchmarks/train_default.py ...    # two processes, 2 x 8 crops
 
 Only the training splits of ``benchmarks/splits.json`` are read. The same arguments give the same crops in the same
 order; the weights agree up to the rounding of the machine's bf16 arithmetic.
