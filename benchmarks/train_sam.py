@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 import real_data
 import torch
 from safetensors.torch import save_file
-from train_default import specimen_stacks
+from train_default import EMPTY_SCALE, specimen_stacks
 
 from cryosegnet_ext import window_sam
 from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
@@ -35,14 +36,21 @@ SIZE = (22.0, 46.0)
 BATCH, SCENES_PER_BATCH = 48, 8
 
 
-def scenes(unet: AttentionUNet, real_share: float, leave_out: list[str], seed: int) -> Iterator[Scene]:
+def scenes(
+    unet: AttentionUNet, real_share: float, leave_out: list[str], seed: int, empty_share: float = 0.0
+) -> Iterator[Scene]:
     """Scenes without end, the same for the same seed."""
     stacks = specimen_stacks("train")
     sets = [real_data.load(name, "train") for name in real_data.SETS if name not in leave_out]
+    empty = real_data.load_empty("train") if empty_share else []
     network = partial(probability_map, unet)
     for number in count():
         rng = np.random.default_rng([seed, number])
-        if sets and rng.random() < real_share:
+        if empty and rng.random() < empty_share:
+            m = empty[int(rng.integers(len(empty)))]
+            scale = float(np.exp(rng.uniform(*np.log(EMPTY_SCALE))))
+            crop = labelled_particles(replace(m, diameter_px=DIAMETER / scale), SIDE, rng, (DIAMETER, DIAMETER))
+        elif sets and rng.random() < real_share:
             pool = sets[int(rng.integers(len(sets)))]
             crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, SIZE)
         else:
@@ -59,6 +67,7 @@ def main() -> None:
     ap.add_argument("--steps", type=int, default=2500)
     ap.add_argument("--scenes", type=int, default=300, help="scenes to draw windows from; a step renews one")
     ap.add_argument("--real-share", type=float, default=0.35)
+    ap.add_argument("--empty-share", type=float, default=0.0, help="scenes without particles")
     ap.add_argument("--leave-out", default=[], nargs="*")
     ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
     ap.add_argument("--rate", type=float, default=1e-3)
@@ -67,7 +76,7 @@ def main() -> None:
     a.output.mkdir(parents=True, exist_ok=True)
     unet = AttentionUNet(16, 4).eval().to(memory_format=torch.channels_last)
     unet.load_state_dict(torch.load(a.unet, weights_only=True)["model"])
-    source = scenes(unet, a.real_share, a.leave_out, a.seed)
+    source = scenes(unet, a.real_share, a.leave_out, a.seed, a.empty_share)
     pool = list(islice(source, a.scenes))
     print(f"{len(pool)} scenes, {sum(len(s.rows) for s in pool)} peaks", flush=True)
     torch.manual_seed(a.seed)
