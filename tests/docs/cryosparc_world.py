@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.docs.world import PIXEL_SIZE, SIDE, write_micrograph
+from tests.docs.world import PIXEL_SIZE, write_micrograph
 
 EXPOSURES = 3
+#: Large enough for the contrast at the picks to tell which way up they are.
+SIDE = 880
 
 
 def available() -> None:
@@ -42,7 +44,7 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         options: dict[str, Any] = {"pixel_size": PIXEL_SIZE, "particles": 1, "job": "J12"}
         add_exposures(world, [(SIDE, SIDE)] * EXPOSURES, first=10, **options)
         for number, path in enumerate(world.outputs["J12", "exposures"]["micrograph_blob/path"]):
-            write_micrograph(world.directory / path, number)
+            write_micrograph(world.directory / path, number, side=SIDE)
         # The particles to compare with are those of an earlier picking.
         _fill_up_to(world, 19)
         from cryosparc_job.cli import main
@@ -71,7 +73,7 @@ def _add_session(world: Any) -> None:
     world.sessions["S1"] = Session(uid="W5", **known, **numbers, **live)
     for number in range(EXPOSURES):
         path = Path("S1") / "motioncorrected" / f"{number:04d}_patch_aligned_doseweighted.mrc"
-        write_micrograph(world.directory / path, number)
+        write_micrograph(world.directory / path, number, side=SIDE)
         blob = MicrographBlob(
             path=str(path),
             shape=[SIDE, SIDE],

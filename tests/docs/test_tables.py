@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.docs import outputs, tables
+from cryosegnet_ext import cluster_file
+from tests.docs import cryosparc_world, outputs, tables
 from tests.docs.pages import Services, changed, lines_of, run_line
-from tests.docs_commands import LINES, Line
+from tests.docs_commands import LINES, ROOT, Line
 
 
 def test_every_page_with_commands_is_run() -> None:
@@ -59,3 +61,28 @@ def test_a_command_that_does_not_do_what_its_page_says_is_found(
     typed = ("cryosegnet", *words)
     with Services(tmp_path, monkeypatch) as services, pytest.raises((AssertionError, OSError), match=message):
         run_line(Line("page.md", 1, typed, typed, writes), services)
+
+
+# Files that the pages show
+
+
+def yaml_block(page: str, begins: str) -> str:
+    text = (ROOT / "docs" / page).read_text()
+    (block,) = (one for one in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if one.startswith(begins))
+    return block
+
+
+def test_the_cluster_file_is_read(tmp_path: Path) -> None:
+    """The one that is run stands for it, with processes of this machine."""
+    (tmp_path / "cluster.yaml").write_text(yaml_block("cluster.md", "# cluster.yaml"))
+    found = cluster_file.read(tmp_path / "cluster.yaml")
+    assert found["scheduler"] == "slurm" and found["gpus"] == 1 and found["maximum"] == 16
+
+
+def test_the_plan_of_a_chain_is_read(tmp_path: Path) -> None:
+    cryosparc_world.available()
+    from cryosparc_job import chain
+
+    (tmp_path / "plan.yaml").write_text(yaml_block("cryosparc.md", "lane:"))
+    found = chain.read_plan(tmp_path / "plan.yaml")
+    assert found["lane"] == "gpu" and found["rule"].particles == 200
