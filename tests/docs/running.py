@@ -28,7 +28,8 @@ _MAIN: dict[str, Callable[[list[str]], int]] = {
     "cryosegnet-cryosparc": cryosegnet_cryosparc,
     "cryosegnet-relion": cryosegnet_relion,
 }
-_PATIENCE = 90.0
+#: Seconds for what takes ten on an idle machine.
+_PATIENCE = 240.0
 
 
 class Ran(NamedTuple):
