@@ -38,7 +38,7 @@ def score(picks: Path, dataset: str, labelled: list[real_data.Labelled], stems: 
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--split", default="test", choices=("test", "validation"))
+    ap.add_argument("--split", default="test", choices=("test", "validation", "train"))
     ap.add_argument("--sets", nargs="*", default=list(real_data.SETS))
     ap.add_argument("--peers", action="store_true")
     ap.add_argument("--weights", default="default")
