@@ -155,7 +155,7 @@ class Project:
         row = table[table["rlnPipeLineProcessName"] == job]
         return STATUS[str(row["rlnPipeLineProcessStatus"].iloc[0])]
 
-    def wait_for(self, path: str, seconds: float = 60) -> None:
+    def wait_for(self, path: str, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not list(self.folder.glob(path)):
             assert time.monotonic() < end, f"{path} did not appear in {seconds} s"

@@ -119,9 +119,9 @@ def test_schedule_runs_and_waits_for_data(tmp_path: Path) -> None:
     command = ["nice", "-n", "10", "relion_scheduler", "--schedule", "cryosegnet", "--run"]
     scheduler = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        project.wait_for("Extract/job005/RELION_JOB_EXIT_SUCCESS", 60)
+        project.wait_for("Extract/job005/RELION_JOB_EXIT_SUCCESS", 180)
         project.add_micrographs(2)
-        project.wait_for("Class2D/job006/RELION_JOB_EXIT_SUCCESS", 90)
+        project.wait_for("Class2D/job006/RELION_JOB_EXIT_SUCCESS", 240)
     finally:
         scheduler.terminate()
         scheduler.wait(timeout=20)

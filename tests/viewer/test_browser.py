@@ -65,7 +65,7 @@ def test_a_click_removes_a_pick_or_adds_one_and_save_writes_them(browser: Any, t
         assert {(x, y) for x, y in zip(after.x, after.y)} == {*list(zip(before.x, before.y))[1:], free}
         page.keyboard.press("Escape")
         assert "saved" in page.locator(".card").nth(1).inner_text()
-        assert "Edited 1" in page.locator("#chips").inner_text()
+        watched.until("document.getElementById('chips').innerText.includes('Edited 1')")
         # An edited micrograph stays as it was saved, wherever the slider is.
         page.locator("#threshold-number").fill("0.2")
         watched.settle()
@@ -124,7 +124,7 @@ def test_zoom_asks_for_full_resolution(browser: Any, tmp_path: Path) -> None:
         label = read_picks(tmp_path / "labels" / "m0.star")
         assert len(label) == 1 and abs(label.x[0] - 1000) <= 3 and abs(label.y[0] - 1500) <= 3
         page.keyboard.press("Escape")
-        assert "Labelled 1" in page.locator("#chips").inner_text()
+        watched.until("document.getElementById('chips').innerText.includes('Labelled 1')")
         assert not page.locator("#charts").is_visible()
         assert watched.complaints == []
         assert all(url.startswith((server.address, "data:")) for url in watched.requests)
