@@ -15,9 +15,9 @@ the python of an environment with topaz-em).
 3. ``relion_preprocess --extract`` with the true CTF.
 4. ``relion_refine``, 2D, --classes classes. Selection without a person: classes are kept that are at least half as
    well resolved as the best (rlnEstimatedResolution) and hold at least a twentieth of an even share of the particles.
-5. ``relion_refine_mpi --auto_refine --split_random_halves`` from the true map low-passed to --initial-lowpass, C1,
-   global search at 15 degrees with two-fold oversampling to start with, halves joined below 40 angstrom; it ends by
-   itself or after --iterations.
+5. ``relion_refine_mpi --auto_refine --split_random_halves`` from the true map low-passed to --initial-lowpass, in C1 or
+   with --symmetry, global search at 15 degrees with two-fold oversampling to start with, halves joined below 40
+   angstrom; it ends by itself or after --iterations.
 6. Resolution: FSC of the two halves at 0.143 as RELION computes it while it refines (rlnGoldStandardFsc: no mask on the
    maps, halves refined apart from the same low-passed start), and FSC of their mean with the true map at 0.5, within a
    soft mask of the true map. The halves are shifted by whole pixels to where they correlate best with the true map;
@@ -164,7 +164,15 @@ def refine(folder: Path, picker: str, diameter: float, a: argparse.Namespace) ->
             "reference.mrc",
         ]
         command += ["--ini_high", str(a.initial_lowpass), "--auto_iter_max", str(a.iterations), "--ctf", "--norm"]
-        command += ["--scale", "--firstiter_cc", "--sym", "C1", "--healpix_order", "2", "--auto_local_healpix_order"]
+        command += [
+            "--scale",
+            "--firstiter_cc",
+            "--sym",
+            a.symmetry,
+            "--healpix_order",
+            "2",
+            "--auto_local_healpix_order",
+        ]
         command += ["4", "--offset_range", "5", "--offset_step", "2", "--low_resol_join_halves", "40", "--zero_mask"]
         command += ["--flatten_solvent", "--particle_diameter", f"{1.25 * diameter:.0f}", "--pad", "1"]
         command += ["--dont_combine_weights_via_disc", "--preread_images", "--j", str(max(a.threads // 2, 1))]
@@ -256,7 +264,8 @@ def one_picker(folder: Path, picker: str, summary: dict, a: argparse.Namespace) 
         run(folder, f"class2d {picker}", [*command, "--preread_images", "--j", str(a.threads)])
     row["kept"] = select(folder, picker, a)
     maps = refine(folder, picker, diameter, a)
-    truth = box_of(folder, summary["name"], box)
+    with mrcfile.open(folder / "reference.mrc") as mrc:
+        truth = np.array(mrc.data)
     row["half_maps"], row["true_map"] = resolutions(maps, truth, a.pixel_size)
     return row
 
@@ -284,6 +293,7 @@ def main() -> None:
     ap.add_argument("--class-iterations", type=int, default=20)
     ap.add_argument("--classes", type=int, default=20)
     ap.add_argument("--initial-lowpass", type=float, default=40, help="angstrom")
+    ap.add_argument("--symmetry", default="C1", help="of the structure, which then is turned as RELION has it")
     ap.add_argument("--pickers", nargs="*", choices=PICKERS, default=list(PICKERS))
     ap.add_argument("--topaz-python", type=Path, help="python of an environment with topaz-em")
     ap.add_argument("--threads", type=int, default=2)
@@ -309,9 +319,14 @@ def main() -> None:
     }
     reference = folder / "reference.mrc"
     if not reference.exists():
-        with mrcfile.new(reference, overwrite=True) as mrc:
+        with mrcfile.new(folder / "true.mrc", overwrite=True) as mrc:
             mrc.set_data(box_of(folder, summary["name"], summary["box"]))
             mrc.voxel_size = a.pixel_size
+        if a.symmetry == "C1":
+            (folder / "true.mrc").replace(reference)
+        else:
+            turn = ["relion_align_symmetry", "--i", "true.mrc", "--o", reference.name, "--sym", a.symmetry]
+            run(folder, "align symmetry", turn)
     results = folder / "results.json"
     rows: dict = json.loads(results.read_text()) if results.exists() else {}
     for picker in a.pickers:
