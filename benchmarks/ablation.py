@@ -12,24 +12,35 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 
 import held_out
 import numpy as np
 import real_data
+from calibrate import WORKING_DIAMETER
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from cryosegnet_ext import Picker, Picks
+from cryosegnet_ext.denoise import bad_areas, working_image
 from cryosegnet_ext.evaluation import SetScore
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.postprocess import Frame
 from cryosegnet_ext.segment import watershed
-from cryosegnet_ext.weights import load_sam, resolve
+from cryosegnet_ext.training.crops import LABEL_SHARE
+from cryosegnet_ext.weights import load_sam
 from cryosegnet_ext.window_sam import cut
 
-WORKING_DIAMETER, LABEL_SHARE = 32.0, 0.7
 EXPECTED_AREA = float(np.pi / 4 * (LABEL_SHARE * WORKING_DIAMETER) ** 2)
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+
+
+class FlippedPicker(Picker):
+    """The mean of the maps of an image and its mirror images."""
+
+    def _map(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen = super()._map
+        maps = [seen(np.ascontiguousarray(image[::i, ::j]))[::i, ::j] for i, j in FLIPS]
+        return np.ascontiguousarray(np.mean(maps, axis=0, dtype=np.float32))
 
 
 class Steps:
@@ -44,20 +55,15 @@ class Steps:
     """
 
     def __init__(self, weights: str, sam: str | None) -> None:
-        options = {"threshold": 0.0}
-        self._pickers = {
-            "watershed + postprocessing": Picker(weights, segmenter="watershed", **options),
-            "SAM peaks + postprocessing (default)": Picker(weights, segmenter="peaks", **options),
-        }
-        self._thresholds = {
-            "watershed + postprocessing": Picker(weights, segmenter="watershed").threshold,
-            "SAM peaks + postprocessing (default)": Picker(weights, segmenter="peaks").threshold,
+        self._default = Picker(weights, segmenter="peaks")
+        self._whole = {
+            "watershed + postprocessing": Picker(weights, segmenter="watershed"),
+            "SAM peaks + postprocessing (default)": self._default,
+            "SAM peaks + postprocessing, mean of four flips": FlippedPicker(weights, segmenter="peaks"),
         }
         if sam:
-            name = f"grid of {sam} + postprocessing"
-            self._pickers[name] = Picker(weights, segmenter="grid", sam=sam, **options)
-            self._thresholds[name] = Picker(weights, segmenter="grid", sam=sam).threshold
-        self._sam = load_sam(resolve("sam_small"))
+            self._whole[f"grid of {sam} + postprocessing"] = Picker(weights, segmenter="grid", sam=sam)
+        self._sam = load_sam("sam_small")
 
     def __call__(self, data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
         """Name of each variant and its figures on one data set."""
@@ -68,16 +74,14 @@ class Steps:
                 raw.setdefault(name, {})[m.name] = picks
         for name, picks_of in raw.items():
             yield name, data.score(name, picks_of, 0.5)
-        for name, picker in self._pickers.items():
+        for name, picker in self._whole.items():
             found = {m.name: picker.candidates(m, size) for m in data.task.micrographs}
-            yield name, data.score(name, found, self._thresholds[name])
-        name, picker = "SAM peaks + postprocessing, mean of four flips", self._pickers[_DEFAULT]
-        found = {m.name: _flipped(picker, m, size) for m in data.task.micrographs}
-        yield name, data.score(name, found, self._thresholds[_DEFAULT])
+            yield name, data.score(name, found, picker.threshold)
 
     def _without_postprocessing(self, m: Micrograph, size: float) -> Iterator[tuple[str, Picks]]:
-        picker = self._pickers[_DEFAULT]
-        work, probability = picker._view(m).seen(WORKING_DIAMETER / (size / (m.pixel_size or 1.0)))
+        probability = self._default.probability_map(m, size).data
+        scale = WORKING_DIAMETER / (size / (m.pixel_size or 1.0))
+        work = working_image(m.data, scale, bad_areas(m.data, m.valid))
         frame = Frame((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, m.pixel_size, None)
         label, count = ndimage.label(probability > 0.5)
         index = np.arange(1, count + 1)
@@ -90,24 +94,9 @@ class Steps:
         yield "U-Net + SAM peaks", _picks(masks.x, masks.y, masks.probability, frame)
 
 
-_DEFAULT = "SAM peaks + postprocessing (default)"
-
-
 def _picks(x: np.ndarray, y: np.ndarray, score: np.ndarray, frame: Frame) -> Picks:
     x, y = frame.to_micrograph(x, y)
     return Picks(x, y, np.full(len(x), np.nan), score)
-
-
-def _flipped(picker: Picker, m: Micrograph, size: float) -> Picks:
-    """Candidates from the mean map of the micrograph and its mirror images."""
-    seen = picker._map
-    try:
-        picker._map = lambda image: np.mean(  # type: ignore[method-assign]
-            [seen(np.ascontiguousarray(image[::i, ::j]))[::i, ::j] for i, j in FLIPS], axis=0, dtype=np.float32
-        )
-        return picker.candidates(replace(m), size)
-    finally:
-        del picker._map
 
 
 def main() -> None:

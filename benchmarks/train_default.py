@@ -44,11 +44,10 @@ def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
     return stacks
 
 
-def empty_crop(pool: list[Labelled], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A crop of a micrograph without particles at a random scale, and its label."""
+def empty_view(pool: list[Labelled], rng: np.random.Generator) -> Labelled:
+    """A micrograph without particles as if its particles had some size, so that its crops come at any scale."""
     m = pool[int(rng.integers(len(pool)))]
-    scale = float(np.exp(rng.uniform(*np.log(EMPTY_SCALE))))
-    return labelled_crop(replace(m, diameter_px=32 / scale), SIDE, rng)
+    return replace(m, diameter_px=32 / float(np.exp(rng.uniform(*np.log(EMPTY_SCALE)))))
 
 
 def main() -> None:
@@ -79,7 +78,7 @@ def main() -> None:
         images, labels = [], []
         for k in range(BATCH):
             if empty and k == BATCH - 1 and rng.random() < a.empty:
-                crop = empty_crop(empty, rng)
+                crop = labelled_crop(empty_view(empty, rng), SIDE, rng)
             elif real and k < a.real:
                 pool = sets[real[(step * a.real + k) % len(real)]]
                 crop = labelled_crop(pool[int(rng.integers(len(pool)))], SIDE, rng)

@@ -14,7 +14,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import real_data
 import torch
 from safetensors.torch import save_file
-from train_default import EMPTY_SCALE, specimen_stacks
+from train_default import empty_view, specimen_stacks
 
 from cryosegnet_ext import window_sam
 from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
@@ -47,9 +46,7 @@ def scenes(
     for number in count():
         rng = np.random.default_rng([seed, number])
         if empty and rng.random() < empty_share:
-            m = empty[int(rng.integers(len(empty)))]
-            scale = float(np.exp(rng.uniform(*np.log(EMPTY_SCALE))))
-            crop = labelled_particles(replace(m, diameter_px=DIAMETER / scale), SIDE, rng, (DIAMETER, DIAMETER))
+            crop = labelled_particles(empty_view(empty, rng), SIDE, rng, (DIAMETER, DIAMETER))
         elif sets and rng.random() < real_share:
             pool = sets[int(rng.integers(len(sets)))]
             crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, SIZE)
