@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -41,9 +42,14 @@ def centres_of_discs(mask: np.ndarray, radius: float) -> np.ndarray:
 
 def load(dataset: str, split: str) -> list[Labelled]:
     """The labelled micrographs of one split."""
+    return load_named(dataset, SPLITS[dataset][split])
+
+
+def load_named(dataset: str, stems: Sequence[str]) -> list[Labelled]:
+    """These labelled micrographs, without their suffixes."""
     suffix, diameter = SETS[dataset]
     result = []
-    for stem in SPLITS[dataset][split]:
+    for stem in stems:
         image = read_micrograph(SHARED / "micrographs" / dataset / (stem + suffix))
         if dataset == "empiar-10059":
             mask = cv2.imread(str(SHARED / "labels" / dataset / (stem + "_mask.png")), cv2.IMREAD_GRAYSCALE)

@@ -4,7 +4,8 @@
 
 For each data set the whole program runs, as a user runs it: `cryosegnet pick` on the files of the split, default
 threshold, size estimated by itself; then again with the size given. A pick is right within 0.3 diameters of a label,
-one to one. ``--peers`` adds other programs' picks on the same micrographs where they are at hand.
+one to one. ``--peers`` adds other programs' picks on the same micrographs where they are at hand, and says how many
+of our picks, right and wrong, those found too: what several programs see and the labels lack is likely a particle.
 """
 
 from __future__ import annotations
@@ -17,13 +18,45 @@ from pathlib import Path
 import numpy as np
 import real_data
 
-from cryosegnet_ext import read_picks
+from cryosegnet_ext import Picks, read_picks
 from cryosegnet_ext.commands import main as cryosegnet
-from cryosegnet_ext.evaluation import agreement
+from cryosegnet_ext.evaluation import agreement, match
 
 # Label discs of each set, pixels: what a pick's distance is measured by.
 LABEL_DIAMETER = {"empiar-10017-denoised": 108.0, "apoferritin": 64.0, "empiar-10059": 35.0}
 PIXEL_SIZE = {"empiar-10017-denoised": 1.77, "apoferritin": 1.75, "empiar-10059": 4.48}
+
+
+PEERS = real_data.SHARED / "peers" / "empiar-10017"
+# Peers whose picks on all of the micrographs are at hand.
+WHOLE_PEERS = ("cassper", "cryolo-casspers-run")
+
+
+def stems_of(dataset: str, split: str) -> list[str]:
+    """The micrographs of a split, or of all of them."""
+    splits = real_data.SPLITS[dataset]
+    return sorted(stem for stems in splits.values() for stem in stems) if split == "all" else splits[split]
+
+
+def seen_by_peers(
+    picks: Path, peers: Path, dataset: str, labelled: list[real_data.Labelled], stems: list[str]
+) -> dict[str, tuple[int, int]]:
+    """Right and wrong picks: how many there are, and how many of them a peer found within the same reach."""
+    reach = 0.3 * LABEL_DIAMETER[dataset]
+    count = {True: np.zeros(2, int), False: np.zeros(2, int)}
+    for m, stem in zip(labelled, stems):
+        ours = _xy(read_picks(picks / f"{stem}.star"))
+        right, found = np.zeros(len(ours), bool), np.zeros(len(ours), bool)
+        right[match(ours, np.c_[m.x, m.y], reach)[0]] = True
+        for peer in WHOLE_PEERS:
+            found[match(ours, _xy(read_picks(peers / peer / f"{stem}.star")), reach)[0]] = True
+        for kind in count:
+            count[kind] += (right == kind).sum(), (found & (right == kind)).sum()
+    return {name: (int(count[kind][0]), int(count[kind][1])) for name, kind in (("right", True), ("wrong", False))}
+
+
+def _xy(picks: Picks) -> np.ndarray:
+    return np.c_[picks.x, picks.y]
 
 
 def score(picks: Path, dataset: str, labelled: list[real_data.Labelled], stems: list[str]) -> tuple[float, ...]:
@@ -38,7 +71,7 @@ def score(picks: Path, dataset: str, labelled: list[real_data.Labelled], stems: 
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--split", default="test", choices=("test", "validation", "train"))
+    ap.add_argument("--split", default="test", choices=("test", "validation", "train", "all"))
     ap.add_argument("--sets", nargs="*", default=list(real_data.SETS))
     ap.add_argument("--peers", action="store_true")
     ap.add_argument("--weights", default="default")
@@ -47,8 +80,8 @@ def main() -> None:
     print("| data set | micrographs | picker | precision | recall | F1 | estimated diameter, A |")
     print("|---|---|---|---|---|---|---|")
     for name in a.sets:
-        stems = real_data.SPLITS[name][a.split]
-        labelled = real_data.load(name, a.split)
+        stems = stems_of(name, a.split)
+        labelled = real_data.load_named(name, stems)
         suffix, diameter = real_data.SETS[name]
         files = [str(real_data.SHARED / "micrographs" / name / (s + suffix)) for s in stems]
         for given in (False, True):
@@ -61,15 +94,23 @@ def main() -> None:
                 if cryosegnet(["pick", *files, "-o", folder, *options]) != 0:
                     raise SystemExit(f"picking {name} failed")
                 p, r, f = score(Path(folder) / "picks", name, labelled, stems)
+                if a.peers and name == "empiar-10017-denoised" and not given:
+                    agreed = seen_by_peers(Path(folder) / "picks", PEERS, name, labelled, stems)
                 size = json.loads((Path(folder) / "summary.json").read_text())["dataset_diameter"]
             size = f"given: {diameter * PIXEL_SIZE[name]:.0f}" if given else f"{size:.0f}" if size else "-"
             print(f"| {name} | {len(stems)} | ours | {p:.3f} | {r:.3f} | {f:.3f} | {size} |", flush=True)
         if a.peers and name == "empiar-10017-denoised":
-            for folder in sorted((real_data.SHARED / "peers" / "empiar-10017").iterdir()):
-                there = [i for i, s in enumerate(stems) if (folder / f"{s}.star").exists()]
+            for peer in sorted(PEERS.iterdir()):
+                there = [i for i, s in enumerate(stems) if (peer / f"{s}.star").exists()]
                 if there:
-                    p, r, f = score(folder, name, [labelled[i] for i in there], [stems[i] for i in there])
-                    print(f"| {name} | {len(there)} | {folder.name} | {p:.3f} | {r:.3f} | {f:.3f} | |")
+                    p, r, f = score(peer, name, [labelled[i] for i in there], [stems[i] for i in there])
+                    print(f"| {name} | {len(there)} | {peer.name} | {p:.3f} | {r:.3f} | {f:.3f} | |")
+            for kind, (n, found) in agreed.items():
+                print(
+                    f"\n{name}: {n} picks of ours are {kind}; {found} of them ({found / max(n, 1):.0%}) were found by",
+                    end="",
+                )
+                print(f" {' or '.join(WHOLE_PEERS)} too.")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ Image = NDArray[np.float32]
 # Background and normalisation of our recipe, in pixels of the working image, where a particle is ~32 px across.
 BACKGROUND_SIGMA = 48.0
 CLIP = 5.0
+# Where more than this share of the pixels would be darker than this, the contrast is lowered until it is not, but not
+# below this factor: so much is no dirt but the particles themselves, of a micrograph with little noise, and their
+# insides must not be clipped.
+DARK_SHARE, DARKEST, LEAST_CONTRAST = 0.03, 4.5, 0.25
 
 
 def published(data: Image) -> NDArray[np.uint8]:
@@ -116,7 +120,8 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
     -----
     Averaging pixels down to the working scale is the denoising: frequencies finer than ~1/16 of the particle are left
     out. Large structures (ice gradient, carbon edge) go by subtraction of a wide Gaussian; the noise level is the
-    median absolute deviation, which ice and gold do not move.
+    median absolute deviation, which ice and gold do not move. Where particles stand far out of the noise, they set the
+    contrast.
     """
     ny, nx = data.shape
     h, w = max(1, round(ny * scale)), max(1, round(nx * scale))
@@ -141,8 +146,16 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
     noise = 1.4826 * float(np.median(np.abs(used - level)))
     if not noise > 0:
         noise = max(float(used.std()), 1e-12)
+    rank = dark_rank(used.size)
+    dark = level - float(np.partition(used, rank, axis=None)[rank])
+    noise = min(max(noise, dark / DARKEST), noise / LEAST_CONTRAST)
     flat = np.clip((flat - level) / noise, -CLIP, CLIP).astype(np.float32)
     return WorkingImage(flat, h / ny, w / nx)
+
+
+def dark_rank(count: int) -> int:
+    """Which of ``count`` values in ascending order has `DARK_SHARE` of them below it."""
+    return int(DARK_SHARE * count)
 
 
 def _centred(data: Image, good: Image) -> Image:

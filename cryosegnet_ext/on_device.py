@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from . import denoise, denoise_torch
-from .denoise import BACKGROUND_SIGMA, CLIP, Change, WorkingImage, areas_of
+from .denoise import BACKGROUND_SIGMA, CLIP, DARKEST, LEAST_CONTRAST, Change, WorkingImage, areas_of, dark_rank
 from .memory import OutOfMemoryError, with_less
 from .micrograph import Micrograph
 from .unet import AttentionUNet, map_of_tensor
@@ -152,15 +152,21 @@ def working_image(data: Tensor, scale: float, bad: Tensor | None = None) -> Tens
     else:
         small = _resized(_centred(data, data), h, w)
         used = flat = small - _background(small)
-    level = _median(used)
+    ordered = used.flatten().sort().values
+    level = _middle(ordered)
     noise = 1.4826 * _median((used - level).abs())
     noise = torch.where(noise > 0, noise, used.std(correction=0).clamp(min=1e-12))
+    dark = level - ordered[dark_rank(len(ordered))]
+    noise = torch.minimum(torch.maximum(noise, dark / DARKEST), noise / LEAST_CONTRAST)
     return ((flat - level) / noise).clamp_(-CLIP, CLIP)
 
 
 def _median(values: Tensor) -> Tensor:
     """As NumPy's: the mean of the two middle values of an even number."""
-    ordered = values.flatten().sort().values
+    return _middle(values.flatten().sort().values)
+
+
+def _middle(ordered: Tensor) -> Tensor:
     n = len(ordered)
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 

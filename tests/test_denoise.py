@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import read_micrograph
-from cryosegnet_ext.denoise import bad_areas, published, working_image
+from cryosegnet_ext.denoise import CLIP, DARK_SHARE, DARKEST, LEAST_CONTRAST, bad_areas, published, working_image
 
 
 def plain_recipe(data):
@@ -139,6 +139,35 @@ def test_particles_stay_dark_and_of_one_depth():
         work = working_image(data, 1.0)
         depth.append(np.mean([work.data[y, x] for y in range(40, 640, step) for x in range(40, 640, step)]))
     assert depth == pytest.approx([-3, -3], abs=0.4)
+
+
+def discs(depth, radius=12, step=80):
+    """Discs in weak noise, evenly darker towards their middle, and where they are."""
+    data = noise((640, 640), mean=100, std=1)
+    yy, xx = np.mgrid[:640, :640] % step - step // 2
+    inside = np.hypot(yy, xx) < radius
+    return data - np.where(
+        inside, np.float32(depth) * (1 - np.hypot(yy, xx).astype(np.float32) / (2 * radius)), 0
+    ), inside
+
+
+@pytest.mark.parametrize("depth", [6, 8])
+def test_the_inside_of_clear_particles_is_not_clipped(depth):
+    data, inside = discs(depth)
+    work = working_image(data, 1.0).data
+    assert (work <= -CLIP).mean() < (work <= -DARKEST).mean() < 1.05 * DARK_SHARE
+    assert np.corrcoef(work[inside], data[inside])[0, 1] > 0.9
+
+
+def test_dirt_does_not_set_the_contrast():
+    data = noise((640, 640), mean=100, std=1)
+    plain = working_image(data, 1.0).data
+    cv2.circle(data, (300, 200), 40, 0.0, -1)  # 1.2 % of the frame
+    dirty = working_image(data, 1.0).data
+    far = np.hypot(*(np.mgrid[:640, :640] - np.array([200, 300])[:, None, None])) > 250
+    assert dirty[far].std() == pytest.approx(plain[far].std(), rel=0.05)
+    cv2.circle(data, (300, 200), 120, 0.0, -1)  # 11 %
+    assert working_image(data, 1.0).data[far].std() > 0.9 * LEAST_CONTRAST
 
 
 def test_the_background_goes():

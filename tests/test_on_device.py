@@ -12,7 +12,7 @@ from cryosegnet_ext import Micrograph, Picker, denoise, on_device, read_microgra
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.unet import probability_map
-from tests.test_denoise import noise, particles
+from tests.test_denoise import discs, noise, particles
 from tests.test_unet import random_unet
 
 
@@ -30,6 +30,13 @@ def test_the_working_image(shape, scale):
     found = on_device.working_image(torch.from_numpy(data), scale).numpy()
     assert expected.std() > 0.5
     assert found == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("depth", [15, 1000])
+def test_the_working_image_of_clear_particles(depth):
+    data, _ = discs(depth)
+    expected = denoise.working_image(data, 0.8).data
+    assert on_device.working_image(torch.from_numpy(data), 0.8).numpy() == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.6])

@@ -26,6 +26,12 @@ TOO_LARGE, TOO_SMALL = (80.0, 160.0), (4.0, 10.0)
 TOO_LARGE_SHARE, TOO_SMALL_SHARE = 0.12, 0.06
 # Share of crops simulated on fewer pixels and enlarged, down to this scale.
 COARSE_SHARE, COARSEST = 0.25, 0.3
+# Square of a particle's peak over the noise of a pixel: of most crops; of large particles, high doses and micrographs
+# that were denoised before.
+NOISY, CLEAR = (0.35, 16.0), (16.0, 400.0)
+CLEAR_SHARE = 0.35
+# Share of crops shown at a lower contrast, down to this factor: what else is on a micrograph sets its scale, too.
+FAINT_SHARE, FAINTEST = 0.3, 0.2
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,8 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
     contrast = float(rng.uniform(0.6, 1.2))
     efficiency = float(rng.uniform(0.3, 0.8))
     peak = 2 * optics.interaction * 1.3 * diameter * contrast * 0.4
-    ratio = float(np.exp(rng.uniform(np.log(0.35), np.log(16.0))))
+    clear = rng.random() < CLEAR_SHARE
+    ratio = float(np.exp(rng.uniform(*np.log(CLEAR if clear else NOISY))))
     dose = ratio / (peak**2 * pixel_size**2 * efficiency)
     kind = rng.random()
     scene = Scene(
@@ -173,7 +180,7 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
         clusters=float(rng.uniform(0, 0.6)),
         dose=dose,
         detector_efficiency=efficiency,
-        structural_noise=float(rng.choice([0.0, 0.5, 1.0, 2.0]))
+        structural_noise=float(rng.choice([0.0, 0.0, 0.5, 1.0] if clear else [0.0, 0.5, 1.0, 2.0]))
         * pixel_size
         * peak
         / 0.07
@@ -286,7 +293,9 @@ def augment(image: Image, label: NDArray[np.uint8], rng: np.random.Generator) ->
     image, label = np.rot90(image, k), np.rot90(label, k)
     if rng.random() < 0.5:
         image, label = image[:, ::-1], label[:, ::-1]
-    image = image * np.float32(np.exp(rng.normal(0, 0.15))) + np.float32(rng.normal(0, 0.1))
+    contrast = np.exp(rng.uniform(np.log(FAINTEST), 0) if rng.random() < FAINT_SHARE else rng.normal(0, 0.15))
+    image = image * np.float32(contrast) + np.float32(rng.normal(0, 0.1) * min(contrast, 1))
     if rng.random() < 0.2:
-        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0.1, 0.6))
+        noise = contrast * rng.uniform(0.1, 0.6)
+        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(noise)
     return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(label)
