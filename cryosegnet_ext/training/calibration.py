@@ -141,15 +141,21 @@ def fit_calibration(candidates: Candidates, prior: Calibration | None = None) ->
 def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
     """The threshold with the best F1, as near to 0.5 as costs nothing; 0.5 where nothing can be told."""
     score = candidate_scores(candidates, calibration)
-    f1 = []
-    for q in _THRESHOLDS:
-        kept = score >= q
-        f1.append(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))
+    f1 = [_f1(candidates, score >= q) for q in _THRESHOLDS]
     best = max(f1)
     if best == 0:
         return 0.5
     good = _THRESHOLDS[np.array(f1) >= best - _PLATEAU]
     return float(good[np.argmin(np.abs(good - 0.5))])
+
+
+def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
+    """F1 of the candidates that pass."""
+    return _f1(candidates, candidate_scores(candidates, calibration) >= threshold)
+
+
+def _f1(candidates: Candidates, kept: NDArray[np.bool_]) -> float:
+    return float(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))
 
 
 def candidate_scores(candidates: Candidates, calibration: Calibration) -> Floats:

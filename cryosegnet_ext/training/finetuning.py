@@ -16,7 +16,7 @@ from ..weights import load_unet
 from . import output, selftraining
 from .batches import Crops, Loader, default_workers, validation_crops
 from .blobs import lumpy_stack, replay_items
-from .calibration import Candidates, best_threshold, candidate_scores, fit_calibration, gather, score_picker
+from .calibration import best_threshold, f1_of, fit_calibration, gather, score_picker
 from .choosing import BLENDS, Choice, Trained, finish_choice, keep
 from .curves import Watcher
 from .fit import Recipe, fit
@@ -103,12 +103,6 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
             judge = selftraining.conclude if options.self_train and not options.labels else _conclude
             judge(Trained(data, start, before, note, tuned, folder, group.device, say, recipe.steps))
     group.wait()
-
-
-def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
-    """F1 of the candidates that pass."""
-    kept = candidate_scores(candidates, calibration) >= threshold
-    return float(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))
 
 
 def _conclude(trained: Trained) -> None:
