@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from ..errors import CryoSegNetError
 from ..picker import Picker
-from ..postprocess import Calibration
 from ..stopping import Stop
 from ..weights import load_unet
 from . import output, selftraining
