@@ -60,7 +60,7 @@ def main() -> None:
     ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets not to train on")
     ap.add_argument("--real", type=int, default=3, help="crops of labelled micrographs in a batch of 8")
     ap.add_argument("--turns", nargs="*", default=list(real_data.SETS), help="sets in turn, a name may stand twice")
-    ap.add_argument("--empty", type=float, default=0.0, help="share of batches with a crop without particles")
+    ap.add_argument("--empty", type=float, default=0.0, help="crops without particles in a batch of 8, on average")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--rate", type=float, help="learning rate (default: by stage)")
     ap.add_argument("--device", default="cpu")
@@ -77,7 +77,7 @@ def main() -> None:
         rng = np.random.default_rng([a.seed, step, rank] if rank else [a.seed, step])
         images, labels = [], []
         for k in range(BATCH):
-            if empty and k == BATCH - 1 and rng.random() < a.empty:
+            if empty and a.empty > (later := BATCH - 1 - k) and rng.random() < a.empty - later:
                 crop = labelled_crop(empty_view(empty, rng), SIDE, rng)
             elif real and k < a.real:
                 pool = sets[real[(step * a.real + k) % len(real)]]

@@ -36,7 +36,7 @@ LEAST_RESPONSE = 0.35
 CONFIDENT = 0.6
 # The third-best mask must be this probable somewhere, or what was seen may be noise: white noise reaches 0.87.
 SURE = 0.88
-LEAST_WEIGHT = 3.0
+LEAST_WEIGHT = 5.0
 # Share of the most found, in area and in number, that counts as all of it.
 ALMOST_ALL = 0.85
 # Fewer discs than this in a map do not tell a size.
