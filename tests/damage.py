@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,20 @@ def encoded(data: np.ndarray, suffix: str) -> bytes:
         tifffile.imwrite(buffer, picture)
         return buffer.getvalue()
     return bytes(cv2.imencode(suffix, picture)[1])
+
+
+def flipped(packed: bytes, first: int, end: int, rng: np.random.Generator, decode: Callable[[bytes], bytes]) -> bytes:
+    """The file with one bit turned in bytes ``first`` to ``end``, one on which its content depends."""
+    whole = decode(packed)
+    while True:
+        damaged = bytearray(packed)
+        damaged[int(rng.integers(first, end))] ^= 1 << int(rng.integers(8))
+        try:
+            same = decode(bytes(damaged)) == whole
+        except (OSError, EOFError, ValueError, zlib.error):
+            same = False
+        if not same:
+            return bytes(damaged)
 
 
 def _cut_in_data(content: bytes, data: np.ndarray, rng: np.random.Generator) -> Variant:
@@ -133,9 +148,8 @@ def _gzip_cut(content: bytes, data: np.ndarray, rng: np.random.Generator) -> Var
 
 
 def _gzip_flipped(content: bytes, data: np.ndarray, rng: np.random.Generator) -> Variant:
-    packed = bytearray(gzip.compress(content, mtime=0))
-    packed[int(rng.integers(20, len(packed) - 4))] ^= 1 << int(rng.integers(8))
-    return ".mrc.gz", bytes(packed)
+    packed = gzip.compress(content, mtime=0)
+    return ".mrc.gz", flipped(packed, 20, len(packed) - 4, rng, gzip.decompress)
 
 
 def _gzip_of_text(content: bytes, data: np.ndarray, rng: np.random.Generator) -> Variant:
@@ -148,9 +162,8 @@ def _bzip2_cut(content: bytes, data: np.ndarray, rng: np.random.Generator) -> Va
 
 
 def _bzip2_flipped(content: bytes, data: np.ndarray, rng: np.random.Generator) -> Variant:
-    packed = bytearray(bz2.compress(content, 1))
-    packed[int(rng.integers(4, len(packed) // 2))] ^= 1 << int(rng.integers(8))
-    return ".mrc.bz2", bytes(packed)
+    packed = bz2.compress(content, 1)
+    return ".mrc.bz2", flipped(packed, 4, len(packed) // 2, rng, bz2.decompress)
 
 
 def _png_cut(content: bytes, data: np.ndarray, rng: np.random.Generator) -> Variant:
