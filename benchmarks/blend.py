@@ -1,0 +1,40 @@
+"""The weighted mean of the weights of several checkpoints of one training.
+
+    python benchmarks/blend.py runs/long/checkpoint.pt=0.25 runs/clear/checkpoint.pt=0.5 runs/last/checkpoint.pt=0.25 \\
+        --output runs/blend/checkpoint.pt
+
+Later stages of a training learn something new and forget a little; their mean keeps more of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def part(text: str) -> tuple[Path, float]:
+    """``checkpoint.pt=share``."""
+    path, _, share = text.rpartition("=")
+    return Path(path), float(share)
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("parts", nargs="+", type=part, metavar="checkpoint.pt=share", help="shares add up to 1")
+    ap.add_argument("--output", type=Path, required=True)
+    a = ap.parse_args()
+    if abs(sum(share for _, share in a.parts) - 1) > 1e-6:
+        raise SystemExit("the shares do not add up to 1")
+    states = [(torch.load(path, weights_only=True), share) for path, share in a.parts]
+    last = states[-1][0]
+    for name, value in last["model"].items():
+        if value.is_floating_point():
+            last["model"][name] = sum(share * state["model"][name] for state, share in states)
+    a.output.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": last["model"], "recipe": last["recipe"]}, a.output)
+
+
+if __name__ == "__main__":
+    main()
