@@ -79,9 +79,8 @@ def micrographs(stack: ProjectionStack, pixel_size: float, defocus: float, seed:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--weights", default="default")
-    ap.add_argument("--segmenter", help="peaks or watershed (default: the weights' own)")
     a = ap.parse_args()
-    picker = Picker(a.weights, segmenter=a.segmenter)
+    picker = Picker(a.weights)
     scores: dict[tuple[float, bool], list[SetScore]] = {
         (ratio, given): [] for ratio in RATIOS for given in (False, True)
     }

@@ -167,7 +167,8 @@ def test_dirt_does_not_set_the_contrast():
     far = np.hypot(*(np.mgrid[:640, :640] - np.array([200, 300])[:, None, None])) > 250
     assert dirty[far].std() == pytest.approx(plain[far].std(), rel=0.05)
     cv2.circle(data, (300, 200), 120, 0.0, -1)  # 11 %
-    assert working_image(data, 1.0).data[far].std() > 0.9 * LEAST_CONTRAST
+    small = working_image(data, 0.125).data  # averaged, the noise is far below the dirt
+    assert small[far[4::8, 4::8]].std() > 0.7 * LEAST_CONTRAST
 
 
 def test_the_background_goes():
