@@ -19,6 +19,7 @@ from cryosegnet_ext.training.crops import (
     SMALLEST,
     Labelled,
     augment,
+    bend_spectrum,
     degrade,
     labelled_crop,
     paint_labels,
@@ -164,7 +165,8 @@ def test_a_labelled_crop_larger_than_its_micrograph_is_padded():
     assert not image[-1].any() and not label[-1].any()
 
 
-def test_augmentation_moves_image_and_label_together():
+def test_augmentation_moves_image_and_label_together(monkeypatch):
+    monkeypatch.setattr(crops, "BENT_SHARE", 0)  # it has its own test
     image = np.zeros((40, 40), np.float32)
     label = np.zeros((40, 40), np.uint8)
     image[5:12, 20:31], label[5:12, 20:31] = 10, 1
@@ -177,6 +179,29 @@ def test_augmentation_moves_image_and_label_together():
         seen.add(mask.tobytes())
     assert len(seen) == 8
     assert min(strengths) < 5 and np.median(strengths) == pytest.approx(10, abs=2)
+
+
+def test_a_bent_spectrum_is_another_weight_of_each_frequency_and_leaves_places_and_noise_alone():
+    noise = np.random.default_rng(1).standard_normal((256, 256)).astype(np.float32)
+    yy, xx = np.mgrid[:256, :256]
+    spot = 8 * np.exp(-((xx - 90) ** 2 + (yy - 160) ** 2) / 128)
+    bands = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)[None, :])
+    octaves = [(bands >= low) & (bands < 2 * low) for low in 2.0 ** -np.arange(2, 6)]
+    ratios = []
+    for seed in range(20):
+        bent = bend_spectrum(noise, np.random.default_rng(seed))
+        assert bent.dtype == np.float32 and bent.shape == noise.shape
+        assert np.median(np.abs(bent)) == pytest.approx(np.median(np.abs(noise)), rel=0.02)
+        before, after = (np.abs(np.fft.rfft2(image)) for image in (noise, bent))
+        by_band = [float(after[band].mean() / before[band].mean()) for band in octaves]
+        ratios.append([ratio / by_band[0] for ratio in by_band[1:]])
+        seen = cv2.GaussianBlur(bend_spectrum(noise - spot.astype(np.float32), np.random.default_rng(seed)), (0, 0), 6)
+        y, x = np.unravel_index(seen.argmin(), seen.shape)
+        assert np.hypot(x - 90, y - 160) < 4
+    spread = np.std(np.log(ratios), axis=0)
+    assert spread.min() > 0.2 and spread.max() < 0.8
+    flat = bend_spectrum(np.zeros((20, 30), np.float32), np.random.default_rng(0))
+    assert flat.shape == (20, 30) and not flat.any()
 
 
 def test_the_loss_is_the_published_one():

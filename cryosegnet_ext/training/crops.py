@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise import bad_areas, working_image
+from ..denoise import CLIP, bad_areas, working_image
 from ..simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from ..simulation.optics import Optics
 from .distractors import add_flakes, add_texture
@@ -32,6 +32,9 @@ NOISY, CLEAR = (0.35, 16.0), (16.0, 400.0)
 CLEAR_SHARE = 0.35
 # Share of crops shown at a lower contrast, down to this factor: what else is on a micrograph sets its scale, too.
 FAINT_SHARE, FAINTEST = 0.3, 0.2
+# Share of crops whose power spectrum is bent, by factors of this spread (of the amplitude's logarithm) at each octave:
+# other detectors, envelopes, ice and filters than those that training has.
+BENT_SHARE, BENT = 0.5, 0.35
 
 
 @dataclass(frozen=True)
@@ -288,14 +291,35 @@ def labelled_particles(
 
 
 def augment(image: Image, label: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
-    """Turn, mirror, change contrast, add noise: things that leave a particle a particle."""
+    """Turn, mirror, bend the spectrum, change contrast, add noise: things that leave a particle a particle."""
     k = int(rng.integers(4))
     image, label = np.rot90(image, k), np.rot90(label, k)
     if rng.random() < 0.5:
         image, label = image[:, ::-1], label[:, ::-1]
+    if rng.random() < BENT_SHARE:
+        image = bend_spectrum(image, rng)
     contrast = np.exp(rng.uniform(np.log(FAINTEST), 0) if rng.random() < FAINT_SHARE else rng.normal(0, 0.15))
     image = image * np.float32(contrast) + np.float32(rng.normal(0, 0.1) * min(contrast, 1))
     if rng.random() < 0.2:
         noise = contrast * rng.uniform(0.1, 0.6)
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(noise)
     return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(label)
+
+
+def bend_spectrum(image: Image, rng: np.random.Generator) -> Image:
+    """A working image (side, side) with its frequencies weighed anew, by a smooth function of their radius.
+
+    The noise, by its median absolute deviation, stays as it was.
+    """
+    margin = min(48, *(n - 1 for n in image.shape))  # what leaves on one side must not come in on the other
+    padded = np.pad(image, margin, mode="reflect")
+    ny, nx = padded.shape
+    radius = np.hypot(np.fft.fftfreq(ny)[:, None], np.fft.rfftfreq(nx)[None, :])
+    octaves = np.arange(-6, 0)  # periods of 64 to 2 px
+    gain = np.exp(np.interp(np.log2(np.maximum(radius, 2.0**-9)), octaves, rng.normal(0, BENT, len(octaves))))
+    bent = np.fft.irfft2(np.fft.rfft2(padded) * gain, s=(ny, nx)).astype(np.float32)
+    bent = bent[margin : ny - margin, margin : nx - margin]
+    before, after = (float(np.median(np.abs(v - np.median(v)))) for v in (image, bent))
+    if after > 0 and before > 0:
+        bent = bent * np.float32(before / after)
+    return np.clip(bent, -CLIP, CLIP)

@@ -64,15 +64,16 @@ def test_a_click_removes_a_pick_or_adds_one_and_save_writes_them(browser: Any, t
         assert len(after) == len(before)
         assert {(x, y) for x, y in zip(after.x, after.y)} == {*list(zip(before.x, before.y))[1:], free}
         page.keyboard.press("Escape")
-        assert "saved" in page.locator(".card").nth(1).inner_text()
+        watched.until("document.querySelectorAll('.card .flag')[1].textContent === 'saved'")
         watched.until("document.getElementById('chips').innerText.includes('Edited 1')")
         # An edited micrograph stays as it was saved, wherever the slider is.
         page.locator("#threshold-number").fill("0.2")
         watched.settle()
-        assert page.locator(".card .count").nth(1).inner_text().split()[0] == str(len(after))
+        count = f"document.querySelectorAll('.card .count')[1].textContent.split(' ')[0] === '{len(after)}'"
+        assert page.evaluate(count)
         page.reload()
         watched.settle()
-        assert page.locator(".card .count").nth(1).inner_text().split()[0] == str(len(after))
+        assert page.evaluate(count)
         page.locator(".card").nth(1).click()
         page.locator("#edit-discard").click()
         watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before)} pick')")
@@ -114,9 +115,9 @@ def test_zoom_asks_for_full_resolution(browser: Any, tmp_path: Path) -> None:
         watched.settle()
         for _ in range(6):
             page.keyboard.press("+")
-        page.wait_for_timeout(1500)
-        tiles = [url.split("/tile/")[1] for url in watched.requests if "/tile/" in url]
-        assert any(tile.startswith("0/0/") for tile in tiles) and any(not tile.startswith("0/0/") for tile in tiles)
+        asked = "performance.getEntriesByType('resource').map((e) => e.name.split('/tile/')[1] || '')"
+        watched.until(f"{asked}.some((tile) => tile.startsWith('0/0/'))")
+        watched.until(f"{asked}.some((tile) => tile && !tile.startsWith('0/0/'))")
         page.keyboard.press("0")
         page.mouse.click(*at(page, 1000, 1500, (3000, 2600)))
         page.keyboard.press("s")
