@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from cryosegnet_ext.commands.options import PICKER_OPTIONS, add_options
+from cryosegnet_ext.commands.options import PIXEL_SIZE, add_options
+from cryosegnet_ext.commands.running_options import OPTIONS
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,11 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_picker(parser: argparse.ArgumentParser) -> None:
     """How to pick."""
-    add_options(parser, PICKER_OPTIONS, "how to pick, as for cryosegnet pick (sizes in angstrom)")
+    # CryoSPARC knows the pixel size.
+    options = [option for option in OPTIONS if option is not PIXEL_SIZE]
+    add_options(parser, options, "how to pick, as for cryosegnet pick (sizes in angstrom)")
+    # What `engine_from` asks for besides: the cache of downloads is this machine's.
+    parser.set_defaults(cluster=None, scheduler=None)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

@@ -9,17 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext.commands.options import check_picker, picker_from
 from cryosegnet_ext.commands.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program, say
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, positive
 from .connection import require_client
+from .engine import engine_of
 from .errors import Interrupted, JobLost
 
 if TYPE_CHECKING:
-    from cryosegnet_ext.batch import MicrographPicker
-
     from .connection import Connection
 
 PROGRAM = "cryosegnet-cryosparc"
@@ -69,12 +67,6 @@ def _complain(text: str) -> None:
 
 
 # What several commands make of their arguments
-
-
-def make_picker(args: argparse.Namespace) -> MicrographPicker:
-    """The picker that the arguments ask for."""
-    check_picker(args)
-    return picker_from(args)
 
 
 def _connect(args: argparse.Namespace) -> Connection:
@@ -130,8 +122,7 @@ def _pick(args: argparse.Namespace) -> int:
         raise UsageError("--overwrite belongs to --job; a new job has nothing to forget")
     exposures = OutputName.parse(args.exposures)
     # A bad option or missing weights must not leave an empty job behind.
-    picker = make_picker(args)
-    with _connect(args) as connection:
+    with engine_of(args, _complain) as picker, _connect(args) as connection:
         task = _task(args, exposures=exposures, job=args.job, overwrite=args.overwrite)
         show = Shown(not args.quiet)
         try:
@@ -268,8 +259,7 @@ def _live(args: argparse.Namespace) -> int:
     if args.batch < 1:
         raise UsageError("--batch must be at least 1")
     exposures = None if args.exposures is None else OutputName.parse(args.exposures)
-    picker = make_picker(args)
-    with _connect(args) as connection:
+    with engine_of(args, _complain) as picker, _connect(args) as connection:
         plan = Follow(
             task=_task(args, exposures=exposures),
             session=args.session,

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.stopping import Stop
 
 from .connection import Connection
 from .errors import Interrupted, JobLost, ServerError
@@ -240,6 +241,21 @@ class Run:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+
+
+class Stopping(Stop):
+    """A run as an engine asks whether it is to stop: by `JobLost` and `Interrupted`, never by ``Stopped``.
+
+    It is not opened: the signals are the run's, which raises by itself whatever the engine is doing.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def check(self) -> None:
+        """As `Run.check`."""
+        self._run.check()
 
 
 def _lost(status: str) -> str:

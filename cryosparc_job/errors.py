@@ -26,6 +26,10 @@ class Expired(ServerError):
     """The login is not valid, or no longer."""
 
 
+class EngineLost(CryoSegNetError):
+    """Nothing can be picked here any more, be it these exposures or others: the worker processes are gone."""
+
+
 class JobLost(BaseException):
     """The job was killed, cleared or deleted as it ran; not an Exception: nothing may take it for a failed exposure."""
 

@@ -14,14 +14,16 @@ from typing import Any
 
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.batch import MicrographPicker
+from cryosegnet_ext.engines import Engine
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.flight import engine_for
 from cryosegnet_ext.journal import Journal
 from cryosegnet_ext.weights import cache_folder
 
 from .building import connect_once, create_once
 from .connection import Connection
 from .ends import Run
-from .errors import Interrupted, ServerError
+from .errors import EngineLost, Interrupted, ServerError
 from .locations import EXPOSURE_SLOTS, PARTICLE_SLOTS, TABLE_SLOTS, particle_dataset, read_exposures
 from .picking import Picking
 from .source import Source
@@ -36,7 +38,7 @@ _LONGEST_LIST = 20
 def pick(
     connection: Connection,
     task: Task,
-    picker: MicrographPicker,
+    picker: MicrographPicker | Engine,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Outcome:
     """Pick exposures in an external job.
@@ -52,30 +54,40 @@ def pick(
     task
         What to pick.
     picker
-        Picks one micrograph.
+        Picks one micrograph, here; or an engine, which has them picked elsewhere and which the caller closes. Where
+        they are picked changes nothing in the outputs, and a run goes on elsewhere than it began.
     progress
         Called with (exposures done, all, picks so far).
 
     Raises
     ------
     CryoSegNetError
-        The task could not be done; the job, where there is one, says so too.
+        The task could not be done; the job, where there is one, says so too. `EngineLost`: nor can another one be.
     JobLost
         The job was killed, cleared or deleted in CryoSPARC.
     Interrupted
         A signal stopped the process.
     """
+    with contextlib.nullcontext(picker) if isinstance(picker, Engine) else engine_for(picker) as engine:
+        return _pick(connection, task, engine, progress)
+
+
+def _pick(
+    connection: Connection, task: Task, engine: Engine, progress: Callable[[int, int, int], None] | None
+) -> Outcome:
+    # Weights or a device that do not load must not leave an empty job behind.
+    settings = {**engine.settings, "server": connection.url}
     job = _find_job(connection, task)
     folder = task.state or state_folder(connection.url, task.project, job.uid)
     # Picks of other settings must be refused before the job is touched.
-    settings = {**picker.settings, "server": connection.url, "job": f"{task.project}-{job.uid}"}
+    settings["job"] = f"{task.project}-{job.uid}"
     with Journal(folder, settings, task.overwrite or task.job is None) as journal:
         resume = _resume(connection, task, job.uid)
         run = Run(connection, job, resume)
         try:
             _prepare(connection, task, job)
             with run:
-                outcome = _work(connection, task, picker, run, journal, progress)
+                outcome = _work(connection, task, engine, run, journal, progress)
         except CryoSegNetError as error:
             raise _with_note(error, job.uid, run) from error
         except Interrupted as end:
@@ -103,7 +115,7 @@ def _with_note(error: CryoSegNetError, uid: str, run: Run) -> CryoSegNetError:
         text = f"{text.rstrip('.')}; {run.note}: kill it there."
     if isinstance(error, ServerError):
         return type(error)(text, error.code, error.passing)
-    return CryoSegNetError(text)
+    return EngineLost(text) if isinstance(error, EngineLost) else CryoSegNetError(text)
 
 
 def state_folder(url: str, project: str, job: str) -> Path:
@@ -198,7 +210,7 @@ def _prepare(connection: Connection, task: Task, job: Any) -> None:
 def _work(
     connection: Connection,
     task: Task,
-    picker: MicrographPicker,
+    engine: Engine,
     run: Run,
     journal: Journal,
     progress: Callable[[int, int, int], None] | None,
@@ -207,7 +219,7 @@ def _work(
     cache = task.cache or cache_folder() / "cryosparc" / "micrographs"
     source = Source(connection, task.project, cache, task.cache_bytes, task.download)
     store = Store(connection, run)
-    picking = Picking(task, picker, source, journal, store, progress)
+    picking = Picking(task, engine, source, journal, store, progress)
     table = task.table
     if table is None:
         table = connection.call("reading the exposures", run.job.load_input, "exposures")
@@ -220,7 +232,7 @@ def _work(
     template = connection.call("asking for the columns", run.job.alloc_output, "particles", 0)
     particle_dataset(template, [])
     run.say(f"cryosegnet-ext {__version__}: {len(exposures)} exposures of {task.exposures or 'Live'}")
-    run.say(f"Settings: {json.dumps(dict(picker.settings), default=str)}")
+    run.say(f"Settings: {json.dumps(dict(engine.settings), default=str)}")
     outcome = picking.every(exposures)
     if outcome.exposures == 0:
         path, reason = outcome.failures[0]

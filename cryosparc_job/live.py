@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from cryosegnet_ext.batch import MicrographPicker
+from cryosegnet_ext.engines import Engine
 from cryosegnet_ext.errors import CryoSegNetError
 
 from .building import find_marked
 from .connection import Connection, OutputName
-from .errors import Expired, Interrupted, ServerError
+from .errors import EngineLost, Expired, Interrupted, ServerError
 from .job import Outcome, Task, pick
 from .locations import live_table
 
@@ -141,7 +142,7 @@ class _Session:
 def follow(
     connection: Connection,
     plan: Follow,
-    picker: MicrographPicker,
+    picker: MicrographPicker | Engine,
     say: Callable[[str], None] = print,
 ) -> list[Outcome]:
     """Pick what comes until nothing more does.
@@ -159,7 +160,8 @@ def follow(
     Raises
     ------
     CryoSegNetError
-        The login has expired, the server is away for too long, or it refuses what is asked.
+        The login has expired, the server is away for too long, it refuses what is asked, or an engine's workers are
+        gone.
     JobLost
         A batch was killed in CryoSPARC, which ends the following.
     Interrupted
@@ -215,13 +217,17 @@ def follow(
 
 
 def _batch(
-    connection: Connection, task: Task, picker: MicrographPicker, say: Callable[[str], None], before: list[Outcome]
+    connection: Connection,
+    task: Task,
+    picker: MicrographPicker | Engine,
+    say: Callable[[str], None],
+    before: list[Outcome],
 ) -> Outcome | None:
     """Pick one batch; None where it could not be picked and the next one may."""
     estimated = next((one.estimated for one in before if one.estimated is not None), None)
     try:
         outcome = pick(connection, replace(task, estimated=estimated), picker)
-    except ServerError:
+    except (ServerError, EngineLost):
         raise
     except CryoSegNetError as error:
         say(str(error))

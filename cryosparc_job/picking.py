@@ -1,28 +1,30 @@
-"""The exposures of a job, picked one by one and remembered, so that a run that was cut off goes on."""
+"""The exposures of a job, picked and remembered one by one, so that a run that was cut off goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cryosegnet_ext import task as core
 from cryosegnet_ext.advice import about_diameter, checked_diameter
 from cryosegnet_ext.atomic import atomic_path, write_atomic
-from cryosegnet_ext.batch import MicrographPicker
+from cryosegnet_ext.engines import Engine
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.estimate import Estimate
 from cryosegnet_ext.inputs import Input
 from cryosegnet_ext.journal import Journal, Record
-from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.overlay import draw_overlay
 from cryosegnet_ext.picks import Picks
 from cryosegnet_ext.progress import duration
-from cryosegnet_ext.reading import Reader
 
 from . import plots
-from .errors import ServerError
+from .ahead import Ahead, Brought
+from .ends import Stopping
+from .errors import EngineLost, ServerError
 from .locations import Exposure
 from .source import Source
 from .storing import Store
@@ -32,15 +34,20 @@ _ANNOTATED = 4
 _CROPS_EACH = 9
 _ESTIMATE_EXPOSURES = 8
 _CHECK_EXPOSURES = 2
+_WAIT_SECONDS = 0.2
+#: Where the engine could take more: so long at most does a file that has come wait for it.
+_BRIEF_SECONDS = 0.02
 
 
 class Picking:
-    """Picks exposures one by one into a journal, which remembers them until they are stored.
+    """Has exposures picked into a journal, which remembers them until they are stored.
 
     Parameters
     ----------
-    task, picker
-        What to pick, and with what.
+    task
+        What to pick.
+    engine
+        Where it is picked; the outputs are the same wherever that is.
     source
         Where the micrographs come from.
     journal
@@ -54,50 +61,50 @@ class Picking:
     def __init__(
         self,
         task: Task,
-        picker: MicrographPicker,
+        engine: Engine,
         source: Source,
         journal: Journal,
         store: Store,
         progress: Callable[[int, int, int], None] | None,
     ) -> None:
         self.task = task
-        self.picker = picker
+        self.engine = engine
         self.source = source
         self.journal = journal
         self.store = store
         self.run = store.run
         self.folder = journal.output / "picks"
         self.progress = progress
+        self._stopping = Stopping(self.run)
         self._said = 0.0
 
     def every(self, exposures: Sequence[Exposure]) -> Outcome:
-        """Pick all exposures that an earlier run did not."""
+        """Pick all exposures that an earlier run did not.
+
+        Raises
+        ------
+        ServerError
+            The server or the network failed; what was at hand is remembered.
+        EngineLost
+            Nothing can be picked here any more.
+        """
         outcome = Outcome(self.run.job.uid)
         todo = [one for one in exposures if not self.is_done(one)]
         self._count(exposures, outcome)
         if outcome.exposures:
             self.run.say(f"{outcome.exposures} exposures were picked by an earlier run and are kept.")
-        if todo:
-            self._find_diameter(exposures)
-        self.run.checkpoint()
-        annotated = {exposures[i].uid for i in np.linspace(0, len(exposures) - 1, _ANNOTATED).astype(int)}
-        for one in exposures:
-            if one.uid in annotated and self.is_done(one):
-                self._show(one)
-        start = time.monotonic()
-        by_key = {str(one.uid): one for one in todo}
-        inputs = [Input(Path(one.path), str(one.uid)) for one in todo]
-        with Reader(lambda one: self.source.read(by_key[one.name]), inputs) as reader:
-            for number, exposure in enumerate(todo, 1):
-                got = reader.next(self.run.check)
-                reason = self._pick(exposure, got.micrograph, got.error, exposure.uid in annotated)
-                if reason is None:
-                    outcome.exposures += 1
-                    outcome.picks += self.journal.records[str(exposure.uid)].picks
-                else:
-                    outcome.failures.append((exposure.path or str(exposure.uid), reason))
-                    outcome.missed.append(exposure.uid)
-                self._report(number, len(todo), start, outcome, number == len(todo))
+        with self._engine_heard():
+            if todo:
+                self._find_diameter(exposures)
+            self.run.checkpoint()
+            annotated = {exposures[i].uid for i in np.linspace(0, len(exposures) - 1, _ANNOTATED).astype(int)}
+            for one in exposures:
+                if one.uid in annotated and self.is_done(one):
+                    self._show(one)
+            reasons = self._pick(todo, annotated, outcome)
+        left_out = [one for one in todo if one.uid in reasons]
+        outcome.failures = [(one.path or str(one.uid), reasons[one.uid]) for one in left_out]
+        outcome.missed = [one.uid for one in left_out]
         self._count(exposures, outcome)
         return outcome
 
@@ -113,31 +120,84 @@ class Picking:
         ny, nx = (int(n) for n in record.stem.split("x"))
         return Picks(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], record.pixel_size, (ny, nx))
 
-    def _pick(
-        self, exposure: Exposure, micrograph: Micrograph | None, error: Exception | None, annotate: bool
-    ) -> str | None:
-        """Pick one exposure and remember its picks; the reason where that cannot be."""
+    def _pick(self, todo: Sequence[Exposure], annotated: Collection[int], outcome: Outcome) -> dict[int, str]:
+        """Have exposures picked, in whatever order they come back; why some were not, by identifier."""
+        start = time.monotonic()
+        reasons: dict[int, str] = {}
+        at_hand: dict[str, Exposure] = {}
+        away: ServerError | None = None
+        number = 0
+
+        def end(exposure: Exposure, reason: str | None) -> None:
+            nonlocal number
+            number += 1
+            if reason is None:
+                outcome.exposures += 1
+                outcome.picks += self.journal.records[str(exposure.uid)].picks
+            else:
+                reasons[exposure.uid] = reason
+            self._report(number, len(todo), start, outcome.picks, len(reasons))
+
+        with Ahead(self.source, todo) as ahead:
+            while at_hand or (ahead.left and away is None):
+                self.run.check()
+                while away is None and ahead.left and self.engine.room > 0:
+                    brought = ahead.take(0.0 if at_hand else _WAIT_SECONDS)
+                    if brought is None:
+                        break
+                    if isinstance(brought.error, ServerError):
+                        # Nothing is wrong with the exposure. What is at hand is still picked.
+                        away = brought.error
+                    elif brought.path is None:
+                        end(brought.exposure, _reason(brought.error))
+                    else:
+                        at_hand[str(brought.exposure.uid)] = brought.exposure
+                        self.engine.submit(self._work_on(brought.exposure, brought.path))
+                hungry = away is None and ahead.left and self.engine.room > 0
+                for picked in self._outcomes(_BRIEF_SECONDS if hungry else _WAIT_SECONDS) if at_hand else ():
+                    exposure = at_hand.pop(picked.record.stem, None)
+                    if exposure is None:
+                        continue  # of an earlier run that was cut short, with the same engine
+                    end(exposure, self._keep(exposure, picked, exposure.uid in annotated))
+                    self.source.release(exposure)
+        if away is not None:
+            raise away
+        return reasons
+
+    def _work_on(self, exposure: Exposure, path: Path) -> core.Task:
+        """An exposure as the engine takes it; the stem is what its outcome is known by."""
+        return core.Task(
+            _input(exposure, path),
+            str(exposure.uid),
+            diameter=self.journal.diameter,
+            in_angstrom=self.journal.in_angstrom,
+        )
+
+    def _outcomes(self, seconds: float) -> list[core.Outcome]:
+        with _engine_lost():
+            return self.engine.wait(self._stopping, seconds)
+
+    def _keep(self, exposure: Exposure, picked: core.Outcome, annotate: bool) -> str | None:
+        """Remember the picks of one exposure; the reason where there are none to be remembered."""
+        picks = picked.picks
+        if picks is None:
+            return picked.record.reason or "it was not picked"
         try:
-            if error is not None:
-                raise error
-            assert micrograph is not None
-            picks = self.picker.pick(micrograph, self.journal.diameter)
-        except ServerError:
-            raise
-        except Exception as problem:
-            text = str(problem) if isinstance(problem, CryoSegNetError) else f"{type(problem).__name__}: {problem}"
-            return " ".join(text.split())[:500]
+            shape = picks.shape or self.source.read(exposure).data.shape
+            self.source.check_shape(exposure, shape)
+        except CryoSegNetError as error:
+            return _reason(error)
         self.run.check()
         file = self._file(exposure)
-        shape = micrograph.data.shape
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as temporary:
             np.save(temporary, np.column_stack([picks.x, picks.y, picks.diameter, picks.score]), allow_pickle=False)
         if annotate:
             with contextlib.suppress(ValueError, CryoSegNetError):
-                write_atomic(self._file(exposure, ".png"), plots.png(draw_overlay(micrograph.data, picks)))
+                data = self.source.read(exposure).data
+                write_atomic(self._file(exposure, ".png"), plots.png(draw_overlay(data, picks)))
                 with atomic_path(self._file(exposure, "-crops.npy")) as temporary:
-                    np.save(temporary, plots.crops(micrograph.data, picks, _CROPS_EACH), allow_pickle=False)
+                    np.save(temporary, plots.crops(data, picks, _CROPS_EACH), allow_pickle=False)
         diameter = round(float(np.median(picks.diameter)), 2) if len(picks) else None
         key, stem = str(exposure.uid), f"{shape[0]}x{shape[1]}"
         self.journal.add(
@@ -158,64 +218,90 @@ class Picking:
         diameters = [record.diameter for record in done if record.diameter is not None]
         outcome.diameter = float(np.median(diameters)) if diameters else None
         outcome.estimated = self.journal.diameter
-        given = checked_diameter(self.picker.settings)
+        given = checked_diameter(self.engine.settings)
         outcome.doubt = None if given is None else about_diameter(given, self.journal.diameter)
 
     def _find_diameter(self, exposures: Sequence[Exposure]) -> None:
         """Estimate the particle's diameter once for the job, from exposures spread evenly over it."""
         if self.journal.has_diameter:
             return
-        given = checked_diameter(self.picker.settings)
+        given = checked_diameter(self.engine.settings)
         if given is not None and self.task.estimated is None:
             self._check_diameter(given, exposures)
-        if not self.picker.needs_diameter:
+        if not self.engine.needs_diameter:
             return
         if self.task.estimated is not None:
             self.journal.set_diameter(self.task.estimated)
             return
-        micrographs = self._sample(exposures, _ESTIMATE_EXPOSURES)
-        diameter = self.picker.estimate_diameter(micrographs) if micrographs else None
-        self.journal.set_diameter(None if diameter is None else float(diameter))
-        found = "could not be estimated" if diameter is None else f"is about {diameter:.0f} angstrom"
-        self.run.say(f"The particle's diameter {found} ({len(micrographs)} exposures).")
+        found = self._estimate(exposures, _ESTIMATE_EXPOSURES)
+        if found.read:
+            # Where nothing could be read, nothing is known, and a run that goes on asks again.
+            self.journal.set_diameter(found.diameter, found.in_angstrom)
+        unit = "angstrom" if found.in_angstrom else "pixels"
+        what = "could not be estimated" if found.diameter is None else f"is about {found.diameter:.0f} {unit}"
+        self.run.say(f"The particle's diameter {what} ({found.read} exposures).")
 
     def _check_diameter(self, given: float, exposures: Sequence[Exposure]) -> None:
         """See whether a diameter that was given, angstrom, fits; it is what is picked for all the same."""
-        micrographs = self._sample(exposures, _CHECK_EXPOSURES)
-        if not micrographs:
+        found = self._estimate(exposures, _CHECK_EXPOSURES)
+        if not found.read or not found.in_angstrom:
             return
-        seen = self.picker.estimate_diameter(micrographs)
-        self.journal.set_diameter(seen, True)
-        doubt = about_diameter(given, seen)
+        self.journal.set_diameter(found.diameter, True)
+        doubt = about_diameter(given, found.diameter)
         if doubt:
             self.run.say(f"Look into this: {doubt}.", level="warning")
 
-    def _sample(self, exposures: Sequence[Exposure], count: int) -> list[Micrograph]:
-        """Micrographs spread evenly over the exposures; those that cannot be read are left out."""
+    def _estimate(self, exposures: Sequence[Exposure], count: int) -> Estimate:
+        """The diameter, from exposures spread evenly over all; those that cannot be read are left out."""
         chosen = [exposures[i] for i in np.unique(np.linspace(0, len(exposures) - 1, count).astype(int))]
-        micrographs = []
-        for one in chosen:
-            self.run.check()
-            try:
-                micrographs.append(self.source.read(one))
-            except ServerError:
-                raise
-            except CryoSegNetError:
-                continue
-        return micrographs
+        brought: list[Brought] = []
+        try:
+            for one in chosen:
+                self.run.check()
+                try:
+                    brought.append(Brought(one, self.source.bring(one, look=True)))
+                except ServerError:
+                    raise
+                except CryoSegNetError:
+                    continue
+            inputs = [_input(one.exposure, one.path) for one in brought if one.path is not None]
+            with _engine_lost():
+                found = self.engine.estimate(inputs, None, self._stopping) if inputs else Estimate()
+        finally:
+            for one in brought:
+                self.source.release(one.exposure)
+        if found.problem:
+            reason = found.problem.strip().splitlines()[-1]
+            self.run.say(f"The estimate of the particle's diameter failed: {reason}", level="warning")
+        return found
 
-    def _report(self, number: int, total: int, start: float, outcome: Outcome, last: bool) -> None:
+    @contextlib.contextmanager
+    def _engine_heard(self) -> Iterator[None]:
+        """What the engine says goes into the job's log as well."""
+        before = self.engine.say
+
+        def say(text: str) -> None:
+            before(text)
+            self.run.say(text.removeprefix("warning: "), level="warning")
+
+        self.engine.say = say
+        try:
+            yield
+        finally:
+            self.engine.say = before
+
+    def _report(self, number: int, total: int, start: float, picks: int, left_out: int) -> None:
         if self.progress is not None:
-            self.progress(number, total, outcome.picks)
+            self.progress(number, total, picks)
         now = time.monotonic()
-        if not last and now - self._said < self.task.log_seconds:
+        if number < total and now - self._said < self.task.log_seconds:
             return
         self._said = now
         rate = number / max(now - start, 1e-9)
         left = f", {duration((total - number) / rate)} left" if number < total else ""
-        failed = f", {len(outcome.failures)} left out" if outcome.failures else ""
+        failed = f", {left_out} left out" if left_out else ""
         self.run.say(
-            f"{number} of {total} exposures, {rate:.2g} a second{left}, {outcome.picks} particles{failed}",
+            f"{number} of {total} exposures, {rate:.2g} a second{left}, {picks} particles{failed}",
             name="progress",
         )
 
@@ -223,3 +309,21 @@ class Picking:
         with contextlib.suppress(OSError, ServerError):
             picture = self._file(exposure, ".png").read_bytes()
             self.store.plot(picture, f"Picks on {exposure.path}", f"picks_{exposure.uid}")
+
+
+def _input(exposure: Exposure, path: Path) -> Input:
+    return Input(path, exposure.path, exposure.pixel_size)
+
+
+def _reason(error: Exception | None) -> str:
+    text = str(error) if isinstance(error, CryoSegNetError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:500]
+
+
+@contextlib.contextmanager
+def _engine_lost() -> Iterator[None]:
+    """What an engine raises of its own is its end."""
+    try:
+        yield
+    except CryoSegNetError as error:
+        raise EngineLost(f"Nothing can be picked here any more: {str(error).rstrip('.')}.") from error

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,7 +32,7 @@ class Source:
     cache
         Folder for downloaded micrographs.
     cache_bytes
-        Most it may hold; the file that was used longest ago goes first.
+        Most it may hold, besides what is being picked; the file that was used longest ago goes first.
     download
         True: download even where the project's folder is mounted; None: only where it is not.
     """
@@ -52,7 +53,8 @@ class Source:
         self.cache = cache / self._key
         self.cache_bytes = cache_bytes
         self._download = download
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._held: Counter[Path] = Counter()
 
     def read(self, exposure: Exposure) -> Micrograph:
         """Read the micrograph of an exposure.
@@ -69,6 +71,63 @@ class Source:
         CryoSegNetError
             The micrograph is missing, damaged, of another shape than CryoSPARC says, or out of reach.
         """
+        return self._read(exposure)[1]
+
+    def bring(self, exposure: Exposure, look: bool = False) -> Path:
+        """See that an exposure's micrograph is in a file on this machine, for a process that cannot ask the server.
+
+        A download has been read once, since it can be cut short; it stays in the cache until `release`.
+
+        Parameters
+        ----------
+        exposure
+            Whose micrograph.
+        look
+            Read also a file that is not a download.
+
+        Raises
+        ------
+        ServerError, CryoSegNetError
+            As `read`.
+        """
+        target = self._target(exposure)
+        with self._lock:
+            self._held[target] += 1
+        try:
+            if not look:
+                path, downloaded = self._find(exposure)
+                if not downloaded:
+                    return path
+            return self._read(exposure)[0]
+        except BaseException:
+            self.release(exposure)
+            raise
+
+    def release(self, exposure: Exposure) -> None:
+        """Say that a file is not needed any more: once for each time that `bring` gave it."""
+        target = self._target(exposure)
+        with self._lock:
+            self._held[target] -= 1
+            if self._held[target] <= 0:
+                del self._held[target]
+            if not self._held and self.cache.is_dir():
+                self._evict()
+
+    def check_shape(self, exposure: Exposure, shape: tuple[int, ...]) -> None:
+        """See that a micrograph, of ``shape`` (ny, nx), is as large as CryoSPARC says.
+
+        Raises
+        ------
+        CryoSegNetError
+            It is not.
+        """
+        if exposure.shape is not None and exposure.shape != shape:
+            raise CryoSegNetError(
+                f"{exposure.path} has {shape[0]} rows and {shape[1]} columns and CryoSPARC says {exposure.shape[0]} "
+                f"and {exposure.shape[1]}: the file is not the one that was imported."
+            )
+
+    def _read(self, exposure: Exposure) -> tuple[Path, Micrograph]:
         path, downloaded = self._find(exposure)
         try:
             micrograph = read_micrograph(path, pixel_size=exposure.pixel_size)
@@ -79,14 +138,8 @@ class Source:
             path.unlink(missing_ok=True)
             path, _ = self._find(exposure)
             micrograph = read_micrograph(path, pixel_size=exposure.pixel_size)
-        ny, nx = micrograph.data.shape
-        if exposure.shape not in (None, (ny, nx)):
-            assert exposure.shape is not None
-            raise CryoSegNetError(
-                f"{exposure.path} has {ny} rows and {nx} columns and CryoSPARC says {exposure.shape[0]} and "
-                f"{exposure.shape[1]}: the file is not the one that was imported."
-            )
-        return micrograph
+        self.check_shape(exposure, micrograph.data.shape)
+        return path, micrograph
 
     def _find(self, exposure: Exposure) -> tuple[Path, bool]:
         if not exposure.path:
@@ -100,9 +153,7 @@ class Source:
 
     def _fetch(self, exposure: Exposure) -> Path:
         """The downloaded file, from the cache where it is there."""
-        digest = hashlib.sha256(exposure.path.encode()).hexdigest()[:24]
-        suffix = "".join(PurePosixPath(exposure.path).suffixes[-2:])
-        target = self.cache / f"{digest}{suffix[-12:]}"
+        target = self._target(exposure)
         if target.is_file():
             with contextlib.suppress(OSError):
                 os.utime(target)
@@ -122,6 +173,12 @@ class Source:
         self._evict(target)
         return target
 
+    def _target(self, exposure: Exposure) -> Path:
+        """The micrograph's place in the cache."""
+        digest = hashlib.sha256(exposure.path.encode()).hexdigest()[:24]
+        suffix = "".join(PurePosixPath(exposure.path).suffixes[-2:])
+        return self.cache / f"{digest}{suffix[-12:]}"
+
     def _save(self, path: str, target: Path) -> None:
         stream: Any = self.connection.api.projects.download_file(self.project, path=path)
         with open(target, "wb") as file:
@@ -136,8 +193,11 @@ class Source:
                 f"The cache folder {self.cache} cannot be made ({error.strerror}): choose another with --cache."
             ) from error
 
-    def _evict(self, keep: Path) -> None:
-        """Remove the files used longest ago until the cache is within its bounds; two newest stay for the reader."""
+    def _evict(self, keep: Path | None = None) -> None:
+        """Remove the files used longest ago until the cache is within its bounds.
+
+        What is held stays, and the two newest do, for those who read without holding.
+        """
         with self._lock:
             files = []
             for file in self.cache.iterdir():
@@ -150,7 +210,7 @@ class Source:
             for _, size, file in files[:-2]:
                 if total <= self.cache_bytes:
                     break
-                if file != keep:
+                if file != keep and file not in self._held:
                     with contextlib.suppress(OSError):
                         file.unlink()
                         total -= size

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ class BlobPicker:
         shape = (micrograph.data.shape[0], micrograph.data.shape[1])
         picks = Picks(x, y, np.full(len(x), diameter), score, micrograph.pixel_size, shape)
         return picks.above(self.threshold).by_score()
+
+
+def make_blobs(options: dict[str, Any], device: str) -> BlobPicker:
+    """Stands for `cryosegnet_ext.commands.running_options.make_picker`, in this process and in others."""
+    return BlobPicker(seconds=float(os.environ.get("BLOB_SECONDS", "0")))
 
 
 def simulate(shape: tuple[int, int], count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,10 +140,39 @@ def environment(standin: Any) -> dict[str, str]:
     return {"CRYOSPARC_EMAIL": standin.world.email, "CRYOSPARC_PASSWORD": standin.world.password}
 
 
+def words(standin: Any) -> list[str]:
+    """Arguments that name the exposures."""
+    return ["--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
+
+
+def start(standin: Any, tmp_path: Path, *more: str, seconds: float = 0.4) -> subprocess.Popen[str]:
+    """``cryosegnet-cryosparc pick`` as a process, in a session of its own; a micrograph takes ``seconds``."""
+    variables = {**os.environ, **environment(standin), "BLOB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+    variables["CRYOSEGNET_CACHE"] = str(tmp_path / "cache")
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.cryosparc_job.helpers", "pick", *words(standin), *more],
+        cwd=REPOSITORY,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait(what: Callable[[], Any], seconds: float = 40) -> None:
+    """Until it is so."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))
+    from cryosegnet_ext.commands import running_options
     from cryosparc_job import cli, ends
 
     ends.WATCH_SECONDS = 0.5
-    cli.make_picker = lambda args: BlobPicker(seconds=float(os.environ.get("BLOB_SECONDS", "0")))
+    running_options.make_picker = make_blobs
     sys.exit(cli.main())

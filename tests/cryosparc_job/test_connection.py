@@ -10,6 +10,7 @@ import pytest
 from cryosparc.auth import InstanceAuthSessions
 from cryosparc.models.auth import Token
 
+from cryosegnet_ext.commands import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, clean_url, connect, require_client
@@ -92,7 +93,7 @@ def test_refused_logins_are_one_sentence_without_secrets(
         monkeypatch.setenv("CRYOSPARC_PASSWORD", "hunter2 secret")
     elif case.startswith("expired"):
         save_login(standin, standin.url, token="old-secret-token", days=-1 if case == "expired" else 1)
-    monkeypatch.setattr(cli, "make_picker", lambda args: None)
+    monkeypatch.setattr(running_options, "make_picker", lambda options, device: None)
     words = ["--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
     assert cli.main(["pick", *words]) == 3
     said = capsys.readouterr().err
@@ -141,7 +142,7 @@ def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setattr(cli, "make_picker", lambda args: None)
+    monkeypatch.setattr(running_options, "make_picker", lambda options, device: None)
     assert cli.main(["pick", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]) == 3
     said = capsys.readouterr().err.strip()
     assert said == (

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +15,16 @@ from cryosparc_job import ends
 from cryosparc_job.connection import connect
 from cryosparc_job.ends import Run
 from cryosparc_job.errors import ServerError
-from tests.cryosparc_job.helpers import REPOSITORY, add_exposures, environment
+from tests.cryosparc_job.helpers import add_exposures, environment, start, wait
 from tests.standin.faults import Fault
 from tests.standin.server import StandIn
 
 COUNT = 6
 
 
-def start(standin: StandIn, tmp_path: Path, *more: str, seconds: float = 0.4) -> subprocess.Popen[str]:
-    words = ["pick", "--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures", *more]
-    variables = {**os.environ, **environment(standin), "BLOB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
-    variables["CRYOSEGNET_CACHE"] = str(tmp_path / "cache")
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.cryosparc_job.helpers", *words],
-        cwd=REPOSITORY,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def finish(process: subprocess.Popen[str]) -> None:
     _, err = process.communicate(timeout=40)
     assert process.returncode == 0, err
-
-
-def wait(what: Callable[[], Any], seconds: float = 40) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def picking(standin: StandIn) -> bool:

@@ -15,13 +15,14 @@ import pytest
 from cryosparc.models.exposure import Exposure, ExposureElement, ExposureGroups, MicrographBlob, MScopeParams
 from cryosparc.models.session import Session
 
+from cryosegnet_ext.commands import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import building, cli, connection, ends
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.errors import JobLost
 from cryosparc_job.job import Task
 from cryosparc_job.live import Follow, follow
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
 from tests.standin.faults import Fault
 from tests.standin.server import StandIn
 from tests.standin.world import World
@@ -238,7 +239,7 @@ def test_a_paused_session_and_an_idle_one_come_to_an_end(client: Connection, ser
 
 
 def test_the_command(server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "make_picker", lambda args: BlobPicker())
+    monkeypatch.setattr(running_options, "make_picker", make_blobs)
     add_session(server.world)
     add_live(server.world, 3)
     complete(server.world)

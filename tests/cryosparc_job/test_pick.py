@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cryosegnet_ext.commands import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks
@@ -15,7 +16,7 @@ from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.job import Task, pick
 from cryosparc_job.locations import read_locations
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
 from tests.standin.server import StandIn
 from tests.standin.world import World
 
@@ -265,7 +266,7 @@ def test_a_diameter_that_does_not_fit_is_doubted(
 def test_the_command(standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in environment(standin).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cli, "make_picker", lambda args: BlobPicker())
+    monkeypatch.setattr(running_options, "make_picker", make_blobs)
     add_exposures(standin.world, [(512, 512)] * 2)
     words = ["pick", "--url", standin.url + "/", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
     assert cli.main(words) == 0

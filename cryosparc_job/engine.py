@@ -1,0 +1,52 @@
+"""Where the arguments have exposures picked: in this process, or on several devices in a process for each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from cryosegnet_ext.choices import split_devices
+from cryosegnet_ext.commands.options import check_picker
+from cryosegnet_ext.commands.running_options import engine_from
+
+if TYPE_CHECKING:
+    from cryosegnet_ext.batch import MicrographPicker
+    from cryosegnet_ext.engines import Engine
+
+
+@contextlib.contextmanager
+def engine_of(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[MicrographPicker | Engine]:
+    """The picker that the arguments ask for, or the engine of several devices; loaded, so that no error is left in it.
+
+    Parameters
+    ----------
+    args
+        With the options that `arguments.add_picker` adds.
+    say
+        Told of worker processes that die.
+
+    Raises
+    ------
+    UsageError
+        Options do not go together, or name a device that is not here.
+    CryoSegNetError
+        The weights cannot be loaded.
+    """
+    check_picker(args)
+    devices = split_devices(args.device)
+    if len(devices) > 1 and any(name.startswith("cuda") for name in devices):
+        from cryosegnet_ext.picker import choose_device
+
+        # A process tells of its device when it has come to it, which may be after the first picks of another one.
+        for name in devices:
+            choose_device(name)
+    with engine_from(args) as picker:
+        from cryosegnet_ext.engines import Engine
+
+        if isinstance(picker, Engine):
+            picker.say = say
+            # Waits until a process has loaded the networks.
+            _ = picker.settings
+        yield picker
