@@ -121,7 +121,7 @@ class Source:
         CryoSegNetError
             It is not.
         """
-        if exposure.shape is not None and exposure.shape != shape:
+        if exposure.shape is not None and exposure.shape != tuple(shape):
             raise CryoSegNetError(
                 f"{exposure.path} has {shape[0]} rows and {shape[1]} columns and CryoSPARC says {exposure.shape[0]} "
                 f"and {exposure.shape[1]}: the file is not the one that was imported."

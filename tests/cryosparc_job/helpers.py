@@ -145,12 +145,14 @@ def words(standin: Any) -> list[str]:
     return ["--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
 
 
-def start(standin: Any, tmp_path: Path, *more: str, seconds: float = 0.4) -> subprocess.Popen[str]:
-    """``cryosegnet-cryosparc pick`` as a process, in a session of its own; a micrograph takes ``seconds``."""
+def start(
+    standin: Any, tmp_path: Path, *more: str, command: str = "pick", seconds: float = 0.4
+) -> subprocess.Popen[str]:
+    """``cryosegnet-cryosparc`` as a process, in a session of its own; a micrograph takes ``seconds``."""
     variables = {**os.environ, **environment(standin), "BLOB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
     variables["CRYOSEGNET_CACHE"] = str(tmp_path / "cache")
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.cryosparc_job.helpers", "pick", *words(standin), *more],
+        [sys.executable, "-m", "tests.cryosparc_job.helpers", command, *words(standin), *more],
         cwd=REPOSITORY,
         env=variables,
         stdout=subprocess.PIPE,

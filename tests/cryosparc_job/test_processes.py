@@ -348,7 +348,7 @@ def picking(standin: StandIn) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGHUP", "SIGTERM", "SIGKILL"])
 def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
     standin: StandIn, tmp_path: Path, number: str
 ) -> None:
@@ -357,9 +357,9 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
     try:
         wait(lambda: picking(standin))
         assert len(alive(tmp_path)) >= 3
-        if number == "SIGINT":
+        if number in ("SIGINT", "SIGHUP"):
             # As a terminal sends it: to the workers as well.
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.Signals[number])
         else:
             process.send_signal(signal.Signals[number])
         _, err = process.communicate(timeout=20)
@@ -406,3 +406,23 @@ def test_a_kill_in_cryosparc_leaves_no_process(standin: StandIn, tmp_path: Path)
     assert "J2 was killed in CryoSPARC" in err
     assert "Traceback" not in err
     assert world.jobs["J2"].status == "killed"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_live_that_waits_leaves_no_process(standin: StandIn, tmp_path: Path) -> None:
+    world = standin.world
+    add_exposures(world, [(256, 256)] * 2, particles=8)
+    world.set_status(world.jobs["J1"], "running")
+    more = ["--device", "cpu,cpu", "--batch", "2", "--poll", "0.1"]
+    process = start(standin, tmp_path, *more, command="live", seconds=0)
+    try:
+        wait(lambda: "J2" in world.jobs and world.jobs["J2"].status == "completed")
+        assert len(alive(tmp_path)) >= 3
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+        wait(lambda: not alive(tmp_path), 5)
+    finally:
+        for one in alive(tmp_path):
+            os.kill(one, signal.SIGKILL)
+    assert process.returncode == 4, err
+    assert "Traceback" not in err
