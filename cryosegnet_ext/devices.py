@@ -52,6 +52,7 @@ class _Worker:
     alone: bool = False
     estimating: bool = False
     deaths: int = 0
+    refusal: str = ""
 
 
 class Devices(Engine):
@@ -165,7 +166,8 @@ class Devices(Engine):
         self.workers = sum(w.process is not None for w in self._workers)
 
     def _feed(self) -> None:
-        """Give each process what it can take."""
+        """Give each process what it can take, always the one that has least at hand."""
+        open_ones = []
         for worker in self._workers:
             if not worker.ready or worker.estimating or worker.alone:
                 continue
@@ -174,10 +176,14 @@ class Devices(Engine):
                 worker.tasks.append(self._suspects.popleft())
                 self._send(worker, worker.tasks[-1])
                 continue
-            while self._queue and len(worker.tasks) < _DEPTH:
-                worker.tasks.append(self._queue.popleft())
-                if not self._send(worker, worker.tasks[-1]):
-                    break
+            open_ones.append(worker)
+        while self._queue and open_ones:
+            worker = min(open_ones, key=lambda w: len(w.tasks))
+            if len(worker.tasks) >= _DEPTH:
+                break
+            worker.tasks.append(self._queue.popleft())
+            if not self._send(worker, worker.tasks[-1]):
+                open_ones.remove(worker)
 
     def _send(self, worker: _Worker, message: object) -> bool:
         """Send; where the process has died, which its sentinel tells soon, nothing happens."""
@@ -221,13 +227,15 @@ class Devices(Engine):
         elif kind == "estimate":
             worker.estimating = False
             self._estimate = message[1]
-        else:
+        elif worker.deaths == 0:
             raise message[1]
+        else:  # it worked there once: a device that has dropped off must not end the others' work
+            worker.deaths, worker.refusal = _MOST_DEATHS, str(message[1])
 
     def _bury(self, worker: _Worker) -> None:
         """Take back what a dead process had at hand, and replace it."""
         worker.process.join(_END_SECONDS)
-        self._why = _cause(worker.process.exitcode)
+        self._why = worker.refusal or _cause(worker.process.exitcode)
         worker.pipe.close()
         worker.process, worker.ready, worker.estimating, worker.alone = None, False, False, False
         worker.deaths += 1

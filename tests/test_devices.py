@@ -19,6 +19,7 @@ from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.inputs import expand_inputs
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.task import Task
 from tests.stub_picker import StubPicker, write_micrograph
 
 # Each test starts processes, which costs a second or two; a test shows several things where it can.
@@ -49,6 +50,29 @@ def make_stub(device: str) -> StubPicker:
 
 def make_deadly(folder: str, device: str) -> Deadly:
     return Deadly(folder)
+
+
+def make_once(folder: str, device: str) -> StubPicker:
+    """A picker that dies of the first micrograph on ``cuda:0``, which then is no longer there."""
+    with open(Path(folder) / f"{device}.made", "a") as file:
+        file.write("x")
+    if device == "cpu":
+        return Slow()
+    if len((Path(folder) / f"{device}.made").read_text()) > 1:
+        raise UsageError(f"{device} is not there.")
+    return Dying()
+
+
+class Slow(StubPicker):
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        time.sleep(0.1)
+        return super().pick(micrograph, diameter)
+
+
+class Dying(StubPicker):
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 def make_nothing(device: str) -> StubPicker:
@@ -143,6 +167,31 @@ def test_processes_that_always_die_are_given_up(mics: Path, tmp_path: Path, monk
     monkeypatch.setattr(devices, "_MOST_DEATHS", 1)
     with pytest.raises(CryoSegNetError, match=r"every worker process has died.*SIGKILL"):
         pick(make_dead, mics, tmp_path / "out", count=1)
+
+
+def test_a_device_that_drops_off_is_given_up_and_the_others_go_on(mics: Path, tmp_path: Path) -> None:
+    for i in range(8, 24):
+        write_micrograph(mics / f"m{i}.mrc", seed=i)
+    said: list[str] = []
+    with Devices(functools.partial(make_once, str(tmp_path)), ["cuda:0", "cpu"]) as engine:
+        result = batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False, say=said.append)
+    assert (result.done, result.failed) == (24, 0)
+    assert sum("cuda:0 died again (cuda:0 is not there.) and is given up" in text for text in said) == 1
+
+
+def test_work_goes_to_the_process_with_least_at_hand(mics: Path) -> None:
+    engine = Devices(make_stub, ["cpu"] * 3)
+    sent: dict[int, int] = {}
+
+    class Pipe:
+        def send(self, message: object) -> None:
+            sent[id(self)] = sent.get(id(self), 0) + 1
+
+    for worker in engine._workers:
+        worker.pipe, worker.ready = Pipe(), True
+    for i, one in enumerate(expand_inputs([mics])[:4]):
+        engine.submit(Task(one, f"m{i}"))
+    assert sorted(sent.values()) == [1, 1, 2]
 
 
 def test_lists_of_devices() -> None:
