@@ -29,9 +29,11 @@ COARSE_SHARE, COARSEST = 0.25, 0.3
 # Square of a particle's peak over the noise of a pixel: of most crops; of large particles, high doses and micrographs
 # that were denoised before.
 NOISY, CLEAR = (0.35, 16.0), (16.0, 400.0)
-CLEAR_SHARE = 0.35
+CLEAR_SHARE = 0.2
 # Share of crops shown at a lower contrast, down to this factor: what else is on a micrograph sets its scale, too.
-FAINT_SHARE, FAINTEST = 0.3, 0.2
+FAINT_SHARE, FAINTEST = 0.2, 0.2
+# Shares of crops with texture, of this strength against the image's own, and with flakes painted on.
+TEXTURE_SHARE, TEXTURE, FLAKES_SHARE = 0.1, (0.1, 0.7), 0.1
 # Share of crops whose power spectrum is bent, by factors of this spread (of the amplitude's logarithm) at each octave:
 # other detectors, envelopes, ice and filters than those that training has.
 BENT_SHARE, BENT = 0.5, 0.35
@@ -133,7 +135,7 @@ def simulated_particles(
     scene = random_scene(first.diameter, pixel_size, rng)
     image, truth = simulate_micrograph(chosen, scene, (n, n), pixel_size, int(rng.integers(2**62)))
     shown = np.full(len(truth.x), in_scale)
-    image, covered = distract(image, fine, len(truth.x) == 0, rng)
+    image, covered = distract(image, fine, rng)
     if covered is not None:
         shown &= ~covered[np.round(truth.y).astype(int), np.round(truth.x).astype(int)]
     work = working_image(degrade(image, fine, rng), side / n)
@@ -218,14 +220,16 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
     return scene
 
 
-def distract(image: Image, d: float, empty: bool, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_] | None]:
-    """Texture and flakes on some crops, strong texture only where there are no particles; what the flakes cover."""
+def distract(image: Image, d: float, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_] | None]:
+    """Texture and flakes on some crops, and what the flakes cover.
+
+    Crops with and without particles get the same: where texture is stronger or more frequent without them, a network
+    takes the grain of a micrograph that it never saw for a sign that there are no particles.
+    """
     covered = None
-    if empty and rng.random() < 0.6:
-        image = add_texture(image, d, float(np.exp(rng.uniform(np.log(0.3), np.log(4.0)))), rng)
-    elif rng.random() < 0.15:
-        image = add_texture(image, d, float(rng.uniform(0.1, 0.5)), rng)
-    if rng.random() < (0.3 if empty else 0.08):
+    if rng.random() < TEXTURE_SHARE:
+        image = add_texture(image, d, float(np.exp(rng.uniform(*np.log(TEXTURE)))), rng)
+    if rng.random() < FLAKES_SHARE:
         image, covered = add_flakes(image, d, rng)
     return image, covered
 
