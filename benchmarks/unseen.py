@@ -1,0 +1,46 @@
+"""What checkpoints of a training find in a data set that it left out: maps and watershed alone, the size given.
+
+    python benchmarks/unseen.py runs/zero/checkpoint.pt --sets empiar-10017-denoised
+
+For comparing recipes within minutes, before anything is calibrated. Masks are ranked by their mean probability; printed
+are F1 at the probability of 0.5, the best F1 with its probability, and the recall of all masks. A pick is right within
+0.3 diameters of a label.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import real_data
+from calibrate import Picking, candidates, load_checkpoint
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("checkpoints", type=Path, nargs="+")
+    ap.add_argument("--sets", nargs="*", default=list(real_data.SETS))
+    ap.add_argument("--split", default="train", choices=("train", "validation", "test"))
+    a = ap.parse_args()
+    sets = {name: real_data.load(name, a.split) for name in a.sets}
+    print("| checkpoint | data set | F1 at 0.5 | best F1 | at | recall of all |")
+    print("|---|---|---|---|---|---|")
+    for checkpoint in a.checkpoints:
+        picking = Picking(load_checkpoint(checkpoint), None)
+        for name, micrographs in sets.items():
+            features, hits = zip(*(candidates(picking, m, 1.0, 0.3) for m in micrographs))
+            right = np.concatenate(hits)
+            probability = 1 / (1 + np.exp(-np.concatenate(features)[:, 1]))
+            labels = sum(len(m.x) for m in micrographs)
+            order = np.argsort(-probability)
+            f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + labels)
+            best = int(f1.argmax())
+            kept = probability >= 0.5
+            at_half = 2 * right[kept].sum() / max(kept.sum() + labels, 1)
+            where = f"{at_half:.3f} | {f1[best]:.3f} | {probability[order[best]]:.2f} | {right.sum() / labels:.2f}"
+            print(f"| {checkpoint.parent.name} | {name} | {where} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
