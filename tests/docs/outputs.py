@@ -180,7 +180,7 @@ def scheme(args: argparse.Namespace, ran: Ran) -> None:
 
 
 def cryosparc_pick(args: argparse.Namespace, ran: Ran) -> None:
-    assert "J34 completed: " in ran.out and " 0 particles" not in ran.out
+    assert re.search(r"\bJ\d+ completed: [1-9]\d* particles on 3 exposures", ran.out)
 
 
 def cryosparc_chain(args: argparse.Namespace, ran: Ran) -> None:

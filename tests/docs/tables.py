@@ -55,6 +55,7 @@ SUBSTITUTES: Mapping[str, Mapping[str, str]] = {
     "cryosparc.md": {
         "http://master:39000": "{cryosparc}",
         "...": "{cryosparc}",
+        "cuda:0,1": "cpu,cpu",  # two processes, as for two GPUs
     },
     "report.md": {"8090": "{port}"},
 }
