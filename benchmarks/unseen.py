@@ -22,8 +22,9 @@ def main() -> None:
     ap.add_argument("checkpoints", type=Path, nargs="+")
     ap.add_argument("--sets", nargs="*", default=list(real_data.SETS))
     ap.add_argument("--split", default="train", choices=("train", "validation", "test"))
+    ap.add_argument("--most", type=int, help="micrographs of a set, the first ones (default: all)")
     a = ap.parse_args()
-    sets = {name: real_data.load(name, a.split) for name in a.sets}
+    sets = {name: real_data.load(name, a.split)[: a.most] for name in a.sets}
     print("| checkpoint | data set | F1 at 0.5 | best F1 | at | recall of all |")
     print("|---|---|---|---|---|---|")
     for checkpoint in a.checkpoints:

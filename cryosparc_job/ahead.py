@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryosegnet_ext import reading
+
 from .locations import Exposure
 from .source import Source
 
-_POLL_SECONDS = 0.2
 #: Waiting to be taken; one more is on its way.
 _MOST = 4
 
@@ -26,10 +24,8 @@ class Brought:
     error: Exception | None = None
 
 
-class Ahead:
+class Ahead(reading.Ahead[Exposure, Brought]):
     """Brings the files of exposures, in their order, a few ahead of what was taken.
-
-    The thread is a daemon: a server or a file system that hangs does not keep the process from ending.
 
     Parameters
     ----------
@@ -45,39 +41,17 @@ class Ahead:
     """
 
     def __init__(self, source: Source, exposures: Sequence[Exposure]) -> None:
+        def bring(one: Exposure) -> Brought:
+            try:
+                return Brought(one, source.bring(one))
+            except Exception as error:
+                return Brought(one, error=error)
+
+        super().__init__(bring, exposures, _MOST, "bring micrographs")
         self.left = len(exposures)
-        self._source = source
-        self._exposures = exposures
-        self._queue: queue.Queue[Brought] = queue.Queue(maxsize=_MOST)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="bring micrographs", daemon=True)
-
-    def __enter__(self) -> Ahead:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        self._thread.join(timeout=2.0)
 
     def take(self, seconds: float) -> Brought | None:
         """The next one; None where it does not come within ``seconds``."""
-        try:
-            brought = self._queue.get(timeout=seconds) if seconds > 0 else self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        self.left -= 1
+        brought = super().take(seconds)
+        self.left -= brought is not None
         return brought
-
-    def _work(self) -> None:
-        for one in self._exposures:
-            try:
-                brought = Brought(one, self._source.bring(one))
-            except Exception as error:
-                brought = Brought(one, error=error)
-            while not self._closed.is_set():
-                with contextlib.suppress(queue.Full):
-                    self._queue.put(brought, timeout=_POLL_SECONDS)
-                    break
-            if self._closed.is_set():
-                return

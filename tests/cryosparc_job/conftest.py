@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 if all(importlib.util.find_spec(name) is not None for name in ("cryosparc", "fastapi", "uvicorn")):
+    from cryosparc_job.connection import Connection, connect
+    from tests.cryosparc_job.helpers import environment
     from tests.standin.server import StandIn
+    from tests.standin.world import World
 else:
     # Both are extras: `cryosparc` and `dev`.
     collect_ignore_glob = ["test_*.py"]
@@ -48,3 +51,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+
+
+@pytest.fixture
+def world(standin: StandIn) -> World:
+    return standin.world
+
+
+@pytest.fixture
+def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """A client that has logged in."""
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    with connect(standin.url, patience=3.0) as one:
+        yield one

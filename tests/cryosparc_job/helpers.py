@@ -162,6 +162,21 @@ def start(
     )
 
 
+def killed_in_cryosparc(world: Any, process: subprocess.Popen[str]) -> None:
+    """Kill the job J2 of a process in CryoSPARC while it picks; the process must say so and end within ten seconds."""
+    wait(lambda: "jobs.get_output_fields" in world.calls and "jobs.add_checkpoint" in world.calls)
+    time.sleep(0.5)
+    with world.lock:
+        world.set_status(world.jobs["J2"], "killed")
+    begin = time.monotonic()
+    _, err = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 4
+    assert "J2 was killed in CryoSPARC" in err
+    assert "Traceback" not in err
+    assert world.jobs["J2"].status == "killed"
+
+
 def wait(what: Callable[[], Any], seconds: float = 40) -> None:
     """Until it is so."""
     end = time.monotonic() + seconds

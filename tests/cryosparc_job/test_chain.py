@@ -39,11 +39,6 @@ def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Co
         yield one
 
 
-@pytest.fixture
-def world(standin: StandIn) -> World:
-    return standin.world
-
-
 def plan(**options: Any) -> Plan:
     options = {"lane": "gpu", "rule": RULE, **options}
     return Plan("P1", "W1", OutputName("J2", "particles"), OutputName("J2", "exposures"), **options)

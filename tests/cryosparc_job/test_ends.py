@@ -15,7 +15,7 @@ from cryosparc_job import ends
 from cryosparc_job.connection import connect
 from cryosparc_job.ends import Run
 from cryosparc_job.errors import ServerError
-from tests.cryosparc_job.helpers import add_exposures, environment, start, wait
+from tests.cryosparc_job.helpers import add_exposures, environment, killed_in_cryosparc, start, wait
 from tests.standin.faults import Fault
 from tests.standin.server import StandIn
 
@@ -67,18 +67,7 @@ def test_a_signal_fails_the_job_and_job_goes_on(
 def test_a_kill_stops_within_ten_seconds_in_the_middle_of_a_micrograph(
     standin: StandIn, world: Any, tmp_path: Path
 ) -> None:
-    process = start(standin, tmp_path, seconds=60)
-    wait(lambda: "jobs.get_output_fields" in world.calls and "jobs.add_checkpoint" in world.calls)
-    time.sleep(0.5)
-    with world.lock:
-        world.set_status(world.jobs["J2"], "killed")
-    begin = time.monotonic()
-    _, err = process.communicate(timeout=20)
-    assert time.monotonic() - begin < 10
-    assert process.returncode == 4
-    assert "J2 was killed in CryoSPARC" in err
-    assert "Traceback" not in err
-    assert world.jobs["J2"].status == "killed"
+    killed_in_cryosparc(world, start(standin, tmp_path, seconds=60))
 
 
 def test_a_second_signal_ends_at_once_though_the_server_hangs(standin: StandIn, world: Any, tmp_path: Path) -> None:

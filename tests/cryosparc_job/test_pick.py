@@ -13,7 +13,7 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks
 from cryosparc_job import cli
-from cryosparc_job.connection import Connection, OutputName, connect
+from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.job import Task, pick
 from cryosparc_job.locations import read_locations
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
@@ -21,19 +21,6 @@ from tests.standin.server import StandIn
 from tests.standin.world import World
 
 EXPOSURES = OutputName("J1", "exposures")
-
-
-@pytest.fixture
-def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in environment(standin).items():
-        monkeypatch.setenv(name, value)
-    with connect(standin.url, patience=3.0) as one:
-        yield one
-
-
-@pytest.fixture
-def world(standin: StandIn) -> World:
-    return standin.world
 
 
 def task(**options: Any) -> Task:

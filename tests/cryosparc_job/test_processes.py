@@ -24,11 +24,19 @@ from cryosegnet_ext.flight import InFlight
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks
 from cryosparc_job import cli, ends
-from cryosparc_job.connection import Connection, OutputName, connect
+from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
 from cryosparc_job.job import Task, pick
 from cryosparc_job.live import Follow, follow
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs, start, wait, words
+from tests.cryosparc_job.helpers import (
+    BlobPicker,
+    add_exposures,
+    killed_in_cryosparc,
+    make_blobs,
+    start,
+    wait,
+    words,
+)
 from tests.standin.faults import Fault
 from tests.standin.server import StandIn
 from tests.standin.world import World
@@ -102,18 +110,9 @@ def folder(shared: tuple[Devices, Path]) -> Path:
     return shared[1]
 
 
-@pytest.fixture
-def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in environment(standin).items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture(autouse=True)
+def _watched_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ends, "WATCH_SECONDS", 0.2)
-    with connect(standin.url, patience=3.0) as one:
-        yield one
-
-
-@pytest.fixture
-def world(standin: StandIn) -> World:
-    return standin.world
 
 
 def task(**options: Any) -> Task:
@@ -391,21 +390,11 @@ def test_a_kill_in_cryosparc_leaves_no_process(standin: StandIn, tmp_path: Path)
     add_exposures(world, [(256, 256)] * 4, particles=8)
     process = start(standin, tmp_path, "--device", "cpu,cpu", seconds=60)
     try:
-        wait(lambda: "jobs.get_output_fields" in world.calls and "jobs.add_checkpoint" in world.calls)
-        time.sleep(0.5)
-        with world.lock:
-            world.set_status(world.jobs["J2"], "killed")
-        begin = time.monotonic()
-        _, err = process.communicate(timeout=20)
-        assert time.monotonic() - begin < 10
+        killed_in_cryosparc(world, process)
         wait(lambda: not alive(tmp_path), 5)
     finally:
         for one in alive(tmp_path):
             os.kill(one, signal.SIGKILL)
-    assert process.returncode == 4
-    assert "J2 was killed in CryoSPARC" in err
-    assert "Traceback" not in err
-    assert world.jobs["J2"].status == "killed"
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
