@@ -111,7 +111,7 @@ def calibrate(picker: Picking, groups: dict[str, list[Labelled]]) -> tuple[Calib
     print("threshold " + " ".join(f"{n:>22}" for n in groups) + "        mean")
     here = {name: np.array([n == name for n in names]) for name in groups}
     table = {}
-    for q in np.arange(0.2, 0.81, 0.05).round(2).tolist():
+    for q in np.arange(0.05, 0.81, 0.05).round(2).tolist():
         line = []
         for name in groups:
             picked = (score >= q) & here[name]

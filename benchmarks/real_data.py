@@ -21,6 +21,10 @@ SPLITS = json.loads((HERE / "splits.json").read_text())
 # beta-galactosidase 170 A at 1.77 A/px, apoferritin by its ring, TRPV1 by its label discs (35 px) less their margin.
 SETS = {"empiar-10017-denoised": (".jpg", 96.0), "apoferritin": (".mrc", 68.0), "empiar-10059": (".mrc", 32.0)}
 
+# Unlabelled views of five more specimens, for training only: their particles were marked by this project (views.json),
+# as peaks of a difference of Gaussians or by the built-in network, and sifted by eye. No score is computed on them.
+VIEWS = "views"
+
 
 def centres_of_discs(mask: np.ndarray, radius: float) -> np.ndarray:
     """Cover a mask that was painted as a union of equal discs by discs, greedily; (n, 2) of x, y in mask pixels."""
@@ -47,6 +51,8 @@ def load(dataset: str, split: str) -> list[Labelled]:
 
 def load_named(dataset: str, stems: Sequence[str]) -> list[Labelled]:
     """These labelled micrographs, without their suffixes."""
+    if dataset == VIEWS:
+        return [_labelled_view(stem) for stem in stems]
     suffix, diameter = SETS[dataset]
     result = []
     for stem in stems:
@@ -60,6 +66,12 @@ def load_named(dataset: str, stems: Sequence[str]) -> list[Labelled]:
             x, y = picks.x, picks.y
         result.append(Labelled(image.data, x, y, diameter))
     return result
+
+
+def _labelled_view(stem: str) -> Labelled:
+    image = read_micrograph(SHARED / "micrographs" / "quality-examples" / f"{stem}.png")
+    labels = json.loads((HERE / "views.json").read_text())[stem]
+    return Labelled(image.data, np.array(labels["x"]), np.array(labels["y"]), labels["diameter"])
 
 
 def load_empty(split: str) -> list[Labelled]:

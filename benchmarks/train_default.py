@@ -57,7 +57,7 @@ def main() -> None:
     ap.add_argument("--steps", type=int, required=True)
     ap.add_argument("--stop-after", type=int, help="stop at this step of the schedule")
     ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
-    ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets not to train on")
+    ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets, or micrographs, not to train on")
     ap.add_argument("--real", type=int, default=3, help="crops of labelled micrographs in a batch of 8")
     ap.add_argument("--turns", nargs="*", default=list(real_data.SETS), help="sets in turn, a name may stand twice")
     ap.add_argument("--empty", type=float, default=0.0, help="crops without particles in a batch of 8, on average")
@@ -68,7 +68,9 @@ def main() -> None:
     stacks = specimen_stacks("train")
     sets = {}
     if a.stage == "mixed":
-        sets = {name: real_data.load(name, "train") for name in sorted(set(a.turns)) if name not in a.leave_out}
+        for name in sorted(set(a.turns) - set(a.leave_out)):
+            stems = [s for s in real_data.SPLITS[name]["train"] if s not in a.leave_out]
+            sets[name] = real_data.load_named(name, stems)
         print({k: [len(m.x) for m in v] for k, v in sets.items()}, flush=True)
     real = [name for name in a.turns if name in sets]
     empty = real_data.load_empty("train") if a.empty else []
@@ -78,10 +80,10 @@ def main() -> None:
         images, labels = [], []
         for k in range(BATCH):
             if empty and a.empty > (later := BATCH - 1 - k) and rng.random() < a.empty - later:
-                crop = labelled_crop(empty_view(empty, rng), SIDE, rng)
+                crop = labelled_crop(empty_view(empty, rng), SIDE, rng, degraded=True)
             elif real and k < a.real:
                 pool = sets[real[(step * a.real + k) % len(real)]]
-                crop = labelled_crop(pool[int(rng.integers(len(pool)))], SIDE, rng)
+                crop = labelled_crop(pool[int(rng.integers(len(pool)))], SIDE, rng, degraded=True)
             else:
                 crop = simulated_crop(stacks, SIDE, int(rng.integers(2**62)))
             image, label = augment(*crop, rng)

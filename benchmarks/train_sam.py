@@ -40,16 +40,16 @@ def scenes(
 ) -> Iterator[Scene]:
     """Scenes without end, the same for the same seed."""
     stacks = specimen_stacks("train")
-    sets = [real_data.load(name, "train") for name in real_data.SETS if name not in leave_out]
+    sets = [real_data.load(name, "train") for name in (*real_data.SETS, real_data.VIEWS) if name not in leave_out]
     empty = real_data.load_empty("train") if empty_share else []
     network = partial(probability_map, unet)
     for number in count():
         rng = np.random.default_rng([seed, number])
         if empty and rng.random() < empty_share:
-            crop = labelled_particles(empty_view(empty, rng), SIDE, rng, (DIAMETER, DIAMETER))
+            crop = labelled_particles(empty_view(empty, rng), SIDE, rng, (DIAMETER, DIAMETER), degraded=True)
         elif sets and rng.random() < real_share:
             pool = sets[int(rng.integers(len(sets)))]
-            crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, SIZE)
+            crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, SIZE, degraded=True)
         else:
             crop = simulated_particles(stacks, SIDE, int(rng.integers(2**62)), SIZE)
         scene = peaks_of(crop, network, DIAMETER)

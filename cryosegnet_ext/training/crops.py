@@ -265,16 +265,26 @@ def _local_contrast(image: Image, rng: np.random.Generator) -> Image:
     return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(tiles, tiles)).apply(eight).astype(np.float32)
 
 
-def labelled_crop(micrograph: Labelled, side: int, rng: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
+def labelled_crop(
+    micrograph: Labelled, side: int, rng: np.random.Generator, degraded: bool = False
+) -> tuple[Image, NDArray[np.uint8]]:
     """A crop (side, side) of a labelled micrograph at a random working scale near the nominal one, with its label."""
-    crop = labelled_particles(micrograph, side, rng)
+    crop = labelled_particles(micrograph, side, rng, degraded=degraded)
     return crop.image, crop.label()
 
 
 def labelled_particles(
-    micrograph: Labelled, side: int, rng: np.random.Generator, size: tuple[float, float] | None = None
+    micrograph: Labelled,
+    side: int,
+    rng: np.random.Generator,
+    size: tuple[float, float] | None = None,
+    degraded: bool = False,
 ) -> Crop:
-    """A crop of a labelled micrograph; ``size`` as in `simulated_particles`."""
+    """A crop of a labelled micrograph; ``size`` as in `simulated_particles`.
+
+    ``degraded`` puts it through `degrade`, as simulated crops are: few data sets tell the look of a filter from that of
+    a specimen.
+    """
     if size is None:
         d, in_scale = _random_size(rng, 0.0, spread=0.25)
     else:
@@ -284,7 +294,10 @@ def labelled_particles(
     need = int(np.ceil((side + 2) / scale))
     y0, x0 = (int(rng.integers(0, max(n - need, 0) + 1)) for n in (ny, nx))
     part = micrograph.data[y0 : y0 + need, x0 : x0 + need]
-    work = working_image(part, scale, bad_areas(part))
+    bad = bad_areas(part)
+    if degraded:
+        part = degrade(part, micrograph.diameter_px, rng)
+    work = working_image(part, scale, bad)
     x = (micrograph.x - x0 + 0.5) * work.scale_x - 0.5
     y = (micrograph.y - y0 + 0.5) * work.scale_y - 0.5
     image = np.zeros((side, side), np.float32)
