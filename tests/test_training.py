@@ -162,7 +162,10 @@ def test_labelled_crops_keep_labels_on_particles(degraded):
 
 def test_degraded_crops_have_other_looks_and_the_same_labels():
     micrograph = labelled()
-    pairs = [[labelled_crop(micrograph, 128, np.random.default_rng(seed), d) for d in (False, True)] for seed in range(12)]
+    pairs = [
+        [labelled_crop(micrograph, 128, np.random.default_rng(seed), degraded) for degraded in (False, True)]
+        for seed in range(12)
+    ]
     assert all((plain[1] == degraded[1]).all() for plain, degraded in pairs)
     grain = [[float(np.abs(np.diff(image, axis=1)).mean()) for image, _ in pair] for pair in pairs]
     assert sum(after < 0.8 * before for before, after in grain) > 2  # blurred ones among them
