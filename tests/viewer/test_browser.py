@@ -76,6 +76,7 @@ def test_a_click_removes_a_pick_or_adds_one_and_save_writes_them(browser: Any, t
         assert page.evaluate(count)
         page.locator(".card").nth(1).click()
         page.locator("#edit-discard").click()
+        watched.until("document.getElementById('edit-status').textContent === 'edits discarded'")
         watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before)} pick')")
         assert not (out / "picks_edited" / "mic_1.star").exists()
         assert watched.complaints == []
