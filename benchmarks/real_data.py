@@ -49,6 +49,14 @@ def load(dataset: str, split: str) -> list[Labelled]:
     return load_named(dataset, SPLITS[dataset][split])
 
 
+def load_training(names: Sequence[str], leave_out: Sequence[str]) -> dict[str, list[Labelled]]:
+    """What these data sets have for training, less the sets and the single micrographs in ``leave_out``."""
+    sets = {}
+    for name in sorted(set(names) - set(leave_out)):
+        sets[name] = load_named(name, [stem for stem in SPLITS[name]["train"] if stem not in leave_out])
+    return sets
+
+
 def load_named(dataset: str, stems: Sequence[str]) -> list[Labelled]:
     """These labelled micrographs, without their suffixes."""
     if dataset == VIEWS:

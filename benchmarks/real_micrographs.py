@@ -76,6 +76,7 @@ def main() -> None:
     ap.add_argument("--peers", action="store_true")
     ap.add_argument("--weights", default="default")
     ap.add_argument("--segmenter", help="peaks or watershed (default: the weights' own)")
+    ap.add_argument("--threshold", type=float, help="least score of a pick (default: the weights' own)")
     a = ap.parse_args()
     print("| data set | micrographs | picker | precision | recall | F1 | estimated diameter, A |")
     print("|---|---|---|---|---|---|---|")
@@ -91,6 +92,7 @@ def main() -> None:
                     options.append("--denoised")
                 options += ["--pixel-size", str(PIXEL_SIZE[name]), "--weights", a.weights, "--no-overlays", "--quiet"]
                 options += ["--segmenter", a.segmenter] if a.segmenter else []
+                options += ["--threshold", str(a.threshold)] if a.threshold is not None else []
                 if cryosegnet(["pick", *files, "-o", folder, *options]) != 0:
                     raise SystemExit(f"picking {name} failed")
                 p, r, f = score(Path(folder) / "picks", name, labelled, stems)

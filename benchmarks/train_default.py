@@ -68,9 +68,7 @@ def main() -> None:
     stacks = specimen_stacks("train")
     sets = {}
     if a.stage == "mixed":
-        for name in sorted(set(a.turns) - set(a.leave_out)):
-            stems = [s for s in real_data.SPLITS[name]["train"] if s not in a.leave_out]
-            sets[name] = real_data.load_named(name, stems)
+        sets = real_data.load_training(a.turns, a.leave_out)
         print({k: [len(m.x) for m in v] for k, v in sets.items()}, flush=True)
     real = [name for name in a.turns if name in sets]
     empty = real_data.load_empty("train") if a.empty else []

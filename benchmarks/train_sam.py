@@ -40,7 +40,7 @@ def scenes(
 ) -> Iterator[Scene]:
     """Scenes without end, the same for the same seed."""
     stacks = specimen_stacks("train")
-    sets = [real_data.load(name, "train") for name in (*real_data.SETS, real_data.VIEWS) if name not in leave_out]
+    sets = list(real_data.load_training((*real_data.SETS, real_data.VIEWS), leave_out).values())
     empty = real_data.load_empty("train") if empty_share else []
     network = partial(probability_map, unet)
     for number in count():
@@ -65,7 +65,7 @@ def main() -> None:
     ap.add_argument("--scenes", type=int, default=300, help="scenes to draw windows from; a step renews one")
     ap.add_argument("--real-share", type=float, default=0.35)
     ap.add_argument("--empty-share", type=float, default=0.0, help="scenes without particles")
-    ap.add_argument("--leave-out", default=[], nargs="*")
+    ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets, or micrographs, not to train on")
     ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
     ap.add_argument("--rate", type=float, default=1e-3)
     ap.add_argument("--seed", type=int, default=0)
