@@ -3,15 +3,16 @@
     python benchmarks/calibrate.py runs/mixed/checkpoint.pt --output cryosegnet_ext/data/unet_default.safetensors
 
 Reads the validation splits of ``benchmarks/splits.json`` and simulated micrographs of training specimens with seeds
-that training never used. A logistic regression gives the score from a mask's mean probability and
-size, and from SAM's predicted IoU where ``--sam`` is given.
+that training never used, and the views without particles that training saw. A logistic regression gives the score from
+a mask's mean probability and size, the noise around it, the share of likely masks on its micrograph, and from SAM's
+predicted IoU where ``--sam`` is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,21 @@ from train_default import specimen_stacks
 from cryosegnet_ext import window_sam
 from cryosegnet_ext.denoise import bad_areas, working_image
 from cryosegnet_ext.evaluation import match
-from cryosegnet_ext.postprocess import SIZE_RANGE, Calibration, logit, whole_part
+from cryosegnet_ext.postprocess import Frame, default_rule
+from cryosegnet_ext.scoring import Calibration, Evidence, joined
 from cryosegnet_ext.segment import Masks, watershed
 from cryosegnet_ext.simulation.micrograph import simulate_micrograph
+from cryosegnet_ext.surroundings import darkness, local_noise
 from cryosegnet_ext.training.crops import LABEL_SHARE, Labelled, random_scene
 from cryosegnet_ext.unet import AttentionUNet, probability_map
 from cryosegnet_ext.weights import load_sam
 
 WORKING_DIAMETER = 32.0
 SIZE_ERRORS = (0.85, 1.0, 1.18)
+# More probable, better cut and in better company is better; odd sizes and odd noise are worse, whatever the data say.
+SIGNS = [(None, None), (0.05, None), (None, 0), (0, None), (None, 0), (0, None)]
+# Views without particles are picked as if these were the sizes, pixels, and weigh half as much as a data set.
+EMPTY, EMPTY_SIZES, EMPTY_SHARE = "no particles", (12.0, 24.0, 48.0), 0.5
 
 
 def simulated(count: int) -> list[Labelled]:
@@ -49,25 +56,24 @@ def simulated(count: int) -> list[Labelled]:
     return result
 
 
-def candidates(picker: Picking, m: Labelled, error: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, k) of each mask away from the border, and whether it is a particle (n,)."""
+def candidates(picker: Picking, m: Labelled, error: float, reach: float) -> tuple[Evidence, np.ndarray]:
+    """What is known of each candidate that the program would choose from, and whether it is a particle (n,)."""
     assumed = m.diameter_px * error
     bad = bad_areas(m.data)
     work = working_image(m.data, WORKING_DIAMETER / assumed, bad)
     masks = picker(probability_map(picker.model, work.data), work.data)
-    x, y = (masks.x + 0.5) / work.scale_x - 0.5, (masks.y + 0.5) / work.scale_y - 0.5
-    size = np.log(np.sqrt(4 * masks.area / np.pi) / LABEL_SHARE / WORKING_DIAMETER)
-    top, bottom, left, right = whole_part(bad, (m.data.shape[0], m.data.shape[1]))
-    rim = 0.5 * assumed
-    keep = (x > left + rim) & (y > top + rim) & (x < right - rim) & (y < bottom - rim)
-    keep &= (size > np.log(SIZE_RANGE[0])) & (size < np.log(SIZE_RANGE[1]))
-    points = np.c_[x, y][keep]
-    hit = np.zeros(len(points), bool)
-    hit[match(points, np.c_[m.x, m.y], reach * m.diameter_px)[0]] = True
-    columns = [np.ones(len(x)), logit(masks.probability), size**2]
-    if picker.sam is not None:
-        columns.append(logit(masks.score, 1e-2))
-    return np.stack(columns, 1)[keep], hit
+    picks, evidence = default_rule(
+        masks,
+        Frame((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, bad=bad),
+        assumed,
+        Calibration(),
+        darkness=darkness(work.data, masks, WORKING_DIAMETER),
+        noise=local_noise(work.data, masks, WORKING_DIAMETER),
+        label_share=LABEL_SHARE,
+    )
+    hit = np.zeros(len(picks), bool)
+    hit[match(np.c_[picks.x, picks.y], np.c_[m.x, m.y], reach * m.diameter_px)[0]] = True
+    return evidence if picker.sam is not None else replace(evidence, iou=None), hit
 
 
 class Picking:
@@ -89,23 +95,24 @@ def calibrate(picker: Picking, groups: dict[str, list[Labelled]]) -> tuple[Calib
     Of the thresholds whose mean F1 over the groups is within 0.002 of the best the one a quarter of the way up serves:
     a wrong pick costs its users more than a missed one, but scores on data that training never saw come out lower.
     """
-    features, labels, weights, names = [], [], [], []
+    f, t, w, names = [], [], [], []
     for name, micrographs in groups.items():
-        rows = [candidates(picker, m, e, 0.33) for m in micrographs for e in SIZE_ERRORS]
-        f, hit = (np.concatenate(c) for c in zip(*rows))
-        features.append(f)
-        labels.append(hit)
-        weights.append(np.full(len(f), 1 / len(f)))  # each data set counts the same
-        names += [name] * len(f)
-    f, t, w = np.concatenate(features), np.concatenate(labels).astype(float), np.concatenate(weights)
+        sizes = EMPTY_SIZES if name == EMPTY else SIZE_ERRORS
+        rows = [candidates(picker, m, e, 0.33) for m in micrographs for e in sizes]
+        f.append(joined([evidence for evidence, _ in rows]).columns())
+        t.append(np.concatenate([hit for _, hit in rows]).astype(float))
+        share = EMPTY_SHARE if name == EMPTY else 1.0
+        w.append(np.full(len(t[-1]), share / max(len(t[-1]), 1)))  # each data set counts the same
+        names += [name] * len(t[-1])
+    f, t, w = np.concatenate(f), np.concatenate(t), np.concatenate(w)
 
     def cost(beta: np.ndarray) -> float:
         value = f @ beta
         return float((w * (np.logaddexp(0, value) - t * value)).sum() + 1e-4 * (beta[1:] ** 2).sum())
 
-    beta = minimize(cost, np.array([0.0, 1.0, *np.zeros(f.shape[1] - 2)]), method="BFGS").x
-    calibration = Calibration(*(round(float(b), 4) for b in beta))
-    score = 1 / (1 + np.exp(-(f @ beta)))
+    calibration = Calibration.of_slopes(minimize(cost, Calibration().slopes, method="L-BFGS-B", bounds=SIGNS).x)
+    score = 1 / (1 + np.exp(-(f @ calibration.slopes)))
+    groups = {name: micrographs for name, micrographs in groups.items() if name != EMPTY}
     total = {n: sum(len(m.x) for m in g) * len(SIZE_ERRORS) for n, g in groups.items()}
     print(calibration)
     print("threshold " + " ".join(f"{n:>22}" for n in groups) + "        mean")
@@ -140,6 +147,7 @@ def main() -> None:
     model = load_checkpoint(a.checkpoint)
     groups = {name: real_data.load(name, "validation") for name in a.sets}
     groups["simulated"] = simulated(24)
+    groups[EMPTY] = [replace(m, diameter_px=1.0) for m in real_data.load_empty("train")]
     calibration, threshold = calibrate(Picking(model, None), groups)
     note = {
         "name": "cryosegnet-ext default",

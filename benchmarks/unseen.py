@@ -16,6 +16,8 @@ import numpy as np
 import real_data
 from calibrate import Picking, candidates, load_checkpoint
 
+from cryosegnet_ext.scoring import joined
+
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -30,9 +32,8 @@ def main() -> None:
     for checkpoint in a.checkpoints:
         picking = Picking(load_checkpoint(checkpoint), None)
         for name, micrographs in sets.items():
-            features, hits = zip(*(candidates(picking, m, 1.0, 0.3) for m in micrographs))
-            right = np.concatenate(hits)
-            probability = 1 / (1 + np.exp(-np.concatenate(features)[:, 1]))
+            found, hits = zip(*(candidates(picking, m, 1.0, 0.3) for m in micrographs))
+            right, probability = np.concatenate(hits), joined(found).probability
             labels = sum(len(m.x) for m in micrographs)
             order = np.argsort(-probability)
             f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + labels)

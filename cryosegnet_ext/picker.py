@@ -18,8 +18,10 @@ from .errors import CryoSegNetError, UsageError
 from .micrograph import Micrograph, require_pixel_size
 from .on_device import OnCpu, OnDevice
 from .picks import Picks
-from .postprocess import Calibration, Frame, default_rule, published_rule
+from .postprocess import Frame, default_rule, published_rule
 from .scale import consensus_diameter, diameter_votes_of, disc_diameter
+from .scoring import Calibration, Evidence
+from .surroundings import darkness, local_noise
 from .unet import AttentionUNet, probability_map
 from .window_sam import cut, is_windowed
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 # Raised when the same weights and options give other picks than before, so that a resumed run notices.
-ALGORITHM = 2
+ALGORITHM = 3
 
 PUBLISHED_SIDE = 1024
 
@@ -193,6 +195,10 @@ class Picker:
 
     def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """Everything that `pick` chooses from by the threshold, which comes last: `pick` at a threshold of 0."""
+        return self.candidates_and_evidence(micrograph, diameter)[0]
+
+    def candidates_and_evidence(self, micrograph: Micrograph, diameter: float | None = None) -> tuple[Picks, Evidence]:
+        """`candidates`, and what their scores are made of, in the same order. For calibration."""
         if self.recipe == "published":
             return self._pick_published(micrograph)
         size = self.diameter if self.diameter is not None else diameter
@@ -200,7 +206,7 @@ class Picker:
             size = self.estimate_diameter([micrograph])
         shape = (micrograph.data.shape[0], micrograph.data.shape[1])
         if size is None:
-            return Picks.empty(micrograph.pixel_size, shape)
+            return Picks.empty(micrograph.pixel_size, shape), Evidence(np.zeros(0), np.zeros(0))
         if self.diameter is not None:
             require_pixel_size(micrograph, "a diameter in angstrom")
         diameter_px = size / (micrograph.pixel_size or 1.0)
@@ -216,17 +222,18 @@ class Picker:
         masks = self._masks(probability, self._working_diameter, work.data)
         frame = Frame(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
         low, high = self._limits_px(micrograph)
-        picks = default_rule(
+        picks, evidence = default_rule(
             masks,
             frame,
             diameter_px,
             self._calibration,
-            darkness=_darkness(work.data, masks, self._working_diameter),
+            darkness=darkness(work.data, masks, self._working_diameter),
+            noise=local_noise(work.data, masks, self._working_diameter),
             label_share=self._label_share,
             min_diameter_px=low,
             max_diameter_px=high,
         )
-        return replace(picks, sought=size)
+        return replace(picks, sought=size), evidence
 
     def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
         """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
@@ -253,7 +260,7 @@ class Picker:
             return cut(probability, image, self._sam, diameter_px=diameter_px, expected_area=float(area))
         return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
 
-    def _pick_published(self, micrograph: Micrograph) -> Picks:
+    def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, Evidence]:
         """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule.
 
         Beyond it, nothing is picked in bad areas, and the segmenters other than the grid, which must know a size, take
@@ -264,7 +271,8 @@ class Picker:
         probability = self._map_of_denoised(micrograph.data) if self.denoised else view.seen_published(PUBLISHED_SIDE)
         frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, view.bad)
         if self.segmenter == "grid":
-            return published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
+            picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
+            return picks, Evidence(picks.score, np.zeros(len(picks)))
         size = self.diameter or self.max_diameter
         scale = float(np.sqrt(frame.scale_y * frame.scale_x))
         if size is not None:
@@ -304,14 +312,6 @@ class Picker:
         if micrograph.pixel_size is not None:
             low, high = max(low, 50 / micrograph.pixel_size), min(high, 700 / micrograph.pixel_size)
         return low or None, None if high == np.inf else high
-
-
-def _darkness(image: NDArray[np.float32], masks: segment.Masks, diameter: float) -> NDArray[np.float64]:
-    """How dark the working image (h, w) is around each mask's centre, standard deviations of its noise; (n,)."""
-    smooth = cv2.GaussianBlur(image, (0, 0), 0.2 * diameter)
-    y = np.clip(np.round(masks.y).astype(int), 0, image.shape[0] - 1)
-    x = np.clip(np.round(masks.x).astype(int), 0, image.shape[1] - 1)
-    return -smooth[y, x].astype(np.float64)
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,44 +12,13 @@ from scipy.spatial import cKDTree
 
 from .masks import Masks
 from .picks import Picks
+from .scoring import LEAST_REFERENCES, LIKELY, Calibration, Evidence, likely_share, texture
 
-# Ice, gold and dirt are darker than particles by far more than particles differ: robust standard deviations, and the
-# number of likely particles from which these can be told.
-DARKEST, LEAST_REFERENCES = 6.0, 10
+# Ice, gold and dirt are darker than particles by far more than particles differ: robust standard deviations.
+DARKEST = 6.0
 
 # Picks may differ this much from the data set's particle size before they count as something else.
 SIZE_RANGE = (0.5, 1.75)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Score of a pick from its mask, a logistic function of what is known of it.
-
-    1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2 + iou_slope * logit(q)))) with ``p`` the
-    map's mean inside the mask, ``s`` the natural logarithm of (mask's size / expected size) and ``q`` the segmenter's
-    own score, SAM's predicted IoU. Fitted on validation micrographs so that of the picks with a score near v, a share v
-    are particles.
-    """
-
-    offset: float = 0.0
-    probability_slope: float = 1.0
-    size_slope: float = 0.0
-    iou_slope: float = 0.0
-
-    def score(
-        self, probability: NDArray[np.float64], log_size: NDArray[np.float64], iou: NDArray[np.float64] | None = None
-    ) -> NDArray[np.float64]:
-        """(n,) scores in 0..1."""
-        value = self.offset + self.probability_slope * logit(probability) + self.size_slope * log_size**2
-        if iou is not None and self.iou_slope:
-            value = value + self.iou_slope * logit(iou, 1e-2)
-        return 1 / (1 + np.exp(-value))
-
-
-def logit(share: NDArray[np.float64], least: float = 1e-4) -> NDArray[np.float64]:
-    """Natural logarithm of share / (1 - share), the share kept within ``least`` and 1 - ``least``."""
-    p = np.clip(share, least, 1 - least)
-    return np.asarray(np.log(p / (1 - p)), np.float64)
 
 
 @dataclass(frozen=True)
@@ -82,13 +51,14 @@ def default_rule(
     calibration: Calibration,
     *,
     darkness: NDArray[np.float64] | None = None,
+    noise: NDArray[np.float64] | None = None,
     label_share: float = 1.0,
     size_range: tuple[float, float] = SIZE_RANGE,
     min_diameter_px: float = 0.0,
     max_diameter_px: float = np.inf,
     margin: float = 0.5,
     separation: float = 0.5,
-) -> Picks:
+) -> tuple[Picks, Evidence]:
     """Our rule: size, score, borders, bad areas, overlaps.
 
     Parameters
@@ -104,6 +74,8 @@ def default_rule(
     darkness
         (n,) how dark the micrograph is inside each mask, any unit; masks far darker than the likely particles of this
         micrograph are contamination.
+    noise
+        (n, k) how strong the noise around each mask is (`surroundings.local_noise`), for the score.
     label_share
         Mask diameter / particle diameter, as the network was taught.
     size_range
@@ -121,24 +93,43 @@ def default_rule(
     -------
     Picks
         Best score first.
+    Evidence
+        What their scores are made of, in the same order.
     """
     x, y = frame.to_micrograph(masks.x, masks.y)
     scale = np.sqrt(frame.scale_x * frame.scale_y)
     own = np.sqrt(4 * masks.area / np.pi) / label_share / scale
-    log_size = np.log(np.maximum(own, 1e-6) / diameter_px)
-    score = calibration.score(masks.probability, log_size, masks.score)
     rim = margin * diameter_px - 0.5
     top, bottom, left, right = whole_part(frame.bad, frame.shape)
     keep = (x >= left + rim) & (y >= top + rim) & (x <= right - 1 - rim) & (y <= bottom - 1 - rim)
     keep &= (own >= size_range[0] * diameter_px) & (own <= size_range[1] * diameter_px)
     keep &= (own >= min_diameter_px) & (own <= max_diameter_px)
+    evidence = _evidence(masks, np.log(np.maximum(own, 1e-6) / diameter_px), keep, noise)
+    score = calibration.score(evidence)
     if darkness is not None:
         keep &= ~_far_too_dark(darkness, keep & (score >= 0.5))
     if frame.bad is not None and frame.bad.any():
         keep &= _distance_to_bad(frame.bad, x, y) > 0.5 * margin * diameter_px
+    kept = np.flatnonzero(keep)
+    kept = kept[np.lexsort((x[kept], y[kept], -score[kept]))]
+    kept = kept[_not_too_close(x[kept], y[kept], separation * diameter_px)]
     unit = frame.pixel_size or 1.0
-    picks = Picks(x[keep], y[keep], own[keep] * unit, score[keep], frame.pixel_size, frame.shape).by_score()
-    return picks.take(_not_too_close(picks.x, picks.y, separation * diameter_px))
+    picks = Picks(x[kept], y[kept], own[kept] * unit, score[kept], frame.pixel_size, frame.shape)
+    return picks, evidence.take(kept)
+
+
+def _evidence(
+    masks: Masks, log_size: NDArray[np.float64], keep: NDArray[np.bool_], noise: NDArray[np.float64] | None
+) -> Evidence:
+    """Of all masks (n,), those in ``keep`` being the micrograph's candidates."""
+    likely = keep & (masks.probability >= LIKELY)
+    return Evidence(
+        masks.probability,
+        log_size,
+        masks.score,
+        None if noise is None else texture(noise, likely),
+        np.full(len(masks), likely_share(likely[keep])),
+    )
 
 
 def _far_too_dark(darkness: NDArray[np.float64], likely: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from cryosegnet_ext import Micrograph, Picker, denoise, picker, segment
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.picker import PUBLISHED_SIDE, choose_device
-from cryosegnet_ext.postprocess import Calibration
+from cryosegnet_ext.scoring import Calibration
 from cryosegnet_ext.unet import AttentionUNet
 from cryosegnet_ext.weights import load_unet
 from tests.test_segment import tiny_sam

@@ -9,10 +9,17 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial.distance import pdist
 
-from cryosegnet_ext.postprocess import Calibration, Frame, default_rule, published_rule, robust_diameter
+from cryosegnet_ext import postprocess
+from cryosegnet_ext.postprocess import Frame, published_rule, robust_diameter
+from cryosegnet_ext.scoring import Calibration, Evidence, likely_share, texture
 from cryosegnet_ext.segment import Masks
 
 FLAT = Calibration()
+
+
+def default_rule(*args, **kwargs):
+    """The picks of the rule."""
+    return postprocess.default_rule(*args, **kwargs)[0]
 
 
 def discs(x, y, diameter=20.0, probability=0.9, iou=0.97):
@@ -135,16 +142,16 @@ def test_the_order_of_the_masks_does_not_matter(seed):
 def test_scores_rise_with_the_probability_and_fall_with_an_odd_size():
     calibration = Calibration(offset=0.4, probability_slope=0.8, size_slope=-2.0)
     p = np.linspace(0, 1, 101)
-    scores = calibration.score(p, np.zeros(101))
+    scores = calibration.score(Evidence(p, np.zeros(101)))
     assert (np.diff(scores) >= 0).all() and (np.diff(scores[1:-1]) > 0).all()
     assert ((scores > 0) & (scores < 1)).all()
     log_size = np.linspace(0, 1, 20)
-    assert (np.diff(calibration.score(np.full(20, 0.7), log_size)) < 0).all()
-    assert calibration.score(np.full(20, 0.7), log_size) == pytest.approx(
-        calibration.score(np.full(20, 0.7), -log_size)
+    assert (np.diff(calibration.score(Evidence(np.full(20, 0.7), log_size))) < 0).all()
+    assert calibration.score(Evidence(np.full(20, 0.7), log_size)) == pytest.approx(
+        calibration.score(Evidence(np.full(20, 0.7), -log_size))
     )
-    assert calibration.score(np.array([0.5]), np.zeros(1)) == pytest.approx(1 / (1 + np.exp(-0.4)))
-    assert Calibration().score(p[1:-1], np.zeros(99)) == pytest.approx(p[1:-1])
+    assert calibration.score(Evidence(np.array([0.5]), np.zeros(1))) == pytest.approx(1 / (1 + np.exp(-0.4)))
+    assert Calibration().score(Evidence(p[1:-1], np.zeros(99))) == pytest.approx(p[1:-1])
 
 
 def test_the_rule_scores_by_the_size_of_the_particle_not_of_its_mask():
@@ -154,7 +161,26 @@ def test_the_rule_scores_by_the_size_of_the_particle_not_of_its_mask():
     masks = discs([50, 120, 200], 100, sizes * 0.7 * 0.5, 0.8)
     picks = default_rule(masks, frame, 40.0, calibration, label_share=0.7)
     order = np.argsort(picks.x)
-    assert picks.score[order] == pytest.approx(calibration.score(np.full(3, 0.8), np.log(sizes / 40)))
+    assert picks.score[order] == pytest.approx(calibration.score(Evidence(np.full(3, 0.8), np.log(sizes / 40))))
+
+
+def test_picks_in_other_noise_than_the_likely_ones_lose_score():
+    """Thirty particles in ice, three on carbon: the latter are judged by what lies around the former."""
+    x = np.r_[np.tile(np.arange(30, 330, 30), 3), 400, 430, 460]
+    y = np.r_[np.repeat([60, 120, 180], 10), 60, 60, 60]
+    p = np.r_[np.full(30, 0.8), 0.8, 0.8, 0.3]
+    noise = np.zeros((33, 2))
+    noise[30:] = 0.9
+    calibration = Calibration(texture_slope=-1.0, likely_slope=2.0)
+    picks, evidence = postprocess.default_rule(discs(x, y, 20, p), WHOLE, 20.0, calibration, noise=noise)
+    assert evidence.texture == pytest.approx(texture(noise, p >= 0.5)[np.r_[0:30, 30, 31, 32]])
+    assert set(evidence.likely) == {likely_share(p >= 0.5)}
+    assert np.array_equal(picks.score, calibration.score(evidence))
+    assert (picks.x[:30] < 350).all() and (picks.score[30:32] < picks.score[29] - 0.1).all()
+    # masks that the rule leaves out for other reasons tell nothing of the company
+    outside = discs(np.r_[x, np.full(50, 2)], np.r_[y, np.arange(50) * 7], 20, np.r_[p, np.full(50, 0.1)])
+    again, _ = postprocess.default_rule(outside, WHOLE, 20.0, calibration, noise=np.r_[noise, np.zeros((50, 2))])
+    assert np.array_equal(again.score, picks.score)
 
 
 def test_no_masks_no_picks():

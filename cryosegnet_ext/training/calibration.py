@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..evaluation import Counts, match
 from ..micrograph import Micrograph
 from ..picker import Picker
 from ..picks import Picks
-from ..postprocess import Calibration
+from ..scoring import Calibration, Evidence, joined
 from .dataset import Example
 
 Floats = NDArray[np.float64]
@@ -73,16 +73,15 @@ class Candidates:
 
     Attributes
     ----------
-    logit, log_size : (n,)
-        Of the mean probability of the mask; of the mask's size over the expected one.
+    evidence
+        Of each (n).
     right : (n,) bool
         It lies on a label.
     labels : int
         How many there are to find.
     """
 
-    logit: Floats
-    log_size: Floats
+    evidence: Evidence
     right: NDArray[np.bool_]
     labels: int
 
@@ -103,44 +102,45 @@ def gather(weights: Path, examples: Sequence[Example], device: str, denoised: bo
     """
     picker = Picker(weights, segmenter="watershed", device=device, threshold=0.0, denoised=denoised)
     published = picker.recipe == "published"
-    logits, sizes, right, labels = [], [], [], 0
+    found, right, labels = [], [], 0
     for example in examples[:MOST_MICROGRAPHS]:
         micrograph = example.micrograph()
         for error in (1.0,) if published else SIZE_ERRORS:
-            size = example.diameter_px * error
-            picks = picker.pick(micrograph, with_size(micrograph, size))
-            p = np.clip(picks.score, 1e-4, 1 - 1e-4)
-            logits.append(np.log(p / (1 - p)))
-            sizes.append(np.log(np.maximum(picks.diameter_px, 1e-6) / size))
+            size = with_size(micrograph, example.diameter_px * error)
+            picks, evidence = picker.candidates_and_evidence(micrograph, size)
+            found.append(evidence)
             right.append(right_picks(picks, example))
             labels += len(example.x)
-    return Candidates(np.concatenate(logits), np.concatenate(sizes), np.concatenate(right), labels)
+    return Candidates(joined(found), np.concatenate(right), labels)
 
 
 def fit_calibration(candidates: Candidates, prior: Calibration | None = None) -> Calibration:
-    """The score by logistic regression, held near ``prior`` where there are few candidates; prior where too few."""
+    """The score by logistic regression, held near ``prior`` where there are few candidates; prior where too few.
+
+    The segmenter's own score is left out, since candidates come from the watershed.
+    """
     prior = prior or Calibration()
     t = candidates.right.astype(float)
     n = len(t)
     if n < _LEAST_CANDIDATES or min(t.sum(), n - t.sum()) < _LEAST_OF_EACH:
         return prior
-    f = np.c_[np.ones(n), candidates.logit, candidates.log_size**2]
-    centre = np.array([prior.offset, prior.probability_slope, prior.size_slope])
+    f = replace(candidates.evidence, iou=None).columns()
+    centre = prior.slopes
 
     def cost(beta: Floats) -> float:
         value = f @ beta
         return float((np.logaddexp(0, value) - t * value).mean() + ((beta - centre)[1:] ** 2).sum() / n)
 
-    beta = minimize(cost, centre, method="BFGS").x
+    fitted = Calibration.of_slopes(minimize(cost, centre, method="BFGS").x)
     # more probable must mean a better score, whatever a few candidates say
-    if not np.isfinite(beta).all() or beta[1] <= 0.05:
+    if not np.isfinite(fitted.slopes).all() or fitted.probability_slope <= 0.05:
         return prior
-    return Calibration(*(round(float(b), 4) for b in beta))
+    return replace(fitted, iou_slope=prior.iou_slope)
 
 
 def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
     """The threshold with the best F1, as near to 0.5 as costs nothing; 0.5 where nothing can be told."""
-    score = candidate_scores(candidates, calibration)
+    score = calibration.score(candidates.evidence)
     f1 = [_f1(candidates, score >= q) for q in _THRESHOLDS]
     best = max(f1)
     if best == 0:
@@ -151,14 +151,8 @@ def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
 
 def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
     """F1 of the candidates that pass."""
-    return _f1(candidates, candidate_scores(candidates, calibration) >= threshold)
+    return _f1(candidates, calibration.score(candidates.evidence) >= threshold)
 
 
 def _f1(candidates: Candidates, kept: NDArray[np.bool_]) -> float:
     return float(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))
-
-
-def candidate_scores(candidates: Candidates, calibration: Calibration) -> Floats:
-    """Score (n,) of each candidate."""
-    p = 1 / (1 + np.exp(-candidates.logit))
-    return calibration.score(p, candidates.log_size)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..postprocess import Calibration
+from ..scoring import Calibration
 from ..unet import AttentionUNet
 from ..weights import resolve, sha256_of
 from . import output

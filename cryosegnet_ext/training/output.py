@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..atomic import write_atomic
-from ..postprocess import Calibration
+from ..scoring import Calibration
 from .crops import LABEL_SHARE
 
 #: Particle diameter in the working image of our networks, pixels.

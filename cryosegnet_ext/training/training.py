@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import CryoSegNetError
 from ..picker import Picker
-from ..postprocess import Calibration
+from ..scoring import Calibration
 from ..simulation.micrograph import ProjectionStack
 from ..stopping import Stop
 from ..unet import AttentionUNet

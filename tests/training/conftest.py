@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryosegnet_ext.postprocess import Calibration
+from cryosegnet_ext.scoring import Calibration
 from cryosegnet_ext.training import output
 from cryosegnet_ext.training.choosing import Trained
 from cryosegnet_ext.training.dataset import Example

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from cryosegnet_ext.postprocess import Calibration
+from cryosegnet_ext.scoring import Calibration
 from cryosegnet_ext.training.calibration import Scores
 from cryosegnet_ext.training.choosing import Choice, blended, finish_choice, keep
 from cryosegnet_ext.unet import AttentionUNet

@@ -1,0 +1,149 @@
+"""The score of a pick: what is known of a mask and of its company, turned into the chance to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+# Masks with a mean probability of at least this are the likely ones that others are compared with.
+LIKELY = 0.5
+# So many are needed before they tell what this micrograph's particles look like.
+LEAST_REFERENCES = 10
+# Noise may differ by this much (natural logarithm of the variance) before it makes no more difference.
+_FARTHEST = 3.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of each candidate of a micrograph.
+
+    Attributes
+    ----------
+    probability : (n,)
+        Mean of the U-Net's map in the mask, 0..1.
+    log_size : (n,)
+        Natural logarithm of the mask's size over the expected one.
+    iou : (n,) or None
+        The segmenter's own score, SAM's predicted IoU.
+    texture : (n,) or None
+        How far the noise around the mask is from that around the likely masks of this micrograph (`texture`); None
+        counts as not at all.
+    likely : (n,) or None
+        Share of the likely ones among the candidates of this micrograph (`likely_share`); None counts as 0.
+    """
+
+    probability: Floats
+    log_size: Floats
+    iou: Floats | None = None
+    texture: Floats | None = None
+    likely: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.probability)
+
+    def take(self, which: ArrayLike) -> Evidence:
+        """The candidates chosen by a boolean mask or by indices, in that order."""
+        i = np.asarray(which)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v[i] for k, v in values.items() if v is not None})
+
+    def columns(self) -> Floats:
+        """(n, 6) as `Calibration.slopes` weighs them: 1, logit p, s^2, logit of the IoU, texture, likely share."""
+        none = np.zeros(len(self))
+        return np.stack(
+            [
+                np.ones(len(self)),
+                logit(self.probability),
+                np.asarray(self.log_size, np.float64) ** 2,
+                none if self.iou is None else logit(self.iou, 1e-2),
+                none if self.texture is None else self.texture,
+                none if self.likely is None else self.likely,
+            ],
+            axis=1,
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Score of a pick, a logistic function of its `Evidence`.
+
+    1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2 + iou_slope * logit(q) + texture_slope * t
+    + likely_slope * c))) with ``p`` the map's mean inside the mask, ``s`` the natural logarithm of (mask's size /
+    expected size), ``q`` SAM's predicted IoU, ``t`` the unlikeness of the noise around it and ``c`` the share of likely
+    ones among its micrograph's candidates. Fitted on validation micrographs so that of the picks with a score near v,
+    a share v are particles.
+    """
+
+    offset: float = 0.0
+    probability_slope: float = 1.0
+    size_slope: float = 0.0
+    iou_slope: float = 0.0
+    texture_slope: float = 0.0
+    likely_slope: float = 0.0
+
+    @property
+    def slopes(self) -> Floats:
+        """(6,) in the order of `Evidence.columns`."""
+        return np.array([getattr(self, f.name) for f in fields(self)], np.float64)
+
+    @classmethod
+    def of_slopes(cls, slopes: ArrayLike) -> Calibration:
+        """From (6,) values in the order of `Evidence.columns`, rounded as files keep them."""
+        return cls(*(round(float(v), 4) for v in np.asarray(slopes)))
+
+    def score(self, evidence: Evidence) -> Floats:
+        """(n,) scores in 0..1."""
+        return np.asarray(1 / (1 + np.exp(-(evidence.columns() @ self.slopes))), np.float64)
+
+
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """The candidates of several micrographs, one after the other; what one of them lacks, all lack."""
+    columns = []
+    for f in fields(Evidence):
+        values = [getattr(part, f.name) for part in parts]
+        columns.append(None if any(v is None for v in values) else np.concatenate([np.zeros(0), *values]))
+    return Evidence(*columns)  # type: ignore[arg-type]
+
+
+def logit(share: Floats, least: float = 1e-4) -> Floats:
+    """Natural logarithm of share / (1 - share), the share kept within ``least`` and 1 - ``least``."""
+    p = np.clip(share, least, 1 - least)
+    return np.asarray(np.log(p / (1 - p)), np.float64)
+
+
+def texture(noise: Floats, likely: NDArray[np.bool_]) -> Floats:
+    """How unlike the noise around each mask is to that around the likely ones of the same micrograph.
+
+    Particles lie in ice; on carbon, in its shadow, on thick ice and contamination the noise is another, in strength
+    and in grain.
+
+    Parameters
+    ----------
+    noise : (n, k)
+        Natural logarithms of the variance of the micrograph around each mask, in k bands (`surroundings.local_noise`).
+    likely : (n,) bool
+        Which masks are likely to be particles.
+
+    Returns
+    -------
+    (n,)
+        Sum over the bands of the squared difference from the likely ones' median; 0 where these are too few to tell.
+    """
+    if np.count_nonzero(likely) < LEAST_REFERENCES:
+        return np.zeros(len(noise))
+    difference = np.clip(noise - np.median(noise[likely], axis=0), -_FARTHEST, _FARTHEST)
+    return np.asarray((difference**2).sum(1), np.float64)
+
+
+def likely_share(likely: NDArray[np.bool_]) -> float:
+    """Share of the likely ones among a micrograph's candidates (n,), drawn towards one half where there are few.
+
+    On a micrograph with particles most of what could be one is one. On an empty one the network sees many that might
+    be, and hardly any that it is sure of.
+    """
+    return float((np.count_nonzero(likely) + 1) / (len(likely) + 2))
