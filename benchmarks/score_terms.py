@@ -1,0 +1,88 @@
+"""What each kind of evidence adds to the score, on data that neither training nor the fit saw.
+
+    python benchmarks/score_terms.py runs/zero/checkpoint.pt --known empiar-10059 \\
+        --unknown empiar-10017-denoised apoferritin
+
+For a checkpoint whose training left the ``--unknown`` sets out. The score is fitted on the validation micrographs of
+the known ones, simulated micrographs and the views without particles of the training split; it is judged on the
+training micrographs of the unknown ones, whose labels serve nothing else here, and on the views of the test split.
+Maps and watershed, the size given; the threshold of each fit is the one that `calibrate.py` would choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import real_data
+from calibrate import (
+    EMPTY,
+    EMPTY_SIZES,
+    SIZE_ERRORS,
+    Gathered,
+    Picking,
+    candidates,
+    choose_threshold,
+    fit,
+    gather,
+    load_checkpoint,
+    score_of,
+    simulated,
+)
+
+from cryosegnet_ext.scoring import joined
+
+# Columns of the evidence (see `Evidence.columns`) that a fit does without.
+TERMS = {
+    "probability and size": (4, 5),
+    "the same, and the noise around": (5,),
+    "the same, and the company": (4,),
+    "all of them": (),
+}
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("checkpoint", type=Path)
+    ap.add_argument("--known", nargs="+", required=True)
+    ap.add_argument("--unknown", nargs="+", required=True)
+    a = ap.parse_args()
+    picker = Picking(load_checkpoint(a.checkpoint), None)
+    groups = {name: real_data.load(name, "validation") for name in a.known}
+    groups["simulated"] = simulated(24)
+    labels = {name: sum(len(m.x) for m in g) * len(SIZE_ERRORS) for name, g in groups.items()}
+    groups[EMPTY] = [replace(m, diameter_px=1.0) for m in real_data.load_empty("train")]
+    seen = gather(picker, groups)
+    unknown = {name: real_data.load(name, "train") for name in a.unknown}
+    there = {name: alone(picker, micrographs) for name, micrographs in unknown.items()}
+    empty = gather(picker, {EMPTY: [replace(m, diameter_px=1.0) for m in real_data.load_empty("test")]})
+    views = len(real_data.load_empty("test")) * len(EMPTY_SIZES)
+    print("| score made of | " + " | ".join(f"{n}: F1, best" for n in unknown) + f" | picks on {views} empty views |")
+    print("|---|" + "---|" * (len(unknown) + 1))
+    for name, without in TERMS.items():
+        calibration = fit(seen, without)
+        threshold = choose_threshold(seen, score_of(seen, calibration), labels)
+        row = []
+        for data, found in there.items():
+            count = sum(len(m.x) for m in unknown[data])
+            score = score_of(found, calibration)
+            order = np.argsort(-score)
+            f1 = 2 * np.cumsum(found.right[order]) / (np.arange(1, len(order) + 1) + count)
+            kept = score >= threshold
+            row.append(f"{2 * found.right[kept].sum() / (kept.sum() + count):.3f}, {f1.max():.3f}")
+        none = (score_of(empty, calibration) >= threshold).sum()
+        print(f"| {name} | " + " | ".join(row) + f" | {none} |", flush=True)
+
+
+def alone(picker: Picking, micrographs: list[real_data.Labelled]) -> Gathered:
+    """Candidates at the true size."""
+    rows = [candidates(picker, m, 1.0, 0.3) for m in micrographs]
+    right = np.concatenate([hit for _, hit in rows]).astype(float)
+    none = np.zeros(len(right))
+    return Gathered(joined([evidence for evidence, _ in rows]).columns(), right, none, none)
+
+
+if __name__ == "__main__":
+    main()
