@@ -92,9 +92,9 @@ class Picking:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Candidates of several data sets: `Evidence.columns` (n, 6), whether they are right, weights, data set's names."""
+    """Candidates (n,) of several data sets: what is known of them, whether right, weights, the data set's name."""
 
-    columns: np.ndarray
+    evidence: Evidence
     right: np.ndarray
     weights: np.ndarray
     names: np.ndarray
@@ -106,23 +106,24 @@ class Gathered:
 
 def gather(picker: Picking, groups: dict[str, list[Labelled]]) -> Gathered:
     """Candidates of every data set, each micrograph picked at three sizes; each data set weighs the same."""
-    columns, right, weights, names = [], [], [], []
+    found, right, weights, names = [], [], [], []
     for name, micrographs in groups.items():
         sizes = EMPTY_SIZES if name == EMPTY else SIZE_ERRORS
         rows = [candidates(picker, m, e, 0.33) for m in micrographs for e in sizes]
-        columns.append(joined([evidence for evidence, _ in rows]).columns())
+        found += [evidence for evidence, _ in rows]
         right.append(np.concatenate([hit for _, hit in rows]).astype(float))
         count = len(right[-1])
         weights.append(np.full(count, (EMPTY_SHARE if name == EMPTY else 1.0) / max(count, 1)))
         names += [name] * count
-    return Gathered(np.concatenate(columns), np.concatenate(right), np.concatenate(weights), np.array(names))
+    return Gathered(joined(found), np.concatenate(right), np.concatenate(weights), np.array(names))
 
 
 def fit(seen: Gathered, without: Sequence[int] = ()) -> Calibration:
     """The score by logistic regression; ``without``: columns of the evidence that it must do without."""
+    columns = seen.evidence.columns()
 
     def cost(beta: np.ndarray) -> float:
-        value = seen.columns @ beta
+        value = columns @ beta
         loss = np.logaddexp(0, value) - seen.right * value
         return float((seen.weights * loss).sum() + 1e-4 * (beta[1:] ** 2).sum())
 
@@ -130,9 +131,10 @@ def fit(seen: Gathered, without: Sequence[int] = ()) -> Calibration:
     return Calibration.of_slopes(minimize(cost, Calibration().slopes, method="L-BFGS-B", bounds=bounds).x)
 
 
-def score_of(seen: Gathered, calibration: Calibration) -> np.ndarray:
-    """(n,) the chance to be right."""
-    return 1 / (1 + np.exp(-(seen.columns @ calibration.slopes)))
+def f1_curve(score: np.ndarray, right: np.ndarray, labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (n,), best first, and F1 of all candidates down to each."""
+    order = np.argsort(-score)
+    return score[order], 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + labels)
 
 
 def f1_by_threshold(seen: Gathered, score: np.ndarray, labels: dict[str, int]) -> dict[float, list[float]]:
@@ -157,7 +159,7 @@ def calibrate(picker: Picking, groups: dict[str, list[Labelled]]) -> tuple[Calib
     """Fit the score, print F1 by threshold, and choose the threshold."""
     seen = gather(picker, groups)
     calibration = fit(seen)
-    score = score_of(seen, calibration)
+    score = calibration.score(seen.evidence)
     labels = {n: sum(len(m.x) for m in g) * len(SIZE_ERRORS) for n, g in groups.items() if n != EMPTY}
     print(calibration)
     print("threshold " + " ".join(f"{n:>22}" for n in labels) + f"        mean {EMPTY:>14}")

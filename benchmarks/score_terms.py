@@ -21,18 +21,17 @@ from calibrate import (
     EMPTY,
     EMPTY_SIZES,
     SIZE_ERRORS,
-    Gathered,
     Picking,
     candidates,
     choose_threshold,
+    f1_curve,
     fit,
     gather,
     load_checkpoint,
-    score_of,
     simulated,
 )
 
-from cryosegnet_ext.scoring import joined
+from cryosegnet_ext.scoring import Evidence, joined
 
 # Columns of the evidence (see `Evidence.columns`) that a fit does without.
 TERMS = {
@@ -63,25 +62,22 @@ def main() -> None:
     print("|---|" + "---|" * (len(unknown) + 1))
     for name, without in TERMS.items():
         calibration = fit(seen, without)
-        threshold = choose_threshold(seen, score_of(seen, calibration), labels)
+        threshold = choose_threshold(seen, calibration.score(seen.evidence), labels)
         row = []
-        for data, found in there.items():
+        for data, (evidence, right) in there.items():
             count = sum(len(m.x) for m in unknown[data])
-            score = score_of(found, calibration)
-            order = np.argsort(-score)
-            f1 = 2 * np.cumsum(found.right[order]) / (np.arange(1, len(order) + 1) + count)
+            score = calibration.score(evidence)
             kept = score >= threshold
-            row.append(f"{2 * found.right[kept].sum() / (kept.sum() + count):.3f}, {f1.max():.3f}")
-        none = (score_of(empty, calibration) >= threshold).sum()
+            at_threshold = 2 * right[kept].sum() / (kept.sum() + count)
+            row.append(f"{at_threshold:.3f}, {f1_curve(score, right, count)[1].max():.3f}")
+        none = (calibration.score(empty.evidence) >= threshold).sum()
         print(f"| {name} | " + " | ".join(row) + f" | {none} |", flush=True)
 
 
-def alone(picker: Picking, micrographs: list[real_data.Labelled]) -> Gathered:
-    """Candidates at the true size."""
-    rows = [candidates(picker, m, 1.0, 0.3) for m in micrographs]
-    right = np.concatenate([hit for _, hit in rows]).astype(float)
-    none = np.zeros(len(right))
-    return Gathered(joined([evidence for evidence, _ in rows]).columns(), right, none, none)
+def alone(picker: Picking, micrographs: list[real_data.Labelled]) -> tuple[Evidence, np.ndarray]:
+    """Candidates at the true size, and whether they are right (n,)."""
+    found, hits = zip(*(candidates(picker, m, 1.0, 0.3) for m in micrographs))
+    return joined(found), np.concatenate(hits)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import real_data
-from calibrate import Picking, candidates, load_checkpoint
-
-from cryosegnet_ext.scoring import joined
+from calibrate import Picking, f1_curve, load_checkpoint
+from score_terms import alone
 
 
 def main() -> None:
@@ -32,15 +30,14 @@ def main() -> None:
     for checkpoint in a.checkpoints:
         picking = Picking(load_checkpoint(checkpoint), None)
         for name, micrographs in sets.items():
-            found, hits = zip(*(candidates(picking, m, 1.0, 0.3) for m in micrographs))
-            right, probability = np.concatenate(hits), joined(found).probability
+            evidence, right = alone(picking, micrographs)
+            probability = evidence.probability
             labels = sum(len(m.x) for m in micrographs)
-            order = np.argsort(-probability)
-            f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + labels)
+            ranked, f1 = f1_curve(probability, right, labels)
             best = int(f1.argmax())
             kept = probability >= 0.5
             at_half = 2 * right[kept].sum() / max(kept.sum() + labels, 1)
-            where = f"{at_half:.3f} | {f1[best]:.3f} | {probability[order[best]]:.2f} | {right.sum() / labels:.2f}"
+            where = f"{at_half:.3f} | {f1[best]:.3f} | {ranked[best]:.2f} | {right.sum() / labels:.2f}"
             print(f"| {checkpoint.parent.name} | {name} | {where} |", flush=True)
 
 
