@@ -9,8 +9,9 @@ environment: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import shutil; free = shutil.disk_usage(".").free / 1e9; free < 12 and print(f"note: {free:.0f} GB are free here; PyTorch with its GPU libraries takes 7 GB, and up to 5 GB more while it is installed")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs,simulate,cryosparc]'
+	$(BIN)/python -m pip install --no-cache-dir --quiet --disable-pip-version-check --editable '.[dev,docs,simulate,cryosparc]'
 	@touch $@
 
 demo: environment

@@ -1,0 +1,164 @@
+"""From data to the built-in weights: every stage of the training in its order, one command.
+
+    python benchmarks/make_weights.py runs
+    python benchmarks/make_weights.py try --share 0.003    # every stage in a few steps: does it run here?
+    python benchmarks/make_weights.py runs --list          # the commands, without running any
+
+A stage that is done is passed over, a U-Net's stage that was stopped goes on; ``runs/<stage>`` holds its checkpoint,
+its command, ``loss.csv`` and ``curves.png``. Last come ``runs/weights/unet_default.safetensors``,
+``sam_small.safetensors`` and ``data.json``: every micrograph and specimen that training and calibration read, with its
+SHA-256. Seeds are fixed; weights agree up to the rounding of the machine's bf16 arithmetic. Several hours on two CPU
+cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import real_data
+
+from cryosegnet_ext.training.curves import draw_curves
+
+HERE = Path(__file__).resolve().parent
+ALL = "empiar-10017-denoised apoferritin empiar-10059 views"
+# EMPIAR-10017 twice: it has the most particles, and labels that are the hardest to foresee.
+WEIGHED = "empiar-10017-denoised apoferritin empiar-10017-denoised empiar-10059 views"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a training script; ``steps`` are those of its schedule, of which it takes the first ``taken``."""
+
+    name: str
+    script: str
+    options: str
+    steps: int
+    taken: int
+    start: str | None = None
+    processes: int = 1
+
+    def command(self, runs: Path, share: float) -> list[str]:
+        """Its command line; ``share`` of the steps, two at least."""
+        words = [f"benchmarks/{self.script}", "--output", str(runs / self.name), *self.options.split()]
+        words += ["--steps", str(_part(self.steps, share))]
+        if self.taken < self.steps:
+            words += ["--stop-after", str(_part(self.taken, share))]
+        if self.start:
+            words += [
+                "--unet" if self.script == "train_sam.py" else "--start",
+                str(runs / self.start / "checkpoint.pt"),
+            ]
+        if self.processes == 1:
+            return [sys.executable, *words]
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(self.processes),
+        ]
+        return [*launch, "--", *words]
+
+
+def _part(steps: int, share: float) -> int:
+    return max(round(steps * share), 2)
+
+
+def _unet(
+    name: str, options: str, steps: int, start: str | None, taken: int | None = None, processes: int = 1
+) -> Stage:
+    return Stage(name, "train_default.py", options, steps, taken or steps, start, processes)
+
+
+STAGES = (
+    _unet("simulated", "--stage simulated", 1300, None, taken=600),
+    _unet(
+        "zero-before",
+        "--stage mixed --real 1 --turns empiar-10059 --rate 1.5e-3 --seed 12",
+        3600,
+        "simulated",
+        taken=800,
+    ),
+    _unet("zero", "--stage mixed --real 1 --turns empiar-10059 --rate 1e-3 --seed 13", 900, "zero-before"),
+    _unet("wide", f"--stage mixed --real 4 --turns {ALL} --empty 0.8 --rate 1.2e-3 --seed 131", 1700, "zero", None, 2),
+    _unet(
+        "wider", f"--stage mixed --real 4 --turns {WEIGHED} --empty 0.8 --rate 8e-4 --seed 151", 700, "wide", None, 2
+    ),
+    _unet(
+        "final", f"--stage mixed --real 4 --turns {WEIGHED} --empty 0.8 --rate 1e-3 --seed 171", 2600, "wider", None, 2
+    ),
+    Stage(
+        "sam",
+        "train_sam.py",
+        "--scenes 600 --rate 1e-3 --real-share 0.35 --empty-share 0.12 --seed 21",
+        4500,
+        4500,
+        "final",
+    ),
+)
+
+
+def run(command: list[str], done: Path) -> None:
+    """Run one command in the repository's folder unless ``done`` tells that the same one has ended well."""
+    line = " ".join(command)
+    if done.exists() and done.read_text() == line:
+        print(f"done before: {line}", flush=True)
+        return
+    print(line, flush=True)
+    if subprocess.run(command, cwd=HERE.parent, check=False).returncode:
+        sys.exit(f"this stage failed: {line}\nThe stages before it are kept: mend the cause and run this script again.")
+    done.write_text(line)
+
+
+def data_list() -> dict[str, dict[str, str]]:
+    """Every file of micrographs and specimens that training (and calibration) reads: its SHA-256, by split."""
+    suffixes = {name: suffix for name, (suffix, _) in real_data.SETS.items()}
+    result: dict[str, dict[str, str]] = {"train": {}, "validation": {}}
+    for name, splits in real_data.SPLITS.items():
+        for split, files in result.items():
+            for stem in splits.get(split, []):
+                if name == "specimens":
+                    found = sorted((real_data.SHARED / "specimens").glob(f"*/{stem}.*"))
+                else:
+                    folder = "quality-examples" if name not in suffixes else name
+                    found = [real_data.SHARED / "micrographs" / folder / (stem + suffixes.get(name, ".png"))]
+                for path in found:
+                    files[str(path.relative_to(real_data.SHARED))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return result
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("runs", type=Path, help="where everything goes; the same folder goes on")
+    ap.add_argument("--share", type=float, default=1.0, help="share of each stage's steps, to try the way")
+    ap.add_argument("--list", action="store_true", help="print the commands and end")
+    a = ap.parse_args()
+    runs = a.runs.resolve()
+    weights = runs / "weights"
+    calibrate = [sys.executable, "benchmarks/calibrate.py", str(runs / "final" / "checkpoint.pt")]
+    calibrate += ["--sam", str(runs / "sam" / "sam.safetensors"), "--output", str(weights / "unet_default.safetensors")]
+    commands = [stage.command(runs, a.share) for stage in STAGES]
+    if a.list:
+        print("\n".join(" ".join(command) for command in (*commands, calibrate)))
+        return
+    weights.mkdir(parents=True, exist_ok=True)
+    (weights / "data.json").write_text(json.dumps(data_list(), indent=1) + "\n")
+    for stage, command in zip(STAGES, commands):
+        (runs / stage.name).mkdir(exist_ok=True)
+        run(command, runs / stage.name / "DONE")
+        draw_curves(runs / stage.name)
+    run(calibrate, weights / "DONE")
+    shutil.copy(runs / "sam" / "sam.safetensors", weights / "sam_small.safetensors")
+    print(f"{weights}: " + ", ".join(sorted(path.name for path in weights.glob("*.safetensors"))))
+
+
+if __name__ == "__main__":
+    main()
