@@ -16,6 +16,9 @@ Image = NDArray[np.float32]
 # Background and normalisation of our recipe, in pixels of the working image, where a particle is ~32 px across.
 BACKGROUND_SIGMA = 48.0
 CLIP = 5.0
+# Areas count as opaque whose mean is beyond this share of the value at which pixels are clipped; they are looked for on
+# a grid of cells, working pixels, as squares of so many cells: nearly two particles.
+OPAQUE, _CELL, _LARGE = 0.75, 8, 7
 # Where more than this share of the pixels would be darker than this, the contrast is lowered until it is not, but not
 # below this factor: so much is no dirt but the particles themselves, of a micrograph with little noise, and their
 # insides must not be clipped.
@@ -121,27 +124,33 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
     Averaging pixels down to the working scale is the denoising: frequencies finer than ~1/16 of the particle are left
     out. Large structures (ice gradient, carbon edge) go by subtraction of a wide Gaussian; the noise level is the
     median absolute deviation, which ice and gold do not move. Where particles stand far out of the noise, they set the
-    contrast.
+    contrast. Large areas that are opaque count for nothing, lest they cast a halo over the ice around them, and are
+    filled.
     """
     ny, nx = data.shape
     h, w = max(1, round(ny * scale)), max(1, round(nx * scale))
     weight: Image | None = None
     if bad is not None and bad.any() and not bad.all():
         weight = np.where(bad, np.float32(0), np.float32(1))
-        image = np.where(bad, np.float32(0), _centred(data, data[~bad]))
+        centred, limit = _centred(data, data[~bad])
+        image = np.where(bad, np.float32(0), centred)
     else:
-        image = _centred(data, data)
+        image, limit = _centred(data, data)
     small = _resize(image, h, w)
-    if weight is None:
+    small_weight = None if weight is None else _resize(weight, h, w)
+    opaque = opaque_areas(small, limit)
+    if opaque is not None:
+        small = np.where(opaque, np.float32(0), small)
+        small_weight = np.where(opaque, np.float32(0), np.float32(1) if small_weight is None else small_weight)
+    if small_weight is None:
         background = _wide_gaussian(small, BACKGROUND_SIGMA)
         flat = small - background
     else:
-        small_weight = _resize(weight, h, w)
         norm = _wide_gaussian(small_weight, BACKGROUND_SIGMA)
         background = _wide_gaussian(small, BACKGROUND_SIGMA) / np.maximum(norm, np.float32(1e-3))
         corrected = np.where(small_weight > 0.5, small / np.maximum(small_weight, 0.5) - background, 0.0)
         flat = corrected.astype(np.float32)
-    used = flat if weight is None or not (small_weight > 0.5).any() else flat[small_weight > 0.5]
+    used = flat if small_weight is None or not (small_weight > 0.5).any() else flat[small_weight > 0.5]
     level = float(np.median(used))
     noise = 1.4826 * float(np.median(np.abs(used - level)))
     if not noise > 0:
@@ -158,15 +167,56 @@ def dark_rank(count: int) -> int:
     return int(DARK_SHARE * count)
 
 
-def _centred(data: Image, good: Image) -> Image:
-    """Data less the median of its good pixels; hot pixels and X-rays are clipped at 8 robust standard deviations."""
+def opaque_areas(small: Image, limit: float) -> NDArray[np.bool_] | None:
+    """Where ice, gold or a bar lets (almost) nothing through, or a crack everything, over far more than a particle.
+
+    Parameters
+    ----------
+    small : (h, w) float32
+        The micrograph at the working scale, less its median.
+    limit
+        Where its values were clipped; areas whose mean is beyond `OPAQUE` of it, either way, count.
+
+    Returns
+    -------
+    (h, w) bool, or None
+        None where there is no such area.
+    """
+    h, w = small.shape
+    cells = np.asarray(cv2.resize(small, grid_of(h, w)[::-1], interpolation=cv2.INTER_AREA), np.float32)
+    opaque = opaque_cells(cells, limit)
+    if opaque is None:
+        return None
+    return cv2.resize(opaque, (w, h), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def grid_of(h: int, w: int) -> tuple[int, int]:
+    """Shape of the grid of cells on which `opaque_areas` looks."""
+    return max(1, round(h / _CELL)), max(1, round(w / _CELL))
+
+
+def opaque_cells(cells: Image, limit: float) -> NDArray[np.uint8] | None:
+    """`opaque_areas` of means over cells, as 0 and 1 for each cell; two cells around an area belong to it."""
+    beyond = (np.abs(cells) > OPAQUE * limit).astype(np.uint8)
+    if not beyond.any():
+        return None
+    large = cv2.morphologyEx(beyond, cv2.MORPH_OPEN, np.ones((_LARGE, _LARGE), np.uint8))
+    return np.asarray(cv2.dilate(large, np.ones((5, 5), np.uint8)), np.uint8) if large.any() else None
+
+
+def _centred(data: Image, good: Image) -> tuple[Image, float]:
+    """Data less the median of its good pixels; hot pixels and X-rays are clipped at 8 robust standard deviations.
+
+    The second value is that limit, infinite where there is none.
+    """
     sample = good.ravel()[:: max(1, good.size // 500_000)]
     median = np.median(sample)
     spread = 1.4826 * np.median(np.abs(sample - median))
     if spread == 0:
         spread = sample.std()
     image = data - median
-    return np.clip(image, -8 * spread, 8 * spread) if spread > 0 else image
+    limit = float(8 * spread) if spread > 0 else float("inf")
+    return np.clip(image, -limit, limit), limit
 
 
 def _resize(image: Image, h: int, w: int) -> Image:

@@ -17,7 +17,18 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from . import denoise, denoise_torch
-from .denoise import BACKGROUND_SIGMA, CLIP, DARKEST, LEAST_CONTRAST, Change, WorkingImage, areas_of, dark_rank
+from .denoise import (
+    BACKGROUND_SIGMA,
+    CLIP,
+    DARKEST,
+    LEAST_CONTRAST,
+    Change,
+    WorkingImage,
+    areas_of,
+    dark_rank,
+    grid_of,
+    opaque_cells,
+)
 from .memory import OutOfMemoryError, with_less
 from .micrograph import Micrograph
 from .unet import AttentionUNet, map_of_tensor
@@ -142,15 +153,22 @@ def working_image(data: Tensor, scale: float, bad: Tensor | None = None) -> Tens
     ny, nx = data.shape
     h, w = max(1, round(ny * scale)), max(1, round(nx * scale))
     some = bad is not None and bool(bad.any()) and not bool(bad.all())
+    image, limit = _centred(data, data if bad is None or not some else data[~bad])
+    weight: Tensor | None = None
     if some and bad is not None:
-        image = _centred(data, data[~bad]).masked_fill_(bad, 0)
-        small, weight = _resized(image, h, w), _resized((~bad).float(), h, w)
+        image = image.masked_fill_(bad, 0)
+        weight = _resized((~bad).float(), h, w)
+    small = _resized(image, h, w)
+    opaque = _opaque(small, limit)
+    if opaque is not None:
+        small = small.masked_fill(opaque, 0)
+        weight = torch.ones_like(small).masked_fill_(opaque, 0) if weight is None else weight.masked_fill(opaque, 0)
+    if weight is not None:
         background = _background(small) / _background(weight).clamp(min=1e-3)
         inside = weight > 0.5
         flat = torch.where(inside, small / weight.clamp(min=0.5) - background, 0)
         used = flat[inside] if bool(inside.any()) else flat
     else:
-        small = _resized(_centred(data, data), h, w)
         used = flat = small - _background(small)
     ordered = used.flatten().sort().values
     level = _middle(ordered)
@@ -171,13 +189,23 @@ def _middle(ordered: Tensor) -> Tensor:
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
-def _centred(data: Tensor, good: Tensor) -> Tensor:
+def _opaque(small: Tensor, limit: Tensor) -> Tensor | None:
+    """`denoise.opaque_areas`; only the small grid of cells leaves the device."""
+    h, w = small.shape
+    cells = opaque_cells(_resized(small, *grid_of(h, w)).cpu().numpy(), float(limit))
+    if cells is None:
+        return None
+    whole = cv2.resize(cells, (w, h), interpolation=cv2.INTER_NEAREST)
+    return torch.from_numpy(whole.astype(bool)).to(small.device)
+
+
+def _centred(data: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
     sample = good.flatten()[:: max(1, good.numel() // 500_000)]
     median = _median(sample)
     spread = 1.4826 * _median((sample - median).abs())
     spread = 8 * torch.where(spread == 0, sample.std(correction=0), spread)
     spread = torch.where(spread > 0, spread, torch.inf)
-    return torch.minimum(torch.maximum(data - median, -spread), spread)
+    return torch.minimum(torch.maximum(data - median, -spread), spread), spread
 
 
 def _resized(image: Tensor, h: int, w: int) -> Tensor:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 # Raised when the same weights and options give other picks than before, so that a resumed run notices.
-ALGORITHM = 3
+ALGORITHM = 4
 
 PUBLISHED_SIDE = 1024
 

@@ -193,6 +193,32 @@ def test_outliers_do_not_matter():
     assert (np.abs(clean - struck) > 0.2).mean() < 0.01
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "with bad areas"])
+@pytest.mark.parametrize("value", [-300.0, 300.0], ids=["ice", "crack"])
+def test_large_opaque_areas_cast_no_halo(value, masked):
+    data = particles((700, 800), seed=4)
+    bad = np.zeros(data.shape, bool)
+    bad[:, :40] = masked
+    plain = working_image(data, 0.5, bad).data
+    blocked = data.copy()
+    cv2.circle(blocked, (500, 300), 150, float(data.mean() + value * data.std()), -1)
+    work = working_image(blocked, 0.5, bad).data
+    far = np.hypot(*(np.mgrid[:350, :400] - np.array([150, 250])[:, None, None]))
+    assert np.abs(work - plain)[far > 110].max() < 1
+    assert np.abs(work - plain)[far > 110].mean() < 0.1
+    assert (work[far < 72] == work[150, 250]).all()
+    assert abs(work[150, 250]) < 0.6  # the mean of the surroundings; 0 is their median
+
+
+def test_small_opaque_areas_stay():
+    """Particles of a very clear micrograph, gold and small ice: up to nearly two particles across."""
+    data = noise((600, 600))
+    for x, y, radius in ((120, 120, 16), (400, 150, 24), (300, 430, 16), (336, 430, 16)):
+        cv2.circle(data, (x, y), radius, -200.0, -1)
+    work = working_image(data, 1.0).data
+    assert work[120, 120] == work[150, 400] == work[430, 300] == -CLIP
+
+
 def test_bad_areas_do_not_matter():
     data = noise((600, 800), mean=900, std=30)
     bad = np.zeros(data.shape, bool)

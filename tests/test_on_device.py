@@ -54,6 +54,21 @@ def test_the_working_image_with_bad_areas(scale):
     assert on_device.working_image(torch.full((60, 60), 3.0), scale).abs().max() == 0
 
 
+@pytest.mark.parametrize("scale", [0.3, 0.5, 1.2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_working_image_with_a_large_opaque_area(scale, masked):
+    data = particles((500, 540), seed=4)
+    data[180:420, 200:430] = -1e4
+    bad = np.zeros(data.shape, bool)
+    bad[:30] = masked
+    expected = denoise.working_image(data, scale, bad).data
+    found = on_device.working_image(torch.from_numpy(data), scale, torch.from_numpy(bad)).numpy()
+    assert (expected == 0).mean() > 0.05 or np.ptp(
+        expected[round(300 * scale)][round(250 * scale) : round(380 * scale)]
+    ) == 0
+    assert found == pytest.approx(expected, abs=2e-3)
+
+
 def test_bad_areas_are_found_there_too(unet):
     data = noise((300, 340), seed=4)
     data[:, 60], data[120] = 0, 5
