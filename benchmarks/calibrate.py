@@ -5,8 +5,7 @@
 Reads the validation splits of ``benchmarks/splits.json`` and simulated micrographs of training specimens with seeds
 that training never used, and the views without particles that training saw. A logistic regression gives the score from
 a mask's mean probability and size, the noise around it, the share of likely masks on its micrograph, and from SAM's
-predicted IoU where ``--sam`` is given. With ``--left-out``, data that a network of the same making never saw counts,
-too: what a user brings is of that kind.
+predicted IoU where ``--sam`` is given.
 """
 
 from __future__ import annotations
@@ -105,16 +104,12 @@ class Gathered:
         return self.names == name
 
 
-def gather(picker: Picking, groups: dict[str, list[Labelled]], others: dict[str, Picking] | None = None) -> Gathered:
-    """Candidates of every data set, each micrograph picked at three sizes; each data set weighs the same.
-
-    ``others``: networks that pick the data sets of these names in place of ``picker``.
-    """
+def gather(picker: Picking, groups: dict[str, list[Labelled]]) -> Gathered:
+    """Candidates of every data set, each micrograph picked at three sizes; each data set weighs the same."""
     found, right, weights, names = [], [], [], []
     for name, micrographs in groups.items():
         sizes = EMPTY_SIZES if name == EMPTY else SIZE_ERRORS
-        by = (others or {}).get(name, picker)
-        rows = [candidates(by, m, e, 0.33) for m in micrographs for e in sizes]
+        rows = [candidates(picker, m, e, 0.33) for m in micrographs for e in sizes]
         found += [evidence for evidence, _ in rows]
         right.append(np.concatenate([hit for _, hit in rows]).astype(float))
         count = len(right[-1])
@@ -160,11 +155,9 @@ def choose_threshold(seen: Gathered, score: np.ndarray, labels: dict[str, int]) 
     return min(q for q in mean if mean[q] >= max(mean.values()) - 0.002)
 
 
-def calibrate(
-    picker: Picking, groups: dict[str, list[Labelled]], others: dict[str, Picking] | None = None
-) -> tuple[Calibration, float]:
-    """Fit the score, print F1 by threshold, and choose the threshold; ``others`` as in `gather`."""
-    seen = gather(picker, groups, others)
+def calibrate(picker: Picking, groups: dict[str, list[Labelled]]) -> tuple[Calibration, float]:
+    """Fit the score, print F1 by threshold, and choose the threshold."""
+    seen = gather(picker, groups)
     calibration = fit(seen)
     score = calibration.score(seen.evidence)
     labels = {n: sum(len(m.x) for m in g) * len(SIZE_ERRORS) for n, g in groups.items() if n != EMPTY}
@@ -184,36 +177,18 @@ def load_checkpoint(path: Path) -> AttentionUNet:
     return model
 
 
-def left_out(text: str) -> tuple[str, Path]:
-    """``data-set=checkpoint.pt``."""
-    name, _, path = text.partition("=")
-    if name not in real_data.SETS or not path:
-        raise argparse.ArgumentTypeError(f"{text}: not of the form SET=CHECKPOINT with one of {list(real_data.SETS)}")
-    return name, Path(path)
-
-
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("checkpoint", type=Path)
     ap.add_argument("--sam", type=Path, help="the small SAM trained on this U-Net's maps")
     ap.add_argument("--sets", nargs="*", default=list(real_data.SETS), help="labelled sets to calibrate on")
-    ap.add_argument(
-        "--left-out",
-        type=left_out,
-        nargs="*",
-        default=[],
-        metavar="SET=CHECKPOINT",
-        help="calibrate also on the training micrographs of SET as a network like this one sees them that left SET out",
-    )
     ap.add_argument("--output", type=Path, required=True)
     a = ap.parse_args()
     model = load_checkpoint(a.checkpoint)
     groups = {name: real_data.load(name, "validation") for name in a.sets}
     groups["simulated"] = simulated(24)
     groups[EMPTY] = [replace(m, diameter_px=1.0) for m in real_data.load_empty("train")]
-    unseen = {f"{name}, left out": load_checkpoint(path) for name, path in a.left_out}
-    groups |= {f"{name}, left out": real_data.load(name, "train") for name, _ in a.left_out}
-    calibration, threshold = calibrate(Picking(model, None), groups, {n: Picking(m, None) for n, m in unseen.items()})
+    calibration, threshold = calibrate(Picking(model, None), groups)
     note = {
         "name": "cryosegnet-ext default",
         "recipe": "default",
@@ -224,9 +199,7 @@ def main() -> None:
         "licence": "MIT",
     }
     if a.sam:
-        sam = load_sam(a.sam)
-        others = {n: Picking(m, sam) for n, m in unseen.items()}
-        calibration, threshold = calibrate(Picking(model, sam), groups, others)
+        calibration, threshold = calibrate(Picking(model, load_sam(a.sam)), groups)
         note["segmenters"] = {"peaks": {"calibration": asdict(calibration), "threshold": threshold}}
     tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, a.output, metadata={"cryosegnet": json.dumps(note)})

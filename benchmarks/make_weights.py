@@ -34,74 +34,66 @@ WEIGHED = "empiar-10017-denoised apoferritin empiar-10017-denoised empiar-10059 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a training script; ``steps`` are those of its schedule, of which it takes the first ``taken``."""
+    """One run of a training script.
+
+    ``options`` may speak of the stages before as ``{runs}/<stage>``; ``steps`` are those of the schedule, of which a
+    run takes the first ``taken``, where that is given.
+    """
 
     name: str
     script: str
     options: str
     steps: int
-    taken: int
-    start: str | None = None
+    taken: int | None = None
     processes: int = 1
 
     def command(self, runs: Path, share: float) -> list[str]:
         """Its command line; ``share`` of the steps, two at least."""
-        words = [f"benchmarks/{self.script}", "--output", str(runs / self.name), *self.options.split()]
+        options = [word.format(runs=runs) for word in self.options.split()]
+        words = [f"benchmarks/{self.script}", "--output", str(runs / self.name), *options]
         words += ["--steps", str(_part(self.steps, share))]
-        if self.taken < self.steps:
+        if self.taken is not None:
             words += ["--stop-after", str(_part(self.taken, share))]
-        if self.start:
-            words += [
-                "--unet" if self.script == "train_sam.py" else "--start",
-                str(runs / self.start / "checkpoint.pt"),
-            ]
         if self.processes == 1:
             return [sys.executable, *words]
-        launch = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(self.processes),
-        ]
-        return [*launch, "--", *words]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        return [*launch, "--nproc-per-node", str(self.processes), "--", *words]
 
 
 def _part(steps: int, share: float) -> int:
     return max(round(steps * share), 2)
 
 
-def _unet(
-    name: str, options: str, steps: int, start: str | None, taken: int | None = None, processes: int = 1
-) -> Stage:
-    return Stage(name, "train_default.py", options, steps, taken or steps, start, processes)
+def _few(name: str, options: str, steps: int, taken: int | None = None) -> Stage:
+    """Of simulation, and one crop in eight of one data set."""
+    options = f"--stage mixed --real 1 --turns empiar-10059 {options}"
+    return Stage(name, "train_default.py", options, steps, taken)
+
+
+def _all(name: str, options: str, steps: int) -> Stage:
+    """Of all there is, half of it real, in two processes."""
+    return Stage(name, "train_default.py", f"--stage mixed --real 4 --empty 0.8 {options}", steps, processes=2)
 
 
 STAGES = (
-    _unet("simulated", "--stage simulated", 1300, None, taken=600),
-    _unet(
-        "zero-before",
-        "--stage mixed --real 1 --turns empiar-10059 --rate 1.5e-3 --seed 12",
-        3600,
-        "simulated",
-        taken=800,
-    ),
-    _unet("zero", "--stage mixed --real 1 --turns empiar-10059 --rate 1e-3 --seed 13", 900, "zero-before"),
-    _unet("wide", f"--stage mixed --real 4 --turns {ALL} --empty 0.8 --rate 1.2e-3 --seed 131", 1700, "zero", None, 2),
-    _unet(
-        "wider", f"--stage mixed --real 4 --turns {WEIGHED} --empty 0.8 --rate 8e-4 --seed 151", 700, "wide", None, 2
-    ),
-    _unet(
-        "final", f"--stage mixed --real 4 --turns {WEIGHED} --empty 0.8 --rate 1e-3 --seed 171", 2600, "wider", None, 2
+    Stage("simulated", "train_default.py", "--stage simulated", 1300, 600),
+    _few("zero-before", "--start {runs}/simulated/checkpoint.pt --rate 1.5e-3 --seed 12", 3600, 800),
+    _few("zero", "--start {runs}/zero-before/checkpoint.pt --rate 1e-3 --seed 13", 900),
+    _all("wide", f"--start {{runs}}/zero/checkpoint.pt --turns {ALL} --rate 1.2e-3 --seed 131", 1700),
+    _all("wider", f"--start {{runs}}/wide/checkpoint.pt --turns {WEIGHED} --rate 8e-4 --seed 151", 700),
+    _all("final", f"--start {{runs}}/wider/checkpoint.pt --turns {WEIGHED} --rate 1e-3 --seed 171", 2600),
+    Stage(
+        "sam-first",
+        "train_sam.py",
+        "--unet {runs}/final/checkpoint.pt --scenes 600 --rate 1e-3 --real-share 0.35 --empty-share 0.12 --seed 21",
+        4500,
     ),
     Stage(
         "sam",
         "train_sam.py",
-        "--scenes 600 --rate 1e-3 --real-share 0.35 --empty-share 0.12 --seed 21",
-        4500,
-        4500,
-        "final",
+        "--unet {runs}/final/checkpoint.pt --start {runs}/sam-first/checkpoint.pt --scenes 600 --rate 6e-4 "
+        "--real-share 0.25 --empty-share 0.08 --seed 22",
+        1800,
     ),
 )
 

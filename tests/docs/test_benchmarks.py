@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import runpy
 import shlex
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +66,37 @@ def test_the_script_understands_its_command(
 
     for name in (*getattr(args, "sets", ()), *getattr(args, "turns", ()), *getattr(args, "leave_out", ())):
         assert name in real_data.SETS, f"{where}: there is no data set {name}"
+
+
+def test_the_way_to_the_weights_is_understood_by_each_script(parse: Parse, tmp_path: Path) -> None:
+    import make_weights
+
+    before: set[str] = set()
+    for stage in make_weights.STAGES:
+        command = stage.command(tmp_path, 0.01)
+        words = command[command.index("--") + 1 :] if "--" in command else command[1:]
+        args = parse(words)
+        assert args.output == tmp_path / stage.name
+        assert args.steps == max(round(stage.steps / 100), 2)
+        starts = {Path(w).parent.name for w in words if w.endswith("checkpoint.pt")}
+        assert starts <= before, f"{stage.name} starts from what comes later: {starts - before}"
+        before.add(stage.name)
+
+
+def test_a_stage_that_is_done_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import make_weights
+
+    trace, done = tmp_path / "trace", tmp_path / "DONE"
+    command = [sys.executable, "-c", f"open({str(trace)!r}, 'a').write('x')"]
+    for _ in range(2):
+        make_weights.run(command, done)
+    assert trace.read_text() == "x"
+    make_weights.run([*command, "other"], done)
+    assert trace.read_text() == "xx"
+    with pytest.raises(SystemExit, match="this stage failed"):
+        make_weights.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "FAILED")
+    assert not (tmp_path / "FAILED").exists()
 
 
 def test_a_wrong_option_is_found(parse: Parse, capsys: pytest.CaptureFixture[str]) -> None:
