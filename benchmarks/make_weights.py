@@ -48,8 +48,11 @@ class Stage:
     processes: int = 1
 
     def command(self, runs: Path, share: float) -> list[str]:
-        """Its command line; ``share`` of the steps, two at least."""
+        """Its command line; ``share`` of the steps and of the scenes to draw from, two at least."""
         options = [word.format(runs=runs) for word in self.options.split()]
+        if "--scenes" in options:
+            k = options.index("--scenes") + 1
+            options[k] = str(_part(int(options[k]), share))
         words = [f"benchmarks/{self.script}", "--output", str(runs / self.name), *options]
         words += ["--steps", str(_part(self.steps, share))]
         if self.taken is not None:
