@@ -107,6 +107,11 @@ class Run:
         if self._signal is not None:
             raise Interrupted(_signal_name(self._signal))
 
+    @property
+    def late_signal(self) -> int | None:
+        """Of a run that completed: the signal that came when it could no longer be stopped, for who started it."""
+        return self._signal
+
     def settle(self, wanted: str, what: str, function: Any, **options: Any) -> None:
         """Bring the job into a state and see that it is in it; a reply that was lost is no failure.
 

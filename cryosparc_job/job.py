@@ -88,6 +88,7 @@ def _pick(
             _prepare(connection, task, job)
             with run:
                 outcome = _work(connection, task, engine, run, journal, progress)
+            outcome.late_signal = run.late_signal
         except CryoSegNetError as error:
             raise _with_note(error, job.uid, run) from error
         except Interrupted as end:

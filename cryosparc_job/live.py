@@ -196,6 +196,8 @@ def follow(
                     if outcome is not None:
                         done.update(set(uids) - set(outcome.missed))
                         outcomes.append(outcome)
+                        if outcome.late_signal is not None:
+                            raise Interrupted(signal.Signals(outcome.late_signal).name)
                     fresh_since = None
                     last_news = last_answer = time.monotonic()
                     continue

@@ -76,6 +76,7 @@ class Outcome:
     diameter : median over the picks, angstrom (pixels without a pixel size)
     estimated : the particle's diameter that was estimated before picking, as ``diameter``
     doubt : a sentence where the diameter that was given does not fit
+    late_signal : the signal that came while the job was being completed, too late to stop it
     """
 
     job: str
@@ -87,6 +88,7 @@ class Outcome:
     diameter: float | None = None
     estimated: float | None = None
     doubt: str | None = None
+    late_signal: int | None = None
 
     @property
     def exit_code(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -19,7 +21,7 @@ from cryosegnet_ext.commands import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import building, cli, connection, ends
 from cryosparc_job.connection import Connection, OutputName, connect
-from cryosparc_job.errors import JobLost
+from cryosparc_job.errors import Interrupted, JobLost
 from cryosparc_job.job import Task
 from cryosparc_job.live import Follow, follow
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
@@ -247,3 +249,21 @@ def test_the_command(server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert cli.main(words) == 0
     assert "24 particles on 3 exposures in 1 jobs" in capsys.readouterr().out
     assert server.world.jobs["J2"].workspace_uids == ["W2"]
+
+
+def test_a_signal_while_a_batch_is_completed_ends_the_following(
+    server: StandIn, client: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = ends.Run.complete
+
+    def complete_and_signal(run: ends.Run) -> None:
+        complete(run)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ends.Run, "complete", complete_and_signal)
+    add_session(server.world)
+    add_live(server.world, 3)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+    assert server.world.jobs["J2"].status == "completed"
+    assert len(server.world.jobs) == 2
