@@ -138,7 +138,8 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
         image, limit = _centred(data, data)
     small = _resize(image, h, w)
     small_weight = None if weight is None else _resize(weight, h, w)
-    opaque = opaque_areas(small, limit)
+    cells = cv2.resize(small, grid_of(h, w)[::-1], interpolation=cv2.INTER_AREA)
+    opaque = opaque_areas(np.asarray(cells, np.float32), limit, (h, w))
     if opaque is not None:
         small = np.where(opaque, np.float32(0), small)
         small_weight = np.where(opaque, np.float32(0), np.float32(1) if small_weight is None else small_weight)
@@ -167,41 +168,36 @@ def dark_rank(count: int) -> int:
     return int(DARK_SHARE * count)
 
 
-def opaque_areas(small: Image, limit: float) -> NDArray[np.bool_] | None:
+def grid_of(h: int, w: int) -> tuple[int, int]:
+    """Shape of the grid of cells on which `opaque_areas` looks, for a working image (h, w)."""
+    return max(1, round(h / _CELL)), max(1, round(w / _CELL))
+
+
+def opaque_areas(cells: Image, limit: float, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
     """Where ice, gold or a bar lets (almost) nothing through, or a crack everything, over far more than a particle.
 
     Parameters
     ----------
-    small : (h, w) float32
-        The micrograph at the working scale, less its median.
+    cells : of `grid_of` the shape, float32
+        The micrograph at the working scale, less its median, averaged over cells.
     limit
-        Where its values were clipped; areas whose mean is beyond `OPAQUE` of it, either way, count.
+        Where its values were clipped; areas beyond `OPAQUE` of it, either way, count, and two cells around them.
+    shape
+        Of the working image.
 
     Returns
     -------
-    (h, w) bool, or None
+    bool of that shape, or None
         None where there is no such area.
     """
-    h, w = small.shape
-    cells = np.asarray(cv2.resize(small, grid_of(h, w)[::-1], interpolation=cv2.INTER_AREA), np.float32)
-    opaque = opaque_cells(cells, limit)
-    if opaque is None:
-        return None
-    return cv2.resize(opaque, (w, h), interpolation=cv2.INTER_NEAREST).astype(bool)
-
-
-def grid_of(h: int, w: int) -> tuple[int, int]:
-    """Shape of the grid of cells on which `opaque_areas` looks."""
-    return max(1, round(h / _CELL)), max(1, round(w / _CELL))
-
-
-def opaque_cells(cells: Image, limit: float) -> NDArray[np.uint8] | None:
-    """`opaque_areas` of means over cells, as 0 and 1 for each cell; two cells around an area belong to it."""
     beyond = (np.abs(cells) > OPAQUE * limit).astype(np.uint8)
     if not beyond.any():
         return None
     large = cv2.morphologyEx(beyond, cv2.MORPH_OPEN, np.ones((_LARGE, _LARGE), np.uint8))
-    return np.asarray(cv2.dilate(large, np.ones((5, 5), np.uint8)), np.uint8) if large.any() else None
+    if not large.any():
+        return None
+    whole = cv2.dilate(large, np.ones((5, 5), np.uint8))
+    return cv2.resize(whole, shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 def _centred(data: Image, good: Image) -> tuple[Image, float]:

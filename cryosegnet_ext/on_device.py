@@ -27,7 +27,7 @@ from .denoise import (
     areas_of,
     dark_rank,
     grid_of,
-    opaque_cells,
+    opaque_areas,
 )
 from .memory import OutOfMemoryError, with_less
 from .micrograph import Micrograph
@@ -192,11 +192,8 @@ def _middle(ordered: Tensor) -> Tensor:
 def _opaque(small: Tensor, limit: Tensor) -> Tensor | None:
     """`denoise.opaque_areas`; only the small grid of cells leaves the device."""
     h, w = small.shape
-    cells = opaque_cells(_resized(small, *grid_of(h, w)).cpu().numpy(), float(limit))
-    if cells is None:
-        return None
-    whole = cv2.resize(cells, (w, h), interpolation=cv2.INTER_NEAREST)
-    return torch.from_numpy(whole.astype(bool)).to(small.device)
+    opaque = opaque_areas(_resized(small, *grid_of(h, w)).cpu().numpy(), float(limit), (h, w))
+    return None if opaque is None else torch.from_numpy(opaque).to(small.device)
 
 
 def _centred(data: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
