@@ -26,6 +26,8 @@ from cryosegnet_ext.micrograph import (
     read_micrograph,
     require_pixel_size,
 )
+from cryosegnet_ext.micrograph.limits import BadFile
+from cryosegnet_ext.micrograph.mrc import read_compressed_mrc
 from tests.damage import KINDS, MODE, NSYMBT, NX, NY, NZ, damaged_files, encoded, with_field
 
 NY_, NX_ = 96, 128
@@ -613,6 +615,33 @@ def test_random_bytes_anywhere(good: Path, tmp_path: Path, kind: str, capfd: pyt
         path.write_bytes(damaged)
         survives(path)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2"])
+def test_a_compressed_stream_is_not_read_on_after_it_failed(good: Path, kind: str) -> None:
+    module, base = (gzip, gzip.GzipFile) if kind == "gz" else (bz2, bz2.BZ2File)
+    failures: list[Exception] = []
+
+    class Stream(base):  # type: ignore[misc, valid-type]
+        def read(self, size: int = -1) -> bytes:
+            assert not failures, "libbz2 corrupts memory where a failed stream is read on"
+            try:
+                return bytes(super().read(size))
+            except (OSError, EOFError, zlib.error) as error:
+                failures.append(error)
+                raise
+
+    content = module.compress(good.read_bytes())
+    failed = 0
+    for position in range(20, 200, 5):  # in the tables of the codes, without which nothing can be read
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        failures.clear()
+        stream = Stream(io.BytesIO(damaged)) if kind == "bz2" else Stream(fileobj=io.BytesIO(damaged))
+        with pytest.raises(BadFile):
+            read_compressed_mrc(stream)
+        failed += len(failures)
+    assert failed > 10
 
 
 def test_tifffile_does_not_print_through_loggings_last_resort() -> None:

@@ -23,11 +23,15 @@ def read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File) -> tuple[NDArray[An
     """Read an MRC image from a compressed stream; see `read_mrc`."""
     try:
         with stream:
-            # The checksum stands behind the data and, where it is wrong, explains what the header seems to say.
+            # The checksum stands behind the data and, where it is wrong, explains what the header seems to say. A
+            # stream that has failed is not read on: libbz2 then corrupts memory.
             try:
-                return read_mrc(stream, None)
-            finally:
+                image = read_mrc(stream, None)
+            except BadFile:
                 skip(stream, _LONGEST_REST)
+                raise
+            skip(stream, _LONGEST_REST)
+            return image
     except EOFError:
         raise BadFile("is truncated, as its compressed stream ends early: copy it again") from None
     except (OSError, zlib.error) as error:
