@@ -7,7 +7,7 @@
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -- benchmarks/train_default.py ...    # two processes, 2 x 8 crops
 
 Only the training splits of ``benchmarks/splits.json`` are read. The same arguments give the same crops in the same
-order; the weights agree up to the rounding of the machine's bf16 arithmetic.
+order; the weights agree up to the rounding of the machine's arithmetic, bf16 where it has units for it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cryosegnet_ext.simulation.specimens import read_specimen
 from cryosegnet_ext.training.crops import Labelled, augment, labelled_crop, simulated_crop
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
 from cryosegnet_ext.training.parallel import joined
+from cryosegnet_ext.training.training import chosen_precision
 
 SIDE, BATCH = 256, 8
 # Scale at which a view without particles is shown, against its own pixels: the picker tries many sizes on it.
@@ -91,8 +92,9 @@ def main() -> None:
 
     start = torch.load(a.start, weights_only=True)["model"] if a.start else None
     rate = a.rate or (2e-3 if a.stage == "simulated" else 1e-3)
-    recipe = Recipe(steps=a.steps, learning_rate=rate, seed=a.seed)
     with joined(a.device) as group:
+        precision = chosen_precision("auto", str(group.device))
+        recipe = Recipe(steps=a.steps, learning_rate=rate, seed=a.seed, precision=precision)
         batch = partial(next_batch, rank=group.rank)
         fit(recipe, batch, a.output, start, group.device, a.stop_after, group=group)
 

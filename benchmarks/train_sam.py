@@ -27,7 +27,7 @@ from train_default import empty_view, specimen_stacks
 from cryosegnet_ext import window_sam
 from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
 from cryosegnet_ext.training.window_samples import Scene, loss, peaks_of, sample
-from cryosegnet_ext.unet import AttentionUNet, probability_map
+from cryosegnet_ext.unet import AttentionUNet, bf16_pays, probability_map
 from cryosegnet_ext.weights import build_sam
 
 SIDE, DIAMETER = 320, 32.0
@@ -82,6 +82,7 @@ def main() -> None:
         sam.load_state_dict(torch.load(a.start, weights_only=True))
     optimizer = torch.optim.AdamW(sam.parameters(), lr=a.rate, weight_decay=0.02)
     sam.train()
+    bf16 = bf16_pays(torch.device("cpu"))
     began = time.monotonic()
     with open(a.output / "loss.csv", "w", newline="") as stream:
         table = csv.writer(stream)
@@ -98,7 +99,7 @@ def main() -> None:
             for group in optimizer.param_groups:
                 group["lr"] = a.rate * warm * (0.5 * (1 + math.cos(math.pi * step / a.steps)) * 0.98 + 0.02)
             points = torch.full((len(pictures), 2), window_sam.SIDE / 2)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 logits, iou = window_sam.decode(sam, pictures, points)
             value, measured = loss(logits.float(), iou.float(), target, there)
             optimizer.zero_grad(set_to_none=True)
