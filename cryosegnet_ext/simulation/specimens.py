@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mrcfile
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import CryoSegNetError
+from .atoms import model_density
 
 # Mean inner potential of protein less that of vitreous ice, volt:
 # about 7 less about 4.9 (Vulovic et al., J. Struct. Biol. 183, 2013).
@@ -70,7 +69,7 @@ def read_specimen(path: str | Path, voxel_size: float = 4.0, resolution: float |
         if lower.endswith(MAP_SUFFIXES):
             density, voxel_size = _read_map(path)
         elif lower.endswith(MODEL_SUFFIXES):
-            density = _model_density(path, voxel_size, resolution)
+            density = model_density(path, voxel_size, resolution)
         else:
             raise CryoSegNetError(f"{path}: neither a map (.mrc) nor an atomic model (.pdb, .cif), so no specimen.")
     except (OSError, ValueError, RuntimeError, IndexError, EOFError, zlib.error) as error:
@@ -112,96 +111,43 @@ def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) ->
 
 
 def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
+    """Density (nz, ny, nx), whatever axes the file has its columns, rows and sections along, and its voxels' side."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mrcfile's remarks on headers; what matters is checked here
         opened = mrcfile.open(path, permissive=True)
     with opened as mrc:
         if mrc.data is None or mrc.data.ndim != 3:
             raise ValueError("not a volume")
-        voxel = float(mrc.voxel_size.x)
+        header = mrc.header
+        stored = [int(axis) for axis in (header.maps, header.mapr, header.mapc)]
+        sides = [float(side) for side in (mrc.voxel_size.z, mrc.voxel_size.y, mrc.voxel_size.x)]
+        angles = [float(angle) for angle in (header.cellb.alpha, header.cellb.beta, header.cellb.gamma)]
         data = np.array(mrc.data, np.float32)
-    if not 0.1 < voxel < 50:
-        raise ValueError(f"the header gives a voxel size of {voxel} angstrom")
-    return data, voxel
+    if stored == [0, 0, 0]:  # as old programs leave it
+        stored = [3, 2, 1]
+    if sorted(stored) != [1, 2, 3]:
+        raise ValueError(f"the header's axes, {stored[::-1]}, are no order of 1, 2 and 3")
+    if any(angle != 0 and abs(angle - 90) > 0.1 for angle in angles):
+        raise ValueError("its axes are not at right angles: resample it to a cubic grid")
+    for side in sides:
+        if not 0.1 < side < 50:
+            raise ValueError(f"the header gives a voxel size of {side} angstrom")
+    if not np.isfinite(data).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(data))} of its voxels are no finite numbers")
+    data = np.ascontiguousarray(data.transpose([stored.index(axis) for axis in (3, 2, 1)]))
+    if _is_dark(data):
+        raise ValueError("its particle is darker than what surrounds it: multiply the map by -1")
+    voxel = min(sides)
+    if max(sides) > 1.001 * voxel:
+        steps = [voxel / side for side in sides]
+        shape = [int((n - 1) / step) + 1 for n, step in zip(data.shape, steps)]
+        return np.asarray(ndimage.affine_transform(data, steps, output_shape=shape), np.float32), voxel
+    return data, sides[2]
 
 
-def _model_density(path: Path, voxel_size: float, resolution: float | None) -> NDArray[np.float32]:
-    """Density (nz, ny, nx) from electron scattering factors, low-passed to the voxel size or the resolution."""
-    try:
-        import gemmi
-    except ImportError as error:
-        raise CryoSegNetError("Atomic models need gemmi: pip install 'cryosegnet-ext[simulate]'.") from error
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", errors="replace") as stream:
-        text = stream.read()
-    if ".cif" in path.name.lower():
-        structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text).sole_block())
-    else:
-        structure = gemmi.read_pdb_string(text)
-    structure.setup_entities()
-    if structure.assemblies:
-        structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Dup)
-    model = structure[0]
-    if resolution is not None and model.count_atom_sites() > 0:
-        return _scattering_density(structure, voxel_size, resolution)
-    count = model.count_atom_sites()
-    if count == 0:
-        raise ValueError("no atoms")
-    positions = np.empty((count, 3), np.float32)
-    weights = np.empty(count, np.float32)
-    i = 0
-    for chain in model:
-        for residue in chain:
-            if residue.is_water():
-                continue
-            for atom in residue:
-                positions[i] = atom.pos.x, atom.pos.y, atom.pos.z
-                weights[i] = _forward_scattering(atom.element.name) * atom.occ
-                i += 1
-    positions, weights = positions[:i], weights[:i]
-    low = positions.min(0) - 4 * voxel_size
-    shape = np.ceil((positions.max(0) + 4 * voxel_size - low) / voxel_size).astype(int)
-    index = (positions - low) / voxel_size
-    grid = np.zeros(shape[::-1], np.float32)
-    base = np.floor(index).astype(int)
-    fraction = index - base
-    for corner in np.ndindex(2, 2, 2):  # trilinear splat
-        share = np.prod(np.where(np.array(corner) == 1, fraction, 1 - fraction), axis=1) * weights
-        x, y, z = (base + corner).T
-        np.add.at(grid, (z, y, x), share)
-    return ndimage.gaussian_filter(grid, max(2.5 / voxel_size, 0.6)).astype(np.float32)
-
-
-# f(0) of the electron scattering factors, angstrom (Peng et al., Acta Cryst. A52, 1996); carbon for the rest.
-_F0 = {"H": 0.53, "C": 2.51, "N": 2.21, "O": 1.98, "P": 5.49, "S": 5.16, "MG": 5.21, "ZN": 6.06, "FE": 7.17, "SE": 7.24}
-
-
-def _forward_scattering(element: str) -> float:
-    return _F0.get(element.upper(), 2.51)
-
-
-def _scattering_density(structure: Any, voxel_size: float, resolution: float) -> NDArray[np.float32]:
-    """Potential (nz, ny, nx), arbitrary scale, of a gemmi structure, each atom by its own scattering factor."""
-    import gemmi
-
-    structure.remove_waters()
-    model = structure[0]
-    b_factor = 8 * np.pi**2 * (0.225 * resolution) ** 2  # falls to 1/e^2 in amplitude about at the resolution
-    for site in model.all():
-        site.atom.b_iso = b_factor
-        site.atom.aniso = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
-    box = structure.calculate_box(3 * resolution)
-    lengths = box.get_size()
-    counts = [int(np.ceil(length / voxel_size / 4)) * 4 for length in (lengths.x, lengths.y, lengths.z)]
-    sides = [count * voxel_size for count in counts]
-    if max(counts) > 1200:
-        raise ValueError(f"the model is {max(lengths.x, lengths.y, lengths.z):.0f} angstrom wide")
-    move = gemmi.Vec3(*(-np.array([box.minimum.x, box.minimum.y, box.minimum.z])))
-    model.transform_pos_and_adp(gemmi.Transform(gemmi.Mat33(), move))
-    calculator = gemmi.DensityCalculatorE()
-    calculator.d_min, calculator.rate = 2 * voxel_size, 1.0
-    calculator.grid.set_unit_cell(gemmi.UnitCell(sides[0], sides[1], sides[2], 90, 90, 90))
-    calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
-    calculator.grid.set_size(*counts)  # after the cell, which gives the spacing
-    calculator.add_model_density_to_grid(model)
-    return np.ascontiguousarray(np.array(calculator.grid, copy=False).T, dtype=np.float32)
+def _is_dark(data: NDArray[np.float32]) -> bool:
+    """Whether a density (nz, ny, nx) stands out from its surroundings, the faces of the box, to the negative side."""
+    faces = [np.take(data, (0, -1), axis).ravel() for axis in range(3)]
+    above = data.astype(np.float64) - float(np.median(np.concatenate(faces)))
+    cubes = (above / max(np.abs(above).max(), 1e-30)) ** 3
+    return bool(cubes.sum() < -0.2 * np.abs(cubes).sum())

@@ -1,0 +1,102 @@
+"""Atomic models: the electrostatic potential of their atoms on a grid."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..errors import CryoSegNetError
+
+# Angstrom; the largest viruses with a known structure are about 2000 wide, and a wider grid would not fit in memory.
+WIDEST = 3000.0
+
+
+def model_density(path: Path, voxel_size: float, resolution: float | None) -> NDArray[np.float32]:
+    """Density (nz, ny, nx) of an atomic model, as `specimens.read_specimen` describes it.
+
+    Raises
+    ------
+    CryoSegNetError
+        gemmi is not installed.
+    ValueError, RuntimeError, OSError, EOFError, zlib.error
+        The file cannot be read, or holds no atoms that count.
+    """
+    try:
+        import gemmi
+    except ImportError as error:
+        raise CryoSegNetError("Atomic models need gemmi: pip install 'cryosegnet-ext[simulate]'.") from error
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", errors="replace") as stream:
+        text = stream.read()
+    if ".cif" in path.name.lower():
+        structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text).sole_block())
+    else:
+        structure = gemmi.read_pdb_string(text)
+    if len(structure) == 0:
+        raise ValueError("it holds no atoms")
+    structure.setup_entities()
+    if structure.assemblies:
+        structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Dup)
+    structure.remove_waters()
+    atoms = [site.atom for site in structure[0].all()]
+    if not atoms:
+        raise ValueError("it holds no atoms, waters apart")
+    positions = np.array([(atom.pos.x, atom.pos.y, atom.pos.z) for atom in atoms], np.float32)
+    if not np.isfinite(positions).all():
+        raise ValueError("it has atoms whose coordinates are no numbers")
+    extent = float(np.ptp(positions, axis=0).max())
+    if extent > WIDEST:
+        raise ValueError(f"its atoms lie {extent:.0f} angstrom apart, which is no particle")
+    if resolution is not None:
+        return _scattering_density(structure, voxel_size, resolution)
+    weights = np.array([_forward_scattering(atom.element.name) * atom.occ for atom in atoms], np.float32)
+    low = positions.min(0) - 4 * voxel_size
+    shape = np.ceil((positions.max(0) + 4 * voxel_size - low) / voxel_size).astype(int)
+    index = (positions - low) / voxel_size
+    grid = np.zeros(shape[::-1], np.float32)
+    base = np.floor(index).astype(int)
+    fraction = index - base
+    for corner in np.ndindex(2, 2, 2):  # trilinear splat
+        share = np.prod(np.where(np.array(corner) == 1, fraction, 1 - fraction), axis=1) * weights
+        x, y, z = (base + corner).T
+        np.add.at(grid, (z, y, x), share)
+    return ndimage.gaussian_filter(grid, max(2.5 / voxel_size, 0.6)).astype(np.float32)
+
+
+# f(0) of the electron scattering factors, angstrom (Peng et al., Acta Cryst. A52, 1996); carbon for the rest.
+_F0 = {"H": 0.53, "C": 2.51, "N": 2.21, "O": 1.98, "P": 5.49, "S": 5.16, "MG": 5.21, "ZN": 6.06, "FE": 7.17, "SE": 7.24}
+
+
+def _forward_scattering(element: str) -> float:
+    return _F0.get(element.upper(), 2.51)
+
+
+def _scattering_density(structure: Any, voxel_size: float, resolution: float) -> NDArray[np.float32]:
+    """Potential (nz, ny, nx), arbitrary scale, of a gemmi structure, each atom by its own scattering factor."""
+    import gemmi
+
+    model = structure[0]
+    b_factor = 8 * np.pi**2 * (0.225 * resolution) ** 2  # falls to 1/e^2 in amplitude about at the resolution
+    for site in model.all():
+        site.atom.b_iso = b_factor
+        site.atom.aniso = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+    box = structure.calculate_box(3 * resolution)
+    lengths = box.get_size()
+    counts = [int(np.ceil(length / voxel_size / 4)) * 4 for length in (lengths.x, lengths.y, lengths.z)]
+    sides = [count * voxel_size for count in counts]
+    if max(counts) > 1200:
+        raise ValueError(f"the model is {max(lengths.x, lengths.y, lengths.z):.0f} angstrom wide")
+    move = gemmi.Vec3(*(-np.array([box.minimum.x, box.minimum.y, box.minimum.z])))
+    model.transform_pos_and_adp(gemmi.Transform(gemmi.Mat33(), move))
+    calculator = gemmi.DensityCalculatorE()
+    calculator.d_min, calculator.rate = 2 * voxel_size, 1.0
+    calculator.grid.set_unit_cell(gemmi.UnitCell(sides[0], sides[1], sides[2], 90, 90, 90))
+    calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
+    calculator.grid.set_size(*counts)  # after the cell, which gives the spacing
+    calculator.add_model_density_to_grid(model)
+    return np.ascontiguousarray(np.array(calculator.grid, copy=False).T, dtype=np.float32)
