@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def score(
         if len(shared) < len(labels):
             notes.append(f"{len(shared)} of {len(labels)} labelled micrographs have picks of every set and count.")
         sets = {
-            n: Found({s: p for s, p in of.tables.items() if s in shared}, of.files, of.notes) for n, of in sets.items()
+            name: replace(of, tables={s: p for s, p in of.tables.items() if s in shared}) for name, of in sets.items()
         }
         labels = shared
     if not any(len(p) for p in labels.values()):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError
 from ..picks import Picks
-from .sources import Found, read_labels
+from .sources import Found, read_label_files, read_labels
 
 PICKERS = ("template", "DeepPicker", "crYOLO", "Topaz", "CASSPER", "CryoTransformer", "CryoSegNet")
 
@@ -53,7 +53,10 @@ class DataSet:
 
     def labels(self) -> Found:
         """Its labels; CryoPPP's y, which counts from the other end than the rows of its MRC files, is as it is."""
-        return read_labels(self.folder / _COORDINATES)
+        folder = self.folder / _COORDINATES
+        files = sorted(file for file in folder.glob("**/*.csv") if not file.name.startswith("."))
+        # Every one counts, whatever its header says; coordinates in another format were put there by the user.
+        return read_label_files(files) if files else read_labels(folder)
 
 
 def find_data_sets(folder: str | Path) -> list[DataSet]:

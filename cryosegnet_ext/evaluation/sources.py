@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..formats import READABLE, read_many
-from ..inputs import STATE_FOLDER
+from ..formats import read_many
 from ..micrograph import read_shape
 from ..picks import Picks
-from .masks import MASK_SUFFIXES, read_mask
+from .folders import coordinate_files, inner, is_mask
+from .masks import read_mask
 from .names import assign, stem_of
 
 Shape = tuple[int, int]
 
-#: Of one micrograph's picks in several formats, the first of these is read.
-PREFERRED = (".star", ".cs", ".csv", ".cbox", ".box", ".txt", ".tsv")
-_WORDS = {
-    ".star": ("_rlnCoordinateX",),
-    ".cbox": ("_CoordinateX",),
-    ".csv": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
-    ".cs": ("location/center_x_frac",),
-    ".txt": ("x_coord", "x"),
-    ".tsv": ("x_coord", "x"),
-}
 _HEAD = 65536
 # Boxes are chosen larger than the particle, by habit and not by measure, and would let wrong picks pass as right.
 _SIZELESS = (".box",)
@@ -46,11 +35,14 @@ class Found:
         Where those of each stem were read.
     notes
         What was odd, one sentence each.
+    unread
+        Stems of files that belong to no labelled micrograph and were not read.
     """
 
     tables: dict[str, Picks] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def read_labels(
@@ -75,19 +67,35 @@ def read_labels(
     Raises
     ------
     CryoSegNetError
-        There are none, one cannot be read, or two files are of one micrograph.
+        There are none, one is empty or cannot be read, or two files are of one micrograph.
     """
     path = _existing(Path(path))
-    if path.is_dir():
-        files = list(_candidates(path, masks=True))
-        if not files:
-            hint = "; it has the layout of CryoPPP: use --cryoppp" if any(path.glob("**/ground_truth")) else ""
-            raise CryoSegNetError(f"{path}: there are no labels in this folder or below it{hint}.")
-    else:
-        files = [path]
+    if not path.is_dir():
+        return read_label_files([path], shapes, pixel_size, shape)
+    files, emptied = coordinate_files(path, masks=True)
+    if emptied:
+        # Passed over, its micrograph would not count, and the score would rise.
+        more = f", as {len(emptied) - 1} more" if len(emptied) > 1 else ""
+        raise CryoSegNetError(
+            f"{emptied[0]}: it is empty or has lost its header{more}: restore or remove it, or leave the header "
+            "without rows for a micrograph that has no particles."
+        )
+    if not files:
+        hint = "; it has the layout of CryoPPP: use --cryoppp" if any(path.glob("**/ground_truth")) else ""
+        raise CryoSegNetError(f"{path}: there are no labels in this folder or below it{hint}.")
+    return read_label_files(files, shapes, pixel_size, shape)
+
+
+def read_label_files(
+    files: Iterable[Path],
+    shapes: Mapping[str, Shape] | None = None,
+    pixel_size: float | None = None,
+    shape: Shape | None = None,
+) -> Found:
+    """Read labels from every one of the files; else as `read_labels`."""
     found = Found()
     for file in files:
-        if _is_mask(file):
+        if is_mask(file):
             stem = stem_of(file.name)
             tables = {stem: read_mask(file, (shapes or {}).get(stem, shape))}
         else:
@@ -126,8 +134,7 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
     """
     path = _existing(Path(path))
     if path.is_dir():
-        folder = path / "picks" if (path / "picks").is_dir() and _ours(path) else path
-        files = list(_candidates(folder, masks=False))
+        files, _ = coordinate_files(inner(path), masks=False)
     else:
         files = _listed(path) or [path]
     if not files:
@@ -142,8 +149,8 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
     if not found.tables:
         for file in files:
             others += _add_table(found, file, stems, pixel_size)
-    elif unmatched := sorted({stem_of(f.name) for f in files if f.name not in named}):
-        others += unmatched
+    else:
+        found.unread = sorted({stem_of(f.name) for f in files if f.name not in named})
     if not any(stem in found.tables for stem in stems):
         raise CryoSegNetError(_nothing_in_common(path, others, stems))
     return found
@@ -151,7 +158,7 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
 
 def picks_of_others(found: Found, stems: Collection[str]) -> list[str]:
     """Micrographs that have picks and no labels."""
-    return [stem for stem in found.tables if stem not in stems]
+    return [*(stem for stem in found.tables if stem not in stems), *found.unread]
 
 
 def read_shapes(folder: str | Path, stems: Collection[str]) -> dict[str, Shape]:
@@ -178,54 +185,6 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise CryoSegNetError(f"{path}: no such file or folder; check the path.")
     return path
-
-
-def _ours(folder: Path) -> bool:
-    return (folder / STATE_FOLDER).is_dir() or (folder / "summary.json").is_file()
-
-
-def _is_mask(file: Path) -> bool:
-    return file.suffix.lower() in MASK_SUFFIXES
-
-
-def _candidates(folder: Path, masks: bool) -> Iterator[Path]:
-    """Files with coordinates below a folder, in order of their paths; of one micrograph's the preferred format only."""
-    best: dict[Path, Path] = {}
-    for file in _walk(folder):
-        suffix = file.suffix.lower()
-        if not (suffix in READABLE or (masks and _is_mask(file))) or not _holds_coordinates(file):
-            continue
-        key = file.with_suffix("") if suffix in READABLE else file.with_name(stem_of(file.name))
-        if key not in best or _rank(file) < _rank(best[key]):
-            best[key] = file
-    yield from sorted(best.values())
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for top, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-        yield from (Path(top, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _rank(file: Path) -> int:
-    suffix = file.suffix.lower()
-    return PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED)
-
-
-def _holds_coordinates(file: Path) -> bool:
-    """Whether the head of a file names coordinates; job folders hold other STAR files, and lists and logs."""
-    words = _WORDS.get(file.suffix.lower())
-    if words is None:
-        return True
-    try:
-        with open(file, "rb") as stream:
-            head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
-    except OSError:
-        return True  # reading it whole says what is wrong
-    if file.suffix.lower() in (".star", ".cbox", ".cs"):
-        return words[0] in head
-    columns = head.split("\n", 1)[0].lower().replace(";", ",").replace("\t", ",").split(",")
-    return any(column.strip() in words for column in columns)
 
 
 def _listed(path: Path) -> list[Path] | None:

@@ -105,8 +105,10 @@ def test_missing_picks_and_unlabelled_micrographs_are_named(project, capsys):
     assert run("--labels", project / "labels", "--diameter", "40px", f"picks={project / 'picks'}") == 0
     assert "note: picks: no picks for mic_001, counted as missed." in capsys.readouterr().out
     (project / "labels" / "mic_000.star").unlink()
-    assert run("--labels", project / "labels", "--diameter", "40px", project / "picks", "--common") == 0
-    assert "1 of 2 labelled micrographs have picks of every set" in capsys.readouterr().out
+    assert run("--labels", project / "labels", "--diameter", "40px", f"mine={project / 'picks'}", "--common") == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 labelled micrographs have picks of every set" in out
+    assert "note: mine: picks of mic_000 left out, as they have no labels." in out
 
 
 @pytest.mark.parametrize("known", ["shape", "micrographs", "nothing"])
@@ -269,6 +271,15 @@ def test_cryoppp_is_picked_where_no_picks_are_given(tmp_path, capsys, monkeypatc
     assert (tmp_path / "out" / "10017" / "picked" / "picks" / "mic_0.star").is_file()
     out = capsys.readouterr().out
     assert "0.718" in out  # CryoSegNet's published figure for this set
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
+def test_an_emptied_file_of_cryoppp_is_no_micrograph_less(tmp_path, capsys, content):
+    truth = cryoppp(tmp_path, "10017", 1, micrographs=False)
+    write(tmp_path / "picks", {s: table(xy) for s, xy in truth.items()})
+    (tmp_path / "10017" / "ground_truth" / "particle_coordinates" / "mic_1.csv").write_text(content)
+    assert run("--cryoppp", tmp_path, tmp_path / "picks") == 3
+    assert "mic_1.csv: the first line names no columns x and y" in capsys.readouterr().err
 
 
 def test_cryoppp_without_micrographs_needs_picks(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from cryosegnet_ext import Picks
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.evaluation.names import assign, stem_of
-from cryosegnet_ext.evaluation.sources import read_labels, read_set
+from cryosegnet_ext.evaluation.sources import picks_of_others, read_labels, read_set
 from tests.evaluation.helpers import particles, table, write
 
 STEMS = ["mic_1", "mic_10", "mic_1_2"]
@@ -111,6 +111,70 @@ def test_an_empty_pick_file_is_a_micrograph_without_picks(tmp_path):
     write(tmp_path, {"mic_1": Picks.empty(), "mic_10": table(np.ones((1, 2)))})
     assert {s: len(p) for s, p in read_set(tmp_path, STEMS).tables.items()} == {"mic_1": 0, "mic_10": 1}
     assert len(read_labels(tmp_path / "mic_1.star").tables["mic_1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mic_2.star", ""),
+        ("mic_2.star", "# a comment\n"),
+        ("mic_2.star", "\0" * 300),
+        ("mic_2.star", "data_\n\nloop_\n"),
+        ("mic_2.star", "  652.0 258.0\n  700.0 300.0\n"),
+        ("mic_2.cbox", ""),
+        ("mic_2.csv", "\n"),
+        ("mic_2.csv", "652.0,258.0\n700,300\n"),
+        ("topaz.txt", "mic_2\t652\t258\t0.5\n"),
+        ("mic_2.cs", ""),
+    ],
+)
+def test_an_emptied_label_file_is_refused(tmp_path, name, content):
+    """Passed over, its micrograph would not count and the score would rise."""
+    write(tmp_path, {"mic_1": table(np.ones((1, 2)))})
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CryoSegNetError, match=rf"{name}: it is empty or has lost its header: restore or remove it"):
+        read_labels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("mic_2.star", "data_\n\nloop_\n_rlnCoordinateY #1\n3\n", "no block has the columns"),
+        ("mic_2.csv", '"X","Z"\n1,2\n', "names no columns x and y"),
+    ],
+)
+def test_a_damaged_header_is_read_and_complained_about(tmp_path, name, content, said):
+    write(tmp_path, {"mic_1": table(np.ones((1, 2)))})
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CryoSegNetError, match=said):
+        read_labels(tmp_path)
+
+
+@pytest.mark.parametrize("header", ['"x","y"', "# by hand\nx,y", "\n\nX-Coordinate,Y-Coordinate"])
+def test_headers_that_other_programs_write_are_known(tmp_path, header):
+    (tmp_path / "mic_1.csv").write_text(f"{header}\n3,4\n")
+    assert read_labels(tmp_path).tables["mic_1"].x.tolist() == [3]
+
+
+def test_coordinates_after_many_optics_groups_are_found(tmp_path):
+    groups = "".join(f"{i} opticsGroup{i} 1.06 300.0 2.7 0.1\n" for i in range(1, 3001))
+    columns = ("OpticsGroup", "OpticsGroupName", "MicrographPixelSize", "Voltage", "SphericalAberration", "Contrast")
+    header = "".join(f"_rln{name} #{i}\n" for i, name in enumerate(columns, 1))
+    body = "data_particles\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnOpticsGroup #3\n3 4 7\n"
+    (tmp_path / "mic_1.star").write_text(f"data_optics\n\nloop_\n{header}{groups}\n{body}")
+    assert read_labels(tmp_path).tables["mic_1"].pixel_size == 1.06
+
+
+def test_a_header_without_rows_is_a_micrograph_without_labels(tmp_path):
+    write(tmp_path, {"mic_1": Picks.empty()})
+    write(tmp_path, {"mic_2": Picks.empty()}, ".box")
+    write(tmp_path, {"mic_3": Picks.empty()}, ".csv")
+    assert {s: len(p) for s, p in read_labels(tmp_path).tables.items()} == {"mic_1": 0, "mic_2": 0, "mic_3": 0}
+
+
+def test_pick_files_of_other_micrographs_are_named(tmp_path):
+    write(tmp_path, {"mic_1": table(np.ones((1, 2))), "mic_7": table(np.ones((1, 2)))})
+    assert picks_of_others(read_set(tmp_path, STEMS), STEMS) == ["mic_7"]
 
 
 def test_two_files_of_one_micrograph(tmp_path):
