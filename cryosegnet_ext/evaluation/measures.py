@@ -206,36 +206,33 @@ class SetScore(_Measured):
         return len(score) > 0 and bool(score.min() < score.max())
 
     @cached_property
-    def _by_rank(self) -> tuple[Floats, Floats, Floats]:
-        """Scores from the highest, and precision and recall after each pick; equal scores in the files' order."""
+    def curve(self) -> Curve:
+        """Precision and recall at each figure of merit that occurs.
+
+        Picks of equal score count all or none, as no threshold parts them.
+        """
         hit = np.concatenate([np.zeros(0, bool), *(m.hit for m in self.ranked)])
         score = np.concatenate([np.zeros(0), *(m.score for m in self.ranked)])
         order = np.argsort(-score, kind="stable")
-        right = np.cumsum(hit[order])
-        return score[order], right / np.arange(1, len(right) + 1), right / max(self.labels, 1)
+        score, right = score[order], np.cumsum(hit[order])
+        last = np.flatnonzero(np.r_[score[1:] != score[:-1], True][: len(score)])
+        return Curve(score[last], right[last] / (last + 1), right[last] / max(self.labels, 1))
 
     @property
     def average_precision(self) -> float | None:
         """Area under precision over recall, a sum without interpolation; None where picks have no scores."""
-        _, precision, recall = self._by_rank
-        return float(np.sum(np.diff(np.r_[0, recall]) * precision)) if self.has_scores else None
+        if not self.has_scores:
+            return None
+        return float(np.sum(np.diff(np.r_[0, self.curve.recall]) * self.curve.precision))
 
     @property
     def best(self) -> tuple[float, float] | None:
         """Best F1 over thresholds, and that threshold; None where picks have no scores."""
         if not self.has_scores:
             return None
-        score, precision, recall = self._by_rank
-        f1 = Curve(score, precision, recall).f1
+        f1 = self.curve.f1
         i = int(f1.argmax())
-        return float(f1[i]), float(score[i])
-
-    @property
-    def curve(self) -> Curve:
-        """Precision and recall at each figure of merit that occurs."""
-        score, precision, recall = self._by_rank
-        last = np.r_[score[1:] != score[:-1], True] if len(score) else np.zeros(0, bool)
-        return Curve(score[last], precision[last], recall[last])
+        return float(f1[i]), float(self.curve.threshold[i])
 
 
 def harmonic_mean(precision: float, recall: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,19 @@ def test_curve_average_precision_and_best_threshold(tmp_path):
     assert best == pytest.approx(max(2 * p * r / (p + r) for p, r in zip(curve.precision, curve.recall)))
     assert best >= found.f1
     assert judge(labels, picks, at).f1 == pytest.approx(best, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tied_scores_count_all_or_none_whatever_their_order(tmp_path, seed):
+    labels, picks = write_project(tmp_path, seed)
+    tied = {s: replace(p, score=p.score.round(1)) for s, p in picks.items()}
+    right_first = {s: p.take(np.argsort(~m.hit)) for (s, p), m in zip(tied.items(), judge(labels, tied).ranked)}
+    best, at = judge(labels, right_first).best
+    assert (best, at) == pytest.approx(judge(labels, tied).best)
+    assert judge(labels, right_first).average_precision == pytest.approx(judge(labels, tied).average_precision)
+    count = np.concatenate([m.score >= at for m in judge(labels, tied).ranked])
+    hit = np.concatenate([m.hit for m in judge(labels, tied).ranked])
+    assert best == pytest.approx(2 * hit[count].sum() / (count.sum() + 180))  # some threshold reaches it
 
 
 def test_a_threshold_leaves_the_curve_alone(tmp_path):
