@@ -122,7 +122,13 @@ def score(
     known = {s: p.shape for s, p in labels.items() if p.shape is not None}
     for of in sets.values():
         known = {s: p.shape for s, p in of.tables.items() if p.shape is not None} | known
-    shapes = {stem: known.get(stem) or extent(labels, sets, diameter) for stem in labels}
+    guessed = [stem for stem in labels if stem not in known]
+    shapes = dict.fromkeys(guessed, extent(labels, diameter)) | {s: known[s] for s in labels if s in known}
+    if guessed:
+        notes.append(
+            f"the shape of {len(guessed)} of {len(labels)} micrographs is not known; Dice and 'as published' are of a "
+            "frame guessed from the labels: give --shape NY NX or --micrographs."
+        )
     if question.flip_labels:
         labels = flipped(with_shapes(labels, known))
     if sentence := outside(with_shapes(labels, known), "labels"):
@@ -176,11 +182,10 @@ def diameter_px(
     return float(np.median(sizes)), "the labels' median"
 
 
-def extent(labels: Mapping[str, Picks], sets: Mapping[str, Found], diameter: float) -> Shape:
-    """A frame (ny, nx) that holds all picks and labels, for micrographs whose shape nobody knows."""
-    tables = [*labels.values(), *(p for of in sets.values() for s, p in of.tables.items() if s in labels)]
-    x = max((float(p.x.max()) for p in tables if len(p)), default=1.0)
-    y = max((float(p.y.max()) for p in tables if len(p)), default=1.0)
+def extent(labels: Mapping[str, Picks], diameter: float) -> Shape:
+    """A frame (ny, nx) that holds all labels, for micrographs whose shape nobody knows; the same for every set."""
+    x = max((float(p.x.max()) for p in labels.values() if len(p)), default=1.0)
+    y = max((float(p.y.max()) for p in labels.values() if len(p)), default=1.0)
     return max(int(y + diameter / 2) + 1, 1), max(int(x + diameter / 2) + 1, 1)
 
 

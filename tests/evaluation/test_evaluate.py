@@ -142,6 +142,20 @@ def test_mirrored_picks_are_noted_and_labels_can_be_mirrored(project, capsys, kn
     assert flipped["shift_y_px"] == pytest.approx(-upright["shift_y_px"])
 
 
+def test_a_guessed_frame_is_the_same_whatever_else_is_compared(project, capsys):
+    write(project / "far", {"mic_000": table(np.array([[9000.0, 5.0]]))})
+    dice = []
+    for sets in (["picks"], ["picks", "far"]):
+        words = ["--labels", project / "labels", "--diameter", "40px", *(f"{s}={project / s}" for s in sets)]
+        assert run(*words, "-o", project / "out") == 0
+        assert capsys.readouterr().out.count("guessed from the labels: give --shape NY NX") == 1
+        one = json.loads((project / "out" / "evaluation.json").read_text())["sets"][0]
+        dice.append((one["total"]["dice"], one["as_published"]))
+    assert dice[0] == dice[1]
+    assert run(*words, "--shape", *SHAPE) == 0
+    assert "guessed" not in capsys.readouterr().out
+
+
 def test_labels_outside_are_noted(project, capsys):
     assert run("--labels", project / "labels", "--diameter", "40px", "--shape", 500, 500, project / "picks") == 0
     out = capsys.readouterr().out
