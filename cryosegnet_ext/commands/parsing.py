@@ -26,11 +26,19 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; an argument that nobody knows is an error."""
         found, extra = self.parse_known_args(args, namespace)
+        if extra and not any(word.startswith("-") for word in extra) and self._takes_many():
+            # argparse gives all files to the first place where some stand; here they may be on both sides of options.
+            found, extra = self.parse_known_intermixed_args(args, namespace)
         if extra:
             wrong = next((word for word in extra if word.startswith("-")), extra[0])
             options = [option for action in self._actions for option in action.option_strings]
             self.error(f"unknown argument {wrong}{did_you_mean(wrong.split('=')[0], options)}")
         return found
+
+    def _takes_many(self) -> bool:
+        """Whether there are files that may be named in any number, and no commands of their own."""
+        numbers = [action.nargs for action in self._actions if not action.option_strings]
+        return any(n in ("*", "+") for n in numbers) and argparse.PARSER not in numbers
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where to read on; exit code 1."""

@@ -56,6 +56,17 @@ def test_table_csv_json_and_curves(project, capsys):
     assert max(curve["f1"]) == pytest.approx(first["total"]["best_f1"])
 
 
+def test_sets_may_stand_on_both_sides_of_options(project, capsys):
+    for name in ("a", "b", "c"):
+        shutil.copytree(project / "picks", project / name)
+    words = [project / "a", "--labels", project / "labels", project / "b", "--diameter", "40px", project / "c"]
+    assert run(*words, "-o", project / "out") == 0
+    assert [s["name"] for s in json.loads((project / "out" / "evaluation.json").read_text())["sets"]] == ["a", "b", "c"]
+    capsys.readouterr()
+    assert run(*words, "--diametre", "40px") == 1
+    assert "unknown argument --diametre; did you mean --diameter?" in capsys.readouterr().err
+
+
 def test_thresholds_by_set(project, capsys):
     shutil.copytree(project / "picks", project / "other")
     words = ["--labels", project / "labels", "--diameter", "40px", project / "picks", project / "other"]
