@@ -120,12 +120,18 @@ def test_every_ingredient_has_its_switch(specimen, tmp_path, name):
         (["--pixel-size", "0"], "--pixel-size"),
         (["--shape", "20", "20"], "--shape"),
         (["--coverage", "0.3:0.1"], "upside down"),
+        (["--astigmatism", "50000"], "--astigmatism 50000 leaves no underfocus"),
+        (["--defocus", "10000"], "micrometres"),
+        (["--cs", "-3"], "--cs"),
+        (["--gold", "1000000"], "--gold lies from 0 to 10000"),
+        (["--tilt", "-80:0"], "--tilt lies from -70 to 70"),
     ],
 )
 def test_nonsense_is_named(specimen, tmp_path, capsys, options, word):
     assert simulate(specimen, tmp_path / "sim", *options) == 3
     err = capsys.readouterr().err
     assert word in err and "Traceback" not in err
+    assert not (tmp_path / "sim").exists()
 
 
 @pytest.mark.parametrize(
@@ -149,3 +155,85 @@ def test_a_missing_specimen_and_a_huge_one(specimen, tmp_path, capsys):
     huge = write_map(tmp_path / "huge.mrc", voxel=40.0)
     assert simulate(huge, tmp_path / "sim2") == 3
     assert "--shape" in capsys.readouterr().err
+    assert not (tmp_path / "sim").exists() and not (tmp_path / "sim2").exists()
+
+
+def test_a_range_of_responses_has_a_table_and_an_optics_group_for_each(specimen, tmp_path):
+    out = tmp_path / "sim"
+    assert simulate(specimen, out, "--mtf", "0.3:1.0") == 0
+    tables = starfile.read(out / "micrographs.star")
+    optics = tables["optics"].set_index("rlnOpticsGroup")
+    record = json.loads((out / "simulation.json").read_text())
+    values = [one["scene"]["mtf"] for one in record["micrographs"]]
+    assert values[0] != values[1] and all(0.3 <= value <= 1 for value in values)
+    for group, value in zip(tables["micrographs"]["rlnOpticsGroup"], values):
+        table = starfile.read(out / optics["rlnMtfFileName"][group])
+        assert table["rlnMtfValue"].iloc[-1] == pytest.approx(value, abs=1e-5)
+    assert [one.pixel_size for one in expand_inputs([str(out / "micrographs.star")])] == [4.0, 4.0]
+
+
+def test_one_response_has_one_table(specimen, tmp_path):
+    assert simulate(specimen, tmp_path / "sim", "--mtf", "0.4") == 0
+    tables = starfile.read(tmp_path / "sim" / "micrographs.star")
+    assert list(tables["optics"]["rlnMtfFileName"]) == ["mtf.star"]
+    table = starfile.read(tmp_path / "sim" / "mtf.star")
+    assert table["rlnMtfValue"].iloc[-1] == pytest.approx(0.4)
+
+
+def test_overwriting_leaves_the_files_of_others(specimen, tmp_path):
+    out = tmp_path / "sim"
+    assert simulate(specimen, out, "--mtf", "0.3:0.9", count=3) == 0
+    others = [out / "extract/micrographs/sim_00001_extract.star", out / "picks/micrographs/sim_00001.star"]
+    others += [out / "micrographs/sim_00001_denoised.mrc", out / "particles.star"]
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text("of RELION")
+    assert simulate(specimen, out, "--overwrite", count=1) == 0
+    assert all(other.read_text() == "of RELION" for other in others)
+    ours = [p.name for p in out.rglob("*") if p.is_file() and p not in others and p.parent.name != "specimens"]
+    assert sorted(ours) == ["micrographs.star", "sim_00001.mrc", "sim_00001.star", "simulation.json"]
+
+
+def test_species_of_the_same_name_are_told_apart(tmp_path):
+    files = []
+    for name, size in (("a/x.mrc", 10.0), ("b/x.mrc", 8.0), ("x_2.mrc", 7.0), ("c/X.mrc", 6.0)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        files.append(write_map(tmp_path / name, size))
+    out = tmp_path / "sim"
+    assert main(["simulate", *files, "-o", str(out), "--count", "1", *SMALL]) == 0
+    assert sorted(p.stem for p in (out / "specimens").iterdir()) == ["X_3", "x", "x_2", "x_2_2"]
+
+
+def test_going_on_from_another_folder_and_device(specimen, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "sim"
+    monkeypatch.chdir(tmp_path)
+    assert simulate("ball.mrc", out) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert simulate("../ball.mrc", out, count=3) == 0
+    record = json.loads((out / "simulation.json").read_text())
+    assert len(record["micrographs"]) == 3 and record["files"] == ["../ball.mrc"]
+    assert record["version"] and "device" not in record["plan"]
+    write_map(tmp_path / "ball2.mrc", 9.0)
+    (tmp_path / "ball2.mrc").replace(tmp_path / "ball.mrc")
+    assert simulate("../ball.mrc", out, count=3) == 3
+    assert "a specimen's file" in capsys.readouterr().err
+
+
+def test_what_is_there_from_before_is_told(specimen, tmp_path, capsys):
+    out = tmp_path / "sim"
+    loud = [word for word in SMALL if word != "--quiet"]
+    assert simulate(specimen, out, count=3) == 0
+    assert main(["simulate", specimen, "-o", str(out), "--count", "1", *loud]) == 0
+    assert "2 more micrographs" in capsys.readouterr().err
+    record = json.loads((out / "simulation.json").read_text())
+    (out / "simulation.json").write_text(json.dumps(record | {"version": "0.0.1"}))
+    assert main(["simulate", specimen, "-o", str(out), "--count", "3", *loud]) == 0
+    assert "3 micrographs in" in (err := capsys.readouterr().err) and "0.0.1" in err
+
+
+def test_a_range_may_begin_below_zero(specimen, tmp_path):
+    assert simulate(specimen, tmp_path / "sim", "--tilt", "-30:-20", "--tilt-axis", "-5") == 0
+    record = json.loads((tmp_path / "sim" / "simulation.json").read_text())
+    assert all(-30 <= one["scene"]["tilt"] <= -20 for one in record["micrographs"])

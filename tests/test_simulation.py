@@ -229,6 +229,14 @@ def test_each_ingredient_alone(ingredient, value, is_junk):
         assert truth.junk.mean() == pytest.approx(0.5, abs=0.3)
 
 
+def test_gold_beads_are_cut_at_the_frame_and_cost_their_own_area():
+    image, truth = simulate_micrograph([STACK], replace(NOTHING, gold=3000), (600, 640), 8.0, 2)
+    assert np.isfinite(image).all()
+    assert truth.junk.mean() > 0.2
+    edges = [truth.junk[0], truth.junk[-1], truth.junk[:, 0], truth.junk[:, -1]]
+    assert all(edge.any() for edge in edges)
+
+
 def test_without_contrast_particles_are_not_seen():
     scene = replace(NOTHING, coverage=0.3, contrast=0.0)
     image, _ = simulate_micrograph([STACK], scene, (100, 120), 5.0, 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UsageError
+from .parsing import say
 
 if TYPE_CHECKING:
     from ..simulation.plan import Plan, SpeciesFile
@@ -80,6 +81,7 @@ _SCENE = (*_PARTICLES, *_ICE, *_MICROSCOPE, *_JUNK)
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet simulate``."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser._negative_number_matcher = re.compile(r"-[\d.][-\d.:e]*")  # so that -30:30 is a value, not an option
     parser.add_argument("specimen", metavar="SPECIMEN", nargs="+", help="density maps or atomic models")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, type=Path, help="folder for the results")
 
@@ -141,7 +143,11 @@ def main(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"micrograph {index + 1}: {seconds:.1f} s ({seen} made)", file=sys.stderr, flush=True)
 
-    made = run(plan, args.output, args.count, args.workers, args.overwrite, report)
+    def remark(sentence: str) -> None:
+        if not args.quiet:
+            say(f"note: {sentence}", sys.stderr)
+
+    made = run(plan, args.output, args.count, args.workers, args.overwrite, report, remark)
     if not args.quiet:
         before = f", {args.count - made} were there before" if made < args.count else ""
         print(f"{made} micrographs made{before}; {plan.shape[1]} x {plan.shape[0]} pixels of {plan.pixel_size:g} A")
@@ -180,14 +186,21 @@ def _species(args: argparse.Namespace) -> tuple[SpeciesFile, ...]:
     if len(shares) not in (len(args.specimen), len(files)):
         raise UsageError(f"--share gives {len(shares)} numbers for {len(args.specimen)} specimens; give one for each")
     shares = [*shares, *[1.0] * (len(files) - len(shares))]
-    names: Counter[str] = Counter()
-    found = []
-    for file, share in zip(files, shares):
-        name = Path(file).name.split(".")[0] or "specimen"
-        names[name] += 1
-        name = name if names[name] == 1 else f"{name}_{names[name]}"
-        found.append(SpeciesFile(file, name.replace(" ", "_"), share, file in args.distractor))
-    return tuple(found)
+    taken: set[str] = set()
+    return tuple(
+        SpeciesFile(file, _free_name(file, taken), share, file in args.distractor) for file, share in zip(files, shares)
+    )
+
+
+def _free_name(file: str, taken: set[str]) -> str:
+    """The file's name without its suffixes, numbered where it is ``taken``; files of some systems know no capitals."""
+    stem = "_".join(Path(file).name.split(".")[0].split()) or "specimen"
+    name, number = stem, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    taken.add(name.casefold())
+    return name
 
 
 def _device(name: str) -> str:

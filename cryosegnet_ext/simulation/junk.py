@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .contamination import Planes, add_crystals, add_droplets, add_film, add_foil, add_leopard
+from .contamination import Planes, add_crystals, add_droplets, add_film, add_foil, add_leopard, add_patch
 from .membranes import add_disc
 from .scene import Scene
 from .textures import Image, outside_hole, smooth_noise
@@ -28,6 +28,7 @@ def make_junk(
     phase = np.zeros(shape, np.float32)
     absorption = np.ones(shape, np.float32)
     junk = np.zeros(shape, bool)
+    planes = Planes(phase, absorption, junk)
     d = typical / pixel_size
     for _ in range(scene.ice_blobs):
         size = d * float(np.exp(rng.uniform(np.log(0.8), np.log(5))))
@@ -42,11 +43,11 @@ def make_junk(
         _ring(phase, junk, d * float(np.exp(rng.uniform(np.log(1.2), np.log(6)))), d, rng)
     for _ in range(scene.gold):
         x, y, r = rng.uniform(0, shape[1]), rng.uniform(0, shape[0]), max(1.5, rng.uniform(25, 60) / pixel_size)
-        disc = np.zeros(shape, np.uint8)
-        cv2.circle(disc, (int(x), int(y)), int(np.ceil(r)), 1, -1)
-        phase += disc * np.float32(1.5)
-        absorption *= 1 - 0.7 * disc.astype(np.float32)
-        junk |= disc.astype(bool)
+        reach = int(np.ceil(r))
+        disc = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+        cv2.circle(disc, (reach, reach), reach, 1, -1)
+        bead = Planes(disc * np.float32(1.5), 1 - np.float32(0.7) * disc, disc > 0)
+        add_patch(planes, int(x) - reach, int(y) - reach, bead.phase, bead.absorption, bead.junk)
     if scene.carbon > 0:
         side = outside_hole(shape, scene.carbon, rng)
         grain = rng.standard_normal(shape, np.float32) * np.float32(0.12 / np.sqrt(pixel_size) * rng.uniform(0.6, 1.6))
@@ -63,7 +64,6 @@ def make_junk(
         )
         absorption *= np.exp(-0.08 * scene.crystalline * np.clip(coarse, 0, None)).astype(np.float32)
         junk[:] = True
-    planes = Planes(phase, absorption, junk)
     if scene.film_texture > 0:
         add_film(planes, scene.film_texture, pixel_size, more)
     if scene.leopard > 0:

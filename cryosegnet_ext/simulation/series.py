@@ -7,37 +7,26 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..atomic import write_atomic
 from ..errors import CryoSegNetError
+from .folder import RECORD, check_folder, claim, micrograph_name, micrographs_in, new_record, truth_name
 from .micrograph import simulate_micrograph
-from .plan import Plan, check_plan, file_digest
+from .plan import Plan, check_plan
 from .projection import random_rotations
 from .scene import ProjectionStack, Scene
 from .slices import SliceProjector
 from .specimens import Specimen, make_specimen, read_specimen
-from .tables import micrographs_star, truth_star, write_mrc, write_mtf
+from .tables import micrographs_star, truth_star, write_mrc, write_mtfs
 
 # Views of a species on one micrograph; each occurs in eight turned and mirrored orientations.
 FEWEST_VIEWS, MOST_VIEWS = 16, 256
 # A finer sampling of the density than this share of its extent would not fit in memory once padded.
 MOST_VOXELS = 224
-
-
-def micrograph_name(index: int) -> str:
-    """Path below the output folder; it is RELION's name of the micrograph, with the folder as project."""
-    return f"micrographs/sim_{index + 1:05d}.mrc"
-
-
-def truth_name(index: int, folder: str = "truth") -> str:
-    """Path of the truth below the output folder, where ``relion_preprocess --coord_dir truth/`` looks for it."""
-    return f"{folder}/{Path(micrograph_name(index)).with_suffix('.star')}"
 
 
 def load_specimens(plan: Plan) -> list[Specimen]:
@@ -120,8 +109,11 @@ def run(
     workers: int = 1,
     overwrite: bool = False,
     report: Callable[[int, float], None] = lambda index, seconds: None,
+    remark: Callable[[str], None] = lambda sentence: None,
 ) -> int:
     """Write ``count`` micrographs and all tables into ``output``; returns how many were made now.
+
+    ``report`` is told of every micrograph and the seconds it took, ``remark`` what is not as one would expect.
 
     Raises
     ------
@@ -130,30 +122,33 @@ def run(
         cannot be written.
     """
     check_plan(plan)
-    record: dict[str, Any] = {"plan": plan.record(), "specimen_sha256": [file_digest(s.path) for s in plan.species]}
-    _claim(output, record, overwrite)
+    record = new_record(plan)
+    if not overwrite:
+        check_folder(output, record)
     simulator = Simulator(plan, output)
+    if before := claim(output, record, overwrite):
+        remark(before)
     for specimen, projector in zip(simulator.specimens, simulator._projectors):
         _write_specimen(output, specimen, projector)
-    mtf = None
-    if plan.ranges.get("mtf", (1.0, 1.0))[0] < 1:
-        mtf = "mtf.star"
-        write_mtf(output / mtf, plan.ranges["mtf"][0])
     missing = [i for i in range(count) if not (output / micrograph_name(i)).is_file()]
     for index, seconds in _each(simulator, missing, workers):
         report(index, seconds)
-    rows = [(micrograph_name(i), plan.scene(i).optics) for i in range(count)]
-    write_atomic(output / "micrographs.star", micrographs_star(rows, plan.pixel_size, mtf))
+    scenes = [plan.scene(i) for i in range(count)]
+    mtf = write_mtfs(output, [scene.mtf for scene in scenes], plan.ranges.get("mtf", (1.0, 1.0)))
+    rows = [(micrograph_name(i), scene.optics, mtf[scene.mtf]) for i, scene in enumerate(scenes)]
+    write_atomic(output / "micrographs.star", micrographs_star(rows, plan.pixel_size))
     record["specimens"] = [
         {"name": s.name, "diameter": round(s.diameter, 2), "voxel_size": round(s.voxel_size, 4)}
         for s in simulator.specimens
     ]
     record["micrographs"] = [
         {"name": micrograph_name(i), "seed": plan.micrograph_seed(i), "particles": _rows(output / truth_name(i))}
-        | {"scene": asdict(plan.scene(i))}
-        for i in range(count)
+        | {"scene": asdict(scene)}
+        for i, scene in enumerate(scenes)
     ]
-    write_atomic(output / "simulation.json", json.dumps(record, indent=1) + "\n")
+    write_atomic(output / RECORD, json.dumps(record, indent=1) + "\n")
+    if more := [i for i in micrographs_in(output) if i >= count]:
+        remark(f"{output} holds {len(more)} more micrographs of a larger --count; micrographs.star leaves them out")
     return len(missing)
 
 
@@ -186,42 +181,6 @@ def _start_worker(plan: Plan, output: Path) -> None:
 
 def _make(index: int) -> float:
     return _worker[0].make(index)
-
-
-def _claim(output: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder ours, or refuse one that holds something else; its record is written before any micrograph."""
-    path = output / "simulation.json"
-    try:
-        for folder in ("micrographs", "truth/micrographs", "distractors/micrographs", "specimens"):
-            if folder.startswith("distractors") and not any(s["distractor"] for s in record["plan"]["species"]):
-                continue
-            (output / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {output} ({error.strerror}): choose another.") from error
-    before: dict[str, Any] = {}
-    if path.exists():
-        with suppress(OSError, ValueError):
-            before = json.loads(path.read_text())
-    ours = json.loads(json.dumps(record))
-    same = all(before.get(key) == value for key, value in ours.items())
-    if not same and not overwrite:
-        made = list((output / "micrographs").glob("*.mrc"))
-        if made:
-            other = _difference(before.get("plan") or {}, ours["plan"])
-            raise CryoSegNetError(
-                f"{output} holds {len(made)} micrographs simulated with other settings ({other}): choose another "
-                "--output, or --overwrite."
-            )
-    if overwrite:
-        for old in (*(output / "micrographs").glob("sim_*.mrc"), *output.glob("*/micrographs/sim_*.star")):
-            old.unlink()
-    if not same or overwrite:
-        write_atomic(path, json.dumps(record, indent=1) + "\n")
-
-
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    changed = [key for key in now if before.get(key) != now[key]]
-    return ", ".join(changed) or "a specimen's file"
 
 
 def _write_specimen(output: Path, specimen: Specimen, projector: SliceProjector) -> None:

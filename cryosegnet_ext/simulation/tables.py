@@ -59,30 +59,51 @@ def truth_star(truth: Truth | None, micrograph: str, species: Sequence[str]) -> 
     return "\n".join([*lines, ""])
 
 
-def micrographs_star(rows: Sequence[tuple[str, Optics]], pixel_size: float, mtf: str | None) -> str:
-    """RELION 3.1's table of micrographs with one optics group; ``mtf`` names the detector's table."""
+def micrographs_star(rows: Sequence[tuple[str, Optics, str | None]], pixel_size: float) -> str:
+    """RELION 3.1's table of micrographs, given as name, optics and the detector's table or None.
+
+    Each detector's table makes an optics group of its own; all of them have one or none has.
+    """
     optics = rows[0][1]
-    columns = ["rlnOpticsGroupName", "rlnOpticsGroup", *(["rlnMtfFileName"] if mtf else [])]
+    groups = {mtf: number for number, mtf in enumerate(dict.fromkeys(mtf for _, _, mtf in rows), 1)}
+    columns = ["rlnOpticsGroupName", "rlnOpticsGroup", *([] if None in groups else ["rlnMtfFileName"])]
     columns += ["rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize", "rlnVoltage", "rlnSphericalAberration"]
     columns += ["rlnAmplitudeContrast"]
-    values = ["opticsGroup1", "1", *([mtf] if mtf else []), f"{pixel_size:.6f}", f"{pixel_size:.6f}"]
+    values = [f"{pixel_size:.6f}", f"{pixel_size:.6f}"]
     values += [f"{optics.voltage:.3f}", f"{optics.cs:.4f}", f"{optics.amplitude_contrast:.4f}"]
     lines = ["# version 30001", "", "data_optics", "", "loop_"]
     lines += [f"_{name} #{i}" for i, name in enumerate(columns, 1)]
-    lines += [" ".join(values), "", "# version 30001", "", "data_micrographs", "", "loop_"]
+    for mtf, number in groups.items():
+        lines.append(" ".join([f"opticsGroup{number}", str(number), *([mtf] if mtf else []), *values]))
+    lines += ["", "# version 30001", "", "data_micrographs", "", "loop_"]
     columns = ["rlnMicrographName", "rlnOpticsGroup", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
     columns += ["rlnCtfMaxResolution"]
     lines += [f"_{name} #{i}" for i, name in enumerate(columns, 1)]
-    for name, o in rows:
+    for name, o, mtf in rows:
         lines.append(
-            f"{name} 1 {o.defocus_u:.2f} {o.defocus_v:.2f} {o.defocus_angle:.3f} {max(2 * pixel_size, 3.0):.2f}"
+            f"{name} {groups[mtf]} {o.defocus_u:.2f} {o.defocus_v:.2f} {o.defocus_angle:.3f} "
+            f"{max(2 * pixel_size, 3.0):.2f}"
         )
     return "\n".join([*lines, ""])
 
 
-def write_mtf(path: Path, at_nyquist: float) -> None:
+def write_mtfs(output: Path, values: Sequence[float], drawn: tuple[float, float]) -> dict[float, str | None]:
+    """Write a table for each value of the detector's response at half the sampling rate; their names in ``output``.
+
+    ``drawn`` is the range that the values come from: a single value below 1 is ``mtf.star``, 1 alone has no table.
+    """
+    names: dict[float, str | None] = {}
+    for value in values:
+        names[value] = f"mtf_{value:g}.star" if drawn[0] < drawn[1] else "mtf.star" if value < 1 else None
+    for value, name in names.items():
+        if name is not None:
+            write_atomic(output / name, mtf_star(value))
+    return names
+
+
+def mtf_star(at_nyquist: float) -> str:
     """The detector's response as RELION's PostProcess reads it: frequency in 1 / pixel, and value."""
     frequency: NDArray[np.float64] = np.linspace(0, 0.5, 51)
     lines = ["# version 30001", "", "data_", "", "loop_", "_rlnResolutionInversePixel #1", "_rlnMtfValue #2"]
     lines += [f"{s:.4f} {m:.6f}" for s, m in zip(frequency, modulation_transfer(frequency, at_nyquist))]
-    write_atomic(path, "\n".join([*lines, ""]))
+    return "\n".join([*lines, ""])
