@@ -66,7 +66,9 @@ def is_mask(file: Path) -> bool:
 
 
 def inner(folder: Path) -> Path:
-    """Where the coordinates are in what ``cryosegnet pick`` wrote to; any other folder itself."""
+    """Where the coordinates are in what ``cryosegnet pick`` or ``simulate`` wrote to; any other folder itself."""
+    if (folder / "simulation.json").is_file() and (folder / "truth").is_dir():
+        return folder / "truth"
     ours = (folder / STATE_FOLDER).is_dir() or (folder / "summary.json").is_file()
     return folder / "picks" if ours and (folder / "picks").is_dir() else folder
 

@@ -56,7 +56,8 @@ def read_labels(
     Parameters
     ----------
     path
-        A STAR, CSV, BOX, CBOX, Topaz or .cs file, a mask image, or a folder of them.
+        A STAR, CSV, BOX, CBOX, Topaz or .cs file, a mask image, a folder of them, or what ``cryosegnet simulate`` or
+        ``cryosegnet pick`` wrote to.
     shapes
         (ny, nx) of micrographs by stem, so that reduced masks can be scaled to them.
     pixel_size
@@ -72,7 +73,7 @@ def read_labels(
     path = _existing(Path(path))
     if not path.is_dir():
         return read_label_files([path], shapes, pixel_size, shape)
-    files, emptied = coordinate_files(path, masks=True)
+    files, emptied = coordinate_files(inner(path), masks=True)
     if emptied:
         # Passed over, its micrograph would not count, and the score would rise.
         more = f", as {len(emptied) - 1} more" if len(emptied) > 1 else ""

@@ -92,6 +92,24 @@ def test_what_pick_wrote_is_its_picks_and_not_its_other_files(tmp_path):
     assert found.files["mic_1"].suffix == ".star"
 
 
+def test_the_labels_of_a_simulation_are_its_truth(tmp_path):
+    write(tmp_path / "truth" / "micrographs", {"sim_1": table(np.ones((2, 2)))})
+    write(tmp_path / "distractors" / "micrographs", {"sim_1": table(np.ones((5, 2)))})
+    (tmp_path / "specimens").mkdir()
+    (tmp_path / "specimens" / "a.mrc").write_bytes(b"a map")
+    (tmp_path / "simulation.json").write_text("{}")
+    for found in (read_labels(tmp_path), read_set(tmp_path, ["sim_1"])):
+        assert {s: len(p) for s, p in found.tables.items()} == {"sim_1": 2}
+
+
+def test_labels_may_be_what_pick_wrote(tmp_path):
+    write(tmp_path / "picks", {"mic_1": table(np.ones((2, 2)))})
+    (tmp_path / "overlays").mkdir()
+    cv2.imwrite(str(tmp_path / "overlays" / "mic_1.png"), np.random.default_rng(0).integers(9, 255, (90, 90)))
+    (tmp_path / "summary.json").write_text("{}")
+    assert len(read_labels(tmp_path).tables["mic_1"]) == 2
+
+
 def test_a_table_of_many_micrographs(tmp_path):
     rows = "".join(f"00{i}\t{10 + i}\t{20 + i}\t{s}\n" for i, s in ((1, -1.5), (1, 2.0), (2, 0.5), (3, 1.0)))
     (tmp_path / "topaz.txt").write_text("image_name\tx_coord\ty_coord\tscore\n" + rows)
