@@ -142,7 +142,8 @@ def score(
             counted = {s: p.above(threshold) for s, p in counted.items()}
         odd = suspicions(name, with_shapes(counted, known), labels, reach)
         others = picks_of_others(of, labels) if question.limit is None else []
-        scores.append(SetScore(name, result.micrographs, result.ranked, threshold, others, tuple([*of.notes, *odd])))
+        remarks = tuple([*of.notes, *_uncounted(result), *odd])
+        scores.append(SetScore(name, result.micrographs, result.ranked, threshold, others, remarks))
     settings = {
         "labels": str(question.labels),
         "diameter_px": diameter,
@@ -187,6 +188,21 @@ def extent(labels: Mapping[str, Picks], diameter: float) -> Shape:
     x = max((float(p.x.max()) for p in labels.values() if len(p)), default=1.0)
     y = max((float(p.y.max()) for p in labels.values() if len(p)), default=1.0)
     return max(int(y + diameter / 2) + 1, 1), max(int(x + diameter / 2) + 1, 1)
+
+
+def _uncounted(result: SetScore) -> list[str]:
+    """Why a set has no picks that count, or why its threshold does nothing."""
+    scores = np.concatenate([np.zeros(0), *(m.score for m in result.ranked)])
+    if not len(scores):
+        return ["there is not one pick in its files."]
+    if result.threshold is None:
+        return []
+    if not result.has_scores:
+        return [f"all its picks have the score {scores[0]:g}, so the threshold takes all or none of them."]
+    if not result.picks:
+        span = f"{scores.min():.3g} to {scores.max():.3g}"
+        return [f"the threshold {result.threshold:g} is above all its scores ({span}), so no pick counts: lower it."]
+    return []
 
 
 def _pixel_size_of(folder: Path) -> float | None:

@@ -135,11 +135,14 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
     """
     path = _existing(Path(path))
     if path.is_dir():
-        files, _ = coordinate_files(inner(path), masks=False)
+        files, emptied = coordinate_files(inner(path), masks=False)
     else:
-        files = _listed(path) or [path]
+        files, emptied = _listed(path) or [path], []
     if not files:
-        raise CryoSegNetError(f"{path}: there are no pick files in this folder or below it; check the path.")
+        what = "there are no pick files in this folder or below it"
+        if emptied:
+            what = f"its pick files ({len(emptied)}) are all empty or have lost their header"
+        raise CryoSegNetError(f"{path}: {what}; check the path.")
     found = Found()
     named = assign([file.name for file in files], stems) if path.is_dir() or len(files) > 1 else {}
     others: list[str] = []
@@ -152,6 +155,9 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
             others += _add_table(found, file, stems, pixel_size)
     else:
         found.unread = sorted({stem_of(f.name) for f in files if f.name not in named})
+    for name, stem in assign([file.name for file in emptied], stems).items():
+        if stem not in found.tables:
+            found.notes.append(f"{name} is empty or has lost its header, so there are no picks for {stem}.")
     if not any(stem in found.tables for stem in stems):
         raise CryoSegNetError(_nothing_in_common(path, others, stems))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -120,6 +121,32 @@ def test_missing_picks_and_unlabelled_micrographs_are_named(project, capsys):
     out = capsys.readouterr().out
     assert "1 of 2 labelled micrographs have picks of every set" in out
     assert "note: mine: picks of mic_000 left out, as they have no labels." in out
+
+
+def test_sets_of_which_nothing_counts_are_noted(project, capsys):
+    labels, picks = write_project(project)
+    write(project / "none", dict.fromkeys(labels, Picks.empty()))
+    write(project / "scoreless", {s: table(np.c_[p.x, p.y]) for s, p in picks.items()})
+    words = ["--labels", project / "labels", "--diameter", "40px", "--shape", *SHAPE]
+    assert run(*words, *(project / name for name in ("picks", "none", "scoreless"))) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert said == ["note: none: there is not one pick in its files."]
+    assert run(*words, f"a={project / 'picks'}", f"b={project / 'scoreless'}", "--threshold", "1.5") == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert re.fullmatch(r"note: a: the threshold 1\.5 is above all its scores \(0.* to 0\.9\d+\), .*: lower it\.", said[0])
+    assert said[1:] == ["note: b: all its picks have the score 1, so the threshold takes all or none of them."]
+
+
+def test_an_emptied_pick_file_is_named(project, capsys):
+    (project / "picks" / "mic_001.star").write_text("")
+    words = ["--labels", project / "labels", "--diameter", "40px", f"mine={project / 'picks'}"]
+    assert run(*words) == 0
+    said = "note: mine: mic_001.star is empty or has lost its header, so there are no picks for mic_001."
+    assert said in capsys.readouterr().out
+    for name in ("mic_000", "mic_002"):
+        (project / "picks" / f"{name}.star").write_text("")
+    assert run(*words) == 3
+    assert "its pick files (3) are all empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("known", ["shape", "micrographs", "nothing"])
