@@ -73,4 +73,4 @@ def main(args: argparse.Namespace) -> int:
     def work(folder: RunFolder, group: Group, watcher: Watcher, stop: Any) -> None:
         finetune(options, folder, group, watcher, stop)
 
-    return run(args, "finetune", options.settings(), work)
+    return run(args, "finetune", options, work)

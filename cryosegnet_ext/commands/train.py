@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ..choices import DIAMETERS, PIXEL_SIZES
 from ..errors import UsageError
 from .options import device, number
-from .parsing import DONE, STOPPED, say
+from .parsing import DONE, NOTHING_DONE, STOPPED, say
 
 if TYPE_CHECKING:
     from ..training.curves import Watcher
     from ..training.folder import RunFolder
+    from ..training.options import Options
     from ..training.parallel import Group
 
 HELP = "teach a network on labelled micrographs"
@@ -176,55 +179,52 @@ def main(args: argparse.Namespace) -> int:
     def work(folder: RunFolder, group: Group, watcher: Watcher, stop: Any) -> None:
         train(options, folder, group, watcher, stop)
 
-    return run(args, "train", options.settings(), work)
+    return run(args, "train", options, work)
 
 
 def check(args: argparse.Namespace) -> None:
     """See that the shared arguments go together."""
-    if args.output.exists() and not args.output.is_dir():
+    if os.path.exists(args.output) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a file: name a folder")
-    if args.split is not None and not Path(args.split).is_file():
+    if args.split is not None and not os.path.isfile(args.split):
         raise UsageError(f"--split {args.split}: no such file; leave it out for a split by chance")
 
 
-def run(args: argparse.Namespace, kind: str, settings: dict[str, Any], work: Callable[..., None]) -> int:
+def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..., None]) -> int:
     """Do a run in its folder: resume, stop on signals, tell the result."""
+    from ..training.folder import RunFolder
+    from ..training.parallel import PartnerFailed, joined
+
+    try:
+        with joined(args.device) as group:
+            folder = RunFolder(args.output, kind, options.settings())
+            with folder.locked() if group.first else contextlib.nullcontext():
+                group.in_turn(lambda: folder.open(args.overwrite))
+                return _run(args, folder, group, work)
+    except PartnerFailed:
+        return NOTHING_DONE
+
+
+def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callable[..., None]) -> int:
     from ..stopping import Stop, Stopped
     from ..training.curves import Watcher
     from ..training.fit import Interrupted
-    from ..training.folder import RunFolder
-    from ..training.parallel import joined
     from ..training.training import summary
 
-    folder = RunFolder(args.output, kind, settings)
-    with joined(args.device) as group:
-        quiet = args.quiet or not group.first
-        if not group.first:
-            group.wait()  # the first process opens the folder
-            folder.open()
-            if not folder.finished:
-                with Stop() as stop, Watcher(args.output, False) as watcher:
-                    try:
-                        work(folder, group, watcher, stop)
-                    except (Interrupted, Stopped):
-                        return STOPPED
-            return DONE
-        with folder.locked():
-            folder.open(args.overwrite)
-            finished = folder.finished
-            group.wait()
-            if not finished:
-                if folder.begun and not quiet:
-                    say(f"cryosegnet: going on with the run in {args.output}", sys.stderr)
-                with Stop() as stop, Watcher(args.output, not quiet, args.tensorboard) as watcher:
-                    try:
-                        work(folder, group, watcher, stop)
-                    except (Interrupted, Stopped):
-                        if not quiet:
-                            say("stopped before the end; the same command goes on from here")
-                        return STOPPED
-            elif not quiet:
-                say(f"the run in {args.output} was finished before; --overwrite does it again")
-            if not quiet:
-                say("\n".join(summary(folder.report, args.output)))
+    tell = (lambda _: None) if args.quiet or not group.first else say
+    if folder.finished:
+        tell(f"the run in {args.output} was finished before; --overwrite does it again")
+    else:
+        shown = group.first and not args.quiet
+        if folder.begun and shown:
+            say(f"cryosegnet: going on with the run in {args.output}", sys.stderr)
+        with Stop() as stop, Watcher(args.output, shown, args.tensorboard and group.first) as watcher:
+            try:
+                work(folder, group, watcher, stop)
+            except (Interrupted, Stopped):
+                again = " without --overwrite" if args.overwrite and not folder.anew else ""
+                tell(f"stopped before the end; the same command{again} goes on from here")
+                return STOPPED
+    if group.first:
+        tell("\n".join(summary(folder.report, args.output)))
     return DONE

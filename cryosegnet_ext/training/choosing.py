@@ -6,7 +6,6 @@ tests that need none, is not decided here.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..atomic import write_atomic
 from ..scoring import Calibration
 from ..unet import AttentionUNet
 from ..weights import resolve, sha256_of
 from . import output
 from .calibration import Scores
-from .folder import WEIGHTS, RunFolder
+from .folder import CANDIDATE, WEIGHTS, RunFolder
 from .training import Data, finish
 
 #: Shares of the trained weights in the blends that are tried.
@@ -78,7 +78,7 @@ class Trained:
     @property
     def candidate(self) -> Path:
         """Where weights are written to be tried."""
-        return self.folder.path / "candidate.safetensors"
+        return self.folder.path / CANDIDATE
 
     def blend(self, share: float) -> dict[str, Tensor]:
         """Weights with ``share`` of the trained ones in the start weights."""
@@ -118,7 +118,7 @@ def finish_choice(
     said = list(remarks)
     source = Path(resolve(trained.start))
     if best is untouched:
-        shutil.copyfile(source, trained.folder.path / WEIGHTS)
+        write_atomic(trained.folder.path / WEIGHTS, source.read_bytes())
         said.append(
             "Fine-tuning did not make the network better: the start weights were kept unchanged. More micrographs with "
             "labels, or labels that leave out fewer particles, may help."

@@ -41,7 +41,9 @@ class Watcher:
         self._began = self._said = time.monotonic()
         self._first: int | None = None
         self._loss: float | None = None
-        self._events: Any = _events(folder / "tensorboard") if tensorboard else None
+        self._writer: Any = _event_writer() if tensorboard else None
+        self._folder = folder / "tensorboard"
+        self._events: Any = None
 
     def __call__(self, moment: Moment) -> None:
         """Take note of a moment."""
@@ -77,8 +79,11 @@ class Watcher:
                 print(f"cryosegnet: {text}", file=sys.stderr, flush=True)
 
     def _event(self, name: str, value: float | None, step: int) -> None:
-        if self._events is not None and value is not None:
-            self._events.add_scalar(name, value, step)
+        if self._writer is None or value is None:
+            return
+        # not earlier: before its first step a run leaves nothing in its folder
+        self._events = self._events or self._writer(str(self._folder))
+        self._events.add_scalar(name, value, step)
 
     def __enter__(self) -> Watcher:
         self._began = time.monotonic()
@@ -89,14 +94,15 @@ class Watcher:
             self._events.close()
 
 
-def _events(folder: Path) -> Any:
+def _event_writer() -> Any:
+    """TensorBoard's writer of a folder of events."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise CryoSegNetError(
             "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard, or leave it out"
         ) from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def draw_curves(folder: Path) -> Path | None:

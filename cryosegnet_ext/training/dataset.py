@@ -20,6 +20,7 @@ from ..atomic import atomic_path, write_atomic
 from ..errors import CryoSegNetError
 from ..inputs import Input
 from ..micrograph import Micrograph, read_micrograph, require_pixel_size
+from ..progress import plural
 from . import checks
 from .checks import Evidence, Problem
 from .crops import Labelled
@@ -286,18 +287,18 @@ def _fingerprint(task: Task, how: Preparation) -> str:
 # --- the split --------------------------------------------------------------------------------------------------------
 
 
-def split(names: Sequence[str], file: Path, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:
-    """Names of the micrographs for training and for validation; kept in ``file``, which wins once it is there.
+def split(names: Sequence[str], file: Path | None, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:
+    """Names of the micrographs for training and for validation: as ``file`` says, or by chance without one.
 
     Each folder's micrographs are split by themselves, so that every data set is in both parts. Micrographs that the
-    file does not know yet go to training.
+    file does not know go to training.
 
     Raises
     ------
     CryoSegNetError
         The file is no split, or leaves nothing to train or validate on.
     """
-    if file.exists():
+    if file is not None:
         known = read_split(file)
         training = [n for n in names if n not in known["validation"]]
         validation = [n for n in names if n in known["validation"]]
@@ -316,12 +317,9 @@ def split(names: Sequence[str], file: Path, seed: int, share: float = 0.2) -> tu
             validation.append(training.pop())
     if not training or not validation:
         raise CryoSegNetError(
-            f"{file}: {len(training)} micrographs are left to train on and {len(validation)} to validate on; "
-            "both need at least one: give more labelled micrographs, or another split"
+            f"{f'{file}: ' if file else ''}{plural(len(training), 'micrograph')} to train on and {len(validation)} to "
+            "validate on are left, both need at least one: give more labelled micrographs, or another split"
         )
-    content = {"seed": seed, "train": sorted(training), "validation": sorted(validation)}
-    if not file.exists():
-        write_atomic(file, json.dumps(content, indent=1) + "\n")
     return sorted(training), sorted(validation)
 
 

@@ -22,7 +22,7 @@ from .fit import Recipe, fit
 from .folder import WEIGHTS, RunFolder
 from .options import FineTuning
 from .parallel import Group
-from .training import chosen_precision, in_turn, load_data
+from .training import begin, chosen_precision, load_data
 
 #: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
 REPLAYED = 0.375
@@ -53,16 +53,11 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
         )
     with stop.interrupts():
         if options.self_train:
-            data = in_turn(group, lambda: selftraining.load_data(options, folder.path, start, group.device, say))
+            data = group.in_turn(lambda: selftraining.load_data(options, folder, start, group.device, say))
         else:
-            data = in_turn(group, lambda: load_data(options, folder.path, group.device, say))
-        kind = "confident picks" if options.self_train else "particles"
-        say(
-            f"{len(data.training)} micrographs ({sum(len(e.x) for e in data.training)} {kind}) to train on, "
-            f"{len(data.validation)} to validate; particle diameter {data.size}"
-        )
-        if group.first:
-            folder.write({"data": data.described(folder.path.name), "environment": output.environment(group.device)})
+            data = group.in_turn(lambda: load_data(options, folder, group.device, say))
+    begin(folder, data, group, options.seed, say, "confident pick" if options.self_train else "particle")
+    with stop.interrupts():
         before = {k: v.clone() for k, v in network.state_dict().items()}
         network = network.to(group.device)
         replay = replay_items(

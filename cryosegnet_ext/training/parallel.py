@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from ..errors import CryoSegNetError
+
+T = TypeVar("T")
+
+_FAILED = "cryosegnet failed"
+_POLL_SECONDS = 0.05
+
+
+class PartnerFailed(Exception):
+    """Another process of the group failed, and said why: this one has only to leave."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +37,15 @@ class Group:
         Which of how many this one is.
     device
         Where it trains.
+    store
+        What the processes share, where there are several.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    store: Any = None
+    _meetings: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def first(self) -> bool:
@@ -59,9 +76,35 @@ class Group:
         return bool(self.total(torch.tensor(float(flag), device=self.device)).item() > 0)
 
     def wait(self) -> None:
-        """Until all are here."""
-        if self.size > 1:
-            self.any(False)
+        """Until all are here.
+
+        Raises
+        ------
+        PartnerFailed
+            One of them will never come.
+        """
+        if self.size == 1:
+            return
+        meeting = f"cryosegnet meeting {next(self._meetings)}"
+        self.store.add(meeting, 1)
+        while self.store.add(meeting, 0) < self.size:
+            if self.store.check([_FAILED]):
+                raise PartnerFailed
+            time.sleep(_POLL_SECONDS)
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Work that the first process does before the others, who find on disk what it left; all go on together."""
+        if not self.first:
+            self.wait()
+        result = work()
+        if self.first:
+            self.wait()
+        self.wait()
+        return result
+
+    def fails_first(self) -> bool:
+        """Note that this process fails; whether no other one failed before, so that this one has to say why."""
+        return self.size == 1 or self.store.add(_FAILED, 1) == 1
 
 
 @contextlib.contextmanager
@@ -76,7 +119,9 @@ def joined(device: str) -> Iterator[Group]:
     Raises
     ------
     CryoSegNetError
-        The device does not exist, or a GPU was named for several processes.
+        The device does not exist, or a GPU was named for several processes; whatever the block raises.
+    PartnerFailed
+        In all processes but the first to fail: that one tells the user.
     """
     from ..picker import choose_device
 
@@ -85,6 +130,33 @@ def joined(device: str) -> Iterator[Group]:
         chosen = choose_device(device)
         yield Group(device=str(chosen))
         return
+    store, rank, size = next(rendezvous("env://"))
+    group = Group(rank, size, "cpu", store)
+    try:
+        chosen = _own_device(device, size)
+        # NCCL's and gloo's own limit; waiting for the first process is done by `Group.wait`, which has none
+        distributed.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(hours=12),
+        )
+        yield replace(group, device=str(chosen))
+    except BaseException as error:
+        # a process whose partner has left gets a RuntimeError from what they were doing together
+        if not group.fails_first() and isinstance(error, CryoSegNetError | RuntimeError):
+            raise PartnerFailed from error
+        raise
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _own_device(device: str, size: int) -> torch.device:
+    """The device of this one of ``size`` processes."""
+    from ..picker import choose_device
+
     if device.startswith("cuda:"):
         raise CryoSegNetError(f"--device {device} names one GPU for {size} processes: use --device cuda or auto")
     chosen = choose_device(device)
@@ -97,9 +169,4 @@ def joined(device: str) -> Iterator[Group]:
             )
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
-    # preparing the micrographs and scoring the validation ones is done by one process while the others wait
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
-    try:
-        yield Group(int(os.environ["RANK"]), size, str(chosen))
-    finally:
-        distributed.destroy_process_group()
+    return chosen

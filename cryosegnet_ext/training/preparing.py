@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from ..atomic import write_atomic
 from ..errors import CryoSegNetError
 from ..inputs import Input, expand_inputs
 from ..micrograph import Micrograph, read_micrograph
+from ..weights import resolve, sha256_of
 from . import checks
 from .dataset import Example, Preparation, Say, Task, prepare
+from .folder import FRAMES
 from .labels import Labels, find_labels, scaled_labels
 
 _SAMPLE = 6
@@ -59,8 +62,17 @@ class Wanted:
     device: str = "cpu"
 
 
-def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Example], Size]:
+def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Example], Size, dict[str, str]]:
     """Labelled micrographs, checked; what an earlier, killed call found is not found again.
+
+    Returns
+    -------
+    list of Example
+        Those that can be used.
+    Size
+        The particle's.
+    dict of str to str
+        A digest of each micrograph with its labels: see `digests`.
 
     Raises
     ------
@@ -75,7 +87,7 @@ def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Exam
     chosen = [(inputs[i], found[i]) for i in sorted(found)]
     size = known_size(wanted, chosen, folder, say)
     tasks = [Task(one, labels, size.value, size.angstrom) for one, labels in chosen]
-    examples, problems = prepare(tasks, wanted.how, folder / "frames", say)
+    examples, problems = prepare(tasks, wanted.how, folder / FRAMES, say)
     serious = [p for p in problems if p.serious]
     minor = [p for p in problems if not p.serious]
     for problem in minor[:2]:
@@ -96,11 +108,22 @@ def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Exam
         say(f"warning: {len(serious)} micrographs left out for bad labels:\n{checks.list_problems(serious)}")
     if not any(len(e.x) for e in examples):
         raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
-    return examples, size
+    return examples, size, digests(chosen)
+
+
+def digests(chosen: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
+    """By micrograph: what tells whether it or its labels were changed, of the file's size and the labels' content."""
+    found = {}
+    for one, labels in chosen:
+        digest = hashlib.sha256(str(one.path.stat().st_size if one.path.is_file() else None).encode())
+        if labels is not None:
+            digest.update(labels.x.tobytes() + labels.y.tobytes())
+        found[one.name] = digest.hexdigest()[:16]
+    return found
 
 
 def known_size(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]], folder: Path, say: Say) -> Size:
-    """The particle's diameter: given, from the label files, or estimated by the network; kept in ``frames/size.json``.
+    """The particle's diameter: given, from the label files, or estimated by the network; kept for the next call.
 
     Raises
     ------
@@ -109,7 +132,7 @@ def known_size(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]], fo
     """
     if wanted.diameter is not None:
         return Size(wanted.diameter, True, "given")
-    note = folder / "frames" / "size.json"
+    note = folder / FRAMES / f"size-{_size_key(wanted, chosen)}.json"
     if note.exists():
         return Size(**json.loads(note.read_text()))
     picked = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).round().astype(int)).tolist()]
@@ -132,6 +155,13 @@ def known_size(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]], fo
     note.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(note, json.dumps(vars(size)))
     return size
+
+
+def _size_key(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]]) -> str:
+    """Changes with all that a size depends on."""
+    words = [digests(chosen), wanted.how.pixel_size, wanted.how.scale, sha256_of(resolve(wanted.weights))]
+    words += [str(None if labels is None else labels.diameter) for _, labels in chosen]
+    return hashlib.sha256(repr(words).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _labelled_size(micrograph: Micrograph, labels: Labels | None, wanted: Wanted) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import atomic_path
 from ..denoise import working_image
 from ..errors import CryoSegNetError
 from ..evaluation import match
@@ -20,15 +21,17 @@ from ..inputs import expand_inputs
 from ..micrograph import Micrograph
 from ..picker import Picker
 from ..picks import Picks
+from ..weights import resolve, sha256_of
 from . import output
 from .blobs import lumpy_stack, simulated_micrographs
 from .calibration import REACH, Scores, with_size
 from .choosing import BLENDS, Choice, Trained, finish_choice, keep
-from .dataset import Example, Preparation, Task, chosen, prepare, split
+from .dataset import Example, Preparation, Task, prepare
+from .folder import FRAMES, RunFolder
 from .labels import Labels
 from .options import FineTuning
-from .preparing import Wanted, known_size, labelled_examples
-from .training import Data
+from .preparing import Wanted, digests, known_size, labelled_examples
+from .training import Data, split_data
 
 #: As many micrographs as in the paper.
 MOST_MICROGRAPHS = 20
@@ -43,7 +46,7 @@ _SIMULATED, _SIMULATED_SIDE = 6, 512
 SCORED_ON = f"{_SIMULATED} simulated micrographs of particles that no network saw"
 
 
-def load_data(options: FineTuning, folder: Path, start: str, device: str, say: Callable[[str], None]) -> Data:
+def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, say: Callable[[str], None]) -> Data:
     """Pick the micrographs with the start weights; confident picks are the labels.
 
     With labels of the user's, their micrographs are held out to judge.
@@ -61,12 +64,12 @@ def load_data(options: FineTuning, folder: Path, start: str, device: str, say: C
         wanted = Wanted(
             options.micrographs, options.labels, options.diameter, how_labels, options.skip_bad, start, device
         )
-        judges, size = labelled_examples(wanted, folder, say)
+        judges, size, digest = labelled_examples(wanted, folder.path, say)
         held = {example.path for example in judges}
         inputs = [one for one in inputs if str(one.path) not in held]
     else:
         wanted = Wanted(options.micrographs, [], options.diameter, how, weights=start, device=device)
-        size = known_size(wanted, [(one, None) for one in inputs], folder, say)
+        size, digest = known_size(wanted, [(one, None) for one in inputs], folder.path, say), {}
     if len(inputs) > MOST_MICROGRAPHS:
         spread = np.linspace(0, len(inputs) - 1, MOST_MICROGRAPHS).round().astype(int)
         inputs = [inputs[i] for i in spread.tolist()]
@@ -75,37 +78,37 @@ def load_data(options: FineTuning, folder: Path, start: str, device: str, say: C
         raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
     none = np.zeros(0)
     tasks = [Task(one, Labels(one.name, none, none), size.value, size.angstrom) for one in inputs]
-    blank, problems = prepare(tasks, how, folder / "frames", say)
+    blank, problems = prepare(tasks, how, folder.path / FRAMES, say)
     for problem in problems:
         say(f"warning: {problem}")
     say(f"picking {len(blank)} micrographs with the start weights")
-    examples = _confident(blank, options.confident, folder, start, device)
+    examples = _confident(blank, options.confident, folder.path / FRAMES, start, device)
     count = sum(len(example.x) for example in examples)
     if count < _LEAST_CONFIDENT:
         raise CryoSegNetError(
             f"the start weights find only {count} particles with a score of {options.confident:g} or more on "
             f"{len(examples)} micrographs: give more micrographs, a lower --confident, or labels"
         )
+    digest |= digests([(one, None) for one in inputs])
     if judges:
-        return Data(examples, judges, size)
-    training, validation = split([e.name for e in examples], folder / "split.json", options.seed, options.validation)
-    return Data(chosen(examples, training), chosen(examples, validation), size)
+        return Data(examples, judges, size, digest)
+    return split_data(options, examples, size, digest, folder)
 
 
-def _confident(blank: list[Example], confident: float, folder: Path, start: str, device: str) -> list[Example]:
+def _confident(blank: list[Example], confident: float, frames: Path, start: str, device: str) -> list[Example]:
     picker = Picker(start, device=device, threshold=_DOUBT)
+    picked_by = sha256_of(resolve(start))[:8]
     examples = []
     for example in blank:
-        file = folder / "frames" / f"{example.frame.stem}.picks.npy"
+        file = frames / f"{example.frame.stem}-{picked_by}.npy"
         if file.exists():
             table = np.load(file)
         else:
             micrograph = example.micrograph()
             picks = picker.pick(micrograph, with_size(micrograph, example.diameter_px))
             table = np.c_[picks.x, picks.y, picks.score]
-            temporary = file.with_name(f".tmp-{file.name}")
-            np.save(temporary, table)
-            temporary.replace(file)
+            with atomic_path(file) as temporary:
+                np.save(temporary, table)
         sure = table[:, 2] >= confident
         examples.append(replace(example, x=table[sure, 0], y=table[sure, 1], doubtful=table[~sure, :2]))
     return examples

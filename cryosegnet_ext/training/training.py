@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..atomic import write_atomic
 from ..errors import CryoSegNetError
 from ..picker import Picker
+from ..progress import plural
 from ..scoring import Calibration
 from ..simulation.micrograph import ProjectionStack
 from ..stopping import Stop
@@ -24,7 +27,7 @@ from .calibration import MOST_MICROGRAPHS, Scores, best_threshold, fit_calibrati
 from .curves import Watcher, draw_curves
 from .dataset import Example, Preparation, chosen, split
 from .fit import Batch, Recipe, fit
-from .folder import WEIGHTS, RunFolder
+from .folder import CANDIDATE, WEIGHTS, RunFolder
 from .options import Options
 from .parallel import Group
 from .preparing import Size, Wanted, labelled_examples
@@ -32,11 +35,22 @@ from .preparing import Size, Wanted, labelled_examples
 
 @dataclass(frozen=True)
 class Data:
-    """Examples that are ready, and what is known of them."""
+    """Examples that are ready, and what is known of them.
+
+    Attributes
+    ----------
+    training, validation
+        To learn from, and held out.
+    size
+        The particle's.
+    inputs
+        What tells whether the user changed anything that they come from: see `preparing.digests`.
+    """
 
     training: list[Example]
     validation: list[Example]
     size: Size
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def described(self, name: str) -> dict[str, Any]:
         """For ``training.json``."""
@@ -64,13 +78,8 @@ def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, s
     """
     say = watcher.say if group.first else _silent
     with stop.interrupts():
-        data = in_turn(group, lambda: load_data(options, folder.path, group.device, say))
-    if group.first:
-        say(
-            f"{len(data.training)} micrographs ({sum(len(e.x) for e in data.training)} particles) to train on, "
-            f"{len(data.validation)} to validate; particle diameter {data.size}"
-        )
-        folder.write({"data": data.described(folder.path.name), "environment": output.environment(group.device)})
+        data = group.in_turn(lambda: load_data(options, folder, group.device, say))
+    begin(folder, data, group, options.seed, say, "particle")
     model, steps = run(options, data, folder.path, group, watcher, stop)
     if group.first:
         with stop.interrupts():
@@ -78,26 +87,49 @@ def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, s
     group.wait()
 
 
-def in_turn(group: Group, prepare: Callable[[], Data]) -> Data:
-    """The first process prepares, and leaves on disk what the others then only read."""
+def begin(folder: RunFolder, data: Data, group: Group, seed: int, say: Callable[[str], None], noun: str) -> None:
+    """Begin the run in its folder, now that the data are there, or go on with it.
+
+    Raises
+    ------
+    CryoSegNetError
+        The run in the folder began with other data.
+    """
     if group.first:
-        data = prepare()
-        group.wait()
-        return data
+        labels = sum(len(e.x) for e in data.training)
+        say(
+            f"{plural(len(data.training), 'micrograph')} ({plural(labels, noun)}) to train on, "
+            f"{len(data.validation)} to validate; particle diameter {data.size}"
+        )
+        known = data.described(folder.path.name)
+        names = {"seed": seed, "train": sorted(known["train"]), "validation": sorted(known["validation"])}
+        folder.begin(data.inputs, names, {"data": known, "environment": output.environment(group.device)})
     group.wait()
-    return prepare()
 
 
-def load_data(options: Options, folder: Path, device: str, say: Callable[[str], None]) -> Data:
+def load_data(options: Options, folder: RunFolder, device: str, say: Callable[[str], None]) -> Data:
     """Prepare and split the user's micrographs."""
     how = Preparation(options.preset, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
     wanted = Wanted(options.micrographs, options.labels, options.diameter, how, options.skip_bad, device=device)
-    examples, size = labelled_examples(wanted, folder, say)
-    own = folder / "split.json"
-    if options.split is not None and not own.exists():
-        own.write_bytes(_read(Path(options.split)))
-    training, validation = split([e.name for e in examples], own, options.seed, options.validation)
-    return Data(chosen(examples, training), chosen(examples, validation), size)
+    examples, size, inputs = labelled_examples(wanted, folder.path, say)
+    return split_data(options, examples, size, inputs, folder)
+
+
+def split_data(
+    options: Options, examples: Sequence[Example], size: Size, inputs: Mapping[str, str], folder: RunFolder
+) -> Data:
+    """Examples to learn from, and those held out.
+
+    Raises
+    ------
+    CryoSegNetError
+        The user's split file is none, or leaves nothing to train or validate on.
+    """
+    file = folder.split_file(options.split)
+    training, validation = split([e.name for e in examples], file, options.seed, options.validation)
+    if options.split is not None:
+        inputs = {**inputs, options.split: hashlib.sha256(_read(Path(options.split))).hexdigest()[:16]}
+    return Data(chosen(examples, training), chosen(examples, validation), size, inputs)
 
 
 def run(
@@ -227,7 +259,7 @@ def conclude(
 ) -> None:
     """Calibrate, score, and write the weights, the card and the report."""
     say("calibrating the score on the validation micrographs")
-    candidate = folder.path / "candidate.safetensors"
+    candidate = folder.path / CANDIDATE
     output.write_weights(model.state_dict(), output.note_of(options.preset, "candidate"), candidate)
     seen = gather(candidate, data.validation, device, options.denoised)
     published = options.preset == "published"
@@ -268,7 +300,7 @@ def finish(
     }
     draw_curves(folder.path)
     folder.write({"results": results, "weights": WEIGHTS, "command": ["cryosegnet", *sys.argv[1:]]})
-    (folder.path / "model_card.md").write_text(output.model_card(folder.report))
+    write_atomic(folder.path / "model_card.md", output.model_card(folder.report))
     folder.write({"status": "finished"})
     folder.tidy()
 

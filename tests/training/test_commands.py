@@ -53,7 +53,7 @@ def test_a_trained_network_picks(tmp_path, capsys):
     assert "this network, calibrated" in said.out and "step 60/60" in said.err
     files = {p.name for p in out.iterdir()}
     assert {"unet.safetensors", "training.json", "model_card.md", "split.json", "loss.csv", "curves.png"} <= files
-    assert not {"frames", "checkpoint.pt", "candidate.safetensors", ".lock"} & files
+    assert not {".cryosegnet-frames", "checkpoint.pt", "candidate.safetensors", ".cryosegnet-lock"} & files
     note = metadata_of(out / "unet.safetensors")
     assert note["recipe"] == "default" and note["diameter"] == 32 and 0.2 <= note["threshold"] <= 0.8
     report = json.loads((out / "training.json").read_text())
@@ -110,16 +110,59 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
     assert (whole / "split.json").read_text() == (killed / "split.json").read_text()
 
 
+def two_processes(*words):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run([*launcher, *words], env=ONE_THREAD, capture_output=True, text=True, timeout=400)
+
+
 def test_two_processes_train_one_network(data, tmp_path):
     out = tmp_path / "out"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [*launcher, "-m", "cryosegnet_ext", *arguments(data, out, "--steps", 20)]
-    done = subprocess.run(words, env=ONE_THREAD, capture_output=True, text=True, timeout=400)
+    done = two_processes("-m", "cryosegnet_ext", *arguments(data, out, "--steps", 20))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("this network, calibrated:") == 1  # one of them speaks
-    assert (out / "unet.safetensors").exists() and not (out / "frames").exists()
+    assert (out / "unet.safetensors").exists() and not (out / ".cryosegnet-frames").exists()
     lines = (out / "loss.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["step", "10", "20"]
+
+
+def said_once(done, sentence):
+    """torchrun's own error, of which process failed, has a traceback without these marks."""
+    assert done.returncode != 0
+    assert done.stderr.count(sentence) == 1, done.stderr
+    assert "[rank0]" not in done.stderr and "[rank1]" not in done.stderr, done.stderr
+
+
+def test_a_mistake_is_said_once_by_two_processes(data, tmp_path):
+    words = arguments(data, tmp_path / "out", "--steps", 10, "--labels", tmp_path / "nowhere")
+    said_once(two_processes("-m", "cryosegnet_ext", *words), "no such file or folder")
+
+
+FAILING = """
+import sys, time, torch
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.training.parallel import PartnerFailed, joined
+
+failing, meeting = int(sys.argv[1]), sys.argv[2]
+try:
+    with joined("cpu") as group:
+        group.wait()
+        if group.rank == failing:
+            time.sleep(0.5)
+            raise CryoSegNetError("the sentence")
+        group.wait() if meeting == "wait" else group.total(torch.ones(3))
+        raise SystemExit("went on")
+except CryoSegNetError as error:
+    print(error, file=sys.stderr)
+    sys.exit(3)
+except PartnerFailed:
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("failing", "meeting"), [(0, "wait"), (1, "wait"), (0, "sum"), (1, "sum")])
+def test_a_process_whose_partner_failed_leaves_quietly(tmp_path, failing, meeting):
+    (tmp_path / "failing.py").write_text(FAILING)
+    said_once(two_processes(str(tmp_path / "failing.py"), str(failing), meeting), "the sentence")
 
 
 def test_sigint_stops_and_the_same_command_goes_on(data, tmp_path):

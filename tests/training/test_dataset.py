@@ -86,15 +86,17 @@ def test_a_broken_micrograph_is_a_problem_not_a_crash(tasks, tmp_path):
     assert "mic_1.mrc" in str(problems[0])
 
 
-def test_split_is_kept_by_folder_and_by_seed(tmp_path):
+def test_split_is_made_by_folder_and_by_seed(tmp_path):
     names = [f"a/{i}" for i in range(10)] + [f"b/{i}" for i in range(5)]
-    training, validation = split(names, tmp_path / "split.json", 1)
+    training, validation = split(names, None, 1)
     assert sum(n.startswith("a") for n in validation) == 2 and sum(n.startswith("b") for n in validation) == 1
     assert sorted(training + validation) == sorted(names)
-    assert split(names, tmp_path / "split.json", 2) == (training, validation)  # the file wins
-    assert split([*names, "a/new"], tmp_path / "split.json", 1)[0] == sorted([*training, "a/new"])
-    assert split(names, tmp_path / "other.json", 2) != (training, validation)
-    assert split(names[:2], tmp_path / "two.json", 0)[1]
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": training, "validation": validation}))
+    assert split(names, file, 2) == (training, validation)  # the file wins
+    assert split([*names, "a/new"], file, 1)[0] == sorted([*training, "a/new"])
+    assert split(names, None, 2) != (training, validation)
+    assert split(names[:2], None, 0)[1]
 
 
 def test_splits_that_cannot_be(tmp_path):

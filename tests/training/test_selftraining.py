@@ -12,6 +12,7 @@ from cryosegnet_ext import CryoSegNetError, Micrograph, Picks, read_picks
 from cryosegnet_ext.training import selftraining
 from cryosegnet_ext.training.blobs import lumpy_stack, replay_items, simulated_micrographs
 from cryosegnet_ext.training.dataset import Example
+from cryosegnet_ext.training.folder import RunFolder
 from cryosegnet_ext.training.options import FineTuning
 from cryosegnet_ext.unet import AttentionUNet
 
@@ -22,6 +23,12 @@ SHAPE = (500, 520)
 
 def silent(_):
     pass
+
+
+def run(path):
+    folder = RunFolder(path, "finetune", {})
+    folder.open()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +80,19 @@ def test_confident_picks_become_labels_and_weak_ones_doubts(tmp_path, monkeypatc
     truth = read_picks(str(files("cryosegnet_ext") / "data" / "sample_truth.star"))
     examples = None
     with pytest.raises(CryoSegNetError, match="validate on"):  # one micrograph cannot be split
-        examples = selftraining.load_data(options, tmp_path / "one", "default", "cpu", silent)
+        examples = selftraining.load_data(options, run(tmp_path / "one"), "default", "cpu", silent)
     assert examples is None
     for name in ("a", "b"):
         (tmp_path / f"{name}.mrc").write_bytes(sample.read_bytes())
     options = FineTuning([str(tmp_path / "a.mrc"), str(tmp_path / "b.mrc")], [], self_train=True, diameter=170.0)
-    data = selftraining.load_data(options, tmp_path / "two", "default", "cpu", silent)
+    data = selftraining.load_data(options, run(tmp_path / "two"), "default", "cpu", silent)
     example = data.training[0]
     assert len(data.training) == len(data.validation) == 1 and len(example.x) >= 20
     near = np.hypot(example.x[:, None] - truth.x, example.y[:, None] - truth.y).min(1)
     assert (near < 0.3 * example.diameter_px).mean() > 0.85
     far = FineTuning(options.micrographs, [], self_train=True, diameter=170.0, confident=0.99)
     try:
-        stricter = selftraining.load_data(far, tmp_path / "two", "default", "cpu", silent).training[0]
+        stricter = selftraining.load_data(far, run(tmp_path / "two"), "default", "cpu", silent).training[0]
     except CryoSegNetError as error:
         assert "lower --confident" in str(error)
     else:

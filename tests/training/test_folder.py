@@ -1,0 +1,189 @@
+"""The folder of a run: what is the user's stays, what cannot be written is said, what changed is not gone on with."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+from cryosegnet_ext import CryoSegNetError
+from cryosegnet_ext.commands import main
+from cryosegnet_ext.training import fit
+from cryosegnet_ext.training.folder import RunFolder
+
+from .helpers import dataset, write_star
+
+SMALL = ["--steps", "1", "--batch", "1", "--crop", "64", "--base-channels", "2", "--levels", "2", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def data(tmp_path):
+    dataset(tmp_path, 4, (220, 240))
+    return tmp_path
+
+
+def train(data, output, *more):
+    words = ["train", "--micrographs", str(data / "mics"), "--labels", str(data / "labels"), "-o", str(output)]
+    return main([*words, "--diameter", "96", *SMALL, *map(str, more)])
+
+
+def test_a_users_folder_of_frames_is_left_alone(data):
+    movie = data / "proj" / "frames" / "movie1.tif"
+    movie.parent.mkdir(parents=True)
+    movie.write_text("movie")
+    assert train(data, data / "proj", "--quiet") == 0
+    assert movie.read_text() == "movie" and (data / "proj" / "unet.safetensors").is_file()
+    assert train(data, data / "proj", "--quiet", "--overwrite") == 0
+    assert movie.read_text() == "movie"
+
+
+@pytest.mark.parametrize("name", ["unet.safetensors", "model_card.md", "checkpoint.pt", "tensorboard", "split.json"])
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_folder_with_files_of_these_names_and_no_run_is_refused(data, capsys, name, more):
+    (data / "proj").mkdir()
+    (data / "proj" / name).write_text("mine")
+    assert train(data, data / "proj", *more) == 3
+    said = capsys.readouterr().err
+    assert name in said and "another folder" in said and "Traceback" not in said
+    assert (data / "proj" / name).read_text() == "mine"
+    assert [p.name for p in (data / "proj").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("content", ["{}", "not json", '{"kind": 3, "settings": {}}'])
+def test_another_training_json_is_no_run(data, capsys, content):
+    (data / "proj").mkdir()
+    (data / "proj" / "training.json").write_text(content)
+    assert train(data, data / "proj", "--overwrite") == 3
+    assert "not the record of a run" in capsys.readouterr().err
+    assert (data / "proj" / "training.json").read_text() == content
+
+
+def test_overwriting_with_bad_input_leaves_the_earlier_run(data, capsys):
+    out = data / "out"
+    assert train(data, out, "--quiet") == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    assert train(data, out, "--overwrite", "--labels", data / "nowhere") == 3
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+    capsys.readouterr()
+    assert train(data, out, "--overwrite", "--quiet", "--seed", 5) == 0
+    assert json.loads((out / "training.json").read_text())["settings"]["seed"] == 5
+
+
+@pytest.mark.parametrize("where", ["/proc/xx", "afile/x", "closed/x", "readonly"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(data, capsys, monkeypatch, where):
+    (data / "afile").write_text("")
+    (data / "readonly").mkdir()
+    mkdir, opened = type(data).mkdir, os.open
+
+    def no_mkdir(self, *args, **kwargs):
+        if self == data / "closed" / "x":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return mkdir(self, *args, **kwargs)
+
+    def no_open(path, *args, **kwargs):
+        if str(path).startswith(str(data / "readonly")):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(type(data), "mkdir", no_mkdir)
+    monkeypatch.setattr(os, "open", no_open)
+    assert train(data, data / where) == 3
+    said = capsys.readouterr().err
+    assert "cannot write" in said and where in said and said.count("\n") == 1
+
+
+def stopped(data, output, *more):
+    """A run that a signal ended before its last step."""
+    kept = fit._Run.save
+
+    def save_and_stop(self):
+        kept(self)
+        raise fit.Interrupted
+
+    fit._Run.save = save_and_stop
+    try:
+        return train(data, output, "--quiet", *more)
+    finally:
+        fit._Run.save = kept
+
+
+def test_an_option_that_puts_labels_right_works_in_the_same_folder(data, capsys):
+    for path in (data / "labels").iterdir():
+        rows = [line.split() for line in path.read_text().splitlines()[5:]]
+        write_star(path, [float(x) for x, _ in rows], [219 - float(y) for _, y in rows])
+    assert train(data, data / "out") == 3
+    assert "run again with --flip-labels y" in capsys.readouterr().err
+    assert train(data, data / "out", "--flip-labels", "y", "--quiet") == 0
+
+
+def test_settings_count_from_the_first_checkpoint_on(data, capsys):
+    assert stopped(data, data / "out") == 4
+    assert train(data, data / "out", "--seed", 3) == 3
+    assert "seed was 0, is 3" in capsys.readouterr().err
+
+
+def test_labels_that_went_are_missed(data, capsys):
+    assert stopped(data, data / "out") == 4
+    gone = (data / "labels" / "mic_1.star").read_bytes()
+    (data / "labels" / "mic_1.star").unlink()
+    assert train(data, data / "out") == 3
+    said = capsys.readouterr().err
+    assert "changed since the run" in said and "mic_1.mrc" in said and "mic_2" not in said
+    (data / "labels" / "mic_1.star").write_bytes(gone)
+    assert train(data, data / "out", "--quiet") == 0
+
+
+def test_labels_that_were_edited_are_noticed(data, capsys):
+    assert stopped(data, data / "out") == 4
+    with open(data / "labels" / "mic_2.star", "a") as stream:
+        stream.write("100.0 100.0\n")
+    assert train(data, data / "out") == 3
+    assert "mic_2.mrc" in capsys.readouterr().err
+    assert train(data, data / "out", "--overwrite", "--quiet") == 0
+
+
+def test_a_corrected_split_is_read_again(data, capsys):
+    names = [str(data / "mics" / f"mic_{i}.mrc") for i in range(4)]
+    split = data / "sp.json"
+    split.write_text(json.dumps({"train": names, "validation": []}))
+    assert train(data, data / "out", "--split", split) == 3
+    assert "0 to validate on" in capsys.readouterr().err
+    split.write_text(json.dumps({"train": names[:3], "validation": names[3:]}))
+    assert stopped(data, data / "out", "--split", split) == 4
+    assert json.loads((data / "out" / "split.json").read_text())["validation"] == names[3:]
+    split.write_text(json.dumps({"train": names[1:], "validation": names[:1]}))
+    assert train(data, data / "out", "--split", split) == 3
+    assert "sp.json" in capsys.readouterr().err
+
+
+def test_sizes_are_not_those_of_other_labels(data):
+    from cryosegnet_ext.inputs import expand_inputs
+    from cryosegnet_ext.training.dataset import Preparation
+    from cryosegnet_ext.training.labels import Labels
+    from cryosegnet_ext.training.preparing import Wanted, known_size
+
+    inputs = expand_inputs([data / "mics"])
+    wanted = Wanted([], [], None, Preparation())
+
+    def size(diameter):
+        chosen = [(one, Labels("l", torch.zeros(2).numpy(), torch.zeros(2).numpy(), diameter)) for one in inputs]
+        return known_size(wanted, chosen, data / "out", lambda _: None).value
+
+    assert size(20.0) == pytest.approx(80) and size(30.0) == pytest.approx(120) and size(20.0) == pytest.approx(80)
+
+
+def test_a_locked_folder_is_refused(tmp_path):
+    first, second = (RunFolder(tmp_path / "out", "train", {}) for _ in range(2))
+    with first.locked(), pytest.raises(CryoSegNetError, match="another run works"), second.locked():
+        pass
