@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from .contamination import Planes, add_crystals, add_droplets, add_film, add_foil, add_leopard, add_patch
-from .membranes import add_disc
+from .membranes import add_disc, add_vesicle
 from .scene import Scene
 from .textures import Image, outside_hole, smooth_noise
 
@@ -29,7 +28,7 @@ def make_junk(
     absorption = np.ones(shape, np.float32)
     junk = np.zeros(shape, bool)
     planes = Planes(phase, absorption, junk)
-    d = typical / pixel_size
+    d, volts = typical / pixel_size, scene.optics.interaction * scene.contrast
     for _ in range(scene.ice_blobs):
         size = d * float(np.exp(rng.uniform(np.log(0.8), np.log(5))))
         window, blob = _blob(shape, size, rng)
@@ -40,7 +39,7 @@ def make_junk(
         absorption[window] *= np.exp(-rng.uniform(0.05, 0.6) * strength * blob)
         junk[window] |= blob > 0.15
     for _ in range(scene.rings):
-        _ring(phase, junk, d * float(np.exp(rng.uniform(np.log(1.2), np.log(6)))), d, rng)
+        add_vesicle(planes, pixel_size, typical, volts, rng)
     for _ in range(scene.gold):
         x, y, r = rng.uniform(0, shape[1]), rng.uniform(0, shape[0]), max(1.5, rng.uniform(25, 60) / pixel_size)
         reach = int(np.ceil(r))
@@ -69,7 +68,7 @@ def make_junk(
     if scene.leopard > 0:
         add_leopard(planes, scene.leopard, d, more)
     for _ in range(scene.discs):
-        add_disc(planes, pixel_size, scene.optics.interaction * scene.contrast, more)
+        add_disc(planes, pixel_size, typical, volts, more)
     add_crystals(planes, scene.crystals, d, pixel_size, more)
     add_droplets(planes, scene.contamination, d, more)
     if scene.foil > 0:
@@ -95,14 +94,3 @@ def _blob(shape: tuple[int, int], size: float, rng: np.random.Generator) -> tupl
     top = rng.uniform(0, 1)
     blob = (top * round_top + (1 - top) * flat).astype(np.float32)
     return (slice(ay, by), slice(ax, bx)), blob[ay - y0 : by - y0, ax - x0 : bx - x0]
-
-
-def _ring(phase: Image, junk: NDArray[np.bool_], size: float, d: float, rng: np.random.Generator) -> None:
-    """A vesicle: a membrane seen edge-on as a ring about ``size`` pixels across."""
-    ny, nx = phase.shape
-    x, y = rng.uniform(0, nx), rng.uniform(0, ny)
-    yy, xx = np.mgrid[0:ny, 0:nx].astype(np.float32)
-    r = np.hypot(xx - x, (yy - y) / rng.uniform(0.75, 1))
-    wall = np.exp(-(((r - size / 2) / max(0.12 * d, 0.8)) ** 2)).astype(np.float32)
-    phase += np.float32(rng.uniform(0.1, 0.5)) * wall
-    junk |= r < size / 2 + 0.15 * d
