@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ _EPILOG = """examples:
   cryosegnet evaluate --cryoppp cryoppp/ -o evaluation            picks by itself
   cryosegnet evaluate --cryoppp cryoppp/10017 --picks crYOLO/CBOX
 
-written into DIR: evaluation.csv, evaluation.json, precision_recall.png, f1_threshold.png"""
+written into DIR: evaluation.csv, evaluation.json, precision_recall.png, and f1_threshold.png where picks have scores"""
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +119,8 @@ def write(sets: list[SetScore], settings: dict[str, Any], folder: Path) -> None:
     write_json(sets, settings, folder / "evaluation.json")
     drawn = draw(sets, folder)
     say(f"\nwritten: {', '.join(str(p) for p in (folder / 'evaluation.csv', folder / 'evaluation.json', *drawn))}")
+    if not any(s.has_scores for s in sets):
+        say("f1_threshold.png is not drawn, as no set has picks of different scores")
 
 
 def tell(lines: list[str]) -> None:
@@ -166,10 +169,18 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--common does not go with --cryoppp; give picks of all micrographs or use --labels")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
+    if args.output is not None and not _writable(args.output):
+        raise UsageError(f"--output {args.output}: nothing can be written there; choose another folder")
     names = set(named_sets([*args.sets, *args.picks]))
     for name, _ in args.threshold:
         if name is not None and name not in names:
             raise UsageError(f"--threshold {name}=: there is no set of that name; the sets are {', '.join(names)}")
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be written to, or made; nothing is made, as the evaluation may come to nothing."""
+    there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _positive(text: str) -> float:

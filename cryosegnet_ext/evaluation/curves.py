@@ -18,7 +18,7 @@ def draw(sets: Sequence[SetScore], folder: Path) -> list[Path]:
     """Write ``precision_recall.png`` and ``f1_threshold.png``; the paths that were written.
 
     A set whose picks carry no scores is a point in the first and is left out of the second, which is not drawn where no
-    set has scores.
+    set has scores; one of an earlier evaluation is then removed.
     """
     # Straight to the canvas: no display is needed, and nobody's global state changes.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,6 +53,7 @@ def draw(sets: Sequence[SetScore], folder: Path) -> list[Path]:
 
     scored = [(i, s) for i, s in enumerate(sets) if s.has_scores]
     if not scored:
+        (folder / "f1_threshold.png").unlink(missing_ok=True)
         return written
     figure = Figure(figsize=(6.4, 0.6 + 2.8 * len(scored)), layout="constrained")
     FigureCanvasAgg(figure)

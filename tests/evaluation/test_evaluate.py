@@ -133,7 +133,7 @@ def test_sets_of_which_nothing_counts_are_noted(project, capsys):
     assert said == ["note: none: there is not one pick in its files."]
     assert run(*words, f"a={project / 'picks'}", f"b={project / 'scoreless'}", "--threshold", "1.5") == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
-    assert re.fullmatch(r"note: a: the threshold 1\.5 is above all its scores \(0.* to 0\.9\d+\), .*: lower it\.", said[0])
+    assert re.match(r"note: a: the threshold 1\.5 is above all its scores \(0.* to 0\.9\d+\), so", said[0])
     assert said[1:] == ["note: b: all its picks have the score 1, so the threshold takes all or none of them."]
 
 
@@ -222,6 +222,30 @@ def test_wrong_usage_is_one_sentence(project, capsys, monkeypatch, words, code, 
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("folder", ["labels/mic_000.star/out", "/dev/null/out", "locked/out"])
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_work(project, capsys, monkeypatch, folder):
+    import cryosegnet_ext.evaluation.compare as module
+
+    monkeypatch.chdir(project)
+    (project / "locked").mkdir()
+    # Root may write anywhere.
+    monkeypatch.setattr("os.access", lambda path, _: Path(path).name != "locked")
+    monkeypatch.setattr(module, "compare", lambda _: pytest.fail("the work was begun"))
+    assert run("--labels", "labels", "--diameter", "40px", "picks", "-o", folder) == 1
+    assert f"--output {folder}: nothing can be written there" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_not_drawn_is_said(project, capsys):
+    _, picks = write_project(project)
+    words = ["--labels", project / "labels", "--diameter", "40px", project / "picks", "-o", project / "out"]
+    assert run(*words) == 0
+    assert "is not drawn" not in capsys.readouterr().out
+    write(project / "picks", {s: table(np.c_[p.x, p.y]) for s, p in picks.items()})
+    assert run(*words) == 0
+    assert "f1_threshold.png is not drawn, as no set has picks of different scores" in capsys.readouterr().out
+    assert not (project / "out" / "f1_threshold.png").exists()  # nor is the earlier one left
 
 
 def test_damaged_picks_are_named(project, capsys):
