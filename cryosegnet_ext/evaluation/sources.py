@@ -151,8 +151,15 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
         if stem is not None:
             _add_file(found, stem, file, pixel_size)
     if not found.tables:
+        joined: dict[str, str] = {}
         for file in files:
-            others += _add_table(found, file, stems, pixel_size)
+            others += _add_table(found, file, stems, pixel_size, len(files) == 1, joined)
+        if joined:
+            stem, where = next(iter(joined.items()))
+            more = f", and {len(joined) - 1} more likewise" if len(joined) > 1 else ""
+            found.notes.append(
+                f"micrograph {stem} has picks in {where}{more}; all of them count: give one table if they are the same."
+            )
     else:
         found.unread = sorted({stem_of(f.name) for f in files if f.name not in named})
     for name, stem in assign([file.name for file in emptied], stems).items():
@@ -232,19 +239,26 @@ def _add_file(found: Found, stem: str, file: Path, pixel_size: float | None) -> 
     found.tables[stem], found.files[stem] = next(iter(tables.values()), Picks.empty(pixel_size)), file
 
 
-def _add_table(found: Found, file: Path, stems: Collection[str], pixel_size: float | None) -> list[str]:
-    """Add the picks of a file that may be of many micrographs; the stems of those that are not labelled."""
+def _add_table(
+    found: Found, file: Path, stems: Collection[str], pixel_size: float | None, alone: bool, joined: dict[str, str]
+) -> list[str]:
+    """Add the picks of a file that may be of many micrographs; the stems of those that are not labelled.
+
+    ``joined`` takes the micrographs that had picks before, and where.
+    """
     tables = read_many(file, pixel_size)
     if not tables:
         tables = {file.stem: Picks.empty(pixel_size)}
     named = assign(tables, stems)
-    if len(tables) == 1 and len(stems) == 1 and not named and "rlnMicrographName" not in _head(file):
+    # A file that names no micrograph has its picks under its own stem.
+    if alone and list(tables) == [file.stem] and len(stems) == 1 and not named:
         # One file of picks and one of labels, whatever they are called.
-        named = {next(iter(tables)): next(iter(stems))}
+        named = {file.stem: next(iter(stems))}
         found.notes.append(f"{file.name} was taken for the micrograph {next(iter(stems))}, as each holds just one.")
     for name, table in tables.items():
         stem = named.get(name, stem_of(name))
         if stem in found.tables:
+            joined.setdefault(stem, f"{found.files[stem]} and under {name} in {file}")
             first = found.tables[stem]
             x, y, diameter, scores = (
                 np.r_[getattr(first, c), getattr(table, c)] for c in ("x", "y", "diameter", "score")
@@ -252,10 +266,6 @@ def _add_table(found: Found, file: Path, stems: Collection[str], pixel_size: flo
             table = Picks(x, y, diameter, scores, first.pixel_size, first.shape)
         found.tables[stem], found.files[stem] = table, file
     return [stem_of(name) for name in tables if name not in named]
-
-
-def _head(file: Path) -> str:
-    return file.read_bytes()[:_HEAD].decode(errors="replace")
 
 
 def _nothing_in_common(path: Path, others: Iterable[str], stems: Collection[str]) -> str:

@@ -125,6 +125,34 @@ def test_one_file_against_one_file_whatever_their_names(tmp_path):
     assert "sample" in found.notes[0]
 
 
+def test_a_table_that_names_another_micrograph_is_not_taken_for_the_only_one(tmp_path):
+    (tmp_path / "topaz.txt").write_text("image_name\tx_coord\ty_coord\tscore\nother\t1\t2\t3\n")
+    with pytest.raises(CryoSegNetError, match=r"none of its picks \(other\) is of a labelled micrograph \(sample\)"):
+        read_set(tmp_path / "topaz.txt", ["sample"])
+
+
+def test_of_several_files_none_is_taken_for_the_only_micrograph(tmp_path):
+    write(tmp_path, {"a": table(np.ones((1, 2))), "b": table(np.ones((2, 2)))})
+    with pytest.raises(CryoSegNetError, match=r"none of its picks \(a, b\) is of a labelled micrograph"):
+        read_set(tmp_path, ["sample"])
+
+
+def test_tables_of_the_same_micrographs_are_joined_and_said(tmp_path):
+    """As the iterations of a RELION job; or a table with micrographs of one name in two folders."""
+    rows = "image_name,x,y\nday1/mic_1,1,2\nmic_10,3,4\n"
+    for name in ("run_it001.csv", "run_it002.csv"):
+        (tmp_path / name).write_text(rows)
+    found = read_set(tmp_path, STEMS)
+    assert {s: len(p) for s, p in found.tables.items()} == {"mic_1": 2, "mic_10": 2}
+    (said,) = found.notes
+    assert said.startswith("micrograph mic_1 has picks in ")
+    assert "run_it001.csv and under day1/mic_1 in " in said
+    assert "run_it002.csv, and 1 more likewise; all of them count" in said
+    (tmp_path / "one.csv").write_text(rows + "day2/mic_1,5,6\n")
+    (said,) = read_set(tmp_path / "one.csv", STEMS).notes
+    assert "one.csv and under day2/mic_1 in " in said
+
+
 def test_an_empty_pick_file_is_a_micrograph_without_picks(tmp_path):
     write(tmp_path, {"mic_1": Picks.empty(), "mic_10": table(np.ones((1, 2)))})
     assert {s: len(p) for s, p in read_set(tmp_path, STEMS).tables.items()} == {"mic_1": 0, "mic_10": 1}
