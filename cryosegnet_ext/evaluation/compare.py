@@ -14,7 +14,7 @@ from ..picks import Picks
 from .cryoppp import flipped
 from .measures import SetScore, score_set
 from .sources import Found, Shape, picks_of_others, read_labels, read_set, read_shapes, with_shapes
-from .suspicions import outside, suspicions
+from .suspicions import outside, repeated, suspicions
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,12 @@ def score(
             f"{question.labels}: there is not one particle in the labels; give labels with particles."
         )
     pixel_size = question.pixel_size or next((p.pixel_size for p in labels.values() if p.pixel_size), None)
+    sizes = sorted({p.pixel_size for p in labels.values() if p.pixel_size})
+    if question.pixel_size is None and len(sizes) > 1 and sizes[-1] > 1.001 * sizes[0]:
+        notes.append(
+            f"the labels have pixel sizes from {sizes[0]:g} to {sizes[-1]:g} A; {pixel_size:g} A is taken for all of "
+            "them: evaluate micrographs of each by themselves."
+        )
     if pixel_size is None and question.micrographs is not None:
         pixel_size = _pixel_size_of(question.micrographs)
     diameter, origin = diameter_px(labels, question.diameter, pixel_size)
@@ -131,8 +137,7 @@ def score(
         )
     if question.flip_labels:
         labels = flipped(with_shapes(labels, known))
-    if sentence := outside(with_shapes(labels, known), "labels"):
-        notes.append(sentence)
+    notes += [s for s in (outside(with_shapes(labels, known), "labels"), repeated(labels, "labels")) if s]
     scores = []
     for name, of in sets.items():
         threshold = question.thresholds.get(name, question.thresholds.get(None))

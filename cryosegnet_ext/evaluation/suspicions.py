@@ -76,9 +76,7 @@ def suspicions(name: str, picks: Mapping[str, Picks], labels: Mapping[str, Picks
     reach
         Largest distance of a right pick, pixels.
     """
-    found = []
-    if sentence := outside(picks, "picks"):
-        found.append(sentence)
+    found = [s for s in (outside(picks, "picks"), repeated(picks, "picks")) if s]
     now, better = best_fit(picks, labels, reach)
     if better is not None:
         found.append(_explain(better, now, reach))
@@ -101,6 +99,16 @@ def outside(tables: Mapping[str, Picks], what: str) -> str | None:
     few = sum(counts.values()) < 0.05 * sum(len(p) for p in tables.values())
     remedy = "they count all the same" if few else "check the binning and whether the files belong to these micrographs"
     return f"{sum(counts.values())} {what} lie outside their micrographs, as on {stem}{size}{more}: {remedy}."
+
+
+def repeated(tables: Mapping[str, Picks], what: str) -> str | None:
+    """A sentence if one place in a hundred is given more than once, as where tables were pasted together, else None."""
+    again = {s: len(p) - len(np.unique(np.c_[p.x, p.y], axis=0)) for s, p in tables.items() if len(p)}
+    number = sum(again.values())
+    if number == 0 or number < 0.01 * sum(len(p) for p in tables.values()):
+        return None
+    stem = next(s for s, n in again.items() if n)
+    return f"{number} {what} are at exactly the place of another, as on {stem}, and count as often: remove the copies."
 
 
 def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: float) -> tuple[Fit, Fit | None]:

@@ -194,6 +194,18 @@ def test_a_guessed_frame_is_the_same_whatever_else_is_compared(project, capsys):
     assert "guessed" not in capsys.readouterr().out
 
 
+def test_odd_labels_are_noted(project, capsys):
+    header = "x,y,diameter_A,diameter_px,score\n"
+    for stem, size in (("mic_000", 1.0), ("mic_001", 2.0)):
+        (project / "labels" / f"{stem}.star").unlink()
+        row = f"100,100,{40 * size},40,1\n"
+        (project / "labels" / f"{stem}.csv").write_text(header + row + row)
+    assert run("--labels", project / "labels", "--diameter", "40", "--shape", *SHAPE, project / "picks") == 0
+    out = capsys.readouterr().out
+    assert "note: the labels have pixel sizes from 1 to 2 A; 1 A is taken for all of them" in out
+    assert "note: 2 labels are at exactly the place of another, as on mic_000, and count as often" in out
+
+
 def test_labels_outside_are_noted(project, capsys):
     assert run("--labels", project / "labels", "--diameter", "40px", "--shape", 500, 500, project / "picks") == 0
     out = capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import Picks
-from cryosegnet_ext.evaluation.suspicions import best_fit, outside, suspicions
+from cryosegnet_ext.evaluation.suspicions import best_fit, outside, repeated, suspicions
 from tests.evaluation.helpers import SHAPE, found_among, particles, table
 
 NY, NX = SHAPE
@@ -83,3 +83,13 @@ def test_coordinates_outside_are_counted_and_one_micrograph_is_named():
     assert said.startswith(f"4 labels lie outside their micrographs, as on b ({NX} x {NY} pixels) and 1 more")
     assert outside({"a": Picks([1e6], [5], [9], [1])}, "picks") is None  # nobody knows how large it is
     assert outside({"a": Picks([-7], [5], [9], [1])}, "picks") is not None
+
+
+def test_copies_of_picks_are_said():
+    """Tables that were pasted together halve the precision of picks, and the recall of labels."""
+    labels, picks = truth_and_picks(0)
+    twice = {s: p.take(np.r_[np.arange(len(p)), np.arange(len(p))]) for s, p in picks.items()}
+    said = f"{sum(map(len, picks.values()))} picks are at exactly the place of another, as on mic_0"
+    assert [s for s in suspicions("set", twice, labels, REACH) if s.startswith(said)]
+    assert repeated(picks, "picks") is None
+    assert repeated({"a": Picks.empty()}, "labels") is None
