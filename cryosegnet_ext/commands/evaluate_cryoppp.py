@@ -75,14 +75,20 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
     found = data_set.labels()
     labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
     shapes = read_shapes(data_set.micrographs, labels) if data_set.micrographs else {}
+    on_disk = set(shapes)
     if args.shape is not None:
         shapes = dict.fromkeys(labels, (args.shape[0], args.shape[1])) | shapes
+    remarks: list[str] = []
     if data_set.micrographs and not sets:
-        labels = {stem: p for stem, p in labels.items() if stem in shapes}
-        if not labels:
+        there = {stem: p for stem, p in labels.items() if stem in on_disk}
+        if not there:
             raise CryoSegNetError(
                 f"{data_set.micrographs}: it holds none of the labelled micrographs; unpack them there."
             )
+        if len(there) < len(labels):
+            share = f"{len(there)} of {len(labels)} labelled micrographs"
+            remarks.append(f"{share} are in {data_set.micrographs} and count.")
+        labels = there
     if args.limit is not None:
         labels = dict(list(labels.items())[: args.limit])
     labels = with_shapes(labels, shapes)
@@ -99,7 +105,7 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
     paths = {name: path / data_set.name if (path / data_set.name).is_dir() else path for name, path in sets.items()}
     if not paths:
         paths = {OURS: _pick(data_set, list(labels), args)}
-    scores, remarks, settings = [], list[str](), {}
+    scores, settings = [], {}
     for name, path in paths.items():
         of = {name: read_set(path, labels, args.pixel_size)}
         turned, remark = _orient(labels, of[name], args.flip_labels, question)

@@ -65,7 +65,7 @@ def find_data_sets(folder: str | Path) -> list[DataSet]:
     Raises
     ------
     CryoSegNetError
-        There are none.
+        There are none, or two have one name.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -77,12 +77,16 @@ def find_data_sets(folder: str | Path) -> list[DataSet]:
         raise CryoSegNetError(
             f"{folder}: no CryoPPP data set is in it, as no folder holds {_COORDINATES}: unpack an archive there."
         )
-    found = []
+    found: list[DataSet] = []
     for one in folders:
         number = re.search(r"1\d{4}", one.resolve().name)
+        name = number.group() if number else one.resolve().name
+        if twin := next((d for d in found if d.name == name), None):
+            # Their results would be written to one folder and stand in one row.
+            raise CryoSegNetError(f"{twin.folder} and {one} are both data set {name}: give one of the two by itself.")
         micrographs = one / "micrographs"
         has = micrographs.is_dir() and any(micrographs.iterdir())
-        found.append(DataSet(number.group() if number else one.resolve().name, one, micrographs if has else None))
+        found.append(DataSet(name, one, micrographs if has else None))
     return found
 
 

@@ -359,6 +359,18 @@ def test_cryoppp_is_picked_where_no_picks_are_given(tmp_path, capsys, monkeypatc
     assert (tmp_path / "out" / "10017" / "picked" / "picks" / "mic_0.star").is_file()
     out = capsys.readouterr().out
     assert "0.718" in out  # CryoSegNet's published figure for this set
+    assert f"note: 2 of 3 labelled micrographs are in {tmp_path / '10017' / 'micrographs'} and count." in out
+    # A shape that is given makes no micrograph of one that is not there.
+    assert run("--cryoppp", tmp_path / "10017", "-o", tmp_path / "out", "--shape", *SHAPE) == 0
+    assert "note: 2 of 3 labelled micrographs" in capsys.readouterr().out
+
+
+def test_two_folders_of_one_data_set_are_not_judged_as_one(tmp_path, capsys):
+    cryoppp(tmp_path, "10017", 1, micrographs=False)
+    cryoppp(tmp_path, "10017_lite", 2, micrographs=False)
+    write(tmp_path / "picks", {"mic_0": table(np.ones((1, 2)))})
+    assert run("--cryoppp", tmp_path, tmp_path / "picks") == 3
+    assert "are both data set 10017: give one of the two by itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
