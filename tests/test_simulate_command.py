@@ -237,3 +237,57 @@ def test_a_range_may_begin_below_zero(specimen, tmp_path):
     assert simulate(specimen, tmp_path / "sim", "--tilt", "-30:-20", "--tilt-axis", "-5") == 0
     record = json.loads((tmp_path / "sim" / "simulation.json").read_text())
     assert all(-30 <= one["scene"]["tilt"] <= -20 for one in record["micrographs"])
+
+
+def test_coverage_that_was_not_reached_is_told(specimen, tmp_path, capsys):
+    loud = [word for word in SMALL if word != "--quiet"]
+    options = ["--coverage", "0.8", "--crowding", "1.1", "--count", "1", *loud]
+    assert main(["simulate", specimen, "-o", str(tmp_path / "full"), *options]) == 0
+    err = capsys.readouterr().err
+    record = json.loads((tmp_path / "full" / "simulation.json").read_text())
+    covered = record["micrographs"][0]["covered"]
+    assert 0.1 < covered < 0.7
+    assert f"particles cover {covered:.2f}" in err and "0.80" in err
+    assert main(["simulate", specimen, "-o", str(tmp_path / "loose"), *options, "--coverage", "0", *loud]) == 0
+    assert "particles cover" not in capsys.readouterr().err
+
+
+def test_what_was_built_of_a_model_is_told(tmp_path, capsys):
+    pytest.importorskip("gemmi")
+    from .test_simulation import BIOMT, pdb_text
+
+    model, loud = tmp_path / "two.pdb", [word for word in SMALL if word != "--quiet"]
+    model.write_text(pdb_text(BIOMT))
+    plain = tmp_path / "one.pdb"
+    plain.write_text(pdb_text())
+    said = {}
+    for name, file, options in (
+        ("first", model, []),
+        ("atoms", model, ["--assembly", "none"]),
+        ("unnamed", plain, ["--pixel-size", "1", "--shape", "128", "128"]),
+    ):
+        assert main(["simulate", str(file), "-o", str(tmp_path / name), "--count", "1", *loud, *options]) == 0
+        said[name] = capsys.readouterr().err
+        (specimen,) = json.loads((tmp_path / name / "simulation.json").read_text())["specimens"]
+        said[name + " wide"] = specimen["diameter"]
+        assert specimen["remark"] in said[name]
+    assert "biological assembly 1 of 1 in the file, 2 copies" in said["first"] and "left out" not in said["first"]
+    assert said["first wide"] > 2 * said["atoms wide"]
+    assert "names no biological assembly" in said["unnamed"]
+    assert "detail finer than 3.0 A is left out" in said["unnamed"]
+    assert main(["simulate", str(model), "-o", str(tmp_path / "x"), "--assembly", "7", *loud]) == 3
+    assert "no assembly 7, but 1" in capsys.readouterr().err
+
+
+def test_detail_that_does_not_fit_is_told(specimen, tmp_path, capsys, monkeypatch):
+    from cryosegnet_ext.simulation import series
+
+    options = ["--count", "1", *(word for word in SMALL if word != "--quiet")]
+    found = []
+    for most in (224, 20):
+        monkeypatch.setattr(series, "MOST_VOXELS", most)
+        assert main(["simulate", specimen, "-o", str(tmp_path / str(most)), *options]) == 0
+        found += json.loads((tmp_path / str(most) / "simulation.json").read_text())["specimens"]
+        assert ("ball: detail finer than" in capsys.readouterr().err) == (most == 20)
+    assert found[0]["voxel_size"] == 4.0 and found[1]["voxel_size"] > 4.5
+    assert found[1]["diameter"] == pytest.approx(found[0]["diameter"], rel=0.1)

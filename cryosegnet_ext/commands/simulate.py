@@ -96,6 +96,9 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     particles.add_argument(
         "--distractor", metavar="SPECIMEN", action="append", default=[], help="a species that is not to be picked"
     )
+    particles.add_argument(
+        "--assembly", metavar="NAME", help="which biological assembly of atomic models, none for the atoms as they are"
+    )
     particles.add_argument("--empty", metavar="S", type=_share, default=0.0, help="share of micrographs without any")
     _add_ranges(particles, _PARTICLES)
     _add_ranges(parser.add_argument_group("ice"), _ICE)
@@ -174,6 +177,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         b_factor=args.b_factor,
         junk_share=args.junk_share,
         empty_share=args.empty,
+        assembly=args.assembly,
         device=_device(args.device),
     )
 

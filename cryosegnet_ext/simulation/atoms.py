@@ -16,8 +16,10 @@ from ..errors import CryoSegNetError
 WIDEST = 3000.0
 
 
-def model_density(path: Path, voxel_size: float, resolution: float | None) -> NDArray[np.float32]:
-    """Density (nz, ny, nx) of an atomic model, as `specimens.read_specimen` describes it.
+def model_density(
+    path: Path, voxel_size: float, resolution: float | None, assembly: str | None
+) -> tuple[NDArray[np.float32], str]:
+    """Density (nz, ny, nx) of an atomic model, as `specimens.read_specimen` describes it, and what was built of it.
 
     Raises
     ------
@@ -40,8 +42,7 @@ def model_density(path: Path, voxel_size: float, resolution: float | None) -> ND
     if len(structure) == 0:
         raise ValueError("it holds no atoms")
     structure.setup_entities()
-    if structure.assemblies:
-        structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Dup)
+    built = _build(structure, assembly)
     structure.remove_waters()
     atoms = [site.atom for site in structure[0].all()]
     if not atoms:
@@ -53,7 +54,7 @@ def model_density(path: Path, voxel_size: float, resolution: float | None) -> ND
     if extent > WIDEST:
         raise ValueError(f"its atoms lie {extent:.0f} angstrom apart, which is no particle")
     if resolution is not None:
-        return _scattering_density(structure, voxel_size, resolution)
+        return _scattering_density(structure, voxel_size, resolution), built
     weights = np.array([_forward_scattering(atom.element.name) * atom.occ for atom in atoms], np.float32)
     low = positions.min(0) - 4 * voxel_size
     shape = np.ceil((positions.max(0) + 4 * voxel_size - low) / voxel_size).astype(int)
@@ -65,7 +66,24 @@ def model_density(path: Path, voxel_size: float, resolution: float | None) -> ND
         share = np.prod(np.where(np.array(corner) == 1, fraction, 1 - fraction), axis=1) * weights
         x, y, z = (base + corner).T
         np.add.at(grid, (z, y, x), share)
-    return ndimage.gaussian_filter(grid, max(2.5 / voxel_size, 0.6)).astype(np.float32)
+    return ndimage.gaussian_filter(grid, max(2.5 / voxel_size, 0.6)).astype(np.float32), built
+
+
+def _build(structure: Any, assembly: str | None) -> str:
+    """Make a gemmi structure its first assembly, or the one of that name; "none" leaves it. Says what was done."""
+    import gemmi
+
+    names = [one.name for one in structure.assemblies]
+    if assembly == "none":
+        return "the atoms of the file as they are"
+    if assembly is None and not names:
+        return "the file names no biological assembly, so its atoms are taken as they are"
+    name = names[0] if assembly is None else assembly
+    if name not in names:
+        raise ValueError(f"it has no assembly {name}, but {', '.join(names) or 'none at all'}")
+    copies = max((len(one.operators) for one in structure.assemblies[names.index(name)].generators), default=1)
+    structure.transform_to_assembly(name, gemmi.HowToNameCopiedChain.Dup)
+    return f"biological assembly {name} of {len(names)} in the file, {copies} {'copies' if copies > 1 else 'copy'}"
 
 
 # f(0) of the electron scattering factors, angstrom (Peng et al., Acta Cryst. A52, 1996); carbon for the rest.

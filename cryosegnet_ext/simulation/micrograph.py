@@ -80,7 +80,9 @@ def _truth(
     x, y = np.array(placed.x) - pad, np.array(placed.y) - pad
     ny, nx = junk.shape
     ix, iy = np.round(x).astype(int).clip(0, nx - 1), np.round(y).astype(int).clip(0, ny - 1)
-    seen = (x >= 0) & (y >= 0) & (x <= nx - 1) & (y <= ny - 1) & ~junk[iy, ix]
+    inside = (x >= 0) & (y >= 0) & (x <= nx - 1) & (y <= ny - 1)
+    coverage = float((np.pi / 4 * np.array(placed.diameter)[inside] ** 2).sum() / junk.size)
+    seen = inside & ~junk[iy, ix]
     aside = np.array([stacks[i].distractor for i in placed.stack], bool)
 
     def table(which: NDArray[np.bool_]) -> Truth:
@@ -93,6 +95,7 @@ def _truth(
             junk,
             placed_angles(stacks, kept),
             depth[indices],
+            coverage=coverage,
         )
 
     truth = table(seen & ~aside)

@@ -82,6 +82,8 @@ class Plan:
         As in `Optics`.
     junk_share, empty_share
         Shares of the micrographs that have the junk, and that have no particles.
+    assembly
+        Of the atomic models, as `specimens.read_specimen` takes it.
     device
         "cpu" or a torch device; it decides the last digits.
     """
@@ -99,6 +101,7 @@ class Plan:
     b_factor: float = 60.0
     junk_share: float = 1.0
     empty_share: float = 0.0
+    assembly: str | None = None
     device: str = "cpu"
 
     def scene(self, index: int) -> Scene:

@@ -139,6 +139,8 @@ class Truth:
         What each particle's defocus has more than the micrograph's, angstrom: tilt and height in the ice.
     distractors
         The particles of species that are not to be picked, or None.
+    coverage
+        Share of the frame that all particles cover whose centres lie in it, on junk or not, overlaps counted twice.
     """
 
     x: NDArray[np.float64]
@@ -149,3 +151,4 @@ class Truth:
     angles: NDArray[np.float64] | None = None
     depth: NDArray[np.float64] | None = None
     distractors: Truth | None = None
+    coverage: float = 0.0

@@ -7,10 +7,11 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from ..atomic import write_atomic
 from ..errors import CryoSegNetError
@@ -20,29 +21,38 @@ from .plan import Plan, check_plan
 from .projection import random_rotations
 from .scene import ProjectionStack, Scene
 from .slices import SliceProjector
-from .specimens import Specimen, make_specimen, read_specimen
-from .tables import micrographs_star, truth_star, write_mrc, write_mtfs
+from .specimens import MODEL_SUFFIXES, Specimen, make_specimen, read_specimen
+from .tables import micrographs_star, read_truth_summary, truth_star, write_mrc, write_mtfs
 
 # Views of a species on one micrograph; each occurs in eight turned and mirrored orientations.
 FEWEST_VIEWS, MOST_VIEWS = 16, 256
 # A finer sampling of the density than this share of its extent would not fit in memory once padded.
 MOST_VOXELS = 224
+# Sampling and detail of the densities of atomic models, angstrom, however small the pixels.
+FINEST_VOXEL, FINEST_DETAIL = 1.0, 3.0
+# Particles cover less than asked for by this factor: some of it is those which reach in from outside the frame.
+FEW = 0.85
 
 
 def load_specimens(plan: Plan) -> list[Specimen]:
     """The plan's specimens, each sampled about as finely as the micrographs."""
     found = []
     for species in plan.species:
-        voxel = max(plan.pixel_size, 1.0)
-        specimen = read_specimen(species.path, voxel, resolution=max(2.2 * voxel, 3.0))
-        extent = len(specimen.density) * specimen.voxel_size
-        if len(specimen.density) > MOST_VOXELS and specimen.voxel_size < extent / MOST_VOXELS * 0.9:
-            from scipy import ndimage
-
-            factor = MOST_VOXELS / len(specimen.density)
-            coarse = ndimage.zoom(ndimage.gaussian_filter(specimen.density, 0.4 / factor), factor, order=1)
-            specimen = make_specimen(species.name, coarse, specimen.voxel_size / factor)
-        specimen = Specimen(species.name, specimen.density, specimen.voxel_size, specimen.diameter)
+        voxel = max(plan.pixel_size, FINEST_VOXEL)
+        resolution = max(2.2 * voxel, FINEST_DETAIL)
+        specimen = read_specimen(species.path, voxel, resolution, plan.assembly)
+        finest = resolution if species.path.lower().endswith(MODEL_SUFFIXES) else 0.0  # a map's detail is its own
+        n = len(specimen.density)
+        coarse = n / MOST_VOXELS * specimen.voxel_size
+        if n > MOST_VOXELS and specimen.voxel_size < 0.9 * coarse:
+            density = ndimage.gaussian_filter(specimen.density, 0.4 * n / MOST_VOXELS)
+            density = ndimage.zoom(density, MOST_VOXELS / n, order=1, mode="grid-constant", grid_mode=True)
+            specimen = replace(make_specimen(species.name, density, coarse), remark=specimen.remark)
+            finest = max(finest, 2.2 * coarse)
+        remarks = [specimen.remark] if specimen.remark else []
+        if finest > 2.2 * plan.pixel_size:
+            remarks.append(f"detail finer than {finest:.1f} A is left out")
+        specimen = replace(specimen, name=species.name, remark="; ".join(remarks))
         frame = min(plan.shape) * plan.pixel_size
         if specimen.diameter > frame / 2:
             raise CryoSegNetError(
@@ -128,6 +138,9 @@ def run(
     simulator = Simulator(plan, output)
     if before := claim(output, record, overwrite):
         remark(before)
+    for specimen in simulator.specimens:
+        if specimen.remark:
+            remark(f"{specimen.name}: {specimen.remark}")
     for specimen, projector in zip(simulator.specimens, simulator._projectors):
         _write_specimen(output, specimen, projector)
     missing = [i for i in range(count) if not (output / micrograph_name(i)).is_file()]
@@ -138,15 +151,22 @@ def run(
     rows = [(micrograph_name(i), scene.optics, mtf[scene.mtf]) for i, scene in enumerate(scenes)]
     write_atomic(output / "micrographs.star", micrographs_star(rows, plan.pixel_size))
     record["specimens"] = [
-        {"name": s.name, "diameter": round(s.diameter, 2), "voxel_size": round(s.voxel_size, 4)}
+        {"name": s.name, "diameter": round(s.diameter, 2), "voxel_size": round(s.voxel_size, 4), "remark": s.remark}
         for s in simulator.specimens
     ]
+    made = [read_truth_summary(output / truth_name(i)) for i in range(count)]
     record["micrographs"] = [
-        {"name": micrograph_name(i), "seed": plan.micrograph_seed(i), "particles": _rows(output / truth_name(i))}
+        {"name": micrograph_name(i), "seed": plan.micrograph_seed(i), "particles": particles, "covered": covered}
         | {"scene": asdict(scene)}
-        for i, scene in enumerate(scenes)
+        for i, (scene, (particles, covered)) in enumerate(zip(scenes, made))
     ]
     write_atomic(output / RECORD, json.dumps(record, indent=1) + "\n")
+    asked, covered = np.mean([scene.coverage for scene in scenes]), np.mean([covered for _, covered in made])
+    if covered < FEW * asked:
+        remark(
+            f"particles cover {covered:.2f} of a micrograph on average, where --coverage asks for {asked:.2f}: "
+            "they found no more room; a lower --crowding makes some"
+        )
     if more := [i for i in micrographs_in(output) if i >= count]:
         remark(f"{output} holds {len(more)} more micrographs of a larger --count; micrographs.star leaves them out")
     return len(missing)
@@ -185,8 +205,6 @@ def _make(index: int) -> float:
 
 def _write_specimen(output: Path, specimen: Specimen, projector: SliceProjector) -> None:
     """The true density at the micrographs' pixel size in an even box, centred as RELION centres: for comparison."""
-    from scipy import ndimage
-
     side = projector.side + 1
     step = projector.pixel_size / specimen.voxel_size
     n = len(specimen.density)
@@ -196,9 +214,3 @@ def _write_specimen(output: Path, specimen: Specimen, projector: SliceProjector)
     grid = (np.mgrid[0:side, 0:side, 0:side].astype(np.float32) - side // 2) * np.float32(step) + n // 2
     volume = ndimage.map_coordinates(density, grid, order=1, mode="constant")
     write_mrc(output / "specimens" / f"{specimen.name}.mrc", volume.astype(np.float32), projector.pixel_size)
-
-
-def _rows(path: Path) -> int:
-    """Data rows of one of our truth tables."""
-    lines = path.read_text().split("\n")
-    return sum(1 for line in lines if line and line[0] not in "#_dl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mrcfile
@@ -36,16 +36,21 @@ class Specimen:
         Angstrom.
     diameter
         Angstrom; twice the radius around the centre of mass that holds 97 % of the density.
+    remark
+        What was made of the file, where that is a choice.
     """
 
     name: str
     density: NDArray[np.float32]
     voxel_size: float
     diameter: float
+    remark: str = ""
 
 
-def read_specimen(path: str | Path, voxel_size: float = 4.0, resolution: float | None = None) -> Specimen:
-    """Read a density map (MRC) or an atomic model (PDB, mmCIF; its first biological assembly).
+def read_specimen(
+    path: str | Path, voxel_size: float = 4.0, resolution: float | None = None, assembly: str | None = None
+) -> Specimen:
+    """Read a density map (MRC) or an atomic model (PDB, mmCIF).
 
     Parameters
     ----------
@@ -57,6 +62,9 @@ def read_specimen(path: str | Path, voxel_size: float = 4.0, resolution: float |
         Angstrom; the finest detail of the density made from an atomic model, which is then summed from the electron
         scattering factors of every atom (Peng et al., as tabulated by gemmi). Without it the atoms are equally wide
         Gaussians of 2.5 angstrom: enough for pictures, too coarse for a reconstruction.
+    assembly
+        Name of the biological assembly built from an atomic model, "none" for the atoms as they are; by default the
+        first, where the file names any.
 
     Raises
     ------
@@ -64,19 +72,19 @@ def read_specimen(path: str | Path, voxel_size: float = 4.0, resolution: float |
         The file cannot be read, holds nothing, or is neither a map nor a model.
     """
     path = Path(path)
-    lower = path.name.lower()
+    lower, remark = path.name.lower(), ""
     try:
         if lower.endswith(MAP_SUFFIXES):
             density, voxel_size = _read_map(path)
         elif lower.endswith(MODEL_SUFFIXES):
-            density = model_density(path, voxel_size, resolution)
+            density, remark = model_density(path, voxel_size, resolution, assembly)
         else:
             raise CryoSegNetError(f"{path}: neither a map (.mrc) nor an atomic model (.pdb, .cif), so no specimen.")
     except (OSError, ValueError, RuntimeError, IndexError, EOFError, zlib.error) as error:
         why = (str(error).splitlines() or [""])[0].rstrip(". ")
         raise CryoSegNetError(f"{path}: cannot be read as a specimen ({why or type(error).__name__}).") from error
     name = path.name.split(".")[0]
-    return make_specimen(name, density, voxel_size)
+    return replace(make_specimen(name, density, voxel_size), remark=remark)
 
 
 def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) -> Specimen:
@@ -102,7 +110,8 @@ def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) ->
     radius = np.sqrt(((points - centre) ** 2).sum(1))
     order = np.argsort(radius)
     share = np.cumsum(weight[order]) / weight.sum()
-    diameter = 2 * float(radius[order][np.searchsorted(share, 0.97)] + 0.5) * voxel_size
+    most = min(int(np.searchsorted(share, 0.97)), len(share) - 1)  # over millions of voxels the sums differ by rounding
+    diameter = 2 * float(radius[order][most] + 0.5) * voxel_size
     half = int(np.ceil(radius.max())) + 2
     n = 2 * half
     grid = np.mgrid[0:n, 0:n, 0:n].astype(np.float32) - half + centre[:, None, None, None].astype(np.float32)

@@ -45,9 +45,10 @@ def truth_star(truth: Truth | None, micrograph: str, species: Sequence[str]) -> 
 
     Centres are whole pixels of the array, as `relion_preprocess` wants them, so the origins are zero. The last column
     is what a particle's defocus has more than the micrograph's, angstrom: RELION 3.1 carries unknown columns along,
-    but crashes on coordinates that come with a defocus of their own.
+    but crashes on coordinates that come with a defocus of their own. A comment holds what `read_truth_summary` reads.
     """
-    lines = ["# version 30001", "", "data_", "", "loop_"]
+    coverage = truth.coverage if truth is not None else 0.0
+    lines = ["# version 30001", f"# particles cover {coverage:.4f} of the frame", "", "data_", "", "loop_"]
     lines += [f"_{name} #{i}" for i, name in enumerate(TRUTH_COLUMNS, 1)]
     if truth is not None:
         angles = truth.angles if truth.angles is not None else np.full((len(truth.x), 3), np.nan)
@@ -57,6 +58,13 @@ def truth_star(truth: Truth | None, micrograph: str, species: Sequence[str]) -> 
                 f"{x:.2f} {y:.2f} {rot:.4f} {tilt:.4f} {psi:.4f} 0.0 0.0 {species.index(name) + 1} {micrograph} {z:.2f}"
             )
     return "\n".join([*lines, ""])
+
+
+def read_truth_summary(path: Path) -> tuple[int, float]:
+    """How many particles one of our truth tables lists, and the share of the frame that all of them cover."""
+    lines = path.read_text().split("\n")
+    covered = next((line.split()[3] for line in lines if line.startswith("# particles cover ")), "nan")
+    return sum(1 for line in lines if line and line[0] not in "#_dl"), float(covered)
 
 
 def micrographs_star(rows: Sequence[tuple[str, Optics, str | None]], pixel_size: float) -> str:
