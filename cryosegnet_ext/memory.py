@@ -18,7 +18,9 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU (where PyTorch raises a RuntimeError)."""
     if isinstance(error, OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    # the CPU's allocator says it in one way or the other
+    said = ("not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def with_less(work: Callable[[int], T], size: int, least: int, what: str, device: torch.device) -> T:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene
 from cryosegnet_ext.simulation.optics import Optics
 from cryosegnet_ext.training import crops, fit
@@ -301,5 +302,5 @@ def test_a_run_starts_from_given_weights(one_thread, tmp_path):
 
 def test_a_folder_of_another_recipe_is_refused(tmp_path):
     fit.fit(RECIPE, batch, tmp_path, stop_after=2)
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(CryoSegNetError, match=r"another recipe \(base channels was 2, is 3\)"):
         fit.fit(replace(RECIPE, base_channels=3), batch, tmp_path)

@@ -209,7 +209,7 @@ def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callab
     from ..stopping import Stop, Stopped
     from ..training.curves import Watcher
     from ..training.fit import Interrupted
-    from ..training.training import summary
+    from ..training.ending import summary
 
     tell = (lambda _: None) if args.quiet or not group.first else say
     if folder.finished:

@@ -77,6 +77,8 @@ class Problem:
         An option that puts it right; empty where there is none.
     serious
         Training on it would teach nonsense.
+    of
+        What has the problem: ``labels`` or ``micrographs``.
     """
 
     micrograph: str
@@ -84,6 +86,7 @@ class Problem:
     what: str
     remedy: str = ""
     serious: bool = True
+    of: str = "labels"
 
     def __str__(self) -> str:
         tail = f": use {self.remedy}" if self.remedy else ""

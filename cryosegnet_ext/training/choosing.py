@@ -19,8 +19,9 @@ from ..unet import AttentionUNet
 from ..weights import resolve, sha256_of
 from . import output
 from .calibration import Scores
+from .ending import finish
 from .folder import CANDIDATE, WEIGHTS, RunFolder
-from .training import Data, finish
+from .training import Data
 
 #: Shares of the trained weights in the blends that are tried.
 BLENDS = (1.0, 0.6, 0.3)
@@ -46,8 +47,6 @@ class Trained:
         Where to pick for the comparison.
     say
         Told what goes on.
-    steps
-        Length of the training.
     """
 
     data: Data
@@ -58,7 +57,6 @@ class Trained:
     folder: RunFolder
     device: str
     say: Callable[[str], None]
-    steps: int
 
     @property
     def calibration(self) -> Calibration:
@@ -127,5 +125,5 @@ def finish_choice(
         said.append("The start weights' map was best; only score and threshold were fitted to these micrographs.")
     elif best.share < 1:
         said.append(f"Kept: {best.share:.0%} of the way from the start weights to the trained ones.")
-    finish(trained.folder, trained.data, scores, trained.steps, best.threshold, said, scored_on)
+    finish(trained.folder, trained.data, scores, best.threshold, said, scored_on)
     trained.folder.write({"kept": asdict(best), "start_sha256": sha256_of(source)})

@@ -24,6 +24,7 @@ from ..progress import plural
 from . import checks
 from .checks import Evidence, Problem
 from .crops import Labelled
+from .folder import explained
 from .labels import Labels, scaled_labels
 
 Floats = NDArray[np.float64]
@@ -160,7 +161,8 @@ def prepare(
     list of Problem
         What is wrong with labels and files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     results = []
     pool = ThreadPoolExecutor(max(1, workers))
     try:
@@ -185,9 +187,13 @@ def _prepare(task: Task, how: Preparation, folder: Path) -> tuple[Example | None
     note, frame = folder / f"{key}.json", folder / f"{key}.npy"
     if not (note.exists() and frame.exists()):
         try:
-            _make(task, how, note, frame)
+            pixels, made = _make(task, how)
         except CryoSegNetError as error:
-            return None, [Problem(task.one.name, task.one.name, f"cannot be used ({error})")], None
+            return None, [Problem(task.one.name, task.one.name, f"cannot be used ({error})", of="micrographs")], None
+        # not inside: what cannot be written is no fault of the micrograph
+        with atomic_path(frame) as temporary:
+            np.save(temporary, pixels)
+        write_atomic(note, json.dumps(made))
     known = json.loads(note.read_text())
     problems = [Problem(**p) for p in known["problems"]]
     evidence = None if known["evidence"] is None else np.array(known["evidence"])
@@ -208,8 +214,8 @@ def _prepare(task: Task, how: Preparation, folder: Path) -> tuple[Example | None
     return example, problems, evidence
 
 
-def _make(task: Task, how: Preparation, note: Path, frame: Path) -> None:
-    """Read and check one micrograph; write its frame and what is known of it."""
+def _make(task: Task, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Read and check one micrograph: its frame, and what is known of it."""
     micrograph = read_micrograph(task.one.path, how.pixel_size or task.one.pixel_size)
     shape = (micrograph.data.shape[0], micrograph.data.shape[1])
     diameter_px = task.diameter_px(micrograph)
@@ -232,8 +238,6 @@ def _make(task: Task, how: Preparation, note: Path, frame: Path) -> None:
         problems.append(Problem(name, labels.source, what, serious=False))
     x, y = np.clip(labels.x[within], 0, shape[1] - 1), np.clip(labels.y[within], 0, shape[0] - 1)
     pixels = _published_frame(micrograph, how) if how.preset == "published" else _reduced(micrograph, diameter_px)
-    with atomic_path(frame) as temporary:
-        np.save(temporary, pixels)
     known = {
         "name": task.one.name,
         "pixel_size": micrograph.pixel_size,
@@ -246,7 +250,7 @@ def _make(task: Task, how: Preparation, note: Path, frame: Path) -> None:
         "problems": [vars(p) for p in problems],
         "evidence": None if evidence is None else evidence.tolist(),
     }
-    write_atomic(note, json.dumps(known))
+    return pixels, known
 
 
 def _reduced(micrograph: Micrograph, diameter_px: float) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from .fit import Recipe, fit
 from .folder import WEIGHTS, RunFolder
 from .options import FineTuning
 from .parallel import Group
-from .training import begin, chosen_precision, load_data
+from .training import begin, chosen_precision, enough_memory, load_data
 
 #: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
 REPLAYED = 0.375
@@ -76,7 +76,7 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
     )
     source = Crops(data.training, side=options.crop, batch=batch, seed=options.seed, replay=replay, replayed=REPLAYED)
     workers = default_workers(group.device) if options.workers is None else options.workers
-    try:
+    with enough_memory(group.device, "--batch or --crop"):
         tuned = fit(
             recipe,
             Loader(source, recipe.steps, group, workers),
@@ -88,14 +88,10 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
             stop=lambda: stop.requested,
             checkpoint_every=25,
         )
-    except ValueError as error:  # what the settings do not tell: mixed precision on another kind of device
-        raise CryoSegNetError(
-            f"{folder.path} holds a run that was begun on another kind of device: go on there, or add --overwrite"
-        ) from error
     if group.first:
         with stop.interrupts():
             judge = selftraining.conclude if options.self_train and not options.labels else _conclude
-            judge(Trained(data, start, before, note, tuned, folder, group.device, say, recipe.steps))
+            judge(Trained(data, start, before, note, tuned, folder, group.device, say))
     group.wait()
 
 

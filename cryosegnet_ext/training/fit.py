@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..atomic import atomic_path
 from ..errors import CryoSegNetError
+from ..memory import ran_out
 from ..unet import AttentionUNet
+from .folder import CHECKPOINT
 from .parallel import Group
+from .tables import LOSS_COLUMNS, VALIDATION_COLUMNS, Table
 
 Batch = tuple[NDArray[np.float32], NDArray[Any]]
 
 #: Label of a pixel that nobody knows the truth of; it counts for nothing.
 UNKNOWN = 255
-_LOSS_COLUMNS = ["step", "loss", "learning_rate", "seconds"]
-_VALIDATION_COLUMNS = ["step", "loss", "dice"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,15 @@ class Moment:
     validation_loss: float | None = None
     validation_dice: float | None = None
     best: bool = False
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run went: the steps that were planned and done, and the one whose weights were returned."""
+
+    planned: int
+    steps: int
+    best_step: int
 
 
 class Interrupted(Exception):
@@ -157,9 +166,8 @@ def fit(
     Interrupted
         ``stop`` said so.
     CryoSegNetError
-        The loss is no number any more.
-    ValueError
-        The folder holds a run of another recipe.
+        The loss is no number any more; the folder cannot be written, or holds a run of another recipe or a checkpoint
+        that is none.
     """
     group = group or Group(device=device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,36 +176,40 @@ def fit(
     run.model.train()
     if recipe.frozen_norm:
         _freeze_norms(run.model)
-    with (
-        _Table(folder / "loss.csv", _LOSS_COLUMNS, run.step, group.first) as losses,
-        _Table(folder / "validation.csv", _VALIDATION_COLUMNS, run.step, group.first and bool(validation)) as seen,
-    ):
-        while run.step < last and not run.tired:
-            value = run.advance(next_batch(run.step))
-            if run.step % 10 == 0:
-                shown, speed = _finite(value, run.step), recipe.rate(run.step - 1)
-                losses.add(run.step, round(shown, 5), f"{speed:.2e}", losses.seconds)
-                if watch is not None and group.first:
-                    watch(Moment(run.step, last, shown, speed))
-            ends = run.step == last
-            if validation and recipe.validate_every and (run.step % recipe.validate_every == 0 or ends):
-                total, dice = run.validate(validation)
-                seen.add(run.step, round(total, 5), round(dice, 5))
-                if watch is not None and group.first:
-                    watch(Moment(run.step, last, None, None, total, dice, run.best_step == run.step))
-            wished = group.any(stop is not None and stop())
-            if run.step % checkpoint_every == 0 or ends or run.tired or wished:
-                run.save()
-            if wished and not ends and not run.tired:
-                raise Interrupted
+    losses = Table(folder / "loss.csv", LOSS_COLUMNS, run.step, group.first)
+    seen = Table(folder / "validation.csv", VALIDATION_COLUMNS, run.step, group.first and bool(validation))
+    while run.step < last and not run.tired:
+        value = run.advance(next_batch(run.step))
+        if run.step % 10 == 0:
+            shown, speed = _finite(value, run.step), recipe.rate(run.step - 1)
+            losses.add(run.step, round(shown, 5), f"{speed:.2e}", losses.seconds)
+            if watch is not None and group.first:
+                watch(Moment(run.step, last, shown, speed))
+        ends = run.step == last
+        if validation and recipe.validate_every and (run.step % recipe.validate_every == 0 or ends):
+            total, dice = run.validate(validation)
+            seen.add(run.step, round(total, 5), round(dice, 5))
+            if watch is not None and group.first:
+                watch(Moment(run.step, last, None, None, total, dice, run.best_step == run.step))
+        wished = group.any(stop is not None and stop())
+        if run.step % checkpoint_every == 0 or ends or run.tired or wished:
+            run.save()
+        if wished and not ends and not run.tired:
+            raise Interrupted
     return run.result()
+
+
+def course(folder: Path) -> Course:
+    """How the run in a folder went, by its last checkpoint."""
+    state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu", mmap=True)
+    return Course(state["recipe"]["steps"], state["step"], state.get("best_step") or state["step"])
 
 
 class _Run:
     """The state of a run: what a checkpoint holds."""
 
     def __init__(self, recipe: Recipe, group: Group, folder: Path, start: dict[str, Tensor] | None) -> None:
-        self.recipe, self.group, self.path = recipe, group, folder / "checkpoint.pt"
+        self.recipe, self.group, self.path = recipe, group, folder / CHECKPOINT
         torch.manual_seed(recipe.seed)
         network = AttentionUNet(recipe.base_channels, recipe.levels).to(group.device)
         self.network: AttentionUNet = network.to(memory_format=torch.channels_last)
@@ -279,16 +291,37 @@ class _Run:
                 "best_loss": self.best_loss,
                 "stale": self.stale,
             }
-            temporary = self.path.with_name(".checkpoint.pt")
-            torch.save(state, temporary)
-            temporary.replace(self.path)
+            # torch's own writer of files hides why it failed
+            stream = io.BytesIO()
+            torch.save(state, stream)
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(stream.getbuffer())
         self.group.wait()
 
     def _load(self) -> None:
-        state = torch.load(self.path, weights_only=True, map_location=self.group.device)
-        # checkpoints of earlier versions lack what was added since, and were trained with its default
-        if {**asdict(Recipe()), **state["recipe"]} != asdict(self.recipe):
-            raise ValueError(f"{self.path} belongs to another recipe: {state['recipe']}")
+        now = asdict(self.recipe)
+        try:
+            state = torch.load(self.path, weights_only=True, map_location=self.group.device)
+            # checkpoints of earlier versions lack what was added since, and were trained with its default
+            before = {**asdict(Recipe()), **state["recipe"]}
+            changed = [name for name in before if before[name] != now.get(name)]
+            if not changed:
+                self._restore(state)
+        except Exception as error:  # the unpickler raises whatever the bytes lead it to
+            if ran_out(error):
+                raise
+            raise CryoSegNetError(
+                f"{self.path} is damaged, or no checkpoint of this program: add --overwrite to begin anew, or give "
+                "another folder"
+            ) from error
+        if changed:
+            name = changed[0]
+            raise CryoSegNetError(
+                f"{self.path} belongs to another recipe ({name.replace('_', ' ')} was {before[name]}, is "
+                f"{now.get(name)}): go on where and as it began, or add --overwrite to begin anew"
+            )
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler"):
@@ -326,44 +359,3 @@ def _finite(value: Tensor, step: int) -> float:
             f"the loss is no number any more at step {step}: lower the learning rate, or use --precision float32"
         )
     return number
-
-
-class _Table:
-    """A CSV file of a run, begun anew with the rows that its checkpoint covers: a killed run wrote more than that."""
-
-    def __init__(self, path: Path, columns: list[str], step: int, wanted: bool) -> None:
-        self._began = time.monotonic()
-        self._stream = None
-        if not wanted:
-            return
-        rows: Iterable[list[str]] = _rows_until(step, path)
-        self._stream = open(path, "w", newline="")  # noqa: SIM115 - closed by __exit__
-        self._writer = csv.writer(self._stream)
-        self._writer.writerows([columns, *rows])
-        self._stream.flush()
-
-    @property
-    def seconds(self) -> float:
-        """Since this process began."""
-        return round(time.monotonic() - self._began, 1)
-
-    def add(self, *values: object) -> None:
-        if self._stream is not None:
-            self._writer.writerow(values)
-            self._stream.flush()
-
-    def __enter__(self) -> _Table:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._stream is not None:
-            with suppress(OSError):
-                self._stream.close()
-
-
-def _rows_until(step: int, path: Path) -> list[list[str]]:
-    """Rows of a table up to ``step``."""
-    if not step or not path.exists():
-        return []
-    with open(path, newline="") as stream:
-        return [row for row in csv.reader(stream) if row and row[0].isdigit() and int(row[0]) <= step]

@@ -83,6 +83,11 @@ def environment(device: str) -> dict[str, str]:
     return found
 
 
+def _steps(results: Mapping[str, Any]) -> str:
+    early = f" of {results['planned_steps']}, ended early" if results["steps"] < results["planned_steps"] else ""
+    return f"{results['steps']}{early}; the best by validation was {results['best_step']}"
+
+
 def model_card(report: Mapping[str, Any]) -> str:
     """A short model card in Markdown, of what ``training.json`` says."""
     settings, data, results = report["settings"], report["data"], report["results"]
@@ -100,7 +105,7 @@ def model_card(report: Mapping[str, Any]) -> str:
         f"| particle diameter | {size} |",
         f"| trained on | {len(data['train'])} micrographs, {data['train_labels']} particles |",
         f"| validated on | {len(data['validation'])} micrographs, {data['validation_labels']} particles |",
-        f"| steps | {results['steps']} |",
+        f"| steps | {_steps(results)} |",
         f"| threshold | {results['threshold']:g} |",
     ]
     if settings.get("start"):

@@ -14,10 +14,11 @@ from ..atomic import write_atomic
 from ..errors import CryoSegNetError
 from ..inputs import Input, expand_inputs
 from ..micrograph import Micrograph, read_micrograph
+from ..progress import plural
 from ..weights import resolve, sha256_of
 from . import checks
 from .dataset import Example, Preparation, Say, Task, prepare
-from .folder import FRAMES
+from .folder import FRAMES, explained
 from .labels import Labels, find_labels, scaled_labels
 
 _SAMPLE = 6
@@ -95,17 +96,17 @@ def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Exam
     if len(minor) > 2:
         say(f"warning: and the like of {len(minor) - 2} more label files")
     if serious and not (wanted.skip_bad and examples):
+        kinds = " and the ".join(sorted({p.of for p in serious}, reverse=True))
         remedies = {p.remedy for p in serious if p.remedy}
         if len(remedies) == 1 and len(serious) > 1:
             hint = f"run again with {remedies.pop()}"
         else:
             hint = "put them right, or add --skip-bad to train without these micrographs"
         raise CryoSegNetError(
-            f"{len(serious)} problem{'s' if len(serious) > 1 else ''} with the labels; {hint}:\n"
-            + checks.list_problems(serious)
+            f"{plural(len(serious), 'problem')} with the {kinds}; {hint}:\n" + checks.list_problems(serious)
         )
     if serious:
-        say(f"warning: {len(serious)} micrographs left out for bad labels:\n{checks.list_problems(serious)}")
+        say(f"warning: {plural(len(serious), 'micrograph')} left out:\n{checks.list_problems(serious)}")
     if not any(len(e.x) for e in examples):
         raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
     return examples, size, digests(chosen)
@@ -136,7 +137,7 @@ def known_size(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]], fo
     if note.exists():
         return Size(**json.loads(note.read_text()))
     picked = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).round().astype(int)).tolist()]
-    micrographs = [read_micrograph(one.path, wanted.how.pixel_size or one.pixel_size) for one, _ in picked]
+    picked, micrographs = _readable(picked, wanted.how.pixel_size)
     angstrom = all(m.pixel_size is not None for m in micrographs)
     from_labels = [_labelled_size(m, labels, wanted) for m, (_, labels) in zip(micrographs, picked)]
     sizes = [s for s in from_labels if np.isfinite(s)]
@@ -152,9 +153,27 @@ def known_size(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]], fo
                 "the particle's size can neither be read off the labels nor estimated: give --diameter"
             )
         size = Size(estimate, angstrom, "estimated")
-    note.parent.mkdir(parents=True, exist_ok=True)
+    with explained(note.parent):
+        note.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(note, json.dumps(vars(size)))
     return size
+
+
+def _readable(
+    chosen: Sequence[tuple[Input, Labels | None]], pixel_size: float | None
+) -> tuple[list[tuple[Input, Labels | None]], list[Micrograph]]:
+    """Those of the micrographs that can be read, which `prepare` says of each; an error where none can."""
+    readable, micrographs, failure = [], [], None
+    for one, labels in chosen:
+        try:
+            micrographs.append(read_micrograph(one.path, pixel_size or one.pixel_size))
+        except CryoSegNetError as error:
+            failure = error
+        else:
+            readable.append((one, labels))
+    if failure is not None and not micrographs:
+        raise failure
+    return readable, micrographs
 
 
 def _size_key(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]]) -> str:

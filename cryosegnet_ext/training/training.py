@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..atomic import write_atomic
 from ..errors import CryoSegNetError
+from ..memory import ran_out
 from ..picker import Picker
 from ..progress import plural
 from ..scoring import Calibration
@@ -23,9 +23,10 @@ from ..unet import AttentionUNet
 from ..weights import load_unet
 from . import output
 from .batches import Crops, FrameBatches, Frames, Loader, Source, default_workers, validation_crops
-from .calibration import MOST_MICROGRAPHS, Scores, best_threshold, fit_calibration, gather, score_picker
-from .curves import Watcher, draw_curves
+from .calibration import Scores, best_threshold, fit_calibration, gather, score_picker
+from .curves import Watcher
 from .dataset import Example, Preparation, chosen, split
+from .ending import finish
 from .fit import Batch, Recipe, fit
 from .folder import CANDIDATE, WEIGHTS, RunFolder
 from .options import Options
@@ -80,10 +81,10 @@ def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, s
     with stop.interrupts():
         data = group.in_turn(lambda: load_data(options, folder, group.device, say))
     begin(folder, data, group, options.seed, say, "particle")
-    model, steps = run(options, data, folder.path, group, watcher, stop)
+    model = run(options, data, folder.path, group, watcher, stop)
     if group.first:
         with stop.interrupts():
-            conclude(options, data, model, folder, group.device, say, steps)
+            conclude(options, data, model, folder, group.device, say)
     group.wait()
 
 
@@ -132,10 +133,8 @@ def split_data(
     return Data(chosen(examples, training), chosen(examples, validation), size, inputs)
 
 
-def run(
-    options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop
-) -> tuple[AttentionUNet, int]:
-    """The training loop with the preset's recipe; the best network, and its number of steps."""
+def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop) -> AttentionUNet:
+    """The training loop with the preset's recipe; returns the best network."""
     source: Source
     validation: Sequence[Batch]
     if options.preset == "published":
@@ -156,8 +155,9 @@ def run(
         validation, every = validation_crops(data.validation, options.crop, batch, options.seed), recipe.validate_every
     start: Mapping[str, Tensor] | None = load_unet(options.start)[0].state_dict() if options.start else None
     workers = default_workers(group.device) if options.workers is None else options.workers
-    try:
-        model = fit(
+    less = "--batch" if options.preset == "published" else "--batch or --crop"
+    with enough_memory(group.device, less):
+        return fit(
             recipe,
             Loader(source, recipe.steps, group, workers),
             folder,
@@ -168,11 +168,30 @@ def run(
             stop=lambda: stop.requested,
             checkpoint_every=min(200, max(every, 20)),
         )
-    except ValueError as error:  # what the settings do not tell: mixed precision on another kind of device
-        raise CryoSegNetError(
-            f"{folder} holds a run that was begun on another kind of device: go on there, or add --overwrite"
-        ) from error
-    return model, recipe.steps
+
+
+@contextlib.contextmanager
+def enough_memory(device: str, less: str) -> Iterator[None]:
+    """Say in a sentence that training ran out of memory.
+
+    Parameters
+    ----------
+    device
+        Where it runs.
+    less
+        The options of which a smaller value needs less.
+
+    Raises
+    ------
+    CryoSegNetError
+        Memory ran out in the block.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise CryoSegNetError(f"training ran out of memory on {device}: give a smaller {less}") from error
 
 
 def default_recipe(options: Options, device: str) -> Recipe:
@@ -255,7 +274,6 @@ def conclude(
     folder: RunFolder,
     device: str,
     say: Callable[[str], None],
-    steps: int,
 ) -> None:
     """Calibrate, score, and write the weights, the card and the report."""
     say("calibrating the score on the validation micrographs")
@@ -274,56 +292,7 @@ def conclude(
     scores["this network, not calibrated"] = score_picker(plain, data.validation)
     calibrated = Picker(folder.path / WEIGHTS, device=device, denoised=options.denoised)
     scores["this network, calibrated"] = score_picker(calibrated, data.validation)
-    finish(folder, data, scores, steps, threshold, [])
-
-
-def finish(
-    folder: RunFolder,
-    data: Data,
-    scores: Mapping[str, Scores],
-    steps: int,
-    threshold: float,
-    remarks: Sequence[str],
-    scored_on: str | None = None,
-) -> None:
-    """Write the report, the card and the curves, and tell the result."""
-    count = min(len(data.validation), MOST_MICROGRAPHS)
-    results = {
-        "steps": steps,
-        "threshold": threshold,
-        "scored_on": scored_on or f"{count} validation micrograph{'s' if count > 1 else ''}",
-        "remarks": list(remarks),
-        "scores": {
-            name: {**asdict(s), "precision": round(s.precision, 4), "recall": round(s.recall, 4), "f1": round(s.f1, 4)}
-            for name, s in scores.items()
-        },
-    }
-    draw_curves(folder.path)
-    folder.write({"results": results, "weights": WEIGHTS, "command": ["cryosegnet", *sys.argv[1:]]})
-    write_atomic(folder.path / "model_card.md", output.model_card(folder.report))
-    folder.write({"status": "finished"})
-    folder.tidy()
-
-
-def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
-    """Lines for the user at the end."""
-    results, data = report["results"], report["data"]
-    names = list(results["scores"])
-    width = max((len(name) for name in names), default=0) + 1
-    lines = [f"On {results['scored_on']}, size given:"]
-    for name in names:
-        s = results["scores"][name]
-        words = f"precision {s['precision']:.3f}, recall {s['recall']:.3f}, F1 {s['f1']:.3f}"
-        lines.append(f"  {name + ':':<{width}} {words}")
-    lines += results["remarks"]
-    size = f" --diameter {data['diameter']:.0f}" if data["angstrom"] else ""
-    lines += [
-        f"weights:  {folder / WEIGHTS} (threshold {results['threshold']:g})",
-        # A run of fewer steps than a line of loss.csv stands for has no curves.
-        *([f"look at:  {folder / 'curves.png'}"] if (folder / "curves.png").exists() else []),
-        f"use them: cryosegnet pick MICROGRAPHS -o picked --weights {folder / WEIGHTS}{size}",
-    ]
-    return lines
+    finish(folder, data, scores, threshold, [])
 
 
 def _silent(_: str) -> None:

@@ -31,4 +31,5 @@ def trained(tmp_path):
     folder = RunFolder(tmp_path / "run", "finetune", {"preset": "default", "base_channels": 2, "levels": 2})
     folder.open()
     folder.write({"data": data.described("run"), "environment": output.environment("cpu")})
-    return Trained(data, str(file), before.state_dict(), note, network, folder, "cpu", print, 7)
+    torch.save({"recipe": {"steps": 7}, "step": 7, "best_step": 5}, folder.path / "checkpoint.pt")
+    return Trained(data, str(file), before.state_dict(), note, network, folder, "cpu", print)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -177,7 +178,7 @@ def test_sizes_are_not_those_of_other_labels(data):
     wanted = Wanted([], [], None, Preparation())
 
     def size(diameter):
-        chosen = [(one, Labels("l", torch.zeros(2).numpy(), torch.zeros(2).numpy(), diameter)) for one in inputs]
+        chosen = [(one, Labels("l", np.zeros(2), np.zeros(2), diameter)) for one in inputs]
         return known_size(wanted, chosen, data / "out", lambda _: None).value
 
     assert size(20.0) == pytest.approx(80) and size(30.0) == pytest.approx(120) and size(20.0) == pytest.approx(80)
@@ -187,3 +188,67 @@ def test_a_locked_folder_is_refused(tmp_path):
     first, second = (RunFolder(tmp_path / "out", "train", {}) for _ in range(2))
     with first.locked(), pytest.raises(CryoSegNetError, match="another run works"), second.locked():
         pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."
+        ),
+    ],
+)
+def test_too_little_memory_is_one_sentence(data, capsys, monkeypatch, error):
+    def advance(*_):
+        raise error
+
+    monkeypatch.setattr(fit._Run, "advance", advance)
+    assert train(data, data / "out") == 3
+    said = capsys.readouterr().err
+    assert "ran out of memory on cpu: give a smaller --batch or --crop" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("more", [(), ("--skip-bad",)])
+def test_a_full_disk_is_no_fault_of_the_labels(data, capsys, monkeypatch, more):
+    def save(path, _):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(np, "save", save)
+    assert train(data, data / "out", *more) == 3
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and "free some disk space" in said
+    assert "label" not in said.splitlines()[-1] and "skip-bad" not in said
+
+
+def test_a_damaged_micrograph_is_no_problem_with_the_labels(data, capsys):
+    broken = data / "mics" / "mic_1.mrc"
+    broken.write_bytes(broken.read_bytes()[:50_000])
+    assert train(data, data / "out") == 3
+    said = capsys.readouterr().err
+    assert "1 problem with the micrographs;" in said and "mic_1.mrc" in said
+    assert train(data, data / "out", "--skip-bad", "--quiet") == 0
+
+
+def test_a_damaged_micrograph_is_left_out_where_the_size_is_still_to_be_found(data):
+    from cryosegnet_ext.inputs import expand_inputs
+    from cryosegnet_ext.training.dataset import Preparation
+    from cryosegnet_ext.training.labels import Labels
+    from cryosegnet_ext.training.preparing import Wanted, known_size
+
+    (data / "mics" / "mic_1.mrc").write_bytes(b"broken")
+    one = Labels("l", np.zeros(2), np.zeros(2), 20.0)
+    chosen = [(each, one) for each in expand_inputs([data / "mics"])]
+    wanted = Wanted([], [], None, Preparation())
+    assert known_size(wanted, chosen, data / "out", lambda _: None).value == pytest.approx(80)
+    with pytest.raises(CryoSegNetError, match="mic_1"):
+        known_size(wanted, chosen[1:2], data / "out", lambda _: None)
+
+
+def test_an_early_end_is_on_record(data, capsys):
+    more = ("--steps", 100, "--patience", 1, "--learning-rate", 1e-7)
+    assert train(data, data / "out", *more) == 0
+    results = json.loads((data / "out" / "training.json").read_text())["results"]
+    assert results["planned_steps"] == 100 and results["steps"] < 100 and results["best_step"] < results["steps"]
+    early = f"at step {results['steps']} of 100"
+    assert early in capsys.readouterr().out and early in (data / "out" / "model_card.md").read_text()

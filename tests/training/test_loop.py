@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 from dataclasses import replace
 
 import cv2
@@ -14,6 +15,7 @@ from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.training import fit
 from cryosegnet_ext.training.curves import Watcher, draw_curves
 from cryosegnet_ext.training.fit import UNKNOWN, Interrupted, Recipe
+from cryosegnet_ext.training.tables import Table
 
 RECIPE = Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.02, precision="float32", validate_every=5)
 
@@ -157,3 +159,58 @@ def test_tensorboard_or_a_sentence(tmp_path):
     with Watcher(tmp_path, shown=False, tensorboard=True) as watcher:
         fit.fit(RECIPE, batch, tmp_path, validation=VALIDATION, watch=watcher)
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_full_disk_is_said_and_the_earlier_checkpoint_stays(tmp_path):
+    fit.fit(RECIPE, batch, tmp_path, stop_after=5)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, allowed[1]))
+    try:
+        with pytest.raises(CryoSegNetError, match=r"cannot write .*checkpoint\.pt"):
+            fit.fit(RECIPE, batch, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "loss.csv"}
+
+
+def test_a_table_that_cannot_be_written_is_said(tmp_path):
+    table = Table(tmp_path / "loss.csv", ["step", "loss"], 0, True)
+    (tmp_path / "loss.csv").unlink()
+    (tmp_path / "loss.csv").symlink_to("/dev/full")
+    with pytest.raises(CryoSegNetError, match=r"cannot write .*loss\.csv .No space left"):
+        table.add(10, 0.5)
+
+
+@pytest.mark.parametrize("content", [b"junk\n", b"", b"PK\x03\x04 cut short", None])
+def test_a_checkpoint_that_is_none_is_said(tmp_path, content):
+    if content is None:
+        torch.save({"of": "another program"}, tmp_path / "checkpoint.pt")
+    else:
+        (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(CryoSegNetError, match=r"checkpoint\.pt is damaged.*--overwrite"):
+        fit.fit(RECIPE, batch, tmp_path)
+
+
+def test_what_differs_from_the_checkpoint_is_said(tmp_path):
+    fit.fit(RECIPE, batch, tmp_path, stop_after=5)
+    with pytest.raises(CryoSegNetError, match="precision was float32, is bf16"):
+        fit.fit(replace(RECIPE, precision="bf16"), batch, tmp_path)
+
+
+def test_how_a_run_went_is_known(tmp_path):
+    stuck = replace(RECIPE, learning_rate=0.0, steps=200, patience=3, frozen_norm=True)
+    fit.fit(stuck, batch, tmp_path / "early", validation=VALIDATION)
+    assert fit.course(tmp_path / "early") == fit.Course(200, 20, 5)
+    fit.fit(RECIPE, batch, tmp_path / "whole")
+    assert fit.course(tmp_path / "whole") == fit.Course(20, 20, 20)
+
+
+def test_seconds_go_on_where_the_run_was_stopped(tmp_path):
+    fit.fit(RECIPE, batch, tmp_path, stop_after=10)
+    table = (tmp_path / "loss.csv").read_text()
+    head, row = table.splitlines()
+    (tmp_path / "loss.csv").write_text(f"{head}\n{row.rsplit(',', 1)[0]},500.0\n")
+    fit.fit(RECIPE, batch, tmp_path)
+    assert [float(r["seconds"]) >= 500 for r in rows(tmp_path / "loss.csv")] == [True, True]

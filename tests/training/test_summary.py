@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryosegnet_ext.training.training import summary
+from cryosegnet_ext.training.ending import summary
 
 REPORT = {
     "results": {
