@@ -251,6 +251,16 @@ def test_noise_follows_dose_and_efficiency():
         assert image.var() == pytest.approx(dose * 4 / efficiency, rel=0.03)
 
 
+def test_few_electrons_are_counted_one_by_one():
+    scene = replace(NOTHING, dose=2.0, detector_efficiency=0.5)
+    image, _ = simulate_micrograph([], scene, (400, 420), 0.5, 0)
+    counted = image * 0.5
+    assert counted.min() > -1e-3 and np.abs(counted - counted.round()).max() < 1e-3
+    assert image.mean() == pytest.approx(0.5, rel=0.02)
+    assert image.var() == pytest.approx(0.5 / 0.5, rel=0.03)
+    assert (counted.round() == 0).mean() == pytest.approx(np.exp(-0.25), abs=0.01)
+
+
 @pytest.mark.parametrize(("crowding", "clusters"), [(0.7, 0.6), (1.0, 0.0), (1.3, 0.5)])
 def test_particles_keep_their_distance(crowding, clusters):
     small = lopsided_stack(diameter=70.0)

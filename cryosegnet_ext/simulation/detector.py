@@ -9,6 +9,9 @@ from scipy import fft
 from .scene import Scene
 from .textures import Image
 
+# Electrons that count in a pixel of empty ice: with fewer, a Gaussian would have counts below zero (0.1 % here).
+FEW_ELECTRONS = 10.0
+
 
 def modulation_transfer(frequency: NDArray[np.floating], at_nyquist: float) -> NDArray[np.float64]:
     """Modulation transfer at ``frequency`` (1 / pixel); exponential, 1 at 0 and ``at_nyquist`` at 0.5."""
@@ -18,13 +21,16 @@ def modulation_transfer(frequency: NDArray[np.floating], at_nyquist: float) -> N
 def detect(intensity: Image, scene: Scene, pixel_size: float, rng: np.random.Generator) -> Image:
     """Electrons counted in each pixel (ny, nx) at relative ``intensity``, with their noise.
 
-    Counts are large enough for their Poisson noise to be Gaussian. Behind a detector with a modulation transfer M, the
+    The noise is Gaussian where `FEW_ELECTRONS` or more count in a pixel, else Poisson: whole electrons, over the share
+    that counts, so that the mean is the dose. Behind a detector with a modulation transfer M, the
     power of the noise falls by (1 + M^2) / 2, less than that of the signal, so that the quantum efficiency falls too.
     """
     electrons = np.maximum(intensity, 0.01) * np.float32(scene.dose * pixel_size**2)
-    noise = rng.standard_normal(intensity.shape, np.float32) * np.sqrt(
-        electrons / np.float32(scene.detector_efficiency)
-    )
+    efficiency = np.float32(scene.detector_efficiency)
+    if scene.dose * pixel_size**2 * scene.detector_efficiency < FEW_ELECTRONS:
+        noise = rng.poisson(electrons * efficiency).astype(np.float32) / efficiency - electrons
+    else:
+        noise = rng.standard_normal(intensity.shape, np.float32) * np.sqrt(electrons / efficiency)
     if scene.mtf >= 1:
         return electrons + noise
     shape = (intensity.shape[0], intensity.shape[1])
