@@ -50,6 +50,8 @@ examples:
   cryosegnet train --micrographs corrected_micrographs.star --labels Select/job020/particles.star -o trained
   cryosegnet train --micrographs mics/ --labels cryoppp_csv/ -o published --preset published"""
 
+#: Share of the micrographs that judge, where nothing is said of it.
+HELD_OUT = 0.2
 _length = number(*DIAMETERS, "diameter in angstrom")
 
 
@@ -99,7 +101,6 @@ def add_data_args(parser: argparse.ArgumentParser, labels_required: bool) -> Non
         "--validation",
         metavar="S",
         type=share,
-        default=0.2,
         help="share of micrographs held out to judge (default 0.2)",
     )
     add("--split", metavar="FILE", help='JSON with the lists "train" and "validation" of micrographs')
@@ -183,11 +184,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """See that the shared arguments go together."""
+    """See that the shared arguments go together, and fill in what was not given."""
     if os.path.exists(args.output) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a file: name a folder")
     if args.split is not None and not os.path.isfile(args.split):
         raise UsageError(f"--split {args.split}: no such file; leave it out for a split by chance")
+    if args.validation is None:
+        args.validation = HELD_OUT
 
 
 def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..., None]) -> int:
@@ -208,8 +211,8 @@ def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..
 def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callable[..., None]) -> int:
     from ..stopping import Stop, Stopped
     from ..training.curves import Watcher
-    from ..training.fit import Interrupted
     from ..training.ending import summary
+    from ..training.fit import Interrupted
 
     tell = (lambda _: None) if args.quiet or not group.first else say
     if folder.finished:

@@ -111,16 +111,14 @@ def finish_choice(
     scores: Mapping[str, Scores],
     remarks: Sequence[str] = (),
     scored_on: str | None = None,
+    advice: str = "More micrographs with labels, or labels that leave out fewer particles, may help.",
 ) -> None:
     """Say what was kept, and write the report; the start weights are put back where ``best`` is ``untouched``."""
     said = list(remarks)
     source = Path(resolve(trained.start))
     if best is untouched:
         write_atomic(trained.folder.path / WEIGHTS, source.read_bytes())
-        said.append(
-            "Fine-tuning did not make the network better: the start weights were kept unchanged. More micrographs with "
-            "labels, or labels that leave out fewer particles, may help."
-        )
+        said.append(f"Fine-tuning did not make the network better: the start weights were kept unchanged. {advice}")
     elif best.share == 0:
         said.append("The start weights' map was best; only score and threshold were fitted to these micrographs.")
     elif best.share < 1:

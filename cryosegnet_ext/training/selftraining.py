@@ -21,6 +21,7 @@ from ..inputs import expand_inputs
 from ..micrograph import Micrograph
 from ..picker import Picker
 from ..picks import Picks
+from ..progress import plural
 from ..weights import resolve, sha256_of
 from . import output
 from .blobs import lumpy_stack, simulated_micrographs
@@ -39,10 +40,13 @@ MOST_MICROGRAPHS = 20
 _DOUBT = 0.15
 _LEAST_CONFIDENT = 40
 # What the tuned network must keep: confident picks of the start weights; their number of picks; their simulated F1.
-KEPT_CONFIDENT, MOST_PICKS, LEAST_PICKS, LOST_F1 = 0.93, 2.0, 0.7, 0.03
+KEPT_CONFIDENT, MOST_PICKS, LEAST_PICKS, LOST_F1 = 0.93, 2.0, 0.7, 0.01
+# What must be better, one or the other: so many more picks, enough to see what they look like; so much simulated F1.
+MORE_PICKS, GAINED_F1 = 15, 0.01
 # Mean image of the added picks against that of the confident ones, as a correlation.
 ALIKE = 0.6
 _SIMULATED, _SIMULATED_SIDE = 6, 512
+_ADVICE = "Labels of 5 micrographs (cryosegnet finetune --labels) may help."
 SCORED_ON = f"{_SIMULATED} simulated micrographs of particles that no network saw"
 
 
@@ -81,13 +85,13 @@ def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, s
     blank, problems = prepare(tasks, how, folder.path / FRAMES, say)
     for problem in problems:
         say(f"warning: {problem}")
-    say(f"picking {len(blank)} micrographs with the start weights")
+    say(f"picking {plural(len(blank), 'micrograph')} with the start weights")
     examples = _confident(blank, options.confident, folder.path / FRAMES, start, device)
     count = sum(len(example.x) for example in examples)
     if count < _LEAST_CONFIDENT:
         raise CryoSegNetError(
-            f"the start weights find only {count} particles with a score of {options.confident:g} or more on "
-            f"{len(examples)} micrographs: give more micrographs, a lower --confident, or labels"
+            f"the start weights find only {plural(count, 'particle')} with a score of {options.confident:g} or more on "
+            f"{plural(len(examples), 'micrograph')}: give more micrographs, a lower --confident, or labels"
         )
     digest |= digests([(one, None) for one in inputs])
     if judges:
@@ -115,7 +119,7 @@ def _confident(blank: list[Example], confident: float, frames: Path, start: str,
 
 
 def conclude(trained: Trained) -> None:
-    """Keep the largest share of the trained weights that passes the tests which need no labels; else none."""
+    """Keep the largest share of the trained weights that passes the tests which need no labels and gains; else none."""
     trained.say(
         "comparing with the start weights: simulated micrographs, confident picks, and how the added picks look"
     )
@@ -139,21 +143,25 @@ def conclude(trained: Trained) -> None:
         new = Picker(trained.candidate, device=device)
         picks = [new.pick(m, with_size(m, e.diameter_px)) for e, m in held]
         seen = _score(new, simulated, images)
+        counts = sum(map(len, old_picks)), sum(map(len, picks))
         verdict = _verdict([e for e, _ in held], [m for _, m in held], old_picks, picks)
         if seen.f1 < old_simulated.f1 - LOST_F1:
             verdict = f"F1 on simulated micrographs falls from {old_simulated.f1:.3f} to {seen.f1:.3f}"
+        elif counts[1] < counts[0] + MORE_PICKS and seen.f1 < old_simulated.f1 + GAINED_F1:
+            verdict = verdict or (
+                f"nothing became better ({counts[0]} picks became {counts[1]}, F1 on simulated micrographs was "
+                f"{old_simulated.f1:.3f}, is {seen.f1:.3f})"
+            )
         if verdict is None:
             best = Choice(share, prior, threshold, seen.f1)
             keep(trained, best, segmenters)
             scores["fine-tuned"] = seen
-            counts = sum(map(len, old_picks)), sum(map(len, picks))
-            remarks.append(
-                f"Picks on {len(held)} micrographs that were not trained on: {counts[0]} before, {counts[1]} after."
-            )
+            where = plural(len(held), "micrograph") + (" that were" if len(held) > 1 else " that was")
+            remarks.append(f"Picks on {where} not trained on: {counts[0]} before, {counts[1]} after.")
             finish_choice(trained, best, untouched, scores, remarks, SCORED_ON)
             return
         remarks.append(f"{share:.0%} of the training was refused: {verdict}.")
-    finish_choice(trained, untouched, untouched, scores, remarks, SCORED_ON)
+    finish_choice(trained, untouched, untouched, scores, remarks, SCORED_ON, _ADVICE)
 
 
 def _simulated() -> list[Any]:
@@ -188,7 +196,7 @@ def _verdict(examples: list[Example], micrographs: list[Micrograph], old: list[P
         reference = reference + _sum_of_profiles(work, e.x, e.y)
         added = added + _sum_of_profiles(work, q.x[fresh], q.y[fresh])
         count += int(fresh.sum())
-    if count >= 15:
+    if count >= MORE_PICKS:
         likeness = float(np.corrcoef(reference, added)[0, 1])
         if not likeness > ALIKE:
             return f"the {count} added picks do not look like the confident ones (correlation {likeness:.2f})"

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cryosegnet_ext import CryoSegNetError, Micrograph, Picks, read_picks
+from cryosegnet_ext.commands import main
 from cryosegnet_ext.training import selftraining
 from cryosegnet_ext.training.blobs import lumpy_stack, replay_items, simulated_micrographs
+from cryosegnet_ext.training.calibration import Scores
 from cryosegnet_ext.training.dataset import Example
 from cryosegnet_ext.training.folder import RunFolder
 from cryosegnet_ext.training.options import FineTuning
+from cryosegnet_ext.training.parallel import Group
+from cryosegnet_ext.training.training import begin
 from cryosegnet_ext.unet import AttentionUNet
+from cryosegnet_ext.weights import sha256_of
 
-from .helpers import DIAMETER, centres, picture
+from .helpers import DIAMETER, centres, picture, write_star
 
 SHAPE = (500, 520)
 
@@ -71,6 +78,87 @@ def test_lost_picks_and_floods_are_refused(scene):
     many = np.random.default_rng(1).uniform(30, 470, (3 * half, 2)).T
     assert "became" in verdict(scene, old, many)
     assert "found again" in verdict(scene, old, (x[half : 2 * half], y[half : 2 * half]))
+
+
+@pytest.fixture
+def conclude(monkeypatch, trained):
+    """Conclude where the networks pick so many particles, with such an F1 on simulated micrographs, of 1000."""
+
+    def conclude(before, after):
+        pickers = iter([before, after, after, after])
+
+        class Fake:
+            def __init__(self, *_, **__):
+                self.count, self.f1 = next(pickers)
+
+            def pick(self, *_):
+                return picks(np.zeros(self.count), np.zeros(self.count))
+
+        monkeypatch.setattr(selftraining, "Picker", Fake)
+        monkeypatch.setattr(selftraining, "_simulated", list)
+        monkeypatch.setattr(selftraining, "_score", lambda picker, *_: Scores(1000, 1000, round(1000 * picker.f1)))
+        monkeypatch.setattr(selftraining, "_verdict", lambda *_: None)
+        monkeypatch.setattr(Example, "micrograph", lambda self: Micrograph(np.zeros((64, 64), np.float32), None, "m"))
+        selftraining.conclude(trained)
+        return trained.folder.report
+
+    return conclude
+
+
+@pytest.mark.parametrize(
+    ("after", "share"),
+    [((93, 0.534), 0), ((93, 0.541), 0), ((107, 0.541), 0), ((108, 0.535), 1), ((93, 0.552), 1), ((130, 0.53), 0)],
+)
+def test_the_trained_network_must_be_better_in_something(conclude, trained, after, share):
+    report = conclude((93, 0.541), after)
+    assert report["kept"]["share"] == share
+    if share == 0:
+        assert sha256_of(trained.folder.path / "unet.safetensors") == sha256_of(trained.start)
+        assert "kept unchanged" in report["results"]["remarks"][-1]
+        assert "refused" in report["results"]["remarks"][1]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--flip-labels", "y"], "--flip-labels has no effect"),
+        (["--label-scale", "2"], "--label-scale has no effect"),
+        (["--labels", "l", "--split", "s.json"], "--split has no effect"),
+        (["--labels", "l", "--validation", "0.2"], "--validation has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, capsys, more, words):
+    assert main(["finetune", "--micrographs", "m", "--self-train", "-o", str(tmp_path / "out"), *more]) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_split_is_followed_without_labels_and_every_run_writes_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(selftraining, "_LEAST_CONFIDENT", 20)
+    sample = (files("cryosegnet_ext") / "data" / "sample.mrc").read_bytes()
+    names = [str(tmp_path / f"{name}.mrc") for name in "ab"]
+    for name in names:
+        Path(name).write_bytes(sample)
+    write_star(tmp_path / "b.star", *read_xy())
+    for validation in names:
+        file = tmp_path / "split.json"
+        file.write_text(json.dumps({"train": [n for n in names if n != validation], "validation": [validation]}))
+        options = FineTuning(names, [], self_train=True, diameter=170.0, split=str(file))
+        data = selftraining.load_data(options, run(tmp_path / "run"), "default", "cpu", silent)
+        assert [e.name for e in data.validation] == [validation]
+    options = FineTuning(names, [str(tmp_path / "b.star")], self_train=True, diameter=170.0)
+    folder = run(tmp_path / "run")
+    data = selftraining.load_data(options, folder, "default", "cpu", silent)
+    begin(folder, data, Group(), 0, silent, "pick")
+    assert json.loads((folder.path / "split.json").read_text()) == {
+        "seed": 0,
+        "train": names[:1],
+        "validation": names[1:],
+    }
+
+
+def read_xy():
+    truth = read_picks(str(files("cryosegnet_ext") / "data" / "sample_truth.star"))
+    return truth.x, truth.y
 
 
 def test_confident_picks_become_labels_and_weak_ones_doubts(tmp_path, monkeypatch):
