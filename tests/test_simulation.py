@@ -229,6 +229,18 @@ def test_each_ingredient_alone(ingredient, value, is_junk):
         assert truth.junk.mean() == pytest.approx(0.5, abs=0.3)
 
 
+def test_crystalline_ice_shows_its_lattice():
+    scene = replace(NOTHING, crystalline=1.0, optics=replace(NOTHING.optics, b_factor=20))
+    image, truth = simulate_micrograph([STACK], scene, (512, 512), 1.5, 2)
+    assert truth.junk.all()
+    window = np.hanning(512)[:, None] * np.hanning(512)
+    power = np.abs(np.fft.rfft2((image / image.mean() - 1) * window)) ** 2
+    s = np.hypot(np.fft.fftfreq(512, 1.5)[:, None], np.fft.rfftfreq(512, 1.5))
+    ring, beside = (power[(s > 1 / coarsest) & (s < 1 / finest)] for coarsest, finest in ((4.0, 3.4), (5.5, 4.3)))
+    assert ring.max() > 100 * beside.max()
+    assert np.median(ring) < 0.01 * ring.max()  # spots
+
+
 def test_gold_beads_are_cut_at_the_frame_and_cost_their_own_area():
     image, truth = simulate_micrograph([STACK], replace(NOTHING, gold=3000), (600, 640), 8.0, 2)
     assert np.isfinite(image).all()

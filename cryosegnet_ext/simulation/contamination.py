@@ -8,6 +8,7 @@ typical particle diameter in pixels, which sets the sizes: what spoils picking i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -96,25 +97,49 @@ def add_leopard(planes: Planes, contrast: float, d: float, rng: np.random.Genera
     """Leopard-skin ice over the whole frame: cells a particle or so across, with dark seams and darker spots."""
     shape = planes.phase.shape
     cell = d * float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
-    step = max(int(cell / 16), 1)  # cells are smooth at this scale, and neighbours are slow to look up
-    ny, nx = -(-shape[0] // step) + 2, -(-shape[1] // step) + 2
+    gaps, index, count, step = _cells(shape, cell, rng)
     side = cell / step
-    seeds = rng.uniform((-side, -side), (ny + side, nx + side), (max(int(ny * nx / side**2), 4), 2))
-    at = np.argwhere(np.ones((ny, nx), bool)).astype(np.float64)
-    warp = [smooth_noise((ny, nx), side / 2, rng).ravel() * 0.15 * side for _ in range(2)]
-    gaps, index = cKDTree(seeds).query(at + np.stack(warp, -1), k=2)
-    seam = np.exp(-(((gaps[:, 1] - gaps[:, 0]) / (0.09 * side + 0.6)) ** 2))
-    tone = rng.normal(0, 1, len(seeds))[index[:, 0]]
-    spotted = (rng.random(len(seeds)) < rng.uniform(0.05, 0.5))[index[:, 0]]
-    spot = spotted * np.exp(-((gaps[:, 0] / (rng.uniform(0.2, 0.45) * side)) ** 2))
-    spot *= np.clip((gaps[:, 1] - gaps[:, 0]) / (0.4 * side), 0, 1)  # fades before the next cell begins
-    seam, tone, spot = (_enlarge(p.reshape(ny, nx), step, shape) for p in (seam, tone, spot))
+    edge = np.exp(-(((gaps[..., 1] - gaps[..., 0]) / (0.09 * side + 0.6)) ** 2))
+    shade = rng.normal(0, 1, count)[index]
+    spotted = (rng.random(count) < rng.uniform(0.05, 0.5))[index]
+    dot = spotted * np.exp(-((gaps[..., 0] / (rng.uniform(0.2, 0.45) * side)) ** 2))
+    dot *= np.clip((gaps[..., 1] - gaps[..., 0]) / (0.4 * side), 0, 1)  # fades before the next cell begins
+    seam, tone, spot = (_enlarge(plane, step, shape) for plane in (edge, shade, dot))
     broken = np.clip(0.6 + 0.6 * smooth_noise(shape, cell, rng), 0, 1.5)
     fine = smooth_noise(shape, max(0.08 * cell, 1), rng)
     planes.phase[:] += np.float32(contrast) * (0.30 * seam * broken + 0.07 * fine + 0.45 * spot)
     tone *= np.float32(rng.choice([0.0, 0.01, 0.04]))
     planes.absorption[:] *= np.exp(-np.float32(contrast) * (tone + 0.25 * spot + 0.03 * seam))
     planes.junk[:] = True
+
+
+def add_crystalline(planes: Planes, contrast: float, d: float, pixel_size: float, rng: np.random.Generator) -> None:
+    """Ice that has crystallised over the whole frame: mottled grains, dark where they diffract, with their lattices.
+
+    A lattice shows as spots in the power spectrum where the pixels are fine enough for it.
+    """
+    shape = planes.phase.shape
+    grain = d * float(np.exp(rng.uniform(np.log(0.3), np.log(1.5))))
+    gaps, index, count, step = _cells(shape, grain, rng)
+    inner = np.clip((gaps[..., 1] - gaps[..., 0]) / (0.25 * grain / step), 0, 1)  # grains are thin at their rims
+    tone = _enlarge(rng.normal(0, 1, count)[index] * inner, step, shape)
+    strong = (rng.random(count) < rng.uniform(0.1, 0.4)) * rng.uniform(0.3, 1, count)
+    diffracting = _enlarge(strong[index] * inner, step, shape)
+    fine, coarse = (smooth_noise(shape, max(share * grain, 1), rng) for share in (0.06, 0.25))
+    mottled = 0.6 * fine + 0.4 * coarse
+    planes.phase[:] += np.float32(contrast) * (0.06 * tone + 0.08 * mottled + 0.15 * diffracting)
+    dark = diffracting * np.clip(1 + 0.6 * mottled, 0, 2)
+    planes.absorption[:] *= np.exp(-np.float32(0.3 * contrast) * dark).astype(np.float32)
+    planes.junk[:] = True
+    spacing = rng.choice(ICE_SPACINGS[:3], count) / pixel_size
+    angle, start = rng.uniform(0, np.pi, count), rng.uniform(0, 2 * np.pi, count)
+    strength = rng.uniform(0, 0.3, count) * (spacing > 2.05)
+    grains = cv2.resize(index.astype(np.float32), None, fx=step, fy=step, interpolation=cv2.INTER_NEAREST)
+    which = grains[: shape[0], : shape[1]].astype(np.int32)
+    x, y = np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32)[:, None]
+    along, across = (np.float32(2 * np.pi) * (part(angle) / spacing).astype(np.float32) for part in (np.cos, np.sin))
+    waves = np.cos(along[which] * x + across[which] * y + start.astype(np.float32)[which])
+    planes.phase[:] += (contrast * strength).astype(np.float32)[which] * waves
 
 
 def add_film(planes: Planes, contrast: float, pixel_size: float, rng: np.random.Generator) -> None:
@@ -167,6 +192,23 @@ def add_patch(planes: Planes, x0: int, y0: int, phase: Image, absorption: Image,
     planes.junk[here] |= junk[there]
 
 
+def _cells(
+    shape: tuple[int, int], cell: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.intp], int, int]:
+    """Irregular cells about ``cell`` pixels across over a frame of ``shape``, on a grid of every ``step`` pixels.
+
+    Distances (ny, nx, 2) to the two nearest seeds in steps, which cell it is (ny, nx), how many there are, the step.
+    """
+    step = max(int(cell / 16), 1)  # cells are smooth at this scale, and neighbours are slow to look up
+    ny, nx = -(-shape[0] // step) + 2, -(-shape[1] // step) + 2
+    side = cell / step
+    seeds = rng.uniform((-side, -side), (ny + side, nx + side), (max(int(ny * nx / side**2), 4), 2))
+    at = np.argwhere(np.ones((ny, nx), bool)).astype(np.float64)
+    warp = [smooth_noise((ny, nx), side / 2, rng).ravel() * 0.15 * side for _ in range(2)]
+    gaps, index = cKDTree(seeds).query(at + np.stack(warp, -1), k=2)
+    return gaps.reshape(ny, nx, 2), index[:, 0].reshape(ny, nx), len(seeds), step
+
+
 def _polygon(shape: tuple[int, int], size: float, rng: np.random.Generator) -> Image:
     """A convex polygon of 4 to 7 corners, about ``size`` across, 1 inside; its edge is a pixel wide."""
     corners = int(rng.integers(4, 8))
@@ -216,7 +258,7 @@ def _line(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]
     return np.round(np.stack([x, y], -1)).astype(np.int32)[:, None]
 
 
-def _enlarge(plane: NDArray[np.float64], step: int, shape: tuple[int, int]) -> Image:
+def _enlarge(plane: NDArray[Any], step: int, shape: tuple[int, int]) -> Image:
     """Enlarge by a whole factor and cut to ``shape`` (ny, nx)."""
     size = (plane.shape[1] * step, plane.shape[0] * step)
     wide = cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)

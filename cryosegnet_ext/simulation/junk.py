@@ -5,10 +5,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .contamination import Planes, add_crystals, add_droplets, add_film, add_foil, add_leopard, add_patch
+from .contamination import (
+    Planes,
+    add_crystalline,
+    add_crystals,
+    add_droplets,
+    add_film,
+    add_foil,
+    add_leopard,
+    add_patch,
+)
 from .membranes import add_disc, add_vesicle
 from .scene import Scene
-from .textures import Image, outside_hole, smooth_noise
+from .textures import Image, outside_hole
 
 
 def make_junk(
@@ -45,8 +54,8 @@ def make_junk(
         reach = int(np.ceil(r))
         disc = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
         cv2.circle(disc, (reach, reach), reach, 1, -1)
-        bead = Planes(disc * np.float32(1.5), 1 - np.float32(0.7) * disc, disc > 0)
-        add_patch(planes, int(x) - reach, int(y) - reach, bead.phase, bead.absorption, bead.junk)
+        bead = disc * np.float32(1.5), 1 - np.float32(0.7) * disc, disc > 0
+        add_patch(planes, int(x) - reach, int(y) - reach, *bead)
     if scene.carbon > 0:
         side = outside_hole(shape, scene.carbon, rng)
         grain = rng.standard_normal(shape, np.float32) * np.float32(0.12 / np.sqrt(pixel_size) * rng.uniform(0.6, 1.6))
@@ -56,13 +65,7 @@ def make_junk(
         absorption *= 1 - edge * np.float32(rng.uniform(0.02, 0.35))
         junk |= cv2.GaussianBlur(side, (0, 0), max(0.25 * d, 1)) > 0.15
     if scene.crystalline > 0:
-        coarse = smooth_noise(shape, d * rng.uniform(0.25, 0.8), rng)
-        fine = np.abs(smooth_noise(shape, d * rng.uniform(0.12, 0.3), rng))
-        phase += np.float32(scene.crystalline) * (0.35 * np.exp(1.2 * coarse) - 0.25 * np.exp(-4 * fine)).astype(
-            np.float32
-        )
-        absorption *= np.exp(-0.08 * scene.crystalline * np.clip(coarse, 0, None)).astype(np.float32)
-        junk[:] = True
+        add_crystalline(planes, scene.crystalline, d, pixel_size, more)
     if scene.film_texture > 0:
         add_film(planes, scene.film_texture, pixel_size, more)
     if scene.leopard > 0:

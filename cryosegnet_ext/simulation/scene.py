@@ -64,7 +64,7 @@ class Scene:
     carbon
         Probability-free switch: the share of the frame covered by carbon from one side, 0 for none.
     crystalline
-        Contrast of crystalline ice texture, 0 for none.
+        Contrast of ice that has crystallised over the whole frame: grains and their lattices, 0 for none.
     contrast
         Factor on the specimen's potential (thick ice, radiation damage and denaturation lower it).
     contamination
