@@ -79,6 +79,9 @@ def test_the_same_command_goes_on(specimen, tmp_path, capsys):
     kept = (out / "micrographs" / "sim_00001.mrc").stat().st_mtime_ns
     assert simulate(specimen, out, count=3) == 0
     assert bytes_of(out) == whole
+    (out / "truth" / "micrographs" / "sim_00003.star").unlink()
+    assert simulate(specimen, out, count=3) == 0
+    assert bytes_of(out) == whole
     assert (out / "micrographs" / "sim_00001.mrc").stat().st_mtime_ns == kept
     assert simulate(specimen, out, "--dose", "20", count=3) == 3
     assert "ranges" in capsys.readouterr().err

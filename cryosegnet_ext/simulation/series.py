@@ -143,7 +143,9 @@ def run(
             remark(f"{specimen.name}: {specimen.remark}")
     for specimen, projector in zip(simulator.specimens, simulator._projectors):
         _write_specimen(output, specimen, projector)
-    missing = [i for i in range(count) if not (output / micrograph_name(i)).is_file()]
+    missing = [
+        i for i in range(count) if not ((output / micrograph_name(i)).is_file() and (output / truth_name(i)).is_file())
+    ]
     for index, seconds in _each(simulator, missing, workers):
         report(index, seconds)
     scenes = [plan.scene(i) for i in range(count)]
