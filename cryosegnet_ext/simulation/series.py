@@ -167,7 +167,7 @@ def run(
     if covered < FEW * asked:
         remark(
             f"particles cover {covered:.2f} of a micrograph on average, where --coverage asks for {asked:.2f}: "
-            "they found no more room; a lower --crowding makes some"
+            "a lower --crowding, or a --shape much larger than a particle, makes room for more"
         )
     if more := [i for i in micrographs_in(output) if i >= count]:
         remark(f"{output} holds {len(more)} more micrographs of a larger --count; micrographs.star leaves them out")
