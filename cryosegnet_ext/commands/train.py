@@ -35,6 +35,7 @@ A few labelled micrographs of one protein are better used with 'cryosegnet finet
 _EPILOG = """written into DIR:
   unet.safetensors            the network: cryosegnet pick ... --weights DIR/unet.safetensors
   model_card.md               what it was trained on and how well it picks the validation micrographs
+  labels.jpg                  the labels of one micrograph, as they are taken
   curves.png, loss.csv, validation.csv   the course of the training
   training.json, split.json   everything needed to do it again
 

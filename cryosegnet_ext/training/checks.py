@@ -3,7 +3,9 @@
 Whether labels lie on particles is asked of the image alone, for any particle, dark or bright, full or hollow: the
 average of the image around the labels, turned into a radial profile, is flat where the labels are anywhere and has
 structure where they are on particles. The average of n places without common structure varies by 1 / n of what the
-image does, so n * var(profile) / var(image) is below 1 for wrong places and grows with n for right ones.
+image does, so n * var(profile) / var(image) is below 1 for wrong places and grows with n for right ones. Profiles of
+several micrographs, each in units of its image's deviation, are averaged before that: a few labels on each of a few
+micrographs say as much as all of them on one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..denoise import working_image
+from .folder import PICTURE
 from .labels import Labels
 
 Floats = NDArray[np.float64]
@@ -33,8 +36,10 @@ SURE, TIMES = 5.0, 6.0
 BELIEVED = 3.0
 # With fewer labels one blob of ice can look like evidence.
 LEAST_LABELS = 15
-# Where so many labels show nothing, the user is told.
-MANY = 60
+# Where so many labels show nothing, the user is told; where so many do, training on them is refused.
+MANY, PLENTY = 60, 150
+# Evidence of each label, on average, from which on they show something: real ones have 0.2 to 0.7.
+LEAST_EACH = 0.01
 _FACTORS = (2.0, 0.5, 4.0, 0.25, 3.0, 1 / 3, 8.0, 0.125)
 _SIDE = 32.0
 
@@ -70,7 +75,7 @@ class Problem:
     Attributes
     ----------
     micrograph, source
-        Names of the micrograph and of its label file.
+        Names of the micrograph, empty for all of them, and of its label file.
     what
         The rest of a sentence that the file's name begins.
     remedy
@@ -127,8 +132,8 @@ def check_shape(micrograph: str, shape: tuple[int, int], labels: Labels) -> Prob
     return None
 
 
-def check_frame(micrograph: str, shape: tuple[int, int], labels: Labels) -> Problem | None:
-    """More labels outside the frame than a few strays."""
+def check_frame(micrograph: str, shape: tuple[int, int], labels: Labels, seen: Floats) -> Problem | None:
+    """More labels outside the frame than a few strays; ``seen`` are the image's profiles (see `Evidence`)."""
     if len(labels) == 0:
         return None
     out = ~inside(labels.x, labels.y, shape)
@@ -136,13 +141,9 @@ def check_frame(micrograph: str, shape: tuple[int, int], labels: Labels) -> Prob
         return None
     ny, nx = shape
     what = f"has {out.sum()} of {len(labels)} labels outside {micrograph} ({nx} x {ny} pixels)"
-    reach = max(labels.x.max() / nx, labels.y.max() / ny)
-    if inside(labels.y, labels.x, shape).all() and reach < 2 and nx != ny:
-        return Problem(micrograph, labels.source, what + ": x and y look exchanged", "--flip-labels swap")
-    for factor in sorted((f for f in _FACTORS if f < 1), reverse=True):
-        if 0.75 < reach * factor <= 1.001 and inside(labels.x * factor, labels.y * factor, shape).all():
-            what += f": they look like those of a micrograph {1 / factor:g} times as large"
-            return Problem(micrograph, labels.source, what, f"--label-scale {factor:.6g}")
+    better = fitting(seen) if len(labels) >= LEAST_LABELS else None
+    if better is not None:
+        return Problem(micrograph, labels.source, f"{what}, but they lie on its particles {better.name}", better.remedy)
     return Problem(micrograph, labels.source, what + ": they belong to another micrograph or another binning")
 
 
@@ -164,36 +165,46 @@ class Evidence:
         self._scale_x, self._scale_y = work.scale_x, work.scale_y
         self._variance = max(float(self._image.var()), 1e-12)
 
-    def __call__(self, x: Floats, y: Floats) -> float:
-        """Evidence for particles at x, y (n,) of the micrograph's pixels: below 1 for none; see the module."""
+    def __call__(self, x: Floats, y: Floats) -> Floats:
+        """Of labels x, y (n,), pixels of the micrograph: how many have their surroundings in it, and profiles' sum."""
         reach = round(0.75 * _SIDE)
         column = np.round((x + 0.5) * self._scale_x - 0.5).astype(int)
         row = np.round((y + 0.5) * self._scale_y - 0.5).astype(int)
         h, w = self._image.shape
         whole = (column >= reach) & (row >= reach) & (column < w - reach) & (row < h - reach)
         column, row = column[whole], row[whole]
-        if len(column) < 3:
-            return 0.0
         offset = np.arange(-reach, reach + 1, 2)
-        mean = np.zeros((len(offset), len(offset)))
+        total = np.zeros((len(offset), len(offset)))
         for i in range(0, len(column), 256):
             rows, columns = row[i : i + 256, None, None] + offset[:, None], column[i : i + 256, None, None] + offset
-            mean += self._image[rows, columns].sum(0)
-        mean /= len(column)
+            total += self._image[rows, columns].sum(0)
         ring = (np.hypot(*np.meshgrid(offset, offset)) / 2).round().astype(int)
         within = ring <= reach // 2
-        profile = np.bincount(ring[within], mean[within]) / np.bincount(ring[within])
-        return float(len(column) * profile.var() / self._variance)
+        profile = np.bincount(ring[within], total[within]) / np.bincount(ring[within])
+        return np.append(len(column), profile / np.sqrt(self._variance))
 
     def placements(self, labels: Labels) -> Floats:
-        """Evidence for the labels as they are, then for each of `PLACEMENTS`; 0 where most would lie outside."""
-        x, y = labels.x, labels.y
-        seen = [self(x, y)]
+        """(1 + placements, 1 + radii): labels as they are, then by `PLACEMENTS`; 0 where most would lie outside."""
+        seen = [self(labels.x, labels.y)]
         for placement in PLACEMENTS:
-            a, b = placement.apply(x, y, self.shape)
+            a, b = placement.apply(labels.x, labels.y, self.shape)
             fits = inside(a, b, self.shape)
-            seen.append(self(a[fits], b[fits]) if fits.mean() > 0.9 else 0.0)
+            seen.append(self(a[fits], b[fits]) if fits.mean() > 0.9 else np.zeros_like(seen[0]))
         return np.array(seen)
+
+
+def strength(seen: Floats) -> Floats:
+    """Evidence for each row of `Evidence.placements`, or of such tables' sum: below 1 for none; see the module."""
+    count = np.maximum(seen[:, 0], 1)
+    return np.where(seen[:, 0] >= 3, (seen[:, 1:] / count[:, None]).var(1) * count, 0.0)
+
+
+def fitting(seen: Floats) -> Placement | None:
+    """The placement that fits far better than the labels do as they are, if there is one."""
+    evidence = strength(seen)
+    best = int(np.argmax(evidence))
+    sure = evidence[best] >= SURE and evidence[best] >= TIMES * max(evidence[0], 0.5)
+    return PLACEMENTS[best - 1] if best > 0 and sure else None
 
 
 def further(remedy: str, flip: str | None, scale: float) -> str:
@@ -214,41 +225,40 @@ def further(remedy: str, flip: str | None, scale: float) -> str:
     return " ".join(words) or "neither --flip-labels nor --label-scale"
 
 
-def check_placement(micrograph: str, labels: Labels, evidence: Floats) -> Problem | None:
+def check_placement(micrograph: str, labels: Labels, seen: Floats) -> Problem | None:
     """A placement that fits this micrograph far better than the labels do as they are."""
-    best = int(np.argmax(evidence))
-    if best == 0 or len(labels) < LEAST_LABELS:
+    better = fitting(seen) if len(labels) >= LEAST_LABELS else None
+    if better is None:
         return None
-    if evidence[best] < SURE or evidence[best] < TIMES * max(evidence[0], 0.5):
-        return None
-    placement = PLACEMENTS[best - 1]
+    evidence = strength(seen)
     what = (
-        f"does not lie on the particles of {micrograph}, but does so {placement.name} "
-        f"(evidence {evidence[0]:.1f} as it is, {evidence[best]:.0f} so)"
+        f"does not lie on the particles of {micrograph}, but does so {better.name} "
+        f"(evidence {evidence[0]:.1f} as it is, {evidence.max():.0f} so)"
     )
-    return Problem(micrograph, labels.source, what, placement.remedy)
+    return Problem(micrograph, labels.source, what, better.remedy)
 
 
-def check_all(evidence: Mapping[str, Floats], counts: Mapping[str, int]) -> str | None:
-    """What the micrographs say together, by micrograph: a placement, or that the labels show nothing; None if well.
-
-    A micrograph with few labels says too little alone; evidence adds up over them.
-    """
-    if not evidence or sum(counts.values()) < LEAST_LABELS:
+def check_all(seen: Mapping[str, Floats], counts: Mapping[str, int]) -> Problem | None:
+    """What the micrographs say together, by name: that labels lie elsewhere, show nothing, or are too few to tell."""
+    count = sum(counts.values())
+    if not seen or not count:
         return None
-    total = np.sum(list(evidence.values()), axis=0)
-    # each micrograph without structure adds up to about 1 by chance
-    excess = total - 0.5 * len(evidence)
-    best = int(np.argmax(excess))
-    if best > 0 and excess[best] > SURE + len(evidence) and excess[best] > TIMES * max(excess[0], 0.5):
-        placement = PLACEMENTS[best - 1]
-        return f"the labels together fit far better {placement.name}: use {placement.remedy}"
-    if sum(counts.values()) >= MANY and total[0] < max(BELIEVED, 1.0 * len(evidence)):
-        return (
-            "nothing in the images stands out at the labels: check that labels and micrographs belong together, and "
-            "--diameter"
-        )
-    return None
+    total = np.sum(list(seen.values()), axis=0)
+    evidence = float(strength(total)[0])
+    if count >= LEAST_LABELS:
+        better = fitting(total)
+        if better is not None:
+            return Problem("", "the labels", f"together fit far better {better.name}", better.remedy)
+        if evidence >= max(BELIEVED, LEAST_EACH * count):
+            return None
+    if count < MANY:
+        few = f"are too few to tell whether they lie on particles ({count}): look at {PICTURE} as the training begins"
+        return Problem("", "the labels", few, serious=False)
+    what = (
+        f"lie where nothing stands out in the images (evidence {evidence:.1f} of {count} labels): check that labels "
+        "and micrographs belong together, and --diameter"
+    )
+    return Problem("", "the labels", what, serious=count >= PLENTY and evidence < BELIEVED)
 
 
 def list_problems(problems: Sequence[Problem], most: int = 10) -> str:

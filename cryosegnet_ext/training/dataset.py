@@ -173,13 +173,17 @@ def prepare(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     problems = [problem for _, found, _ in results for problem in found]
-    evidence = {task.one.name: seen for task, (_, _, seen) in zip(tasks, results) if seen is not None}
-    counts = {task.one.name: len(task.labels) for task in tasks}
-    together = checks.check_all(evidence, counts)
-    if together is not None and not any(p.serious for p in problems):
-        serious = "fit far better" in together
-        problems.append(Problem("", "the labels", together.removeprefix("the labels "), serious=serious))
-    return [example for example, _, _ in results if example is not None], problems
+    usable = [(example, seen) for example, _, seen in results if example is not None]
+    evidence = {example.name: seen for example, seen in usable if seen is not None}
+    together = checks.check_all(evidence, {example.name: len(example.x) for example, _ in usable})
+    if together is not None:
+        problems.insert(0, _added(together, how))
+    return [example for example, _ in usable], problems
+
+
+def _added(problem: Problem, how: Preparation) -> Problem:
+    """The problem with a remedy that adds to what was done to the labels already."""
+    return replace(problem, remedy=problem.remedy and checks.further(problem.remedy, how.flip, how.scale))
 
 
 def _prepare(task: Task, how: Preparation, folder: Path) -> tuple[Example | None, list[Problem], Floats | None]:
@@ -222,16 +226,12 @@ def _make(task: Task, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
     name = task.one.path.name
     found = [checks.check_shape(name, shape, task.labels) if how.scale == 1 else None]
     labels = checks.place(scaled_labels(task.labels, shape), shape, how.flip, how.scale)
-    if found[0] is None:
-        found.append(checks.check_frame(name, shape, labels))
-    problems = [p for p in found if p is not None]
     evidence = None
-    if not problems and len(labels):
+    if found[0] is None and len(labels):
         evidence = Evidence(micrograph.data, diameter_px).placements(labels)
-        problem = checks.check_placement(name, labels, evidence)
-        problems += [problem] if problem else []
-    if how.flip or how.scale != 1:
-        problems = [replace(p, remedy=p.remedy and checks.further(p.remedy, how.flip, how.scale)) for p in problems]
+        outside = checks.check_frame(name, shape, labels, evidence)
+        found.append(outside or checks.check_placement(name, labels, evidence))
+    problems = [_added(p, how) for p in found if p is not None]
     within = checks.inside(labels.x, labels.y, shape)
     if not problems and not within.all():
         what = f"has {(~within).sum()} of {len(labels)} labels outside {name}: left out"

@@ -19,6 +19,8 @@ WEIGHTS = "unet.safetensors"
 CHECKPOINT = "checkpoint.pt"
 CANDIDATE = "candidate.safetensors"
 SPLIT = "split.json"
+#: Labels drawn on a micrograph.
+PICTURE = "labels.jpg"
 #: Prepared micrographs. A name that no user gives to a folder of theirs: it is removed with all that is in it.
 FRAMES = ".cryosegnet-frames"
 _LOCK = ".cryosegnet-lock"
@@ -30,6 +32,7 @@ _OURS = (
     "loss.csv",
     "validation.csv",
     "curves.png",
+    PICTURE,
     CHECKPOINT,
     CANDIDATE,
     "tensorboard",

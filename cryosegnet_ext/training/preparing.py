@@ -98,15 +98,19 @@ def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Exam
     if serious and not (wanted.skip_bad and examples):
         kinds = " and the ".join(sorted({p.of for p in serious}, reverse=True))
         remedies = {p.remedy for p in serious if p.remedy}
-        if len(remedies) == 1 and len(serious) > 1:
+        if len(remedies) == 1 and (len(serious) > 1 or not serious[0].micrograph):
             hint = f"run again with {remedies.pop()}"
         else:
             hint = "put them right, or add --skip-bad to train without these micrographs"
         raise CryoSegNetError(
             f"{plural(len(serious), 'problem')} with the {kinds}; {hint}:\n" + checks.list_problems(serious)
         )
-    if serious:
-        say(f"warning: {plural(len(serious), 'micrograph')} left out:\n{checks.list_problems(serious)}")
+    left_out = [p for p in serious if p.micrograph]
+    if left_out:
+        say(f"warning: {plural(len(left_out), 'micrograph')} left out:\n{checks.list_problems(left_out)}")
+    for problem in serious:
+        if not problem.micrograph:
+            say(f"warning: going on, since --skip-bad says so, although {problem}")
     if not any(len(e.x) for e in examples):
         raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
     return examples, size, digests(chosen)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..errors import CryoSegNetError
 from ..memory import ran_out
+from ..overlay import save_overlay
 from ..picker import Picker
+from ..picks import Picks
 from ..progress import plural
 from ..scoring import Calibration
 from ..simulation.micrograph import ProjectionStack
@@ -28,7 +30,7 @@ from .curves import Watcher
 from .dataset import Example, Preparation, chosen, split
 from .ending import finish
 from .fit import Batch, Recipe, fit
-from .folder import CANDIDATE, WEIGHTS, RunFolder
+from .folder import CANDIDATE, PICTURE, WEIGHTS, RunFolder
 from .options import Options
 from .parallel import Group
 from .preparing import Size, Wanted, labelled_examples
@@ -105,6 +107,10 @@ def begin(folder: RunFolder, data: Data, group: Group, seed: int, say: Callable[
         known = data.described(folder.path.name)
         names = {"seed": seed, "train": sorted(known["train"]), "validation": sorted(known["validation"])}
         folder.begin(data.inputs, names, {"data": known, "environment": output.environment(group.device)})
+        if not (folder.path / PICTURE).exists():
+            shown = max(data.training, key=lambda e: len(e.x))
+            picks = Picks(shown.x, shown.y, np.full(len(shown.x), shown.diameter_px), np.ones(len(shown.x)))
+            save_overlay(folder.path / PICTURE, shown.micrograph().data, picks)
     group.wait()
 
 

@@ -7,7 +7,15 @@ import pytest
 
 from cryosegnet_ext import read_micrograph, read_picks
 from cryosegnet_ext.training import checks
-from cryosegnet_ext.training.checks import PLACEMENTS, Evidence, check_all, check_frame, check_placement, check_shape
+from cryosegnet_ext.training.checks import (
+    PLACEMENTS,
+    Evidence,
+    check_all,
+    check_frame,
+    check_placement,
+    check_shape,
+    strength,
+)
 from cryosegnet_ext.training.labels import Labels
 
 from .helpers import DIAMETER, centres, picture
@@ -38,7 +46,7 @@ WRONG = {
 def test_right_labels_are_believed(scene):
     x, y, evidence = scene
     seen = evidence.placements(labels(x, y))
-    assert seen[0] > 20 and seen[1:].max() < 2
+    assert strength(seen)[0] > 20 and strength(seen)[1:].max() < 2
     assert check_placement("mic.mrc", labels(x, y), seen) is None
 
 
@@ -77,19 +85,50 @@ def test_labels_on_noise_accuse_nobody():
         evidence = Evidence(np.random.default_rng(i).normal(size=SHAPE).astype(np.float32), DIAMETER)
         seen[str(i)] = evidence.placements(labels(x, y))
         assert check_placement("m", labels(x, y), seen[str(i)]) is None
-    assert "stands out" in check_all(seen, dict.fromkeys(seen, 80))
+    assert "stands out" in str(check_all(seen, dict.fromkeys(seen, 80)))
 
 
-def test_few_labels_accuse_only_together(scene):
-    x, y, evidence = scene
-    files = {}
-    for i in range(6):
-        few = labels(x[6 * i : 6 * i + 6], SHAPE[0] - 1 - y[6 * i : 6 * i + 6])
-        files[str(i)] = evidence.placements(few)
-        assert check_placement("m", few, files[str(i)]) is None
-    assert "--flip-labels y" in check_all(files, dict.fromkeys(files, 6))
-    right = {str(i): evidence.placements(labels(x[6 * i : 6 * i + 6], y[6 * i : 6 * i + 6])) for i in range(6)}
-    assert check_all(right, dict.fromkeys(right, 6)) is None
+def few_labels(each, count, seed=0, depth=0.8):
+    """Of some micrographs, ``each`` labels on each: evidence right and flipped in y, and how many there are."""
+    right, flipped = {}, {}
+    for i in range(count):
+        x, y = centres(SHAPE, i)
+        evidence = Evidence(picture(x, y, SHAPE, i, depth=depth), DIAMETER)
+        some = np.random.default_rng([seed, i]).choice(len(x), each, replace=False)
+        right[str(i)] = evidence.placements(labels(x[some], y[some]))
+        flipped[str(i)] = evidence.placements(labels(x[some], SHAPE[0] - 1 - y[some]))
+    return right, flipped, dict.fromkeys(right, each)
+
+
+@pytest.mark.parametrize("each", [3, 5, 8, 12])
+@pytest.mark.parametrize("depth", [0.4, 0.8])
+def test_few_labels_accuse_together(each, depth):
+    right, flipped, counts = few_labels(each, 5, depth=depth)
+    for seen in flipped.values():
+        few = labels(np.arange(each), np.arange(each))
+        assert check_placement("m", few, seen) is None  # too few alone
+    found = check_all(flipped, counts)
+    assert found.serious and found.remedy == "--flip-labels y" and "the labels together fit" in str(found)
+    assert check_all(right, counts) is None
+
+
+def test_where_labels_are_too_few_to_tell_it_is_said():
+    for seen, counts in [(few_labels(4, 2)[k], few_labels(4, 2)[2]) for k in (0, 1)]:
+        found = check_all(seen, counts)
+        assert not found.serious and "too few to tell" in str(found) and "labels.jpg" in str(found)
+    faint = few_labels(5, 4, depth=0.0)
+    assert "too few to tell" in str(check_all(faint[0], faint[2]))
+
+
+def test_labels_of_other_micrographs_stop_the_training():
+    seen, counts = {}, {}
+    for i in range(5):
+        x, y = centres(SHAPE, i)
+        other = labels(*centres(SHAPE, i + 1))
+        seen[str(i)] = Evidence(picture(x, y, SHAPE, i, depth=0.8), DIAMETER).placements(other)
+        counts[str(i)] = len(other)
+    found = check_all(seen, counts)
+    assert found.serious and str(found).startswith("the labels lie where nothing stands out in the images")
 
 
 def test_shapes():
@@ -102,17 +141,33 @@ def test_shapes():
     assert other.remedy == "--label-scale 0.5"
 
 
-def test_outside():
-    x, y = centres(SHAPE, 4)
-    assert check_frame("m", SHAPE, labels(x, y)) is None
-    strays = labels(np.append(x, 600), np.append(y, 20))
-    assert check_frame("m", SHAPE, strays) is None  # one stray among many is left out
-    assert check_frame("m", SHAPE, labels(2 * x, 2 * y)).remedy == "--label-scale 0.5"
-    assert check_frame("m", SHAPE, labels(4 * x, 4 * y)).remedy == "--label-scale 0.25"
-    tall = labels([10, 20, 400], [10, 480, 490])
-    assert check_frame("m", SHAPE, tall).remedy == "--flip-labels swap"
-    elsewhere = check_frame("m", SHAPE, labels([10.0, -900], [20.0, 9000]))
+def test_outside(scene):
+    x, y, evidence = scene
+
+    def check(x, y):
+        given = labels(x, y)
+        return check_frame("m", SHAPE, given, evidence.placements(given))
+
+    assert check(x, y) is None
+    assert check(np.append(x, 600), np.append(y, 20)) is None  # one stray among many is left out
+    # what the image bears out is suggested
+    assert check(2 * x, 2 * y).remedy == "--label-scale 0.5"
+    assert check(4 * x, 4 * y).remedy == "--label-scale 0.25"
+    # and nothing else
+    for factor in (1.6, 1.9):
+        found = check(factor * x, factor * y)
+        assert found.remedy == "" and "another binning" in str(found) and "times" not in str(found)
+    assert check(x[:5] * 2, y[:5] * 2).remedy == ""
+    elsewhere = check([10.0, -900], [20.0, 9000])
     assert elsewhere.remedy == "" and "1 of 2 labels outside" in str(elsewhere)
+
+
+def test_outside_since_x_and_y_are_exchanged():
+    shape = (300, 620)
+    x, y = centres(shape, 1)
+    given = labels(y, x)
+    seen = Evidence(picture(x, y, shape, 1), DIAMETER).placements(given)
+    assert check_frame("m", shape, given, seen).remedy == "--flip-labels swap"
 
 
 def real(shared_data):

@@ -252,3 +252,28 @@ def test_an_early_end_is_on_record(data, capsys):
     assert results["planned_steps"] == 100 and results["steps"] < 100 and results["best_step"] < results["steps"]
     early = f"at step {results['steps']} of 100"
     assert early in capsys.readouterr().out and early in (data / "out" / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("each", [3, 8])
+def test_few_flipped_labels_stop_finetune_and_name_what_helps(tmp_path, capsys, each):
+    for i, (x, y) in enumerate(dataset(tmp_path, 5, (220, 240))):
+        write_star(tmp_path / "labels" / f"mic_{i}.star", x[:each], 219 - y[:each])
+    words = ["finetune", "--micrographs", str(tmp_path / "mics"), "--labels", str(tmp_path / "labels")]
+    words += ["--diameter", "96", "-o", str(tmp_path / "out")]
+    assert main(words) == 3
+    assert "run again with --flip-labels y" in capsys.readouterr().err
+    # what was done to the labels already is counted in
+    assert main([*words, "--flip-labels", "x"]) == 3
+    said = capsys.readouterr().err
+    assert "turned by 180 degrees: use --flip-labels y" in said and "--flip-labels xy" not in said
+
+
+def test_labels_too_few_to_tell_are_drawn(data, capsys):
+    for i in (1, 2, 3):
+        (data / "labels" / f"mic_{i}.star").unlink()
+    for i in range(2):
+        write_star(data / "labels" / f"mic_{i}.star", [50.0, 100.0], [60.0, 90.0])
+    assert train(data, data / "out") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "too few to tell" in line]
+    assert len(said) == 1 and "labels.jpg" in said[0]
+    assert (data / "out" / "labels.jpg").stat().st_size > 1000
