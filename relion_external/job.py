@@ -56,13 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import schemes
 
         return schemes.main(words[1:])
-    if "--version" in words:
+    folder = protocol.output_folder(words)
+    # RELION waits for a marker whatever stands in the arguments, so a job is answered as one.
+    if folder is None and "--version" in words:
         print(f"cryosegnet-relion {__version__}")
         return DONE
-    if not words or {"-h", "--help"} & set(words):
+    if not words or (folder is None and {"-h", "--help"} & set(words)):
         print(USAGE + "".join(f"  {name:<19}{option.help}\n" for name, option in protocol.OPTIONS.items()), end="")
         return DONE if words else FAILED
-    folder = protocol.output_folder(words)
     if folder is None:
         complain("error: --o is missing: RELION gives the job's directory there, as in --o External/job004/.")
         return FAILED

@@ -48,12 +48,6 @@ def supervise(folder: Path, work: Callable[[], int]) -> int:
     int
         0 success, 1 failure, 4 aborted.
     """
-    try:
-        markers = Markers(folder)
-        markers.begin()
-    except OSError as error:
-        complain(f"{folder}: the job's directory cannot be written ({error.strerror}): check its permissions.")
-        return FAILED
     asked: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:
@@ -62,19 +56,36 @@ def supervise(folder: Path, work: Callable[[], int]) -> int:
     # The shell has RELION's background jobs ignore Ctrl-C, and nohup hanging up; they stay ignored.
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, receive) for number in heard}
+    # Where the caller ignores the ends of its children, the kernel would keep that of the work from us.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        parent = os.getpid()
-        child = os.fork()
-        if child == 0:
-            _be_child(parent, folder, work)
-        status, why = _wait(child, markers, asked)
+        # Signals are taken until the marker is there: queues send more than one.
+        return _supervise(folder, work, asked)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
-    code = _judge(status, why)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _supervise(folder: Path, work: Callable[[], int], asked: list[int]) -> int:
+    try:
+        markers = Markers(folder)
+        markers.begin()
+    except OSError as error:
+        complain(f"{folder}: the job's directory cannot be written ({error.strerror}): check its permissions.")
+        return FAILED
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    parent = os.getpid()
+    try:
+        child = os.fork()
+    except OSError as error:
+        complain(f"no process could be started ({error.strerror}): run fewer jobs at a time, then Continue.")
+        code = FAILED
+    else:
+        if child == 0:
+            _be_child(parent, folder, work)
+        code = _judge(*_wait(child, markers, asked))
     try:
         markers.end({DONE: SUCCESS, STOPPED: ABORTED}.get(code, FAILURE))
     except OSError as error:

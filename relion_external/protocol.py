@@ -84,10 +84,9 @@ def parse(words: Sequence[str]) -> Arguments:
         An option is unknown, given twice, or its value makes no sense; inputs are missing.
     """
     given = _pairs(words)
-    output = given.pop("o", None)
+    output, _ = (given.pop(name, None) for name in _OF_RELION)
     if not output:
         raise CryoSegNetError("--o is missing: RELION gives the job's directory there, as in --o External/job004/.")
-    given.pop("pipeline_control", None)
     unused = tuple(f"--{name}" for name in _UNUSED_INPUTS if given.pop(name, None))
     values: dict[str, Any] = {}
     for name, value in given.items():
@@ -114,7 +113,7 @@ def output_folder(words: Sequence[str]) -> Path | None:
 def _pairs(words: Sequence[str]) -> dict[str, str | None]:
     """Options with their values; None for a bare flag."""
     given: dict[str, str | None] = {}
-    name = ""
+    name = last = ""
     for word in words:
         if word.startswith("--") and len(word) > 2:
             label, equals, value = word.lstrip("-").partition("=")
@@ -122,10 +121,13 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
             if given.get(name) is not None:
                 raise CryoSegNetError(f"--{name} is given twice: keep it in one of the Params or in the arguments.")
             given[name] = value if equals else None
-            name = "" if equals else name
+            last, name = name, "" if equals else name
         elif name:
             given[name] = word
             name = ""
+        elif last and last not in (*OPTIONS, *_UNUSED_INPUTS, *_OF_RELION):
+            # A label that was typed with a space: its first word is no parameter.
+            raise CryoSegNetError(_unknown(last))
         else:
             raise CryoSegNetError(
                 f"'{word}' stands behind a value and belongs to no option: RELION splits values at spaces, so "
@@ -229,6 +231,7 @@ OPTIONS: dict[str, Option] = {
 }
 """Every option, by the name that is typed as a parameter's label in RELION's GUI."""
 
+_OF_RELION = ("o", "pipeline_control")
 _UNUSED_INPUTS = ("in_movies", "in_parts", "in_3dref", "in_mask")
 
 assert {option.name for option in OPTIONS.values()} <= {field.name for field in fields(Arguments)}
@@ -262,12 +265,14 @@ class Markers:
         A request to abort is left: RELION removes old ones when it submits a job, so it was made while this one queued.
         """
         for name in (SUCCESS, FAILURE, ABORTED):
-            (self.folder / name).unlink(missing_ok=True)
+            # Kept under the other name: on a full disk there may be no room for a new file.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.folder / name, self.folder / _RESERVE)
         (self.folder / _RESERVE).touch()
 
     def abort_requested(self) -> bool:
-        """Whether the user pressed Abort."""
-        return (self.folder / ABORT_NOW).exists()
+        """Whether the user pressed Abort; a file server that does not answer is asked again later."""
+        return os.path.exists(self.folder / ABORT_NOW)
 
     def end(self, marker: str) -> None:
         """Write one marker; it appears last, and a request to abort is gone before."""

@@ -70,6 +70,9 @@ def test_changed_parameter_is_said_and_everything_picked_again(project: Project,
         (["--gpu", "0/1"], "use GPUs' numbers"),
         (["--weights", "my", "model.pt"], "splits values at spaces"),
         (["--angpix", "1", "--angpix", "2"], "given twice"),
+        (["--help"], "'help' is none of them"),
+        (["--version"], "'version' is none of them"),
+        (["-h"], "'-h' stands behind a value"),
     ],
 )
 def test_bad_arguments(project: Project, words: list[str], expected: str) -> None:
@@ -127,6 +130,39 @@ def test_sigterm(project: Project, deaf: str) -> None:
     assert project.markers() == [ABORTED]
     assert run(project).count("Traceback") == 0
     assert project.markers() == [SUCCESS]
+
+
+def test_signals_until_the_marker_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queues send more than one, and the last may come when the work has ended."""
+    end = Markers.end
+
+    def late(markers: Markers, marker: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        end(markers, marker)
+
+    monkeypatch.setattr(Markers, "end", late)
+    assert supervise(tmp_path, lambda: 0) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [SUCCESS]
+
+
+def test_caller_that_ignores_the_ends_of_its_children(project: Project) -> None:
+    words = project.shell("--in_mics", project.mics_star, job=JOB)
+    ignore = lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # noqa: E731
+    assert subprocess.run(words, preexec_fn=ignore, **project.options(), timeout=60).returncode == 0  # type: ignore[call-overload]
+    assert project.markers() == [SUCCESS]
+    assert project.text(JOB + "run.err") == ""
+
+
+def test_no_process_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    assert supervise(tmp_path, lambda: 0) == 1
+    assert "no process could be started" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [FAILURE]
 
 
 def test_signals_that_are_ignored_stay_so(project: Project) -> None:
@@ -229,6 +265,17 @@ def test_reserve_is_used_up(tmp_path: Path) -> None:
     assert not (tmp_path / FAILURE).exists()
     markers.end(SUCCESS)
     assert [path.name for path in tmp_path.iterdir()] == [SUCCESS]
+
+
+def test_marker_of_an_earlier_run_makes_room_for_the_next(tmp_path: Path) -> None:
+    """On a disk without room for a new file, one that is there must do."""
+    (tmp_path / SUCCESS).touch()
+    before = (tmp_path / SUCCESS).stat().st_ino
+    markers = Markers(tmp_path)
+    markers.begin()
+    assert markers.abort_requested() is False
+    markers.end(FAILURE)
+    assert [(path.name, path.stat().st_ino) for path in tmp_path.iterdir()] == [(FAILURE, before)]
 
 
 def test_several_devices(project: Project) -> None:

@@ -72,6 +72,7 @@ def test_ways_to_write_a_label(label: str) -> None:
         ("--Threshold 1", "the parameters are particle_diameter, min_diameter, .*did you mean threshold"),
         ("--xyzzy", r"'xyzzy' is none of them\.$"),
         ("--particle_diameter 180 A", "'A' stands behind a value"),
+        ("--particle diameter 180", r"'particle' is none of them: did you mean particle_diameter\?$"),
         ("--particle_diameter big", "--particle_diameter big is no diameter"),
         ("--particle_diameter nan", "no diameter"),
         ("--angpix 0", "no pixel size"),
