@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import linecache
 import math
 import os
 import re
@@ -12,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import CryoSegNetError
+from .formats.star import star_blocks
 from .micrograph import MICROGRAPH_SUFFIXES, micrograph_stem
 
 if TYPE_CHECKING:
@@ -199,6 +199,8 @@ def _from_list(path: Path) -> Iterator[Input]:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise CryoSegNetError(f"@{path}: the list cannot be read ({error.strerror}); check the path") from error
+    if "\0" in text:
+        raise CryoSegNetError(f"@{path}: the list holds null bytes; save it as plain text (UTF-8), one path a line")
     names = [line.strip() for line in text.split("\n")]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
@@ -237,19 +239,19 @@ def read_micrographs_table(path: str | Path) -> pd.DataFrame:
 
 
 def _read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The table of micrographs and, where there is one, the table of optics groups."""
+    """The table of micrographs and, where there is one, the table of optics groups; every value as it is written."""
     import pandas as pd
-    import starfile
 
-    # starfile reads through this cache, and a file that it failed on would be read from there when it has changed.
-    linecache.clearcache()
     try:
-        blocks: dict[str, Any] = starfile.read(path, always_dict=True)
-        tables = {str(n): b if isinstance(b, pd.DataFrame) else pd.DataFrame([b]) for n, b in blocks.items()}
+        content = path.read_bytes()
     except OSError as error:
         raise CryoSegNetError(f"{path}: the STAR file cannot be read ({error.strerror}); check the path") from error
-    except Exception as error:
-        raise CryoSegNetError(f"{path}: not a STAR file that can be read ({type(error).__name__}: {error})") from error
+    if b"\0" in content:
+        raise CryoSegNetError(f"{path}: no STAR file, or a damaged one (it holds null bytes); write it again")
+    # A file that is being written may end within a row. That is refused: with numbers missing, the rows before it lost
+    # their optics groups, and with them their pixel size.
+    blocks = star_blocks(content, path)
+    tables = {block.name: pd.DataFrame(block.rows, columns=block.labels) for block in blocks}
     optics = tables.pop("optics", None)
     for table in tables.values():
         if "rlnMicrographName" in table:

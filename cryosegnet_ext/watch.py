@@ -247,7 +247,7 @@ class Watch(Source):
             # It may be half written; if it stays so, it is said once.
             if str(error) not in self._told:
                 self._told.add(str(error))
-                self.say(f"warning: {error}; waiting for it to change")
+                self.say(f"warning: {str(error).rstrip('.')}; waiting for it to change")
             found = []
         self._lists[argument] = (identity, [])
         return found

@@ -161,6 +161,27 @@ def test_star_that_will_not_do(here: Path) -> None:
             expand_inputs([f"{name}.star"])
 
 
+def test_star_cut_off_within_a_row(here: Path) -> None:
+    """A file that is being written; the rows before the cut once lost their pixel sizes."""
+    (here / "cut.star").write_text(OPTICS.rsplit(" ", 1)[0])
+    with pytest.raises(CryoSegNetError, match="line 23 has 1 values for 2 columns"):
+        expand_inputs(["cut.star"])
+
+
+def test_star_values_stay_as_they_are_written(here: Path) -> None:
+    (here / "names.star").write_text('data_\n\nloop_\n_rlnMicrographName #1\n0001\nm#1.mrc\n"m 2.mrc"\n')
+    assert [one.name for one in expand_inputs(["names.star"])] == ["0001", "m 2.mrc", "m#1.mrc"]
+
+
+@pytest.mark.parametrize("content", [b"m1\0.mrc\n", "m1.mrc\n".encode("utf-16"), b"m1.mrc\n\0\0\0\0"])
+def test_null_bytes_in_a_list_or_star_file(here: Path, content: bytes) -> None:
+    (here / "list.txt").write_bytes(content)
+    (here / "mics.star").write_bytes(b"data_\n\nloop_\n_rlnMicrographName #1\n" + content)
+    for argument in ("@list.txt", "mics.star"):
+        with pytest.raises(CryoSegNetError, match="null bytes"):
+            expand_inputs([argument])
+
+
 def stems(*paths: str, known: dict[str, str] | None = None) -> list[str]:
     return output_stems([Input(Path(p), p) for p in paths], known)
 
