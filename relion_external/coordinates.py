@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from cryosegnet_ext.batch import MicrographPicker
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.formats import read_many, read_picks
 from cryosegnet_ext.inputs import Input
+from cryosegnet_ext.journal import read_records
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks
 
@@ -64,15 +66,28 @@ class ExistingPicks:
         """The picks of one micrograph, by its name in the micrographs STAR; none where the job has none."""
         if name in self._tables:
             return self._tables[name]
+        file = None if self._tables else self.file_of(name)
+        return read_picks(file) if file is not None and os.path.exists(file) else Picks.empty()
+
+    def file_of(self, name: str) -> str | None:
+        """The file that has the picks of one micrograph, or would have them; None where none is named."""
         if _is_suffix_file(self.path):
             suffix = os.path.basename(self.path)[len(_SUFFIX_FILE) :]
             stem = strip_job(name)
-            file = os.path.join(os.path.dirname(self.path), stem[: stem.rindex(".")] if "." in stem else stem) + suffix
-        elif self._files is not None and name in self._files:
-            file = self._files[name]
-        else:
-            return Picks.empty()
-        return read_picks(file) if os.path.exists(file) else Picks.empty()
+            return os.path.join(os.path.dirname(self.path), stem[: stem.rindex(".")] if "." in stem else stem) + suffix
+        return self.path if self._files is None else self._files.get(name)
+
+
+def forget_changed(folder: Path, existing: ExistingPicks, inputs: Sequence[Input]) -> None:
+    """Have Continue score those micrographs again whose coordinates were written after they were scored."""
+    records = read_records(folder)
+    for one in inputs:
+        file = existing.file_of(one.name)
+        if file is not None and one.key in records:
+            scored = folder / "picks" / f"{records[one.key].stem}.star"
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(file).st_mtime_ns > scored.stat().st_mtime_ns:
+                    scored.unlink()
 
 
 class CoordinatePicker:
@@ -106,6 +121,11 @@ class CoordinatePicker:
         self._names = {str(one.path): one.name for one in inputs}
         self._refine = refine
         self.threshold = 0.0 if threshold is None else threshold
+
+    @property
+    def device(self) -> str | None:
+        """Where the picker works."""
+        return getattr(self._picker, "device", None)
 
     @property
     def settings(self) -> Mapping[str, object]:

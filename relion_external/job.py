@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.choices import split_devices
@@ -19,8 +16,9 @@ from cryosegnet_ext.commands.options import picker_from
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.progress import plural
 
-from . import nodes, protocol
+from . import nodes, outputs, protocol
 from .life import DONE, FAILED, STOPPED, complain, say, supervise
+from .protocol import in_relion_words
 
 if TYPE_CHECKING:
     from cryosegnet_ext.batch import BatchResult, MicrographPicker
@@ -38,15 +36,9 @@ project's directory.
 parameters:
 """
 
-#: Above this share of micrographs without picks or failed, run.err and the PDF say so.
-WARN_SHARE = 0.1
 _LINE_SECONDS = 20.0
 _LINE_SHARE = 0.05
 _LINE_SHORTEST = 2.0
-_SHOWN_FAILURES = 5
-
-# How the sentences of the core name things, and what they are called here.
-_WORDS = {protocol.OPTIONS[label].flag: label for label in protocol.LABELS.values()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,17 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("error: --o is missing: RELION gives the job's directory there, as in --o External/job004/.")
         return FAILED
     return supervise(folder, lambda: _work(words))
-
-
-def in_relion_words(text: str) -> str:
-    """A sentence of the core with its options named as RELION's user knows them.
-
-    >>> in_relion_words("check --diameter and --pixel-size.")
-    'check particle_diameter and angpix.'
-    """
-    for ours, theirs in _WORDS.items():
-        text = re.sub(rf"{ours}(?![\w-])", theirs, text)
-    return text
 
 
 def _work(words: Sequence[str]) -> int:
@@ -122,10 +103,10 @@ def run(arguments: protocol.Arguments) -> int:
     if result.exit_code == 3:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
         count = plural(len(inputs), "micrograph")
-        raise CryoSegNetError(f"of {count} none could be picked; the first: {_about(name, reason)}")
+        raise CryoSegNetError(f"of {count} none could be picked; the first: {outputs.about(name, reason)}")
     if picker.needs_diameter and result.without_picks == result.done + result.skipped:
         complain("warning: the particle's size could not be estimated from these micrographs; give particle_diameter.")
-    _finish(arguments, version, mics_star, inputs, files, result)
+    outputs.finish(arguments, version, mics_star, inputs, files, result)
     say(f"done in {time.monotonic() - start:.0f} s")
     return DONE
 
@@ -141,8 +122,9 @@ def _micrographs(arguments: protocol.Arguments) -> tuple[str, list[Input]]:
 
         assert arguments.in_coords is not None
         star = micrographs_of(arguments.in_coords)
-    inputs = read_micrographs_star(star)
-    say(f"{len(inputs)} micrographs in {star}")
+    # A table of particles names each many times.
+    inputs = list({one.name: one for one in read_micrographs_star(star)}.values())
+    say(f"{plural(len(inputs), 'micrograph')} in {star}")
     return star, inputs
 
 
@@ -213,11 +195,17 @@ def _pick(
     for one, file in zip(inputs, files):
         places.setdefault(one.key, []).append(file)
     unique = list({one.key: one for one in inputs}.values())
+    if anew:
+        outputs.retract(arguments.folder, files)
+    elif arguments.in_coords is not None:
+        from .coordinates import ExistingPicks, forget_changed
+
+        forget_changed(arguments.folder, ExistingPicks(arguments.in_coords), unique)
     lines = ProgressLines()
 
     def watch(record: Record, finished: int, total: int) -> None:
         for file in places[record.key]:
-            publish(arguments.folder, record.stem, file, record.done)
+            outputs.publish(arguments.folder, record.stem, file, record.done)
         lines.add(record, finished, total)
 
     return batch.run(
@@ -231,23 +219,6 @@ def _pick(
         watch=watch,
         say=lambda text: say(in_relion_words(text)),
     )
-
-
-def publish(folder: Path, stem: str, file: str, done: bool) -> None:
-    """Copy a micrograph's picks to where RELION looks for them; a failed one gets a file without picks.
-
-    A copy, not a link: RELION's Display edits these files in place, and the originals say what was picked.
-
-    Raises
-    ------
-    CryoSegNetError, OSError
-        The files cannot be read or written.
-    """
-    from cryosegnet_ext.atomic import write_atomic
-
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (folder / "picks" / f"{stem}.star").read_bytes() if done else nodes.NO_PICKS)
 
 
 class ProgressLines:
@@ -278,118 +249,6 @@ class ProgressLines:
         left = f", {duration((total - finished) / rate)} left" if finished < total else ""
         failed = f", {self._failed} failed" if self._failed else ""
         self._tell(f"{finished}/{total} micrographs, {self._picks} picks{failed}, {per_minute} per minute{left}")
-
-
-def _finish(
-    arguments: protocol.Arguments,
-    version: nodes.Version,
-    mics_star: str,
-    inputs: Sequence[Input],
-    files: Sequence[str],
-    result: BatchResult,
-) -> None:
-    """Write all that RELION and its user find in the job's directory when it has succeeded."""
-    folder = arguments.folder
-    summary = json.loads((folder / "summary.json").read_text())
-    named: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in summary["micrographs"]}
-    names = {one.key: one.name for one in inputs if one.name in named}
-    # A file that was lost, or that an earlier run was killed before writing.
-    for one, file in zip(inputs, files):
-        if one.key in names and not (folder / file).exists():
-            entry = named[names[one.key]]
-            publish(folder, entry["stem"], file, entry["status"] == "done")
-    _remove_unfinished(folder, files)
-    nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
-
-    mine = [named[name] for name in names.values()]
-    warning = _warning(result)
-    lines = [f"{result.picks} picks on {result.done + result.skipped} micrographs ({result.skipped} picked before)"]
-    pixel_size = next((entry["pixel_size"] for entry in mine if entry["pixel_size"]), None)
-    if result.diameter is not None and result.in_angstrom and pixel_size:
-        box, binned = nodes.write_suggestion(folder, version, result.diameter, pixel_size)
-        lines.append(f"median diameter {result.diameter:.0f} A; for Extract: box {box} pixels, rescaled to {binned}")
-        nodes.write_display_settings(folder, version, result.diameter, pixel_size, _longest(inputs))
-    lines += [f"failed: {_about(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
-    if result.failed > _SHOWN_FAILURES:
-        lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
-    for line in lines:
-        say(line)
-    for text in (*result.warnings, *([warning] if warning else [])):
-        complain(f"warning: {in_relion_words(text)}")
-    _write_page(arguments, mics_star)
-    with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
-    nodes.write_output_nodes(arguments.output, version, with_log)
-    say(f"coordinates: {arguments.output}{version.coordinates}")
-
-
-def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
-    """Remove what an earlier run was killed while writing."""
-    from cryosegnet_ext.journal import TEMPORARY_PREFIX
-
-    for parent in {folder, *((folder / file).parent for file in files)}:
-        for path in parent.glob(f"{TEMPORARY_PREFIX}*"):
-            path.unlink(missing_ok=True)
-
-
-def _about(name: str, reason: str) -> str:
-    """A reason that names its micrograph, once."""
-    return in_relion_words(reason if reason.startswith(name) else f"{name}: {reason}")
-
-
-def _warning(result: BatchResult) -> str | None:
-    total = result.done + result.skipped + result.failed
-    if result.without_picks + result.failed <= WARN_SHARE * total:
-        return None
-    return (
-        f"{result.without_picks} of {total} micrographs have no picks and {result.failed} failed: look at logfile.pdf "
-        "and failed.csv, and check the pixel size, particle_diameter and threshold."
-    )
-
-
-def _longest(inputs: Sequence[Input]) -> int:
-    """Longer side of the first readable micrograph, pixels."""
-    from cryosegnet_ext.micrograph import read_micrograph
-
-    for one in inputs[:10]:
-        try:
-            return max(read_micrograph(one.path).data.shape)
-        except CryoSegNetError:
-            continue
-    return 4096
-
-
-def _write_page(arguments: protocol.Arguments, mics_star: str) -> None:
-    """Write report.html; picks are worth more than their report, so one that fails is only said."""
-    from cryosegnet_ext.report.command import THRESHOLD
-    from cryosegnet_ext.report.page import try_report
-
-    command = {"label": "On the Params tab, then Continue", "parts": ["threshold ", THRESHOLD]}
-    problem = try_report(arguments.folder, command=[command], stars=[mics_star])
-    if problem is not None:
-        complain(f"warning: {problem}")
-
-
-def _write_log(
-    arguments: protocol.Arguments,
-    entries: Sequence[dict[str, Any]],
-    inputs: Sequence[Input],
-    lines: Sequence[str],
-    warning: str | None,
-    new: bool,
-) -> bool:
-    """Write logfile.pdf; picks are worth more than their report, so a report that fails is only said."""
-    if not new and (arguments.folder / nodes.LOGFILE).exists():
-        return True
-    try:
-        from .report import write_report
-
-        write_report(arguments, entries, {one.name: one for one in inputs}, lines, warning)
-    except CryoSegNetError:
-        raise
-    except Exception as error:
-        complain(f"warning: logfile.pdf could not be made ({type(error).__name__}: {error}); the picks are complete.")
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -149,9 +149,16 @@ def write_coordinate_list(output: str, version: Version, mics_star: str, names: 
     if version is Version.V31:
         write_atomic(path, f"{mics_star}\n")
         return
-    rows = [f"{name} {output}{file}\n" for name, file in zip(names, coordinate_files(names, version))]
+    rows = [
+        f"{_quoted(name)} {_quoted(output + file)}\n" for name, file in zip(names, coordinate_files(names, version))
+    ]
     head = f"{version.header}\ndata_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n"
     write_atomic(path, head + "".join(rows) + "\n")
+
+
+def _quoted(value: str) -> str:
+    # As RELION 4 and 5 write and read values with spaces (escapeStringForSTAR in src/strings.cpp).
+    return f'"{value}"' if " " in value else value
 
 
 def write_output_nodes(output: str, version: Version, with_log: bool) -> None:

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -98,6 +99,17 @@ def parse(words: Sequence[str]) -> Arguments:
     arguments = replace(Arguments(_with_slash(output), unused=unused), **values)
     _check(arguments)
     return arguments
+
+
+def in_relion_words(text: str) -> str:
+    """A sentence of the core with its options named as RELION's user knows them.
+
+    >>> in_relion_words("check --diameter and --pixel-size.")
+    'check particle_diameter and angpix.'
+    """
+    for ours, theirs in _WORDS.items():
+        text = re.sub(rf"{ours}(?![\w-])", theirs, text)
+    return text
 
 
 def output_folder(words: Sequence[str]) -> Path | None:
@@ -230,6 +242,9 @@ OPTIONS: dict[str, Option] = {
     ),
 }
 """Every option, by the name that is typed as a parameter's label in RELION's GUI."""
+
+# How the sentences of the core name things, and what they are called here.
+_WORDS = {OPTIONS[label].flag: label for label in LABELS.values()}
 
 _OF_RELION = ("o", "pipeline_control")
 _UNUSED_INPUTS = ("in_movies", "in_parts", "in_3dref", "in_mask")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -239,6 +240,76 @@ def test_picks_edited_by_hand_survive_continue(project: Project) -> None:
     edited = path.read_text()
     run(project)
     assert path.read_text() == edited
+
+
+def listed(project: Project, job: str = JOB) -> list[list[str]]:
+    """Rows of autopick.star, whose second names exist."""
+    rows = [shlex.split(line) for line in project.text(job + "autopick.star").splitlines() if ".mrc" in line]
+    assert all((project.folder / file).exists() for _, file in rows)
+    return rows
+
+
+def test_micrographs_that_have_got_other_names(project: Project) -> None:
+    """The same files by another path, as after a folder was linked: their picks are there under the new names."""
+    run(project)
+    picks = [len(project.coordinates(JOB, name)) for name in project.names]
+    os.symlink("Micrographs", project.folder / project.micrographs.parent / "Linked")
+    project.names = [name.replace("Micrographs", "Linked") for name in project.names]
+    project.write_star()
+    run(project)
+    assert project.markers() == [SUCCESS]
+    assert [name for name, _ in listed(project)] == project.names
+    assert [len(project.coordinates(JOB, name)) for name in project.names] == picks
+
+
+def test_names_with_spaces(project: Project) -> None:
+    name = f"{project.micrographs}/grid 1 mic.mrc"
+    project.write(name, np.random.default_rng(7).normal(size=(128, 128)))
+    star = project.folder / project.mics_star
+    star.write_text(star.read_text().rstrip() + f'\n"{name}" 1 18000 17500 0\n')
+    run(project)
+    assert [name for name, _ in listed(project)] == [*project.names, name]
+
+
+def test_table_of_particles_names_each_micrograph_once(project: Project) -> None:
+    rows = "".join(f"{name} {place} {place}\n" for name in project.names for place in (30, 60, 90))
+    columns = "_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
+    (project.folder / "particles.star").write_text(f"data_particles\n\nloop_\n{columns}{rows}")
+    project.call("--in_coords", "particles.star")
+    assert [name for name, _ in listed(project)] == project.names
+    assert "2 micrographs in particles.star" in project.text(JOB + "run.out")
+    assert len(project.coordinates(JOB, project.names[0])) == 3
+
+
+def test_coordinates_that_change_are_scored_again(project: Project, tmp_path: Path) -> None:
+    run(project)
+    other, log = "External/job005/", tmp_path / "log"
+    words = ["--in_mics", project.mics_star, "--in_coords", JOB + "autopick.star"]
+    project.call(*words, job=other)
+    edited = project.folder / JOB / "Micrographs/mic_0_autopick.star"
+    edited.write_text(edited.read_text() + "60.0 61.0 1.0\n")
+    project.call(*words, job=other, env={"STUB_LOG": str(log)})
+    assert log.read_text().split() == project.names[:1]
+    assert project.coordinates(other, project.names[0])[:, :2].tolist().count([60.0, 61.0]) == 1
+    log.unlink()
+    project.call(*words, job=other, env={"STUB_LOG": str(log)})
+    assert not log.exists()
+    assert project.text(other + "run.err") == ""
+
+
+def test_aborted_with_other_settings(project: Project) -> None:
+    """Coordinates of the settings before do not stay among those of the new ones."""
+    run(project, "--threshold", "0.3")
+    process = start(project, STUB_SECONDS="60")
+    project.wait_for(JOB + "run.err")
+    end = time.monotonic() + 20
+    while "parameters were changed" not in project.text(JOB + "run.err"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 4
+    assert not list((project.folder / JOB / "Micrographs").iterdir())
 
 
 def test_micrographs_of_one_name_in_two_jobs(project: Project) -> None:

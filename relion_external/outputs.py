@@ -1,0 +1,159 @@
+"""What a job leaves in its directory: coordinates where RELION looks for them, and at the end its report and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+from . import nodes, protocol
+from .life import complain, say
+from .protocol import in_relion_words
+
+if TYPE_CHECKING:
+    from cryosegnet_ext.batch import BatchResult
+    from cryosegnet_ext.inputs import Input
+
+#: Above this share of micrographs without picks or failed, run.err and the PDF say so.
+WARN_SHARE = 0.1
+_SHOWN_FAILURES = 5
+
+
+def publish(folder: Path, stem: str, file: str, done: bool) -> None:
+    """Copy a micrograph's picks to where RELION looks for them; a failed one gets a file without picks.
+
+    A copy, not a link: RELION's Display edits these files in place, and the originals say what was picked.
+
+    Raises
+    ------
+    CryoSegNetError, OSError
+        The files cannot be read or written.
+    """
+    from cryosegnet_ext.atomic import write_atomic
+
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (folder / "picks" / f"{stem}.star").read_bytes() if done else nodes.NO_PICKS)
+
+
+def retract(folder: Path, files: Sequence[str]) -> None:
+    """Remove coordinates of other settings, so that a job that is stopped now does not hold picks of both."""
+    for file in files:
+        (folder / file).unlink(missing_ok=True)
+
+
+def finish(
+    arguments: protocol.Arguments,
+    version: nodes.Version,
+    mics_star: str,
+    inputs: Sequence[Input],
+    files: Sequence[str],
+    result: BatchResult,
+) -> None:
+    """Write all that RELION and its user find in the job's directory when it has succeeded."""
+    from cryosegnet_ext.journal import read_records
+
+    folder = arguments.folder
+    # By the file, not by its name: an earlier run may have known it by another one.
+    records = read_records(folder)
+    # A file that was lost, or that an earlier run was killed before writing.
+    for one, file in zip(inputs, files):
+        record = records.get(one.key)
+        if record is not None and not (folder / file).exists():
+            publish(folder, record.stem, file, record.done)
+    _remove_unfinished(folder, files)
+    nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
+
+    known = {one.key: one.name for one in inputs if one.key in records}
+    mine = [asdict(replace(records[key], name=name)) for key, name in known.items()]
+    warning = _warning(result)
+    lines = [f"{result.picks} picks on {result.done + result.skipped} micrographs ({result.skipped} picked before)"]
+    pixel_size = next((entry["pixel_size"] for entry in mine if entry["pixel_size"]), None)
+    if result.diameter is not None and result.in_angstrom and pixel_size:
+        box, binned = nodes.write_suggestion(folder, version, result.diameter, pixel_size)
+        lines.append(f"median diameter {result.diameter:.0f} A; for Extract: box {box} pixels, rescaled to {binned}")
+        nodes.write_display_settings(folder, version, result.diameter, pixel_size, _longest(inputs))
+    lines += [f"failed: {about(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
+    if result.failed > _SHOWN_FAILURES:
+        lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
+    for line in lines:
+        say(line)
+    for text in (*result.warnings, *([warning] if warning else [])):
+        complain(f"warning: {in_relion_words(text)}")
+    _write_page(arguments, mics_star)
+    with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
+    nodes.write_output_nodes(arguments.output, version, with_log)
+    say(f"coordinates: {arguments.output}{version.coordinates}")
+
+
+def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
+    """Remove what an earlier run was killed while writing."""
+    from cryosegnet_ext.journal import TEMPORARY_PREFIX
+
+    for parent in {folder, *((folder / file).parent for file in files)}:
+        for path in parent.glob(f"{TEMPORARY_PREFIX}*"):
+            path.unlink(missing_ok=True)
+
+
+def about(name: str, reason: str) -> str:
+    """A reason that names its micrograph, once."""
+    return in_relion_words(reason if reason.startswith(name) else f"{name}: {reason}")
+
+
+def _warning(result: BatchResult) -> str | None:
+    total = result.done + result.skipped + result.failed
+    if result.without_picks + result.failed <= WARN_SHARE * total:
+        return None
+    return (
+        f"{result.without_picks} of {total} micrographs have no picks and {result.failed} failed: look at logfile.pdf "
+        "and failed.csv, and check the pixel size, particle_diameter and threshold."
+    )
+
+
+def _longest(inputs: Sequence[Input]) -> int:
+    """Longer side of the first readable micrograph, pixels."""
+    from cryosegnet_ext.micrograph import read_micrograph
+
+    for one in inputs[:10]:
+        try:
+            return max(read_micrograph(one.path).data.shape)
+        except CryoSegNetError:
+            continue
+    return 4096
+
+
+def _write_page(arguments: protocol.Arguments, mics_star: str) -> None:
+    """Write report.html; picks are worth more than their report, so one that fails is only said."""
+    from cryosegnet_ext.report.command import THRESHOLD
+    from cryosegnet_ext.report.page import try_report
+
+    command = {"label": "On the Params tab, then Continue", "parts": ["threshold ", THRESHOLD]}
+    problem = try_report(arguments.folder, command=[command], stars=[mics_star])
+    if problem is not None:
+        complain(f"warning: {problem}")
+
+
+def _write_log(
+    arguments: protocol.Arguments,
+    entries: Sequence[dict[str, Any]],
+    inputs: Sequence[Input],
+    lines: Sequence[str],
+    warning: str | None,
+    new: bool,
+) -> bool:
+    """Write logfile.pdf; picks are worth more than their report, so a report that fails is only said."""
+    if not new and (arguments.folder / nodes.LOGFILE).exists():
+        return True
+    try:
+        from .report import write_report
+
+        write_report(arguments, entries, {one.name: one for one in inputs}, lines, warning)
+    except CryoSegNetError:
+        raise
+    except Exception as error:
+        complain(f"warning: logfile.pdf could not be made ({type(error).__name__}: {error}); the picks are complete.")
+        return False
+    return True
