@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cryosegnet_ext import __version__, commands
+from cryosegnet_ext import __version__
 from cryosegnet_ext.commands import doctor, main
 from cryosegnet_ext.errors import CryoSegNetError
 from tests.stub_picker import write_micrograph
@@ -172,6 +172,27 @@ def test_reader_of_the_output_leaves(mics: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
+@pytest.mark.parametrize("redirections", [">/dev/full", ">&-", "2>/dev/full", "2>&-", ">/dev/full 2>&1", "| :"])
+def test_output_that_cannot_be_written_changes_no_exit_code(mics: Path, tmp_path: Path, redirections: str) -> None:
+    """A night's log fills its disk, or a service has no standard output: the picks are what counts."""
+    (mics / "bad.mrc").write_bytes(b"")
+    command = f"{sys.executable} {ROOT / 'tests/stub_picker.py'} pick {mics} -o {tmp_path / 'out'}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for quiet in ("", "--quiet"):
+        words = ["bash", "-c", f"set -o pipefail; {command} {quiet} {redirections}"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert len(list((tmp_path / "out/picks").glob("*.star"))) == len(list(mics.iterdir())) - 1
+
+
+def test_answer_that_cannot_be_written() -> None:
+    command = f"{sys.executable} -m cryosegnet_ext weights list >/dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert done.stderr == "cryosegnet: error: No space left on device; free some disk space\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(CryoSegNetError("too bad; do this"), 3), (KeyboardInterrupt(), 4), (BrokenPipeError(), 0)]
 )
@@ -182,7 +203,7 @@ def test_ends_of_a_command(
         raise error
 
     monkeypatch.setattr(doctor, "main", fail)
-    monkeypatch.setattr(commands.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert main(["doctor"]) == code
     expected = {3: "cryosegnet: error: too bad; do this\n", 4: "cryosegnet: error: stopped\n", 0: ""}
     assert capfd.readouterr().err == expected[code]

@@ -6,8 +6,7 @@ They import nothing heavy at their top, so that help does not wait for torch.
 
 from __future__ import annotations
 
-import contextlib
-import os
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from .parsing import (
     Program,
     did_you_mean,
     say,
+    silence,
 )
 
 __all__ = [
@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         code = program.run(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as in a service that was started without one
+            sys.stdout.flush()
         return code
     except CryoSegNetError as error:
         say(f"cryosegnet: error: {error}", sys.stderr)
@@ -82,10 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("cryosegnet: error: stopped", sys.stderr)
         return STOPPED
     except BrokenPipeError:
-        # The reader of our output has left; keep the interpreter from complaining when it flushes at exit.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has left.
+        silence(sys.stdout)
         return DONE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        silence(sys.stdout)
+        say(f"cryosegnet: error: {error.strerror}; free some disk space", sys.stderr)
+        return NOTHING_DONE
 
 
 def commands() -> dict[str, Callable[[], Command]]:

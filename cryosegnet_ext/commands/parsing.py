@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,9 +54,26 @@ def did_you_mean(word: str, words: Sequence[str]) -> str:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print where it can be printed; file names may hold bytes that the terminal's encoding does not."""
-    with contextlib.suppress(OSError, ValueError):
+    """Print where it can be printed; file names may hold bytes that the terminal's encoding does not.
+
+    A log on a full disk, or a reader that has left, changes nothing about the work and its exit code.
+    """
+    try:
         print(text.encode(errors="backslashreplace").decode(), file=file, flush=True)
+    except OSError:
+        silence(file or sys.stdout)
+    except ValueError:
+        pass
+
+
+def silence(stream: TextIO | None) -> None:
+    """Send nowhere what a stream could not write and all that follows; the interpreter tries again at its exit."""
+    if stream is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @dataclass(frozen=True)

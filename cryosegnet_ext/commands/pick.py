@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..progress import plural
 from .options import add_options, check_picker, even_pixels
+from .parsing import say
 from .running_options import (
     OPTIONS,
     add_running_options,
@@ -113,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
         _report(result, args, reported)
     elif result.failed:
         count = plural(result.failed, "micrograph")
-        print(f"cryosegnet: error: {count} failed: {args.output / 'failed.csv'}", file=sys.stderr)
+        say(f"cryosegnet: error: {count} failed: {args.output / 'failed.csv'}", sys.stderr)
     return result.exit_code
 
 
@@ -134,7 +135,7 @@ def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:
     stars = [name for name in map(str, args.input) if name.lower().endswith(".star")]
     problem = try_report(args.output, command=pick_commands(add_args, args), stars=stars)
     if problem is not None:
-        print(f"cryosegnet: warning: {problem}", file=sys.stderr)
+        say(f"cryosegnet: warning: {problem}", sys.stderr)
     return problem is None
 
 
@@ -161,8 +162,7 @@ def _report(result: BatchResult, args: argparse.Namespace, reported: bool) -> No
         lines += [f"  and {result.failed - 3} more"] if result.failed > 3 else []
     if result.stopped:
         lines.append("stopped before the end; the same command goes on from here")
-    # File names may hold bytes that the terminal's encoding does not.
-    print("\n".join(lines).encode(errors="backslashreplace").decode())
+    say("\n".join(lines))
 
 
 def _formats(text: str) -> tuple[str, ...]:

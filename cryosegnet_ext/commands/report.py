@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..progress import plural
 from .options import number
+from .parsing import say
 
 HELP = "write report.html of a folder that was picked into; choose another threshold without picking again"
 
@@ -61,12 +62,8 @@ def main(args: argparse.Namespace) -> int:
             max_diameter=high,
             suffix=args.format,
         )
-        _say(f"{plural(chosen.picks, 'pick')} of {plural(chosen.micrographs, 'micrograph')} -> {args.write_picks}")
+        say(f"{plural(chosen.picks, 'pick')} of {plural(chosen.micrographs, 'micrograph')} -> {args.write_picks}")
         return 0
     path = write_report(args.folder, stars=args.star, fallback=[choose_command(str(args.folder))])
-    _say(f"look at: {path}")
+    say(f"look at: {path}")
     return 0
-
-
-def _say(text: str) -> None:
-    print(text.encode(errors="backslashreplace").decode())
