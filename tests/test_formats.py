@@ -613,6 +613,16 @@ def test_export_never_writes_over_an_input_nor_twice(tmp_path: Path, capsys: pyt
     assert "two inputs would become" in capsys.readouterr().err
 
 
+def test_export_keeps_apart_what_pick_kept_apart(tmp_path: Path) -> None:
+    """``pick`` calls the files of m.mrc and m.tif so, and that of x.tif.mrc; an export once lost or renamed them."""
+    (tmp_path / "picks").mkdir()
+    for number, stem in enumerate(("m", "m.tif", "x.tif")):
+        written(tmp_path / f"picks/{stem}.star", HEADER + f"{number} 0 1\n")
+    assert run(tmp_path / "picks", "--to", "csv", "-o", tmp_path / "out") == 0
+    found = {path.name: read_picks(path).x.tolist() for path in (tmp_path / "out").iterdir()}
+    assert found == {"m.csv": [0], "m.tif.csv": [1], "x.tif.csv": [2]}
+
+
 def test_export_of_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(CryoSegNetError, match="no pick files"):
         run(tmp_path, "--to", "box")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UsageError
+from .parsing import say
 
 if TYPE_CHECKING:
     from ..picks import Picks
@@ -100,14 +101,14 @@ def _convert(args: argparse.Namespace) -> int:
     if args.to == "cs" and found:
         target = output if one_file else folder / "picks.cs"
         _spare_inputs(target, files)
-        write_cs(dict(found), target)
-        written = [picks for _, picks in found]
+        write_cs({name: picks for name, _, picks in found}, target)
+        written = [picks for _, _, picks in found]
     elif found:
         found = _with_one_size(found)
         targets: set[Path] = set()
-        for name, picks in found:
+        for name, stem, picks in found:
             below = Path(name).parent if Path(name).parent in kept else Path()
-            target = output if one_file else folder / below / (_stem(name) + suffix)
+            target = output if one_file else folder / below / (stem + suffix)
             try:
                 _make(target.parent)
                 _spare_inputs(target, files)
@@ -119,22 +120,22 @@ def _convert(args: argparse.Namespace) -> int:
             except CryoSegNetError as error:
                 print(error, file=sys.stderr)
                 failures += 1
-    print(f"{len(written)} micrographs, {sum(map(len, written))} picks -> {output}")
+    say(f"{len(written)} micrographs, {sum(map(len, written))} picks -> {output}")
     if not failures:
         return 0
     return 2 if written else 3
 
 
-def _with_one_size(found: list[tuple[str, Picks]]) -> list[tuple[str, Picks]]:
+def _with_one_size(found: list[tuple[str, str, Picks]]) -> list[tuple[str, str, Picks]]:
     """The same picks, all sought by their median diameter, so that box files have one size of box."""
     import numpy as np
 
     middle: dict[bool, float | None] = {}
     for in_pixels in (False, True):
-        group = [picks for _, picks in found if (picks.pixel_size is None) == in_pixels]
+        group = [picks for _, _, picks in found if (picks.pixel_size is None) == in_pixels]
         sizes = np.concatenate([np.zeros(0), *(picks.diameter[picks.diameter > 0] for picks in group)])
         middle[in_pixels] = float(np.median(sizes)) if len(sizes) else None
-    return [(name, replace(picks, sought=middle[picks.pixel_size is None])) for name, picks in found]
+    return [(name, stem, replace(picks, sought=middle[picks.pixel_size is None])) for name, stem, picks in found]
 
 
 def _make(folder: Path) -> None:
@@ -178,11 +179,12 @@ def _rank(file: Path) -> int | None:
     return None if file.name.startswith(".") or suffix not in RICHEST_FIRST else RICHEST_FIRST.index(suffix)
 
 
-def _read(inputs: list[tuple[Path, Path]], args: argparse.Namespace) -> tuple[list[tuple[str, Picks]], int]:
+def _read(inputs: list[tuple[Path, Path]], args: argparse.Namespace) -> tuple[list[tuple[str, str, Picks]], int]:
+    """The micrographs' names, the stems of their files to be, and their picks; how many inputs failed."""
     from ..errors import CryoSegNetError
     from ..formats import read_many
 
-    found: list[tuple[str, Picks]] = []
+    found: list[tuple[str, str, Picks]] = []
     names: set[str] = set()
     failures = 0
     for path, folder in inputs:
@@ -195,7 +197,10 @@ def _read(inputs: list[tuple[Path, Path]], args: argparse.Namespace) -> tuple[li
                     raise CryoSegNetError(f"{path}: micrograph {name} was given before; give its picks once.")
             for name, picks in table.items():
                 names.add(name)
-                found.append((name, _placed(picks, path, args)))
+                # A file that names no micrograph is called as its micrograph, less one suffix: m.tif.star beside m.star
+                # are the picks of m.tif and m.mrc.
+                stem = path.stem if name == str(folder / path.stem) else _stem(name)
+                found.append((name, stem, _placed(picks, path, args)))
         except CryoSegNetError as error:
             print(error, file=sys.stderr)
             failures += 1
