@@ -242,12 +242,16 @@ class Journal:
         )
 
     def _remove_unfinished(self) -> None:
-        """Remove the temporary files of writes that a kill cut short; the lock says that nobody else writes here."""
-        for name in (*OUTPUT_FOLDERS, f"{STATE_FOLDER}/{CANDIDATES_FOLDER}"):
-            for folder, _, files in os.walk(self.output / name):
+        """Remove the temporary files of writes that a kill cut short; the lock says that no other run writes here."""
+        # In the folder itself: of summary.json, which is the longest write, the heartbeat and the report.
+        for top in (self.output, *(self.output / name for name in (*OUTPUT_FOLDERS, STATE_FOLDER))):
+            for folder, subfolders, files in os.walk(top):
+                if top == self.output:
+                    subfolders.clear()
                 for file in files:
                     if file.startswith(TEMPORARY_PREFIX):
-                        os.unlink(os.path.join(folder, file))
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(os.path.join(folder, file))
 
     def _remove_outputs(self) -> None:
         remove_files(self.output, sorted(self._written))

@@ -436,10 +436,12 @@ def test_killed_and_continued(mics: Path, tmp_path: Path) -> None:
         assert now >= done
         done = now
     assert 0 < done < 12
-    (out / "picks/.tmp-123-abc.star").write_text("cut by the kill")
+    for name in ("picks/.tmp-123-abc.star", ".tmp-123-abc.json", ".tmp-123-abc.html", ".cryosegnet/.tmp-123-abc.json"):
+        (out / name).write_text("cut by the kill")
     process = start(mics, out, 0)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
+    assert not list(out.rglob(".tmp-*"))
     assert f"({done} of them by an earlier run)" in stdout
     pick(mics, tmp_path / "undisturbed", formats=("star", "cbox"))
     assert outputs(out) == outputs(tmp_path / "undisturbed")
