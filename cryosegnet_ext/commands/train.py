@@ -198,9 +198,11 @@ def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..
     """Do a run in its folder: resume, stop on signals, tell the result."""
     from ..training.folder import RunFolder
     from ..training.parallel import PartnerFailed, joined
+    from ..training.training import chosen_precision
 
     try:
         with joined(args.device) as group:
+            chosen_precision(options.precision, group.device)
             folder = RunFolder(args.output, kind, options.settings())
             with folder.locked() if group.first else contextlib.nullcontext():
                 group.in_turn(lambda: folder.open(args.overwrite))

@@ -25,7 +25,8 @@ REACH = 0.3
 SIZE_ERRORS = (0.85, 1.0, 1.18)
 # Fewer candidates than this, or fewer wrong or right ones, cannot tell a slope.
 _LEAST_CANDIDATES, _LEAST_OF_EACH = 60, 8
-_THRESHOLDS = np.round(np.arange(0.2, 0.81, 0.05), 2)
+# The best threshold of a score that is a probability is half of the F1 that it reaches: low where particles are faint.
+_THRESHOLDS = np.round(np.arange(0.1, 0.81, 0.05), 2)
 # Thresholds this close to the best are as good; of those the one nearest to 0.5 is taken.
 _PLATEAU = 0.005
 # Micrographs that are picked for this at most.

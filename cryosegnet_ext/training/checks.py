@@ -37,8 +37,8 @@ BELIEVED = 3.0
 # With fewer labels one blob of ice can look like evidence.
 LEAST_LABELS = 15
 # Where so many labels show nothing, the user is told; where so many do, training on them is refused.
-MANY, PLENTY = 60, 150
-# Evidence of each label, on average, from which on they show something: real ones have 0.2 to 0.7.
+MANY, PLENTY = 60, 200
+# Evidence of each label, on average, from which on they show something: real ones have 0.05 to 0.7.
 LEAST_EACH = 0.01
 _FACTORS = (2.0, 0.5, 4.0, 0.25, 3.0, 1 / 3, 8.0, 0.125)
 _SIDE = 32.0

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..atomic import atomic_path
 from ..errors import CryoSegNetError
-from ..progress import duration
+from ..progress import duration, plural
 from .fit import Moment
 
 _LINE_SECONDS = 15.0
@@ -49,7 +49,13 @@ class Watcher:
         """Take note of a moment."""
         now = time.monotonic()
         if self._first is None:
-            self._first = max(moment.step - 10, 0)
+            # what came before, the micrographs made ready, says nothing of the speed
+            self._first, self._began, self._said = moment.step, now, now
+            return
+        if moment.loss is None and moment.validation_dice is None:
+            left = (now - self._began) / (moment.step - self._first) * (moment.steps - moment.step)
+            self.say(f"{plural(moment.steps, 'step')}: about {duration(left)}")
+            return
         if moment.loss is not None:
             self._loss = moment.loss if self._loss is None else 0.8 * self._loss + 0.2 * moment.loss
             self._event("loss/training", moment.loss, moment.step)

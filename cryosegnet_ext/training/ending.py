@@ -30,7 +30,7 @@ def finish(
     """Write the report, the card and the curves, and tell the result."""
     count = min(len(data.validation), MOST_MICROGRAPHS)
     went = course(folder.path)
-    remarks = [*early_end(went), *remarks]
+    remarks = [*early_end(went), *remarks, *useless(scores)]
     results = {
         "steps": went.steps,
         "planned_steps": went.planned,
@@ -60,11 +60,21 @@ def early_end(went: Course) -> list[str]:
     ]
 
 
+def useless(scores: Mapping[str, Scores]) -> list[str]:
+    """That the network of the last score picks nothing right; nothing to say otherwise."""
+    if list(scores.values())[-1].right:
+        return []
+    return [
+        "WARNING: this network picks no particle right, so it is of no use: train longer, on more micrographs, or "
+        "check labels and --diameter."
+    ]
+
+
 def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
     """Lines for the user at the end."""
     results, data = report["results"], report["data"]
     names = list(results["scores"])
-    width = max((len(name) for name in names), default=0) + 1
+    width = max(map(len, names)) + 1
     lines = [f"On {results['scored_on']}, size given:"]
     for name in names:
         s = results["scores"][name]
@@ -76,6 +86,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
         f"weights:  {folder / WEIGHTS} (threshold {results['threshold']:g})",
         # A run of fewer steps than a line of loss.csv stands for has no curves.
         *([f"look at:  {folder / 'curves.png'}"] if (folder / "curves.png").exists() else []),
-        f"use them: cryosegnet pick MICROGRAPHS -o picked --weights {folder / WEIGHTS}{size}",
     ]
+    if results["scores"][names[-1]]["f1"] > 0:
+        lines.append(f"use them: cryosegnet pick MICROGRAPHS -o picked --weights {folder / WEIGHTS}{size}")
     return lines

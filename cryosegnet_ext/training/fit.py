@@ -27,6 +27,8 @@ Batch = tuple[NDArray[np.float32], NDArray[Any]]
 
 #: Label of a pixel that nobody knows the truth of; it counts for nothing.
 UNKNOWN = 255
+# Steps that are timed to tell how long all will take.
+_TIMED = 3
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def fit(
         The processes that train together; each calls this with its own part of the batches, the same recipe and the
         whole validation.
     watch
-        Told every 10 steps, and of each validation.
+        Told every 10 steps and of each validation, and of the first steps, from which it can tell how long all takes.
     stop
         Asked after each step; True saves a checkpoint and raises `Interrupted`.
     checkpoint_every
@@ -178,8 +180,12 @@ def fit(
         _freeze_norms(run.model)
     losses = Table(folder / "loss.csv", LOSS_COLUMNS, run.step, group.first)
     seen = Table(folder / "validation.csv", VALIDATION_COLUMNS, run.step, group.first and bool(validation))
+    # the first step is slower than the others
+    timed = (run.step + 1, run.step + 1 + _TIMED)
     while run.step < last and not run.tired:
         value = run.advance(next_batch(run.step))
+        if run.step in timed and watch is not None and group.first:
+            watch(Moment(run.step, last))
         if run.step % 10 == 0:
             shown, speed = _finite(value, run.step), recipe.rate(run.step - 1)
             losses.add(run.step, round(shown, 5), f"{speed:.2e}", losses.seconds)

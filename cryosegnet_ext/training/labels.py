@@ -17,6 +17,7 @@ from ..formats import READABLE, read_many
 from ..inputs import Input
 from ..micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
 from ..picks import Picks
+from ..progress import plural
 from .discs import centres_of_mask
 
 Floats = NDArray[np.float64]
@@ -113,7 +114,8 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
     if not result:
         example = f" (a label file says {unknown[0]}, a micrograph is called {inputs[0].path.name})" if unknown else ""
         raise CryoSegNetError(
-            f"none of the {len(inputs)} micrographs has labels{example}: label files must carry the micrographs' names"
+            f"there are no labels for the {plural(len(inputs), 'micrograph')}{example}: label files must carry the "
+            "micrographs' names"
         )
     return result, unknown
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..atomic import write_atomic
+from ..progress import plural
 from ..scoring import Calibration
 from .crops import LABEL_SHARE
 
@@ -103,8 +104,9 @@ def model_card(report: Mapping[str, Any]) -> str:
         f"| network | attention-gated U-Net, {settings['base_channels']} base channels, {settings['levels']} levels |",
         f"| recipe | {settings['preset']} |",
         f"| particle diameter | {size} |",
-        f"| trained on | {len(data['train'])} micrographs, {data['train_labels']} particles |",
-        f"| validated on | {len(data['validation'])} micrographs, {data['validation_labels']} particles |",
+        f"| trained on | {plural(len(data['train']), 'micrograph')}, {plural(data['train_labels'], 'particle')} |",
+        f"| validated on | {plural(len(data['validation']), 'micrograph')}, "
+        f"{plural(data['validation_labels'], 'particle')} |",
         f"| steps | {_steps(results)} |",
         f"| threshold | {results['threshold']:g} |",
     ]

@@ -82,7 +82,7 @@ def labelled_examples(wanted: Wanted, folder: Path, say: Say) -> tuple[list[Exam
     """
     inputs = expand_inputs(wanted.micrographs)
     found, unknown = find_labels(inputs, wanted.labels)
-    say(f"{len(found)} of {len(inputs)} micrographs have labels")
+    say(f"labels for {len(found)} of {plural(len(inputs), 'micrograph')}")
     if unknown:
         say(f"warning: labels without a micrograph, left out: {', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}")
     chosen = [(inputs[i], found[i]) for i in sorted(found)]

@@ -89,8 +89,9 @@ def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, s
     examples = _confident(blank, options.confident, folder.path / FRAMES, start, device)
     count = sum(len(example.x) for example in examples)
     if count < _LEAST_CONFIDENT:
+        few = f"only {plural(count, 'particle')}" if count else "no particle"
         raise CryoSegNetError(
-            f"the start weights find only {plural(count, 'particle')} with a score of {options.confident:g} or more on "
+            f"the start weights find {few} with a score of {options.confident:g} or more on "
             f"{plural(len(examples), 'micrograph')}: give more micrographs, a lower --confident, or labels"
         )
     digest |= digests([(one, None) for one in inputs])

@@ -77,6 +77,13 @@ def test_the_threshold_lies_where_f1_is_best():
     assert best_threshold(nothing, Calibration()) == 0.5
 
 
+def test_a_faint_particle_has_a_low_threshold():
+    p = np.array([0.17] * 100 + [0.02] * 400)
+    candidates = Candidates(Evidence(p, np.zeros(500)), np.arange(500) % 5 == 0, 100)
+    candidates.right[:40], candidates.right[40:100] = True, False
+    assert best_threshold(candidates, Calibration()) == pytest.approx(0.15)
+
+
 def test_scores():
     assert Scores(10, 20, 8).f1 == pytest.approx(2 * 8 / 30)
     assert "precision 0.800, recall 0.400" in str(Scores(10, 20, 8))

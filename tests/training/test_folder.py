@@ -277,3 +277,18 @@ def test_labels_too_few_to_tell_are_drawn(data, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if "too few to tell" in line]
     assert len(said) == 1 and "labels.jpg" in said[0]
     assert (data / "out" / "labels.jpg").stat().st_size > 1000
+
+
+def test_float16_on_a_processor_is_refused_before_anything_is_prepared(data, capsys):
+    assert train(data, data / "out", "--precision", "float16") == 3
+    said = capsys.readouterr().err
+    assert "needs a GPU" in said and said.count("\n") == 1 and not (data / "out").exists()
+
+
+def test_a_card_that_cannot_be_written_leaves_none(data, capsys, monkeypatch):
+    from cryosegnet_ext.training import output
+
+    monkeypatch.setattr(output, "model_card", lambda _: "\ud800")  # no UTF-8
+    with pytest.raises(UnicodeEncodeError):
+        train(data, data / "out", "--quiet")
+    assert not (data / "out" / "model_card.md").exists()

@@ -132,7 +132,7 @@ def test_mistakes_are_named(mics, tmp_path):
     (tmp_path / "none").mkdir()
     for labels, words in (
         ([tmp_path / "mic_1.star", tmp_path / "mic_1_b.star"], "give one"),
-        ([tmp_path / "elsewhere.star"], "none of the 3 micrographs has labels.*elsewhere"),
+        ([tmp_path / "elsewhere.star"], "no labels for the 3 micrographs.*elsewhere"),
         ([tmp_path / "mic_1.xyz"], "no format of labels"),
         ([tmp_path / "missing.star"], "no such file"),
         ([tmp_path / "none"], "holds no labels"),

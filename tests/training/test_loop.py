@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cryosegnet_ext import CryoSegNetError
-from cryosegnet_ext.training import fit
+from cryosegnet_ext.training import curves, fit
 from cryosegnet_ext.training.curves import Watcher, draw_curves
 from cryosegnet_ext.training.fit import UNKNOWN, Interrupted, Recipe
 from cryosegnet_ext.training.tables import Table
@@ -214,3 +214,18 @@ def test_seconds_go_on_where_the_run_was_stopped(tmp_path):
     (tmp_path / "loss.csv").write_text(f"{head}\n{row.rsplit(',', 1)[0]},500.0\n")
     fit.fit(RECIPE, batch, tmp_path)
     assert [float(r["seconds"]) >= 500 for r in rows(tmp_path / "loss.csv")] == [True, True]
+
+
+def test_how_long_it_takes_is_said_after_the_first_steps(tmp_path, capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 60))
+    monkeypatch.setattr(curves.time, "monotonic", lambda: next(clock))
+    watcher = Watcher(tmp_path)
+    with watcher:
+        for _ in range(100):  # the micrographs took their time
+            next(clock)
+        watcher(fit.Moment(1, 100))
+        watcher(fit.Moment(4, 100))
+    assert "cryosegnet: 100 steps: about 32 min" in capsys.readouterr().err
+    seen = []
+    fit.fit(replace(RECIPE, steps=8), batch, tmp_path / "run", watch=seen.append)
+    assert [(m.step, m.loss) for m in seen] == [(1, None), (4, None)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryosegnet_ext.training.ending import summary
+from cryosegnet_ext.training.calibration import Scores
+from cryosegnet_ext.training.ending import summary, useless
+from cryosegnet_ext.training.output import model_card
 
 REPORT = {
     "results": {
@@ -24,3 +26,21 @@ def test_curves_are_named_only_where_they_were_drawn(tmp_path: Path) -> None:
     said = summary(REPORT, tmp_path)
     assert f"look at:  {tmp_path / 'curves.png'}" in said
     assert said[-1].endswith("unet.safetensors --diameter 180")
+
+
+def test_a_network_that_picks_nothing_right_is_not_recommended(tmp_path: Path) -> None:
+    scores = {"built-in network": Scores(10, 10, 8), "this network": Scores(10, 10, 0)}
+    assert "no use" in useless(scores)[0]
+    assert useless({"this network": Scores(10, 10, 1)}) == []
+    nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    report = {**REPORT, "results": {**REPORT["results"], "scores": {"this network": nothing}}}
+    assert not any("use them" in line for line in summary(report, tmp_path))
+
+
+def test_one_of_a_kind_is_no_plural() -> None:
+    data = {"name": "n", "diameter": 180.0, "angstrom": True, "diameter_from": "given", "train": ["a"]}
+    data |= {"validation": ["b"], "train_labels": 1, "validation_labels": 2}
+    results = {**REPORT["results"], "steps": 1, "planned_steps": 1, "best_step": 1}
+    report = {"settings": {"base_channels": 2, "levels": 2, "preset": "default"}, "kind": "train", "weights": "w"}
+    card = model_card(report | {"data": data, "results": results, "environment": {"cryosegnet-ext": "1"}})
+    assert "1 micrograph, 1 particle |" in card and "1 micrograph, 2 particles |" in card
