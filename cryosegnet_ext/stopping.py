@@ -85,6 +85,23 @@ class Stop:
             raise Stopped
 
 
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM raises `KeyboardInterrupt` as Ctrl-C does, wherever `Stop` does not listen."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
 def _tell(text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(2, text.encode())

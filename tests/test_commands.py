@@ -164,6 +164,23 @@ batch.run(stub_picker.StubPicker(), expand_inputs([{str(mics)!r}]), {str(tmp_pat
     assert process.returncode == 4 and "ended at once" in stderr and "Traceback" not in stderr
 
 
+@pytest.mark.parametrize("moment", ["cryosegnet_ext.batch.run", "cryosegnet_ext.report.page.try_report"])
+def test_terminated_before_and_after_the_picking(mics: Path, tmp_path: Path, moment: str) -> None:
+    module, name = moment.rsplit(".", 1)
+    code = f"""
+import importlib, os, signal, sys, time
+sys.argv[0] = {str(STUB)!r}
+def terminated(*args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+setattr(importlib.import_module({module!r}), {name!r}, terminated)
+exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
+"""
+    command = [sys.executable, "-c", code, "pick", str(mics), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (4, "cryosegnet: error: stopped")
+
+
 def test_reader_of_the_output_leaves(mics: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -c 'import sys; from cryosegnet_ext.commands import main; sys.exit(main())' doctor | :"
     done = subprocess.run(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..progress import plural
+from ..stopping import terminated_as_interrupted
 from .options import add_options, check_picker, even_pixels
 from .parsing import say
 from .running_options import (
@@ -81,6 +82,12 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Pick; the exit code says how it went."""
     _check(args)
+    # Modules and weights take seconds to load, and the report of a large run takes a minute.
+    with terminated_as_interrupted():
+        return _pick(args)
+
+
+def _pick(args: argparse.Namespace) -> int:
     from .. import batch
     from ..inputs import expand_inputs
 

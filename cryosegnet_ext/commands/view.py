@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..choices import DIAMETERS, PIXEL_SIZES
 from ..errors import UsageError
 from ..progress import plural
+from ..stopping import terminated_as_interrupted
 from .options import number
 
 if TYPE_CHECKING:
@@ -113,18 +114,11 @@ def _desk(args: argparse.Namespace) -> Desk:
 @contextlib.contextmanager
 def _ends_quietly() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the server, as they are meant to."""
-    import signal
-
-    def end(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\nended")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with terminated_as_interrupted():
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("\nended")
 
 
 def _has_display() -> bool:
