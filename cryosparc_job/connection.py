@@ -159,10 +159,17 @@ def connect(
                 timeout=_TIMEOUT_SECONDS,
             )
         except RuntimeError as error:
-            raise _explain(error.__cause__ or error, f"connecting to {address}", address) from None
+            problem = _explain(error.__cause__ or error, f"connecting to {address}", address)
+            if problem.code in (0, 404) and not problem.passing:
+                raise CryoSegNetError(f"What answers at {address} is not CryoSPARC {SUPPORTED}: check --url.") from None
+            raise problem from None
         except ValueError:
             raise CryoSegNetError(f"The saved login for {address} has expired: {_relogin(address)}") from None
-    version = cs.api.config.get_version()
+    try:
+        version = cs.api.config.get_version()
+    except Exception as error:
+        _close(cs)
+        raise _explain(error, "asking for the version", address) from error
     if not re.match(rf"v?{re.escape(SUPPORTED)}(\.|$)", version):
         _close(cs)
         raise CryoSegNetError(

@@ -58,7 +58,8 @@ class Run:
         self.where = (job.project_uid, job.uid)
         self.unsaid = 0
         self._resume = resume
-        self._state: Literal["running", "ending", "completed"] = "running"
+        # Until the job is known to run, a signal waits: a request that is cut off may still be carried out.
+        self._state: Literal["running", "ending", "completed"] = "ending"
         self._lost: str | None = None
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
@@ -75,10 +76,15 @@ class Run:
             self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         try:
             self.settle("running", "starting the job", self.connection.api.jobs.mark_running, status="running")
-        except BaseException:
+            self._state = "running"
+            self.check()
+            self._watch.start()
+        except BaseException as error:
+            self._state = "ending"
+            if isinstance(error, Interrupted):
+                self._fail(_reason(error, self._resume))
             self._restore()
             raise
-        self._watch.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -151,6 +151,9 @@ def _find_job(connection: Connection, task: Task) -> Any:
             raise CryoSegNetError(
                 f"{task.exposures.job} has no output {task.exposures.output}: name one of its outputs ({have})."
             )
+        kind = source.outputs[task.exposures.output].type
+        if kind != "exposure":
+            raise CryoSegNetError(f"{task.exposures} is of the type {kind}: name an output of exposures.")
     if task.job is None:
         return create_external_job(connection, task.project, task.workspace, task.title, task.note)
     try:

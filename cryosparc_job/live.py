@@ -176,7 +176,13 @@ def follow(
     last_news = last_answer = time.monotonic()
     if done:
         say(f"{len(done)} exposures were picked by earlier jobs")
-    with _signals() as check:
+    received: list[int] = []
+
+    def check() -> None:
+        if received:
+            _stop(received[0])
+
+    with _heard(lambda number, _: received.append(number)):
         while True:
             check()
             try:
@@ -190,7 +196,8 @@ def follow(
                 waited = fresh_since is not None and now - fresh_since > 60 * plan.wait_minutes
                 if len(fresh) >= plan.batch or (fresh and (over or waited)):
                     uids = fresh[: plan.largest]
-                    outcome = _batch(connection, origin.task(uids), picker, say, outcomes)
+                    with _heard(_stop):
+                        outcome = _batch(connection, origin.task(uids), picker, say, outcomes)
                     for uid in uids:
                         tries[uid] = tries.get(uid, 0) + 1
                     if outcome is not None:
@@ -266,23 +273,21 @@ def _sleep(seconds: float, check: Callable[[], None]) -> None:
         time.sleep(min(left, _SLICE_SECONDS))
 
 
+def _stop(number: int, _frame: object = None) -> None:
+    raise Interrupted(signal.Signals(number).name)
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """Between the batches: signals end the following where it may end. Within one, `ends.Run` takes them."""
-    received: list[int] = []
+def _heard(receive: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Signals go to ``receive``: between the batches they end the following where it may end, in one at once.
 
-    def receive(number: int, _frame: object) -> None:
-        received.append(number)
-
-    def check() -> None:
-        if received:
-            raise Interrupted(signal.Signals(received[0]).name)
-
+    While a batch's job runs, `ends.Run` takes them.
+    """
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield check
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

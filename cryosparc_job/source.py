@@ -181,17 +181,25 @@ class Source:
 
     def _save(self, path: str, target: Path) -> None:
         stream: Any = self.connection.api.projects.download_file(self.project, path=path)
-        with open(target, "wb") as file:
-            for chunk in stream.stream():
-                file.write(chunk)
+        try:
+            with open(target, "wb") as file:
+                for chunk in stream.stream():
+                    file.write(chunk)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def _make_folder(self) -> None:
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ServerError(
-                f"The cache folder {self.cache} cannot be made ({error.strerror}): choose another with --cache."
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ServerError:
+        # Nothing is wrong with the exposure, which must not be left out for it.
+        return ServerError(
+            f"The cache folder {self.cache} cannot be written ({error.strerror}): make room there, or choose another "
+            "with --cache."
+        )
 
     def _evict(self, keep: Path | None = None) -> None:
         """Remove the files used longest ago until the cache is within its bounds.

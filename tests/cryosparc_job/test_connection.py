@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -108,6 +110,39 @@ def test_nobody_listening(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     with pytest.raises(CryoSegNetError, match="check the network"):
         connect("http://127.0.0.1:9")
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Some other web server."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.send_header("content-length", "6")
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_another_web_server(standin: StandIn, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        server.status = status  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(CryoSegNetError, match=r"is not CryoSPARC 5\.0: check --url"):
+            connect(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_a_server_that_fails_after_the_login(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(standin).items():
+        monkeypatch.setenv(name, value)
+    standin.faults.append(Fault("config.get_version", "500", times=-1, after=1))
+    with pytest.raises(CryoSegNetError, match=r"refused asking for the version \(500"):
+        connect(standin.url)
 
 
 @pytest.mark.parametrize(

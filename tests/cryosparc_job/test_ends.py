@@ -39,6 +39,20 @@ def world(standin: StandIn) -> Any:
     return standin.world
 
 
+def test_a_signal_while_the_job_is_started_fails_it(standin: StandIn, world: Any, tmp_path: Path) -> None:
+    """The request is carried out though nobody waits for its reply: the job must not stay running."""
+    standin.faults.append(Fault("jobs.mark_running", "slow", seconds=2.0))
+    process = start(standin, tmp_path)
+    wait(lambda: "jobs.mark_running" in world.calls)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 4, err
+    assert "--job J2" in err and "Traceback" not in err
+    assert world.jobs["J2"].status == "failed"
+    assert "SIGINT" in world.events["J2"][-1]["text"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_fails_the_job_and_job_goes_on(
     standin: StandIn, world: Any, tmp_path: Path, number: signal.Signals

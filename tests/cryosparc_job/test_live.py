@@ -19,10 +19,10 @@ from cryosparc.models.session import Session
 
 from cryosegnet_ext.commands import running_options
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosparc_job import building, cli, connection, ends
+from cryosparc_job import building, cli, connection, ends, job
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.errors import Interrupted, JobLost
-from cryosparc_job.job import Task
+from cryosparc_job.job import Task, create_external_job
 from cryosparc_job.live import Follow, follow
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
 from tests.standin.faults import Fault
@@ -249,6 +249,24 @@ def test_the_command(server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert cli.main(words) == 0
     assert "24 particles on 3 exposures in 1 jobs" in capsys.readouterr().out
     assert server.world.jobs["J2"].workspace_uids == ["W2"]
+
+
+def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
+    server: StandIn, client: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_and_signal(*args: Any) -> Any:
+        made = create_external_job(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made
+
+    monkeypatch.setattr(job, "create_external_job", make_and_signal)
+    add_session(server.world)
+    add_live(server.world, 3)
+    picker = BlobPicker()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        follow(client, Follow(TASK, "S1", **QUICK), picker, lambda line: None)
+    assert picker.picked == []
+    assert server.world.jobs["J2"].status == "building"
 
 
 def test_a_signal_while_a_batch_is_completed_ends_the_following(

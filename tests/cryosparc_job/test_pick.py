@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks
 from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName
+from cryosparc_job.errors import ServerError
 from cryosparc_job.job import Task, pick
 from cryosparc_job.locations import read_locations
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
@@ -174,11 +176,14 @@ def test_exposures_without_what_is_needed_are_refused_before_picking(connection:
         ({"workspace": "W9"}, "finding the workspace W9 .404"),
         ({"exposures": OutputName("J9", "exposures")}, "J9 does not exist"),
         ({"job": "J9"}, "J9 does not exist"),
+        ({"exposures": OutputName("J1", "particles")}, "J1:particles is of the type particle: name an output of exp"),
         ({"job": "J1"}, "J1 is not an external job"),
     ],
 )
 def test_wrong_names_are_one_sentence(connection: Connection, world: World, wrong: Any, message: str) -> None:
     add_exposures(world, [(256, 256)])
+    outputs = world.jobs["J1"].spec.outputs.root
+    outputs["particles"] = outputs["exposures"].model_copy(update={"type": "particle"})
     with pytest.raises(CryoSegNetError, match=message) as refusal:
         pick(connection, Task(**{**task().__dict__, **wrong}), BlobPicker())
     assert "\n" not in str(refusal.value)
@@ -223,6 +228,18 @@ def test_a_link_outside_the_project_says_where_to_run(connection: Connection, wo
     outcome = pick(connection, task(download=True), BlobPicker())
     assert [reason for _, reason in outcome.failures if "outside the project" in reason and "mounted" in reason]
     assert pick(connection, task(), BlobPicker()).failures == []
+
+
+def test_a_full_disk_is_not_the_exposures_fault(connection: Connection, world: World, tmp_path: Path) -> None:
+    add_exposures(world, [(64, 64)] * 2 + [(512, 512)] * 2, particles=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        with pytest.raises(ServerError, match=r"cannot be written .*make room there, or choose another with --cache"):
+            pick(connection, task(download=True, cache=tmp_path / "small"), BlobPicker())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert world.jobs["J2"].status == "failed"
 
 
 class Given(BlobPicker):
