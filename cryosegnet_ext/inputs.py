@@ -125,6 +125,10 @@ class Stems:
         """Whether the micrograph has its stem already."""
         return one.key in self._known
 
+    def move(self, old: str, new: str) -> None:
+        """A micrograph has another key now."""
+        self._known[new] = self._known.pop(old)
+
     def of(self, one: Input, plain: bool = True) -> str:
         """The micrograph's stem; ``plain`` False: others of this run are called the same, so the tree is kept."""
         if one.key in self._known:

@@ -1,7 +1,8 @@
 """The journal of a batch: what is finished, in a file that only ever grows, so that a killed run can go on.
 
 ``OUT/.cryosegnet/journal.jsonl`` holds one JSON object a line: the settings first, then the dataset's diameter and one
-record for each finished or failed micrograph. Where a micrograph has several records the last one counts.
+record for each finished or failed micrograph. Where a micrograph has several records the last one counts. A micrograph
+that was found again at another path has a line that says so.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Container, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ._version import __version__
 from .errors import CryoSegNetError
-from .inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER
+from .inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input
+from .reading import file_identity
 
 SCHEMA = 1
 #: How `cryosegnet_ext.atomic` begins the names of files that are not finished.
@@ -104,6 +106,8 @@ class Journal:
         self.in_angstrom: bool | None = None
         #: every output that any run into this folder wrote, also in formats that later runs left out
         self._written: set[str] = set()
+        #: name, size and time of change of a file -> keys of the records of such files; made when it is asked for
+        self._by_file: dict[tuple[str, int, int], dict[str, None]] | None = None
         self._file: Any = None
         self._lock = -1
         try:
@@ -141,6 +145,50 @@ class Journal:
         entry = {name: value for name, value in asdict(record).items() if value is not None}
         self._append({"record": "micrograph", **entry})
         self.records[record.key] = record
+        if self._by_file is not None:
+            self._by_file.setdefault(_file_of(record), {})[record.key] = None
+
+    def adopt(self, one: Input, listed: Container[str] = ()) -> str | None:
+        """Know a micrograph again that was moved, or is reached by another path, since it was picked.
+
+        It is the same where its file's name, size and time of change are, and its old path leads nowhere else now. It
+        keeps its record and with that its stem; as a new one it would get pick files beside those that it has.
+
+        Parameters
+        ----------
+        one
+            A micrograph.
+        listed
+            Keys of micrographs that stay what they are.
+
+        Returns
+        -------
+        str or None
+            The key that it had; None where it is known by its own, or not at all.
+
+        Raises
+        ------
+        CryoSegNetError
+            The journal cannot be written.
+        """
+        if one.key in self.records or not self.records:
+            return None
+        if self._by_file is None:
+            self._by_file = {}
+            for record in self.records.values():
+                self._by_file.setdefault(_file_of(record), {})[record.key] = None
+        identity = file_identity(one) or (-1, -1)
+        keys = self._by_file.get((os.path.basename(one.key), *identity), {})
+        old = [key for key in keys if key in self.records and key not in listed and not _is_another(key, one)]
+        if len(old) != 1 or identity == (-1, -1):
+            return None
+        entry = {"record": "moved", "from": old[0], "to": one.key, "name": one.name}
+        try:
+            self._append(entry)
+        except OSError as error:
+            raise CryoSegNetError(f"{self.path} cannot be written ({error.strerror}); free some disk space") from error
+        _replay(entry, self.records)
+        return old[0]
 
     def set_diameter(self, diameter: float | None, in_angstrom: bool | None = None) -> None:
         """Append the dataset's diameter and its unit, angstrom or pixels; None: it could not be determined."""
@@ -223,10 +271,9 @@ class Journal:
                     elif kind == "diameter":
                         self.diameter, self.has_diameter = entry["diameter"], True
                         self.in_angstrom = entry.get("in_angstrom")
-                    elif kind == "micrograph":
-                        record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
-                        self.records[record.key] = record
-                        self._written.update(record.files or ())
+                    else:
+                        _replay(entry, self.records)
+                        self._written.update(entry.get("files") or ())
             file.truncate(whole)
         if known is None and whole:
             known = {}
@@ -272,11 +319,30 @@ def read_records(output: str | Path) -> dict[str, Record]:
     with contextlib.suppress(OSError), open(Path(output) / STATE_FOLDER / "journal.jsonl", "rb") as file:
         for line in file:
             with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
-                entry = json.loads(line)
-                if entry.get("record") == "micrograph":
-                    record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
-                    records[record.key] = record
+                _replay(json.loads(line), records)
     return records
+
+
+def _replay(entry: Mapping[str, Any], records: dict[str, Record]) -> None:
+    """Do to the records what a line of the journal says."""
+    if entry.get("record") == "micrograph":
+        record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
+        records[record.key] = record
+    elif entry.get("record") == "moved":
+        record = records.pop(entry["from"])
+        records[entry["to"]] = replace(record, key=entry["to"], name=entry["name"])
+
+
+def _file_of(record: Record) -> tuple[str, int, int]:
+    return os.path.basename(record.key), record.size, record.mtime_ns
+
+
+def _is_another(key: str, one: Input) -> bool:
+    """Whether there is a file at an old path that is not the micrograph's."""
+    try:
+        return not os.path.samefile(key, one.path)
+    except (OSError, ValueError):
+        return False
 
 
 def differences(known: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:

@@ -74,6 +74,9 @@ class Listed(Source):
 
     def __init__(self, inputs: Sequence[Input], journal: Journal, finished: Finished) -> None:
         self._inputs = inputs
+        keys = {one.key for one in inputs}
+        for one in inputs:
+            journal.adopt(one, listed=keys)
         tasks = list(zip(inputs, output_stems(inputs, journal.stems())))
         self._todo = [task for task in tasks if not finished(*task)]
         self._next = 0

@@ -9,7 +9,7 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .errors import CryoSegNetError
@@ -82,12 +82,13 @@ class Watch(Source):
         self._ended: str | None = None
         self._active = time.monotonic()
         self._finished: Finished = lambda one, stem: False
+        self._adopt: Callable[[Input], str | None] = lambda one: None
         self._stems = Stems()
         self.total = self.skipped = 0
 
     def begin(self, journal: Journal, finished: Finished) -> None:
         """Know what earlier runs did."""
-        self._finished = finished
+        self._finished, self._adopt = finished, journal.adopt
         self._stems = Stems(journal.stems(), self._top())
         self._active = time.monotonic()
         self.look()
@@ -145,6 +146,9 @@ class Watch(Source):
         taken: list[tuple[Input, str]] = []
         while self._ready and len(taken) < count:
             one = self._ready.popleft()
+            old = self._adopt(one)
+            if old is not None:
+                self._stems.move(old, one.key)
             stem = self._stems.of(one)
             if self._finished(one, stem):
                 self.skipped += 1

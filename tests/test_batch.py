@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from cryosegnet_ext import batch, estimate, progress, task
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.inputs import expand_inputs
-from cryosegnet_ext.journal import Journal
+from cryosegnet_ext.journal import Journal, read_records
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks, read_picks
 from tests.damage import damaged_files
@@ -447,6 +448,37 @@ def test_killed_and_continued(mics: Path, tmp_path: Path) -> None:
     assert outputs(out) == outputs(tmp_path / "undisturbed")
     keys = [line["key"] for line in journal_lines(out) if line["record"] == "micrograph"]
     assert len(keys) == len(set(keys)) == 12
+
+
+def test_micrographs_that_were_moved_keep_their_picks(mics: Path, tmp_path: Path) -> None:
+    """Another mount point or a tidied disk: they once were picked again, into m0.mrc.star beside m0.star."""
+    out = tmp_path / "out"
+    (mics / "m5.mrc").write_bytes(b"bad")
+    pick(mics, out)
+    before = outputs(out)
+    moved = mics.rename(tmp_path / "archive")
+    write_micrograph(moved / "m7.mrc", seed=70)  # another one by now, and so it is picked
+    for new in (1, 0):
+        again = pick(moved, out)
+        assert (again.done, again.skipped, again.failed) == (new, 11 - new, 1)
+    assert sorted(outputs(out)) == sorted({*before, "picks/m7.mrc.star", "overlays/m7.mrc.jpg"})
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["totals"]["micrographs"] == 12  # the first m7 and its picks are kept
+    assert {one["name"] for one in summary["micrographs"]} == {
+        *(str(moved / f"m{i}.mrc") for i in range(12)),
+        str(mics / "m7.mrc"),
+    }
+    assert len(read_records(out)) == 13
+
+
+def test_copies_of_a_micrograph_are_micrographs(mics: Path, tmp_path: Path) -> None:
+    pick(mics, tmp_path / "out")
+    (tmp_path / "copies").mkdir()
+    for i in range(3):
+        shutil.copy2(mics / f"m{i}.mrc", tmp_path / "copies")
+    (mics / "m2.mrc").unlink()
+    assert (pick(tmp_path / "copies", tmp_path / "out").done) == 2
+    assert sorted(p.name for p in (tmp_path / "out/picks").glob("*.mrc.star")) == ["m0.mrc.star", "m1.mrc.star"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -153,6 +153,21 @@ def test_a_file_that_stays_cut_off_fails_in_the_end(tmp_path: Path, monkeypatch:
     assert "truncated" in run.stop().failures[0][1]
 
 
+def test_micrographs_that_are_moved_once_they_are_picked(tmp_path: Path) -> None:
+    mics, out = tmp_path / "mics", tmp_path / "out"
+    for i in range(8):
+        write_micrograph(mics / f"incoming/m{i}.mrc", seed=i)
+    run = Running([mics], out)
+    run.until(lambda: len(run.records) == 8)
+    (mics / "incoming").rename(mics / "picked")
+    run.until(lambda: run.watch.skipped == 8)
+    write_micrograph(mics / "incoming/m8.mrc", seed=8)
+    run.until(lambda: len(run.records) == 9)
+    result = run.stop()
+    assert (result.done + result.skipped, result.failed) == (9, 0)
+    assert sorted(p.name for p in (out / "picks").iterdir()) == [f"m{i}.star" for i in range(9)]
+
+
 def test_a_star_file_and_a_list_that_grow(tmp_path: Path) -> None:
     out = tmp_path / "out"
     names = [str(write_micrograph(tmp_path / f"mics/m{i}.mrc", seed=i, pixel_size=0)) for i in range(4)]
