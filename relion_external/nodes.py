@@ -26,8 +26,9 @@ _OURS = "# written by cryosegnet-relion"
 
 NO_PICKS = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
 
-# RELION's decomposePipelineFileName (src/filename.cpp): a folder whose name begins with job and three digits.
-_JOB_PREFIX = re.compile(r"^.*?/job\d{3}[^/]*/")
+# RELION's decomposePipelineFileName (src/filename.cpp): a folder whose name begins with job and three digits. It looks
+# behind each slash first, and only then at the beginning.
+_JOB_PREFIX = re.compile(r"^.*?/job\d{3}[^/]*/|^job\d{3}[^/]*/")
 # The boxes and the limit of RELION's relion_it.py: bin until Nyquist would be worse than 8.5 A.
 _BOXES = (32, 48, 64, 96, 128, 160, 192, 256, 288, 300, 320, 360, 384, 400, 420, 450, 480, 512, 640, 768, 896, 1024)
 _BINNED_PIXEL = 4.25

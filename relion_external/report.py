@@ -156,11 +156,15 @@ def _picture(folder: Path, entry: Mapping[str, Any], inputs: Mapping[str, Input]
 
 
 def _short(name: str, longest: int = 90) -> str:
-    return name if len(name) <= longest else "..." + name[3 - longest :]
+    return _plain(name if len(name) <= longest else "..." + name[3 - longest :])
 
 
 def _wrapped(text: str, width: int = 105) -> str:
     import textwrap
 
+    return "\n".join(textwrap.wrap(_plain(text), width))
+
+
+def _plain(text: str) -> str:
     # A dollar sign would start matplotlib's mathematics.
-    return "\n".join(textwrap.wrap(text.replace("$", r"\$"), width))
+    return text.replace("$", r"\$")

@@ -262,6 +262,14 @@ def test_micrographs_that_have_got_other_names(project: Project) -> None:
     assert [len(project.coordinates(JOB, name)) for name in project.names] == picks
 
 
+def test_names_with_dollars_are_no_mathematics(project: Project) -> None:
+    project.write(name := f"{project.micrographs}/mic_$_$.mrc", np.random.default_rng(7).normal(size=(128, 128)))
+    project.names.append(name)
+    project.write_star()
+    assert run(project) == ""
+    assert (project.folder / JOB / "logfile.pdf").stat().st_size > 1000
+
+
 def test_names_with_spaces(project: Project) -> None:
     name = f"{project.micrographs}/grid 1 mic.mrc"
     project.write(name, np.random.default_rng(7).normal(size=(128, 128)))

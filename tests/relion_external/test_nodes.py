@@ -98,6 +98,9 @@ def test_coordinate_file_of_3_1() -> None:
     ("name", "file"),
     [
         ("MotionCorr/job002/Micrographs/mic_001.mrc", "Micrographs/mic_001_autopick.star"),
+        ("job002_mics/mic_007.mrc", "mic_007_autopick.star"),
+        ("job002_mics/job003/mic_007.mrc", "mic_007_autopick.star"),
+        ("Micrographs/job002.mrc", "Micrographs/job002_autopick.star"),
         ("MotionCorr/job1234/a/b/mic.1.mrc", "a/b/mic.1_autopick.star"),
         ("Import/job001/mic", "mic_autopick.star"),
         ("Micrographs/mic_001.mrc", "Micrographs/mic_001_autopick.star"),

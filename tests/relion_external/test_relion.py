@@ -196,17 +196,20 @@ def test_empty_corrupt_and_strangely_named_micrographs(tmp_path: Path) -> None:
     path = project.folder / corrupt
     path.write_bytes(path.read_bytes()[:5000])
     project.write(empty, np.random.default_rng(0).normal(size=SHAPE))
-    project.names.append(empty)
+    bare = "job007_grid/mic.mrc"  # RELION takes its folder for a job's
+    project.write(bare, project.image(project.names[0]))
+    project.names += [empty, bare]
     project.write_star()
     job = project.add_external()
     assert project.run(job) == "success", project.text(job + "run.err")
     assert len(project.coordinates(job, corrupt)) == len(project.coordinates(job, empty)) == 0
     said = project.text(job + "run.err")
-    assert "1 of 7 micrographs have no picks and 1 failed" in said and "Traceback" not in said
+    assert "1 of 8 micrographs have no picks and 1 failed" in said and "Traceback" not in said
     assert "truncated" in project.text(job + "run.out") and "truncated" in project.text(job + "failed.csv")
     extracted = extract(project, job)
     assert project.run(extracted) == "success"
     assert len(particles(project, extracted)) == count_picks(project, job) > 100
+    assert len(project.coordinates(job, bare)) == len(project.coordinates(job, project.names[0])) > 10
 
 
 def test_thousand_micrographs(tmp_path: Path) -> None:
