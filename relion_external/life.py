@@ -119,7 +119,10 @@ def _wait(child: int, markers: Markers, asked: list[int]) -> tuple[int, str | No
                 why = f"{signal.Signals(asked[0]).name} was received"
             elif now - looked >= _ABORT_SECONDS:
                 looked = now
-                why = "the user asked to abort" if markers.abort_requested() else None
+                if markers.moved():
+                    why = "its directory was deleted or moved"
+                elif markers.abort_requested():
+                    why = "the user asked to abort"
             if why is not None:
                 deadline = now + _GRACE_SECONDS
                 os.kill(child, signal.SIGTERM)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -273,6 +274,7 @@ class Markers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._place = folder.stat()
 
     def begin(self) -> None:
         """Remove the markers of an earlier run, and put a file aside that can become one on a full disk.
@@ -289,8 +291,25 @@ class Markers:
         """Whether the user pressed Abort; a file server that does not answer is asked again later."""
         return os.path.exists(self.folder / ABORT_NOW)
 
+    def moved(self) -> bool:
+        """Whether the directory is not in its place any more: RELION moves that of a deleted job into its Trash."""
+        try:
+            return not os.path.samestat(self._place, os.stat(self.folder))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
     def end(self, marker: str) -> None:
-        """Write one marker; it appears last, and a request to abort is gone before."""
+        """Write one marker; it appears last, and a request to abort is gone before.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        """
+        if self.moved():
+            raise FileNotFoundError(errno.ENOENT, "it was deleted or moved")
         for name in (ABORT_NOW, *({SUCCESS, FAILURE, ABORTED} - {marker})):
             with contextlib.suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)

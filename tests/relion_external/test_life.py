@@ -177,6 +177,17 @@ def test_signals_that_are_ignored_stay_so(project: Project) -> None:
     assert project.markers() == [SUCCESS]
 
 
+def test_job_that_is_deleted_while_it_runs(project: Project) -> None:
+    """RELION moves its directory into its Trash; nothing goes on in the old place."""
+    process = start(project, STUB_SECONDS="60", STUB_DEAF="1")
+    (project.folder / "Trash").mkdir()
+    (project.folder / JOB).rename(project.folder / "Trash/job004")
+    assert process.wait(timeout=10) == 4
+    assert not (project.folder / JOB).exists()
+    assert "its directory was deleted or moved" in project.text("Trash/job004/run.out")
+    assert "Traceback" not in project.text("Trash/job004/run.err")
+
+
 def test_abort_that_came_while_the_job_queued(project: Project) -> None:
     (project.folder / JOB).mkdir(parents=True)
     (project.folder / JOB / "RELION_JOB_ABORT_NOW").touch()
