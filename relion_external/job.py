@@ -196,7 +196,7 @@ def _pick(
         places.setdefault(one.key, []).append(file)
     unique = list({one.key: one for one in inputs}.values())
     if anew:
-        outputs.retract(arguments.folder, files)
+        outputs.retract(arguments.folder, [*files, nodes.SUGGESTION])
     elif arguments.in_coords is not None:
         from .coordinates import ExistingPicks, forget_changed
 

@@ -206,7 +206,16 @@ def suggest_boxes(diameter: float, pixel_size: float) -> tuple[int, int]:
 
 
 def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size: float) -> tuple[int, int]:
-    """Write the diameter and the boxes for Extract, which a Scheme can read (``float=read_star``)."""
+    """Write the diameter and the boxes for Extract, which a Scheme can read (``float=read_star``); gives the boxes.
+
+    Those of an earlier run stay: a median that drifts as micrographs come would have Extract, when it is continued,
+    join particles of two box sizes, which Class2D does not take.
+    """
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = (folder / SUGGESTION).read_text().splitlines()
+        known = dict(line.split() for line in lines if line.startswith("_rln"))
+        if known["_rlnMicrographPixelSize"] == f"{pixel_size:.6g}":
+            return int(known["_rlnOriginalImageSize"]), int(known["_rlnImageSize"])
     box, binned = suggest_boxes(diameter, pixel_size)
     text = f"{version.header}\ndata_picker\n\n"
     text += f"_rlnParticleDiameter {diameter:.1f}\n_rlnOriginalImageSize {box}\n_rlnImageSize {binned}\n"

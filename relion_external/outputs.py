@@ -40,7 +40,7 @@ def publish(folder: Path, stem: str, file: str, done: bool) -> None:
 
 
 def retract(folder: Path, files: Sequence[str]) -> None:
-    """Remove coordinates of other settings, so that a job that is stopped now does not hold picks of both."""
+    """Remove what was found with other settings, so that a job that is stopped now does not hold picks of both."""
     for file in files:
         (folder / file).unlink(missing_ok=True)
 

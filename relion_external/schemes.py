@@ -8,6 +8,7 @@ ranker, so its Schedule ends each round with Class2D. The box sizes and the mask
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,10 @@ SETTINGS: dict[str, Setting] = {
     "maxtime_hr": Setting("48", "hours after which the Scheme ends (4 and 5; a Schedule of 3.1 is aborted by hand)"),
     "do_at_most": Setting("50", "micrographs that motion correction does in a round"),
 }
+
+
+_WHOLE = ("threads", "nr_classes", "nr_iter", "min_nr_parts_2d", "min_nr_parts_3d", "do_at_most")
+_NUMBERS = ("angpix", "kV", "Cs", "Q0", "dose_per_frame", "bin_factor", "rank_threshold", "wait_sec", "maxtime_hr")
 
 
 def build_parser() -> CommandParser:
@@ -157,18 +162,22 @@ def install(
     for key, value in {**values, "mics": mics or ""}.items():
         if any(mark in value for mark in " \t\"'"):
             raise UsageError(f"--{key} '{value}' holds a space or quote, which RELION cannot pass on.")
+        if key in _WHOLE and not (value.isdigit() and int(value) > 0):
+            raise UsageError(f"--{key} {value} is no whole number above 0.")
+        if key in _NUMBERS and not re.fullmatch(r"\d+\.?\d*|\.\d+", value):
+            raise UsageError(f"--{key} {value} is no number: write it as in {SETTINGS[key].default}.")
         if key in PICKED and value:
             # Not in the middle of the first round, in the middle of the night.
             read(key, value)
     version = Version(relion) if relion else _version_of(project)
     home = "Schedules" if version is Version.V31 else "Schemes"
     folder = project / home / name
-    if folder.exists():
-        if not overwrite:
-            raise UsageError(f"{folder} exists: choose another --name, or --overwrite it.")
-        shutil.rmtree(folder)
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder} exists: choose another --name, or --overwrite it.")
     scheme = Scheme(version, f"{home}/{name}/", mics, values)
     try:
+        if folder.exists():
+            shutil.rmtree(folder)
         for job, text in scheme.job_stars().items():
             (folder / job).mkdir(parents=True)
             write_atomic(folder / job / "job.star", text)

@@ -61,6 +61,10 @@ def test_changed_parameter_is_said_and_everything_picked_again(project: Project,
     assert "threshold (0.3 then, 0.9 now)" in said
     assert (tmp_path / "log").read_text().split() == project.names
     assert len(project.coordinates(JOB, project.names[0])) < many
+    box = "_rlnOriginalImageSize"
+    before = project.text(JOB + "output_for_relion.star").split(box)[1].split()[0]
+    run(project, "--threshold", "0.9", "--particle_diameter", "80")
+    assert project.text(JOB + "output_for_relion.star").split(box)[1].split()[0] < before
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def test_boxes() -> None:
 @pytest.mark.parametrize("version", list(Version))
 def test_files_for_extract_and_display(version: Version) -> None:
     assert nodes.write_suggestion(Path(OUTPUT), version, 152.25, 1.06) == (216, 64)
+    # Continue with more micrographs: Extract goes on with the boxes that it has.
+    assert nodes.write_suggestion(Path(OUTPUT), version, 155.0, 1.06) == (216, 64)
     block = starfile.read(OUTPUT + nodes.SUGGESTION, always_dict=True)["picker"]
     assert float(block["rlnParticleDiameter"]) == 152.2 and int(block["rlnOriginalImageSize"]) == 216
     nodes.write_display_settings(Path(OUTPUT), version, 152.25, 1.06, 4096)

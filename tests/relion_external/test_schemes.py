@@ -91,11 +91,15 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--relion", "7"], "--relion: 7 is not known: use 3.1, 4, 5"),
         (["--relion", "5", "--particle_diameter", "big"], "--particle_diameter big is no diameter"),
         (["--relion", "5", "--gpu", "x"], "--gpu x is not known"),
+        (["--relion", "5", "--nr_iter", "many"], "--nr_iter many is no whole number above 0"),
+        (["--relion", "5", "--threads", "0"], "--threads 0 is no whole number above 0"),
+        (["--relion", "5", "--angpix", "0,83"], "--angpix 0,83 is no number: write it as in 1.0"),
         (["--relion", "5", "--thresold", "0.5"], "unknown argument --thresold; did you mean --threshold?"),
     ):
         assert install(tmp_path, *words) == 1
         error = capsys.readouterr().err.splitlines()
         assert said in error[0] and len(error) == 2, error
+    assert not (tmp_path / "Schemes").exists()
     assert schemes.main([]) == 1
     assert "--install" in capsys.readouterr().err
     assert schemes.main(["--help"]) == 0
