@@ -91,6 +91,10 @@ def _pick(
             outcome.late_signal = run.late_signal
         except CryoSegNetError as error:
             raise _with_note(error, job.uid, run) from error
+        except OSError as error:
+            # What is remembered here cannot be written: no other exposure, and no other batch, would fare better.
+            what = f"{error.filename or folder}: {error.strerror or error}"
+            raise _with_note(EngineLost(f"Nothing can be picked here any more: {what}."), job.uid, run) from error
         except Interrupted as end:
             note = "" if run.note is None else f" {run.note}: kill it there, or continue it."
             again = f" It can be continued: {resume}" if resume else ""

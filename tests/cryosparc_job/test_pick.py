@@ -11,11 +11,12 @@ import pytest
 
 from cryosegnet_ext.commands import running_options
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.journal import Journal, Record
 from cryosegnet_ext.micrograph import Micrograph
 from cryosegnet_ext.picks import Picks
 from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName
-from cryosparc_job.errors import ServerError
+from cryosparc_job.errors import EngineLost, ServerError
 from cryosparc_job.job import Task, pick
 from cryosparc_job.locations import read_locations
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
@@ -239,6 +240,21 @@ def test_a_full_disk_is_not_the_exposures_fault(connection: Connection, world: W
             pick(connection, task(download=True, cache=tmp_path / "small"), BlobPicker())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert world.jobs["J2"].status == "failed"
+
+
+def test_a_full_disk_under_what_is_remembered(
+    connection: Connection, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(self: Journal, record: Record) -> None:
+        raise OSError(28, "No space left on device", str(self.path))
+
+    monkeypatch.setattr(Journal, "add", add)
+    add_exposures(world, [(256, 256)])
+    with pytest.raises(
+        EngineLost, match=r"^J2: Nothing can be picked here any more: .*jsonl: No space left on device\.$"
+    ):
+        pick(connection, task(), BlobPicker())
     assert world.jobs["J2"].status == "failed"
 
 
