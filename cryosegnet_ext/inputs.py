@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 STATE_FOLDER = ".cryosegnet"
 #: What this program writes beside it; never taken for input, since overlays are JPEG pictures.
 OUTPUT_FOLDERS = ("picks", "overlays")
+#: Those of ``--layout facility``, for which the same holds.
+FACILITY_FOLDERS = ("STAR", "CBOX", "JPEG", "JSON")
 #: In the state folder: what the report needs of each micrograph.
 CANDIDATES_FOLDER = "candidates"
 
@@ -193,7 +195,7 @@ def walk(top: str) -> Iterator[str]:
             subfolders.clear()
             continue
         seen.add(real)
-        ours = OUTPUT_FOLDERS if STATE_FOLDER in subfolders else ()
+        ours = (*OUTPUT_FOLDERS, *FACILITY_FOLDERS) if STATE_FOLDER in subfolders else ()
         subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and s not in ours)
         yield from (os.path.join(folder, name) for name in sorted(names) if is_micrograph(name))
 
@@ -267,8 +269,10 @@ def _read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 
 def _project_root(star: Path, names: Sequence[str]) -> Path:
     """The folder that the names are relative to: here, or the nearest folder above the STAR file where one exists."""
+    # From all over the list: the first ones of a long session may be archived by now.
+    some = names[:: -(-len(names) // 20)]
     for root in (Path(), *Path(os.path.abspath(star)).parents):
-        if any((root / name).exists() for name in names[:20]):
+        if any((root / name).exists() for name in some):
             return root
     return Path()
 

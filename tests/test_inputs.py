@@ -42,8 +42,11 @@ def test_own_output_is_no_input(here: Path) -> None:
     assert names(["."]) == ["m.mrc"]
     touch(here / "overlays/m.jpg", here / ".cryosegnet/journal.jsonl")
     assert names([here]) == ["m.mrc"]
-    touch(here / "elsewhere/overlays/n.jpg")
-    assert names([here]) == ["n.jpg", "m.mrc"]
+    # A watch over its own output once picked its pictures, and the pictures of those, without end.
+    touch(here / "out/JPEG/m.jpg")
+    assert names([here]) == ["m.mrc"]
+    touch(here / "elsewhere/overlays/n.jpg", here / "elsewhere/JPEG/o.jpg")
+    assert names([here]) == ["o.jpg", "n.jpg", "m.mrc"]
 
 
 def test_links_are_followed_once(here: Path) -> None:
@@ -133,6 +136,13 @@ def test_star_with_optics(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [one.pixel_size for one in found] == [1.06, None, 0.885]
         assert found[0].path.exists()
         assert [one.path.exists() for one in found] == [True, False, False]
+
+
+def test_star_whose_first_micrographs_are_archived(here: Path) -> None:
+    touch(here / "project/Movies/m70.mrc", here / "project/Movies/m99.mrc")
+    rows = "\n".join(f"Movies/m{i}.mrc" for i in range(100))
+    (here / "project/mics.star").write_text(f"data_\n\nloop_\n_rlnMicrographName #1\n{rows}\n")
+    assert sum(one.path.exists() for one in expand_inputs(["project/mics.star"])) == 2
 
 
 def test_star_before_optics_groups(here: Path) -> None:
