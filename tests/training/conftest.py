@@ -1,4 +1,4 @@
-"""A fine-tuning that is done and not yet judged."""
+"""A fine-tuning that is done and not yet judged; tests that train on one thread."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ from cryosegnet_ext.unet import AttentionUNet
 from cryosegnet_ext.weights import load_unet
 
 STARTED = Calibration(0.1, 0.9, -1.0)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -20,12 +20,7 @@ from .helpers import dataset, write_star
 SMALL = ["--steps", "1", "--batch", "1", "--crop", "64", "--base-channels", "2", "--levels", "2", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -20,12 +20,7 @@ from cryosegnet_ext.training.tables import Table
 RECIPE = Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.02, precision="float32", validate_every=5)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch(step):
