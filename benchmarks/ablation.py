@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cryosegnet_ext import Picker, Picks
-from cryosegnet_ext.denoise import bad_areas, working_image
 from cryosegnet_ext.evaluation import SetScore
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.postprocess import Frame
-from cryosegnet_ext.segment import watershed
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.picking.denoise import bad_areas, working_image
+from cryosegnet_ext.picking.postprocess import Frame
+from cryosegnet_ext.picking.segment import watershed
+from cryosegnet_ext.picking.window_sam import cut
 from cryosegnet_ext.training.crops import LABEL_SHARE
 from cryosegnet_ext.weights import load_sam
-from cryosegnet_ext.window_sam import cut
 
 EXPECTED_AREA = float(np.pi / 4 * (LABEL_SHARE * WORKING_DIAMETER) ** 2)
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))

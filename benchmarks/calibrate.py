@@ -24,16 +24,16 @@ from scipy.optimize import minimize
 from segment_anything.modeling import Sam
 from train_default import specimen_stacks
 
-from cryosegnet_ext import window_sam
-from cryosegnet_ext.denoise import bad_areas, working_image
 from cryosegnet_ext.evaluation import match
-from cryosegnet_ext.postprocess import Frame, default_rule
-from cryosegnet_ext.scoring import Calibration, Evidence, joined
-from cryosegnet_ext.segment import Masks, watershed
+from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
+from cryosegnet_ext.picking import window_sam
+from cryosegnet_ext.picking.denoise import bad_areas, working_image
+from cryosegnet_ext.picking.postprocess import Frame, default_rule
+from cryosegnet_ext.picking.scoring import Calibration, Evidence, joined
+from cryosegnet_ext.picking.segment import Masks, watershed
+from cryosegnet_ext.picking.surroundings import darkness, local_noise
 from cryosegnet_ext.simulation.micrograph import simulate_micrograph
-from cryosegnet_ext.surroundings import darkness, local_noise
 from cryosegnet_ext.training.crops import LABEL_SHARE, Labelled, random_scene
-from cryosegnet_ext.unet import AttentionUNet, probability_map
 from cryosegnet_ext.weights import load_sam
 
 WORKING_DIAMETER = 32.0

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryosegnet_ext.unet import AttentionUNet
+from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.weights import load_unet
 
 

@@ -20,17 +20,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cryosegnet_ext import batch
-from cryosegnet_ext.engines import Engine
-from cryosegnet_ext.estimate import Estimate
-from cryosegnet_ext.inputs import Input
-from cryosegnet_ext.journal import Record
-from cryosegnet_ext.monitor import Monitor, resident_bytes
-from cryosegnet_ext.picks import Picks
-from cryosegnet_ext.reading import file_identity
-from cryosegnet_ext.stopping import Stop
-from cryosegnet_ext.task import Outcome, Task, blank_record
-from cryosegnet_ext.watch import Watch
+from cryosegnet_ext.files.inputs import Input
+from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs import batch
+from cryosegnet_ext.runs.engines.base import Engine
+from cryosegnet_ext.runs.estimate import Estimate
+from cryosegnet_ext.runs.journal import Record
+from cryosegnet_ext.runs.monitor import Monitor, resident_bytes
+from cryosegnet_ext.runs.reading import file_identity
+from cryosegnet_ext.runs.stopping import Stop
+from cryosegnet_ext.runs.task import Outcome, Task, blank_record
+from cryosegnet_ext.runs.watch import Watch
 
 PICKS = 300
 #: The cost is the mean over this many micrographs.

@@ -22,7 +22,7 @@ from train_default import specimen_stacks
 
 from cryosegnet_ext import Picker, Picks
 from cryosegnet_ext.evaluation import SetScore
-from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.simulation.optics import Optics, contrast_transfer
 from cryosegnet_ext.training.crops import LABEL_SHARE, paint_labels

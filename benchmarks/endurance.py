@@ -52,7 +52,7 @@ class LocalMaxima:
         return 20.0
 
     def pick(self, micrograph: object, diameter: float | None = None) -> object:
-        from cryosegnet_ext.picks import Picks
+        from cryosegnet_ext.files.picks import Picks
 
         data = micrograph.data
         ny, nx = (side // CELL for side in data.shape)
@@ -70,7 +70,7 @@ def make_picker(device: str) -> LocalMaxima:
 
 def slow_reading() -> None:
     """Make some micrographs slow to read, as from a busy file server."""
-    from cryosegnet_ext import engines
+    from cryosegnet_ext.runs.engines import base as engines
 
     read = engines.read_micrograph
 
@@ -87,11 +87,11 @@ def work(args: argparse.Namespace) -> int:
     if args.largest_file:
         # A write beyond it fails as on a full disk; the signal that comes with it is ignored by Python.
         resource.setrlimit(resource.RLIMIT_FSIZE, (args.largest_file, args.largest_file))
-    from cryosegnet_ext import batch
-    from cryosegnet_ext.devices import Devices
     from cryosegnet_ext.errors import CryoSegNetError
-    from cryosegnet_ext.inputs import Input
-    from cryosegnet_ext.monitor import resident_bytes
+    from cryosegnet_ext.files.inputs import Input
+    from cryosegnet_ext.runs import batch
+    from cryosegnet_ext.runs.engines.processes import Devices
+    from cryosegnet_ext.runs.monitor import resident_bytes
 
     names = (args.folder / "names.txt").read_text().split()
     inputs = [Input(args.folder / "micrographs" / name, name) for name in names]

@@ -21,7 +21,7 @@ from held_out import HeldOut, merge
 from train_default import specimen_stacks
 
 from cryosegnet_ext import Picks, read_picks
-from cryosegnet_ext.commands import main as cryosegnet
+from cryosegnet_ext.cli import main as cryosegnet
 from cryosegnet_ext.simulation.tables import write_mrc
 
 

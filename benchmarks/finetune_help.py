@@ -21,7 +21,7 @@ import real_data
 import torch
 from real_micrographs import PIXEL_SIZE, score
 
-from cryosegnet_ext.commands import main as cryosegnet
+from cryosegnet_ext.cli import main as cryosegnet
 from cryosegnet_ext.training.output import write_weights
 from cryosegnet_ext.weights import metadata_of, resolve
 

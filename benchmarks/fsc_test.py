@@ -43,7 +43,7 @@ import starfile
 from scipy import ndimage
 
 from cryosegnet_ext.evaluation import agreement
-from cryosegnet_ext.formats import read_many
+from cryosegnet_ext.files.formats import read_many
 from cryosegnet_ext.simulation.series import truth_name
 
 PICKERS = ("truth", "ours", "log", "topaz")

@@ -13,7 +13,7 @@ from simulated_specimens import scenes
 
 from cryosegnet_ext import Picks
 from cryosegnet_ext.evaluation import SetScore, match, score_set
-from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.files.micrograph import Micrograph
 
 SMALL = 120.0
 """Specimens of at most this diameter, angstrom, are a group of their own."""

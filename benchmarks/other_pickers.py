@@ -20,8 +20,8 @@ import mrcfile
 import numpy as np
 
 from cryosegnet_ext import Picks, read_picks
-from cryosegnet_ext.atomic import write_atomic
-from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.files.atomic import write_atomic
+from cryosegnet_ext.files.micrograph import Micrograph
 
 LOG_RANGE = (0.8, 1.2)
 """Smallest and largest diameter for LoG, of the true one."""

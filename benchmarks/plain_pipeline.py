@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
-from cryosegnet_ext.unet import AttentionUNet
+from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.weights import load_sam
 
 SIDE = 1024

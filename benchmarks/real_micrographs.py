@@ -19,7 +19,7 @@ import numpy as np
 import real_data
 
 from cryosegnet_ext import Picks, read_picks
-from cryosegnet_ext.commands import main as cryosegnet
+from cryosegnet_ext.cli import main as cryosegnet
 from cryosegnet_ext.evaluation import agreement, match
 
 # Label discs of each set, pixels: what a pick's distance is measured by.

@@ -31,7 +31,7 @@ from calibrate import (
     simulated,
 )
 
-from cryosegnet_ext.scoring import Evidence, joined
+from cryosegnet_ext.picking.scoring import Evidence, joined
 
 # Columns of the evidence (see `Evidence.columns`) that a fit does without.
 TERMS = {

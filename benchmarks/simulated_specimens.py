@@ -18,7 +18,7 @@ from train_default import specimen_stacks
 
 from cryosegnet_ext import Picker
 from cryosegnet_ext.evaluation import agreement
-from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from cryosegnet_ext.simulation.optics import Optics
 

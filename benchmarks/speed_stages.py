@@ -23,7 +23,8 @@ Cost = tuple[float, float, str]
 
 def make_inputs(folder: Path, size: int) -> None:
     """``mic.mrc``, and what the later stages start from, so that each can be measured alone."""
-    from cryosegnet_ext import Picker, denoise, read_micrograph
+    from cryosegnet_ext import Picker, read_micrograph
+    from cryosegnet_ext.picking import denoise
 
     sample = read_micrograph(SAMPLE).data
     tiled = np.pad(sample, [(0, max(size - n, 0)) for n in sample.shape], mode="symmetric")[:size, :size]
@@ -113,7 +114,7 @@ def unet_cost(base: int, levels: int, side: int, size: int, kind: str) -> Cost:
     """Of the U-Net; bytes: every convolution reads its input and writes its output once, all else is fused with it."""
     import torch
 
-    from cryosegnet_ext.unet import AttentionUNet
+    from cryosegnet_ext.networks.unet import AttentionUNet
 
     moved = 0
 
@@ -199,7 +200,7 @@ def ours_estimate(c: Context):
 
 
 def ours_working(c: Context):
-    from cryosegnet_ext import denoise
+    from cryosegnet_ext.picking import denoise
 
     micrograph, scale = c.micrograph, c.array("working").shape[0] / c.micrograph.data.shape[0]
 
@@ -212,14 +213,14 @@ def ours_working(c: Context):
 
 
 def ours_unet(c: Context):
-    from cryosegnet_ext.unet import probability_map
+    from cryosegnet_ext.networks.unet import probability_map
 
     model, image = c.picker(segmenter="watershed")._unet, c.array("working")
     return lambda: void(probability_map(model, image))
 
 
 def ours_watershed(c: Context):
-    from cryosegnet_ext.segment import watershed
+    from cryosegnet_ext.picking.segment import watershed
 
     plane = c.array("map")
     return lambda: f"{len(watershed(plane, diameter_px=32.0))} masks"
@@ -245,7 +246,7 @@ def ours_whole(diameter: bool, **options) -> Callable[[Context], Callable[[], st
 
 
 def ours_published_denoising(c: Context):
-    from cryosegnet_ext import denoise
+    from cryosegnet_ext.picking import denoise
 
     data = c.micrograph.data
     return lambda: void(denoise.published(data))
@@ -254,7 +255,7 @@ def ours_published_denoising(c: Context):
 def ours_published_denoising_torch(c: Context):
     import torch
 
-    from cryosegnet_ext import denoise_torch
+    from cryosegnet_ext.picking import denoise_torch
 
     data = torch.from_numpy(c.micrograph.data).to(c.device)
     return lambda: void(denoise_torch.published(data).cpu())
@@ -263,7 +264,7 @@ def ours_published_denoising_torch(c: Context):
 def ours_published_unet(c: Context):
     import torch
 
-    from cryosegnet_ext.unet import probability_map
+    from cryosegnet_ext.networks.unet import probability_map
 
     model, image = plain.network(c.device).to(memory_format=torch.channels_last), c.array("squeezed")
     return lambda: void(probability_map(model, image))
@@ -275,7 +276,7 @@ def ours_peaks(count: int) -> Callable[[Context], Callable[[], str]]:
     def prepare(c: Context):
         import cv2
 
-        from cryosegnet_ext.segment import find_peaks, peaks
+        from cryosegnet_ext.picking.segment import find_peaks, peaks
 
         diameter = c.diameter_in_1024
         rows, columns, _ = find_peaks(c.map1024, diameter_px=diameter)
@@ -292,7 +293,7 @@ def ours_peaks(count: int) -> Callable[[Context], Callable[[], str]]:
 def precision(c: Context) -> str:
     import torch
 
-    from cryosegnet_ext.unet import bf16_pays
+    from cryosegnet_ext.networks.unet import bf16_pays
 
     return "bf16" if bf16_pays(torch.device(c.device)) else "fp32"
 

@@ -24,10 +24,10 @@ import torch
 from safetensors.torch import save_file
 from train_default import empty_view, specimen_stacks
 
-from cryosegnet_ext import window_sam
+from cryosegnet_ext.networks.unet import AttentionUNet, bf16_pays, probability_map
+from cryosegnet_ext.picking import window_sam
 from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
 from cryosegnet_ext.training.window_samples import Scene, loss, peaks_of, sample
-from cryosegnet_ext.unet import AttentionUNet, bf16_pays, probability_map
 from cryosegnet_ext.weights import build_sam
 
 SIDE, DIAMETER = 320, 32.0

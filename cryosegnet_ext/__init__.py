@@ -18,9 +18,9 @@ from ._version import __version__
 from .errors import CryoSegNetError
 
 if TYPE_CHECKING:
-    from .micrograph import Micrograph, read_micrograph
-    from .picker import Picker
-    from .picks import Picks, read_picks
+    from .files.micrograph import Micrograph, read_micrograph
+    from .files.picks import Picks, read_picks
+    from .picking.picker import Picker
 
 __all__ = ["CryoSegNetError", "Micrograph", "Picker", "Picks", "__version__", "read_micrograph", "read_picks"]
 

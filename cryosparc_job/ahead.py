@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryosegnet_ext import reading
+from cryosegnet_ext.runs import reading
 
 from .locations import Exposure
 from .source import Source

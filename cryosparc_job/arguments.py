@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from cryosegnet_ext.commands.options import PIXEL_SIZE, add_options
-from cryosegnet_ext.commands.running_options import OPTIONS
+from cryosegnet_ext.cli.options import PIXEL_SIZE, add_options
+from cryosegnet_ext.cli.running_options import OPTIONS
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:

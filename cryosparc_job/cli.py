@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext.commands.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program, say
+from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program, say
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, positive
@@ -154,7 +154,7 @@ class Shown:
 
     def __call__(self, done: int, total: int, picks: int) -> None:
         """Take (exposures done, all, picks so far)."""
-        from cryosegnet_ext.progress import Progress
+        from cryosegnet_ext.runs.progress import Progress
 
         if self._progress is None:
             self._progress = Progress(total, 0, self._shown)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.stopping import Stop
+from cryosegnet_ext.runs.stopping import Stop
 
 from .connection import Connection
 from .errors import Interrupted, JobLost, ServerError

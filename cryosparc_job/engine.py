@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cryosegnet_ext.choices import split_devices
-from cryosegnet_ext.commands.options import check_picker
-from cryosegnet_ext.commands.running_options import engine_from
+from cryosegnet_ext.cli.options import check_picker
+from cryosegnet_ext.cli.running_options import engine_from
+from cryosegnet_ext.picking.options import split_devices
 
 if TYPE_CHECKING:
-    from cryosegnet_ext.batch import MicrographPicker
-    from cryosegnet_ext.engines import Engine
+    from cryosegnet_ext.runs.batch import MicrographPicker
+    from cryosegnet_ext.runs.engines.base import Engine
 
 
 @contextlib.contextmanager
@@ -37,13 +37,13 @@ def engine_of(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[
     check_picker(args)
     devices = split_devices(args.device)
     if len(devices) > 1 and any(name.startswith("cuda") for name in devices):
-        from cryosegnet_ext.picker import choose_device
+        from cryosegnet_ext.picking.picker import choose_device
 
         # A process tells of its device when it has come to it, which may be after the first picks of another one.
         for name in devices:
             choose_device(name)
     with engine_from(args) as picker:
-        from cryosegnet_ext.engines import Engine
+        from cryosegnet_ext.runs.engines.base import Engine
 
         if isinstance(picker, Engine):
             picker.say = say

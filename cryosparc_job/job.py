@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.batch import MicrographPicker
-from cryosegnet_ext.engines import Engine
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.flight import engine_for
-from cryosegnet_ext.journal import Journal
+from cryosegnet_ext.runs.batch import MicrographPicker
+from cryosegnet_ext.runs.engines.base import Engine
+from cryosegnet_ext.runs.engines.threads import engine_for
+from cryosegnet_ext.runs.journal import Journal
 from cryosegnet_ext.weights import cache_folder
 
 from .building import connect_once, create_once

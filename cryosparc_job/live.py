@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cryosegnet_ext.batch import MicrographPicker
-from cryosegnet_ext.engines import Engine
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.runs.batch import MicrographPicker
+from cryosegnet_ext.runs.engines.base import Engine
 
 from .building import find_marked
 from .connection import Connection, OutputName

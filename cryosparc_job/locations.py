@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.picks import Picks
 
 if TYPE_CHECKING:
     from cryosparc.dataset import Dataset

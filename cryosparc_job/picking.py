@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cryosegnet_ext import task as core
-from cryosegnet_ext.advice import about_diameter, checked_diameter
-from cryosegnet_ext.atomic import atomic_path, write_atomic
-from cryosegnet_ext.engines import Engine
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.estimate import Estimate
-from cryosegnet_ext.inputs import Input
-from cryosegnet_ext.journal import Journal, Record
-from cryosegnet_ext.overlay import draw_overlay
-from cryosegnet_ext.picks import Picks
-from cryosegnet_ext.progress import duration
+from cryosegnet_ext.files.atomic import atomic_path, write_atomic
+from cryosegnet_ext.files.inputs import Input
+from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs import task as core
+from cryosegnet_ext.runs.advice import about_diameter, checked_diameter
+from cryosegnet_ext.runs.engines.base import Engine
+from cryosegnet_ext.runs.estimate import Estimate
+from cryosegnet_ext.runs.journal import Journal, Record
+from cryosegnet_ext.runs.overlay import draw_overlay
+from cryosegnet_ext.runs.progress import duration
 
 from . import plots
 from .ahead import Ahead, Brought

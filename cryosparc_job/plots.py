@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.picks import Picks
 
 CROP = 96
 _PAPER, _INK, _BAR = (255, 255, 255), (60, 60, 60), (160, 110, 60)

@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cryosegnet_ext.atomic import atomic_path
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.micrograph import Micrograph, read_micrograph
+from cryosegnet_ext.files.atomic import atomic_path
+from cryosegnet_ext.files.micrograph import Micrograph, read_micrograph
 
 from .connection import Connection
 from .errors import ServerError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.picks import Picks
 
 from . import building, plots
 from .connection import Connection

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from cryosegnet_ext.commands import commands
-from cryosegnet_ext.commands.completion import whole_parser
+from cryosegnet_ext.cli import commands
+from cryosegnet_ext.cli.completion import whole_parser
 from cryosparc_job import cli
 from relion_external import protocol, schemes
 

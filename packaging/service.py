@@ -24,8 +24,8 @@ from types import FrameType
 from typing import Any
 
 from cryosegnet_ext import CryoSegNetError, Picker
-from cryosegnet_ext.atomic import write_atomic
 from cryosegnet_ext.facility import FacilityJob
+from cryosegnet_ext.files.atomic import write_atomic
 
 
 class Queue:

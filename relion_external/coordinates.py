@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cryosegnet_ext.batch import MicrographPicker
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.formats import read_many, read_picks
-from cryosegnet_ext.inputs import Input
-from cryosegnet_ext.journal import read_records
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.formats import read_many, read_picks
+from cryosegnet_ext.files.inputs import Input
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs.batch import MicrographPicker
+from cryosegnet_ext.runs.journal import read_records
 
 from .nodes import strip_job
 

@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.choices import split_devices
-from cryosegnet_ext.commands.options import picker_from
+from cryosegnet_ext.cli.options import picker_from
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.progress import plural
+from cryosegnet_ext.picking.options import split_devices
+from cryosegnet_ext.runs.progress import plural
 
 from . import nodes, outputs, protocol
 from .life import DONE, FAILED, STOPPED, complain, say, supervise
 from .protocol import in_relion_words
 
 if TYPE_CHECKING:
-    from cryosegnet_ext.batch import BatchResult, MicrographPicker
-    from cryosegnet_ext.engines import Engine
-    from cryosegnet_ext.inputs import Input
-    from cryosegnet_ext.journal import Record
+    from cryosegnet_ext.files.inputs import Input
+    from cryosegnet_ext.runs.batch import BatchResult, MicrographPicker
+    from cryosegnet_ext.runs.engines.base import Engine
+    from cryosegnet_ext.runs.journal import Record
 
 USAGE = """usage: cryosegnet-relion --o External/jobNNN/ --in_mics MICS.star [--PARAMETER VALUE ...] [--j THREADS]
        cryosegnet-relion scheme --install PROJECT [...]
@@ -113,7 +113,7 @@ def run(arguments: protocol.Arguments) -> int:
 
 def _micrographs(arguments: protocol.Arguments) -> tuple[str, list[Input]]:
     """The micrographs STAR and its micrographs, in its order, with its spelling."""
-    from cryosegnet_ext.inputs import read_micrographs_star
+    from cryosegnet_ext.files.inputs import read_micrographs_star
 
     if arguments.in_mics is not None:
         star = arguments.in_mics
@@ -134,7 +134,7 @@ def _picker(arguments: protocol.Arguments, inputs: Sequence[Input]) -> Iterator[
     devices = split_devices(arguments.device)
     threads = f"{arguments.threads or 'all'} threads"
     if len(devices) > 1:
-        from cryosegnet_ext.devices import Devices
+        from cryosegnet_ext.runs.engines.processes import Devices
 
         say(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} shared out")
         each = None if arguments.threads is None else max(1, arguments.threads // len(devices))
@@ -166,7 +166,7 @@ def make_picker(arguments: protocol.Arguments, inputs: Sequence[Input], device: 
 
 def _changed(arguments: protocol.Arguments, picker: MicrographPicker | Engine) -> bool:
     """Whether an earlier run of this job used other settings; it is said, and everything is then picked again."""
-    from cryosegnet_ext.journal import differences, read_settings
+    from cryosegnet_ext.runs.journal import differences, read_settings
 
     before = read_settings(arguments.folder)
     if before is None:
@@ -189,7 +189,7 @@ def _pick(
     anew: bool,
 ) -> BatchResult:
     """Pick what is not finished, put each micrograph's coordinates where RELION looks for them, and report."""
-    from cryosegnet_ext import batch
+    from cryosegnet_ext.runs import batch
 
     places: dict[str, list[str]] = {}
     for one, file in zip(inputs, files):
@@ -241,7 +241,7 @@ class ProgressLines:
         waited, share = now - self._last, (finished - self._said) / total
         if finished < total and waited < (_LINE_SHORTEST if share >= _LINE_SHARE else _LINE_SECONDS):
             return
-        from cryosegnet_ext.progress import duration
+        from cryosegnet_ext.runs.progress import duration
 
         self._last, self._said = now, finished
         rate = (finished - self._first) / max(now - self._start, 1e-9)

@@ -1,7 +1,7 @@
 """The files by which RELION finds the picks: names, node types and layouts of 3.1, 4 and 5.
 
 Facts and their sources stand in ``docs/relion.md``; coordinates are RELION's own (pixels, 0-based, no flip), which is
-what `cryosegnet_ext.formats` writes.
+what `cryosegnet_ext.files.formats` writes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from cryosegnet_ext.atomic import write_atomic
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.files.atomic import write_atomic
 
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
 SUFFIX = "_autopick.star"

@@ -14,8 +14,8 @@ from .life import complain, say
 from .protocol import in_relion_words
 
 if TYPE_CHECKING:
-    from cryosegnet_ext.batch import BatchResult
-    from cryosegnet_ext.inputs import Input
+    from cryosegnet_ext.files.inputs import Input
+    from cryosegnet_ext.runs.batch import BatchResult
 
 #: Above this share of micrographs without picks or failed, run.err and the PDF say so.
 WARN_SHARE = 0.1
@@ -32,7 +32,7 @@ def publish(folder: Path, stem: str, file: str, done: bool) -> None:
     CryoSegNetError, OSError
         The files cannot be read or written.
     """
-    from cryosegnet_ext.atomic import write_atomic
+    from cryosegnet_ext.files.atomic import write_atomic
 
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def finish(
     result: BatchResult,
 ) -> None:
     """Write all that RELION and its user find in the job's directory when it has succeeded."""
-    from cryosegnet_ext.journal import read_records
+    from cryosegnet_ext.runs.journal import read_records
 
     folder = arguments.folder
     # By the file, not by its name: an earlier run may have known it by another one.
@@ -91,7 +91,7 @@ def finish(
 
 def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
     """Remove what an earlier run was killed while writing."""
-    from cryosegnet_ext.journal import TEMPORARY_PREFIX
+    from cryosegnet_ext.runs.journal import TEMPORARY_PREFIX
 
     for parent in {folder, *((folder / file).parent for file in files)}:
         for path in parent.glob(f"{TEMPORARY_PREFIX}*"):
@@ -115,7 +115,7 @@ def _warning(result: BatchResult) -> str | None:
 
 def _longest(inputs: Sequence[Input]) -> int:
     """Longer side of the first readable micrograph, pixels."""
-    from cryosegnet_ext.micrograph import read_micrograph
+    from cryosegnet_ext.files.micrograph import read_micrograph
 
     for one in inputs[:10]:
         try:

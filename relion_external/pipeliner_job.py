@@ -34,8 +34,8 @@ except ImportError as error:
     ) from error
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.choices import SEGMENTERS, check_choices
 from cryosegnet_ext.errors import UsageError
+from cryosegnet_ext.picking.options import SEGMENTERS, check_choices
 
 from . import nodes
 from .job import in_relion_words
@@ -230,9 +230,9 @@ class CryoSegNetAutopick(PipelinerJob):
         try:
             import numpy as np
 
-            from cryosegnet_ext.micrograph import read_micrograph
-            from cryosegnet_ext.overlay import save_overlay
-            from cryosegnet_ext.picks import Picks, read_picks
+            from cryosegnet_ext.files.micrograph import read_micrograph
+            from cryosegnet_ext.files.picks import Picks, read_picks
+            from cryosegnet_ext.runs.overlay import save_overlay
         except ImportError:
             return make_particle_coords_thumb(micrograph, star, self.output_dir)
         entries = json.loads(Path(self.output_dir, "summary.json").read_text())["micrographs"]

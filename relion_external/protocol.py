@@ -19,9 +19,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cryosegnet_ext.choices import split_devices
-from cryosegnet_ext.commands.options import DEVICE, PICKER_OPTIONS, PIXEL_SIZE, Option, check_picker, one_of, text
+from cryosegnet_ext.cli.options import DEVICE, PICKER_OPTIONS, PIXEL_SIZE, Option, check_picker, one_of, text
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
+from cryosegnet_ext.picking.options import split_devices
 
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"

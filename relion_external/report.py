@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.atomic import atomic_path
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.formats import read_picks
-from cryosegnet_ext.inputs import Input
-from cryosegnet_ext.micrograph import read_micrograph
-from cryosegnet_ext.overlay import draw_overlay
+from cryosegnet_ext.files.atomic import atomic_path
+from cryosegnet_ext.files.formats import read_picks
+from cryosegnet_ext.files.inputs import Input
+from cryosegnet_ext.files.micrograph import read_micrograph
+from cryosegnet_ext.runs.overlay import draw_overlay
 
 from .nodes import LOGFILE
 from .protocol import Arguments

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryosegnet_ext.atomic import write_atomic
-from cryosegnet_ext.commands.options import one_of
-from cryosegnet_ext.commands.parsing import DONE, NOTHING_DONE, CommandParser, say
+from cryosegnet_ext.cli.options import one_of
+from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, CommandParser, say
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
+from cryosegnet_ext.files.atomic import write_atomic
 
 from .nodes import Version, read_version
 from .protocol import read

@@ -12,8 +12,8 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
 
 CELL = 16
 
@@ -50,11 +50,11 @@ def write_micrograph(path: Path, seed: int = 0, shape: tuple[int, int] = (64, 96
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    module = types.ModuleType("cryosegnet_ext.picker")
+    module = types.ModuleType("cryosegnet_ext.picking.picker")
     module.Picker = StubPicker  # type: ignore[attr-defined]
-    sys.modules["cryosegnet_ext.picker"] = module
+    sys.modules["cryosegnet_ext.picking.picker"] = module
 
 if __name__ == "__main__":
-    from cryosegnet_ext.commands import main
+    from cryosegnet_ext.cli import main
 
     sys.exit(main())

@@ -93,7 +93,7 @@ def test_wheel_alone_runs(built: dict[str, Path], tmp_path: Path) -> None:
     """From the unpacked wheel and nothing of the repository; the whole chain is in packaging/check_install.sh."""
     with zipfile.ZipFile(built["wheel"]) as wheel:
         wheel.extractall(tmp_path / "site")
-    code = "import cryosegnet_ext, sys; from cryosegnet_ext.commands import main; print(cryosegnet_ext.__file__);"
+    code = "import cryosegnet_ext, sys; from cryosegnet_ext.cli import main; print(cryosegnet_ext.__file__);"
     code += "from cryosegnet_ext.facility import schema; schema('summary');"
     code += "from cryosegnet_ext import weights; weights.load_unet('default'); sys.exit(main(['--version']))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "http_proxy": "http://127.0.0.1:9"}

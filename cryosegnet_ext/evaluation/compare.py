@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError, UsageError
-from ..picks import Picks
+from ..files.picks import Picks
 from .cryoppp import flipped
 from .measures import SetScore, score_set
 from .sources import Found, Shape, picks_of_others, read_labels, read_set, read_shapes, with_shapes
@@ -212,8 +212,8 @@ def _uncounted(result: SetScore) -> list[str]:
 
 def _pixel_size_of(folder: Path) -> float | None:
     """Angstrom per pixel in the header of the folder's first micrograph."""
-    from ..inputs import expand_inputs
-    from ..micrograph import read_micrograph
+    from ..files.inputs import expand_inputs
+    from ..files.micrograph import read_micrograph
 
     first = expand_inputs([str(folder)])[0]
     return first.pixel_size or read_micrograph(first.path).pixel_size

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CryoSegNetError
-from ..picks import Picks
+from ..files.picks import Picks
 from .sources import Found, read_label_files, read_labels
 
 PICKERS = ("template", "DeepPicker", "crYOLO", "Topaz", "CASSPER", "CryoTransformer", "CryoSegNet")

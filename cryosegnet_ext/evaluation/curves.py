@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..atomic import atomic_path
+from ..files.atomic import atomic_path
 from .measures import SetScore
 
 # Okabe and Ito's colours, told apart by colour-blind readers; line styles and markers tell sets apart in grey as well.

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..formats import READABLE
-from ..inputs import STATE_FOLDER
+from ..files.formats import READABLE
+from ..files.inputs import STATE_FOLDER
 from .masks import MASK_SUFFIXES
 from .names import stem_of
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
-from ..micrograph import read_micrograph
-from ..picks import Picks
+from ..files.micrograph import read_micrograph
+from ..files.picks import Picks
 from ..training.discs import centres_of_mask
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".mrc")

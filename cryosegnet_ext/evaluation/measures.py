@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..picks import Picks
+from ..files.picks import Picks
 from .counts import Counts
 from .matching import match
 

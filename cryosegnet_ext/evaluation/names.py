@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from ..micrograph import micrograph_stem
+from ..files.micrograph import micrograph_stem
 
 _UID = re.compile(r"^\d{15,21}_(?=.)")  # CryoSPARC puts an exposure's uid before the name of the file that it imports
 _ADDED = re.compile(

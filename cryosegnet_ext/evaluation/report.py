@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..atomic import write_atomic
+from ..files.atomic import write_atomic
 from .measures import MicrographScore, SetScore
 
 SCHEMA = 1

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..formats import read_many
-from ..micrograph import read_shape
-from ..picks import Picks
+from ..files.formats import read_many
+from ..files.micrograph import read_shape
+from ..files.picks import Picks
 from .folders import coordinate_files, inner, is_mask
 from .masks import read_mask
 from .names import assign, stem_of
@@ -183,7 +183,7 @@ def read_shapes(folder: str | Path, stems: Collection[str]) -> dict[str, Shape]:
     CryoSegNetError
         The folder is missing, or a micrograph's header cannot be read.
     """
-    from ..inputs import expand_inputs
+    from ..files.inputs import expand_inputs
 
     inputs = expand_inputs([str(folder)])
     named = assign([Path(one.path).name for one in inputs], stems)

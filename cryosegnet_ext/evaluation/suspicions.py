@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..picks import Picks
+from ..files.picks import Picks
 from .matching import agreement, match
 
 Floats = NDArray[np.float64]

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..atomic import write_atomic
 from ..errors import CryoSegNetError
-from ..journal import Record
-from ..micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
-from ..overlay import encode_overlay
-from ..picks import Picks, read_picks
+from ..files.atomic import write_atomic
+from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
+from ..files.picks import Picks, read_picks
+from ..runs.journal import Record
+from ..runs.overlay import encode_overlay
 from . import layout
 from .layout import PickedMicrograph
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..atomic import write_atomic
-from ..picks import Picks
+from ..files.atomic import write_atomic
+from ..files.picks import Picks
 
 SCHEMA = 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..picks import Picks
+from ..files.picks import Picks
 from .collect import Run, collect
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import write_atomic
 from ..errors import CryoSegNetError
-from ..inputs import STATE_FOLDER
-from ..journal import Record, read_records, read_settings
-from ..picks import Picks, read_picks
-from .candidates import Kept, read_candidates
+from ..files.atomic import write_atomic
+from ..files.inputs import STATE_FOLDER
+from ..files.picks import Picks, read_picks
+from ..runs.candidates import Kept, read_candidates
+from ..runs.journal import Record, read_records, read_settings
 
 NOTES = "report.json"
 
@@ -160,7 +160,7 @@ def _read_notes(output: Path) -> dict[str, Any]:
 
 def read_columns(stars: Sequence[str]) -> list[Column]:
     """What micrographs STAR files say of the micrographs; files that have gone since are left out."""
-    from ..inputs import read_micrographs_table
+    from ..files.inputs import read_micrographs_table
 
     found: dict[str, dict[str, float]] = {}
     for star in stars:

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..journal import Record
-from ..picks import Picks
-from .candidates import Kept
+from ..files.picks import Picks
+from ..runs.candidates import Kept
+from ..runs.journal import Record
 from .collect import Run
 
 #: The page's bound, bytes, and what of it the candidates may take.

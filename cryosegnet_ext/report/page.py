@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..atomic import write_atomic
 from ..errors import CryoSegNetError
+from ..files.atomic import write_atomic
 from .collect import collect, save_notes
 from .pack import pack
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..atomic import write_atomic
 from ..errors import CryoSegNetError
+from ..files.atomic import write_atomic
 from .folder import RECORD, check_folder, claim, micrograph_name, micrographs_in, new_record, truth_name
 from .micrograph import simulate_micrograph
 from .plan import Plan, check_plan

@@ -9,7 +9,7 @@ import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import atomic_path, write_atomic
+from ..files.atomic import atomic_path, write_atomic
 from .detector import modulation_transfer
 from .optics import Optics
 from .scene import Truth

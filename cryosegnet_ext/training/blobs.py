@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..networks.unet import AttentionUNet, probability_map
 from ..simulation.micrograph import ProjectionStack
 from ..simulation.projection import random_rotations
 from ..simulation.specimens import CONTRAST_VOLT
-from ..unet import AttentionUNet, probability_map
 from .crops import Labelled, random_scene, simulated_particles
 
 Item = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from ..evaluation import Counts, match
-from ..micrograph import Micrograph
-from ..picker import Picker
-from ..picks import Picks
-from ..scoring import Calibration, Evidence, joined
+from ..files.micrograph import Micrograph
+from ..files.picks import Picks
+from ..picking.picker import Picker
+from ..picking.scoring import Calibration, Evidence, joined
 from .dataset import Example
 
 Floats = NDArray[np.float64]

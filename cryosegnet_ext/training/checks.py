@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise import working_image
+from ..picking.denoise import working_image
 from .folder import PICTURE
 from .labels import Labels
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..atomic import write_atomic
-from ..scoring import Calibration
-from ..unet import AttentionUNet
+from ..files.atomic import write_atomic
+from ..networks.unet import AttentionUNet
+from ..picking.scoring import Calibration
 from ..weights import resolve, sha256_of
 from . import output
 from .calibration import Scores

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise import CLIP, bad_areas, working_image
+from ..picking.denoise import CLIP, bad_areas, working_image
 from ..simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from ..simulation.optics import Optics
 from .distractors import add_flakes, add_texture

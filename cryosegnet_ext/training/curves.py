@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..atomic import atomic_path
 from ..errors import CryoSegNetError
-from ..progress import duration, plural
+from ..files.atomic import atomic_path
+from ..runs.progress import duration, plural
 from .fit import Moment
 
 _LINE_SECONDS = 15.0

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import denoise
-from ..atomic import atomic_path, write_atomic
 from ..errors import CryoSegNetError
-from ..inputs import Input
-from ..micrograph import Micrograph, read_micrograph, require_pixel_size
-from ..progress import plural
+from ..files.atomic import atomic_path, write_atomic
+from ..files.inputs import Input
+from ..files.micrograph import Micrograph, read_micrograph, require_pixel_size
+from ..picking import denoise
+from ..runs.progress import plural
 from . import checks
 from .checks import Evidence, Problem
 from .crops import Labelled

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..atomic import write_atomic
+from ..files.atomic import write_atomic
 from . import output
 from .calibration import MOST_MICROGRAPHS, Scores
 from .curves import draw_curves

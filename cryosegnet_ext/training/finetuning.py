@@ -9,8 +9,8 @@ stay.
 from __future__ import annotations
 
 from ..errors import CryoSegNetError
-from ..picker import Picker
-from ..stopping import Stop
+from ..picking.picker import Picker
+from ..runs.stopping import Stop
 from ..weights import load_unet
 from . import output, selftraining
 from .batches import Crops, Loader, default_workers, validation_crops

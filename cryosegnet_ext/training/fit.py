@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..atomic import atomic_path
 from ..errors import CryoSegNetError
-from ..memory import ran_out
-from ..unet import AttentionUNet
+from ..files.atomic import atomic_path
+from ..networks.memory import ran_out
+from ..networks.unet import AttentionUNet
 from .folder import CHECKPOINT
 from .parallel import Group
 from .tables import LOSS_COLUMNS, VALIDATION_COLUMNS, Table

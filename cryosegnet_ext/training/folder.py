@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_atomic
 from ..errors import CryoSegNetError
+from ..files.atomic import write_atomic
 
 REPORT = "training.json"
 WEIGHTS = "unet.safetensors"

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
-from ..formats import READABLE, read_many
-from ..inputs import Input
-from ..micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
-from ..picks import Picks
-from ..progress import plural
+from ..files.formats import READABLE, read_many
+from ..files.inputs import Input
+from ..files.micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
+from ..files.picks import Picks
+from ..runs.progress import plural
 from .discs import centres_of_mask
 
 Floats = NDArray[np.float64]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..atomic import write_atomic
-from ..progress import plural
-from ..scoring import Calibration
+from ..files.atomic import write_atomic
+from ..picking.scoring import Calibration
+from ..runs.progress import plural
 from .crops import LABEL_SHARE
 
 #: Particle diameter in the working image of our networks, pixels.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import write_atomic
 from ..errors import CryoSegNetError
-from ..inputs import Input, expand_inputs
-from ..micrograph import Micrograph, read_micrograph
-from ..progress import plural
+from ..files.atomic import write_atomic
+from ..files.inputs import Input, expand_inputs
+from ..files.micrograph import Micrograph, read_micrograph
+from ..runs.progress import plural
 from ..weights import resolve, sha256_of
 from . import checks
 from .dataset import Example, Preparation, Say, Task, prepare
@@ -148,7 +148,7 @@ def known_size(wanted: Wanted, chosen: Sequence[tuple[Input, Labels | None]], fo
     if len(sizes) > len(picked) / 2:
         size = Size(float(np.median(sizes)), angstrom, "from the labels")
     else:
-        from ..picker import Picker
+        from ..picking.picker import Picker
 
         say("estimating the particle's size; --diameter A saves this")
         estimate = Picker(wanted.weights, device=wanted.device).estimate_diameter(micrographs)

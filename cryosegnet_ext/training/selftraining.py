@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic_path
-from ..denoise import working_image
 from ..errors import CryoSegNetError
 from ..evaluation import match
-from ..inputs import expand_inputs
-from ..micrograph import Micrograph
-from ..picker import Picker
-from ..picks import Picks
-from ..progress import plural
+from ..files.atomic import atomic_path
+from ..files.inputs import expand_inputs
+from ..files.micrograph import Micrograph
+from ..files.picks import Picks
+from ..picking.denoise import working_image
+from ..picking.picker import Picker
+from ..runs.progress import plural
 from ..weights import resolve, sha256_of
 from . import output
 from .blobs import lumpy_stack, simulated_micrographs

@@ -6,7 +6,7 @@ import csv
 import time
 from pathlib import Path
 
-from ..atomic import write_atomic
+from ..files.atomic import write_atomic
 from .folder import explained
 
 LOSS_COLUMNS = ["step", "loss", "learning_rate", "seconds"]

@@ -13,15 +13,15 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import CryoSegNetError
-from ..memory import ran_out
-from ..overlay import save_overlay
-from ..picker import Picker
-from ..picks import Picks
-from ..progress import plural
-from ..scoring import Calibration
+from ..files.picks import Picks
+from ..networks.memory import ran_out
+from ..networks.unet import AttentionUNet
+from ..picking.picker import Picker
+from ..picking.scoring import Calibration
+from ..runs.overlay import save_overlay
+from ..runs.progress import plural
+from ..runs.stopping import Stop
 from ..simulation.micrograph import ProjectionStack
-from ..stopping import Stop
-from ..unet import AttentionUNet
 from ..weights import load_unet
 from . import output
 from .batches import Crops, FrameBatches, Frames, Loader, Source, default_workers, validation_crops
@@ -245,7 +245,7 @@ def chosen_precision(wanted: str, device: str) -> Any:
     """
     import torch
 
-    from ..unet import bf16_pays
+    from ..networks.unet import bf16_pays
 
     if wanted == "float16" and not device.startswith("cuda"):
         raise CryoSegNetError("--precision float16 needs a GPU: use bf16 or float32")

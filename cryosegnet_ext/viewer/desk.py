@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
-from ..inputs import Input, output_stems
-from ..micrograph import Micrograph, read_micrograph, read_shape
-from ..picks import Picks, read_picks
-from ..report.candidates import read_candidates
+from ..files.inputs import Input, output_stems
+from ..files.micrograph import Micrograph, read_micrograph, read_shape
+from ..files.picks import Picks, read_picks
 from ..report.collect import Run, collect
 from ..report.command import choose_command
 from ..report.pack import choose, level_of, levels_of, pack
+from ..runs.candidates import read_candidates
 from .pictures import Pictures
 
 #: Micrographs that one page holds.

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
-from ..micrograph import Micrograph
-from ..picks import Picks
-from ..report.candidates import make_thumbnail
+from ..files.micrograph import Micrograph
+from ..files.picks import Picks
+from ..runs.candidates import make_thumbnail
 
 TILE = 512
 #: Gaussian width by choice of smoothing, in particle diameters.

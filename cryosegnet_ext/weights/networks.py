@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
 
-    from ..unet import AttentionUNet
+    from ..networks.unet import AttentionUNet
 
 
 def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
@@ -36,7 +36,7 @@ def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
     """
     path = resolve(name_or_path)
     state = load_state_dict(path)
-    from ..unet import AttentionUNet
+    from ..networks.unet import AttentionUNet
 
     first = state.get("e1.conv.conv.0.weight")
     if first is None or first.ndim != 4:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import Picks
-from cryosegnet_ext.micrograph import Micrograph
+from cryosegnet_ext.files.micrograph import Micrograph
 from tests.conftest import REPOSITORY
 
 

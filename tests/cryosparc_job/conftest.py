@@ -13,8 +13,8 @@ import pytest
 if all(importlib.util.find_spec(name) is not None for name in ("cryosparc", "fastapi", "uvicorn")):
     from cryosparc_job.connection import Connection, connect
     from tests.cryosparc_job.helpers import environment
-    from tests.standin.server import StandIn
-    from tests.standin.world import World
+    from tests.fake_cryosparc.server import StandIn
+    from tests.fake_cryosparc.world import World
 else:
     # Both are extras: `cryosparc` and `dev`.
     collect_ignore_glob = ["test_*.py"]

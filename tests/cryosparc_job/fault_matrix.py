@@ -21,8 +21,8 @@ from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.errors import JobLost
 from cryosparc_job.job import Task, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
-from tests.standin.faults import Fault
-from tests.standin.server import StandIn
+from tests.fake_cryosparc.faults import Fault
+from tests.fake_cryosparc.server import StandIn
 
 #: Every call of a run, in the order in which they first come.
 BEFORE = (

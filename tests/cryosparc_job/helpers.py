@@ -15,8 +15,8 @@ import mrcfile
 import numpy as np
 from scipy import ndimage
 
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RADIUS = 8
@@ -50,7 +50,7 @@ class BlobPicker:
 
 
 def make_blobs(options: dict[str, Any], device: str) -> BlobPicker:
-    """Stands for `cryosegnet_ext.commands.running_options.make_picker`, in this process and in others."""
+    """Stands for `cryosegnet_ext.cli.running_options.make_picker`, in this process and in others."""
     return BlobPicker(seconds=float(os.environ.get("BLOB_SECONDS", "0")))
 
 
@@ -187,7 +187,7 @@ def wait(what: Callable[[], Any], seconds: float = 40) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))
-    from cryosegnet_ext.commands import running_options
+    from cryosegnet_ext.cli import running_options
     from cryosparc_job import cli, ends
 
     ends.WATCH_SECONDS = 0.5

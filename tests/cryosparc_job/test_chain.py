@@ -14,9 +14,9 @@ from cryosparc_job.chain import Plan, Rule, read_plan, run, steps
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.job import Task, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
-from tests.standin.faults import Fault
-from tests.standin.server import StandIn
-from tests.standin.world import World
+from tests.fake_cryosparc.faults import Fault
+from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.world import World
 
 CLASSES = [
     {"class_idx": 0, "res_A": 8.0, "num_particles_total": 10},

@@ -12,13 +12,13 @@ import pytest
 from cryosparc.auth import InstanceAuthSessions
 from cryosparc.models.auth import Token
 
-from cryosegnet_ext.commands import running_options
+from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, clean_url, connect, require_client
 from tests.cryosparc_job.helpers import environment
-from tests.standin.faults import Fault
-from tests.standin.server import StandIn
+from tests.fake_cryosparc.faults import Fault
+from tests.fake_cryosparc.server import StandIn
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from cryosparc_job.connection import connect
 from cryosparc_job.ends import Run
 from cryosparc_job.errors import ServerError
 from tests.cryosparc_job.helpers import add_exposures, environment, killed_in_cryosparc, start, wait
-from tests.standin.faults import Fault
-from tests.standin.server import StandIn
+from tests.fake_cryosparc.faults import Fault
+from tests.fake_cryosparc.server import StandIn
 
 COUNT = 6
 

@@ -22,7 +22,7 @@ from tests.cryosparc_job.fault_matrix import (
     WRITE,
     run_case,
 )
-from tests.standin.server import StandIn
+from tests.fake_cryosparc.server import StandIn
 
 ALL = EXPOSURES * PARTICLES
 

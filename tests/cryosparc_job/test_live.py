@@ -17,7 +17,7 @@ import pytest
 from cryosparc.models.exposure import Exposure, ExposureElement, ExposureGroups, MicrographBlob, MScopeParams
 from cryosparc.models.session import Session
 
-from cryosegnet_ext.commands import running_options
+from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import building, cli, connection, ends, job
 from cryosparc_job.connection import Connection, OutputName, connect
@@ -25,9 +25,9 @@ from cryosparc_job.errors import Interrupted, JobLost
 from cryosparc_job.job import Task, create_external_job
 from cryosparc_job.live import Follow, follow
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
-from tests.standin.faults import Fault
-from tests.standin.server import StandIn
-from tests.standin.world import World
+from tests.fake_cryosparc.faults import Fault
+from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.world import World
 
 QUICK = {"batch": 3, "wait_minutes": 0.01, "poll_seconds": 0.05, "idle_hours": 0.01, "outage_hours": 0.001}
 TASK = Task("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)

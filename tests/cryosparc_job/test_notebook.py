@@ -11,7 +11,7 @@ import pytest
 import cryosegnet_ext
 from cryosparc_job import chain
 from tests.cryosparc_job.helpers import REPOSITORY, BlobPicker, add_exposures, environment
-from tests.standin.server import StandIn
+from tests.fake_cryosparc.server import StandIn
 
 NOTEBOOK = REPOSITORY / "docs" / "notebooks" / "cryosparc_picking.ipynb"
 

@@ -13,7 +13,7 @@ from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.job import Task, pick
 from cryosparc_job.orientation import ORIENTATIONS, compare_with_images, compare_with_picks, oriented
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, simulate
-from tests.standin.server import StandIn
+from tests.fake_cryosparc.server import StandIn
 
 SHAPE = (384, 512)
 

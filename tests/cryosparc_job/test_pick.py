@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cryosegnet_ext.commands import running_options
+from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.journal import Journal, Record
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs.journal import Journal, Record
 from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
 from cryosparc_job.job import Task, pick
 from cryosparc_job.locations import read_locations
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
-from tests.standin.server import StandIn
-from tests.standin.world import World
+from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.world import World
 
 EXPOSURES = OutputName("J1", "exposures")
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cryosegnet_ext import devices
-from cryosegnet_ext.commands import running_options
-from cryosegnet_ext.devices import Devices
+from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.flight import InFlight
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs.engines import processes as devices
+from cryosegnet_ext.runs.engines.processes import Devices
+from cryosegnet_ext.runs.engines.threads import InFlight
 from cryosparc_job import cli, ends
 from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
@@ -37,9 +37,9 @@ from tests.cryosparc_job.helpers import (
     wait,
     words,
 )
-from tests.standin.faults import Fault
-from tests.standin.server import StandIn
-from tests.standin.world import World
+from tests.fake_cryosparc.faults import Fault
+from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.world import World
 
 
 class Logged(BlobPicker):

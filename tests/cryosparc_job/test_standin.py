@@ -15,9 +15,9 @@ from cryosparc.errors import APIError
 from cryosparc.models.job import Job
 from cryosparc.tools import CryoSPARC
 
-from tests.standin.handlers import HANDLERS
-from tests.standin.interface import operations
-from tests.standin.server import StandIn
+from tests.fake_cryosparc.handlers import HANDLERS
+from tests.fake_cryosparc.interface import operations
+from tests.fake_cryosparc.server import StandIn
 
 JSON_TYPES = {str: "string", int: "integer", bool: "boolean", float: "number"}
 

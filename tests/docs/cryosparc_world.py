@@ -29,7 +29,7 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     available()
     from cryosparc_job import building
     from tests.cryosparc_job.helpers import add_exposures, environment
-    from tests.standin.server import StandIn
+    from tests.fake_cryosparc.server import StandIn
 
     for name in ("BASE_URL", "MASTER_HOSTNAME", "BASE_PORT", "LICENSE_ID"):
         monkeypatch.delenv(f"CRYOSPARC_{name}", raising=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import cryosparc_world, outputs, published, running, tables, world
-from tests.docs_commands import LINES, PAGES, Line, parse, shell_commands
+from tests.docs.docs_commands import LINES, PAGES, Line, parse, shell_commands
 
 
 class Services:
@@ -41,7 +41,7 @@ class Services:
 
     def _scheduler(self) -> str:
         pytest.importorskip("distributed", reason="Dask is not installed: pip install 'cryosegnet-ext[cluster]'")
-        from tests.test_cluster import Outside, wait_for_port
+        from tests.runs.test_cluster import Outside, wait_for_port
 
         self._patch.setenv("OMP_NUM_THREADS", "1")
         outside = Outside(int(self._port()))

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from cryosegnet_ext import segment, weights
-from cryosegnet_ext.unet import AttentionUNet
+from cryosegnet_ext import weights
+from cryosegnet_ext.networks.unet import AttentionUNet
+from cryosegnet_ext.picking import segment
 from cryosegnet_ext.weights import build_sam
 
 _SIZES: dict[str, Any] = {

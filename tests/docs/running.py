@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cryosegnet_ext.commands import main as cryosegnet
-from cryosegnet_ext.inputs import expand_inputs
+from cryosegnet_ext.cli import main as cryosegnet
+from cryosegnet_ext.files.inputs import expand_inputs
 from cryosparc_job.cli import main as cryosegnet_cryosparc
 from relion_external.job import main as cryosegnet_relion
-from tests.docs_commands import ROOT, Line
+from tests.docs.docs_commands import ROOT, Line
 
 _MAIN: dict[str, Callable[[list[str]], int]] = {
     "cryosegnet": cryosegnet,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs_commands import PAGES, ROOT, shell_commands
+from tests.docs.docs_commands import PAGES, ROOT, shell_commands
 
 COMMANDS = [
     (f"{page.name}:{number}", words[1:])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cryosegnet_ext import cluster_file
+from cryosegnet_ext.runs.engines import cluster_file
 from tests.docs import cryosparc_world, outputs, tables
+from tests.docs.docs_commands import LINES, ROOT, Line
 from tests.docs.pages import Services, changed, lines_of, run_line
-from tests.docs_commands import LINES, ROOT, Line
 
 
 def test_every_page_with_commands_is_run() -> None:

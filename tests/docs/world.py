@@ -16,9 +16,9 @@ import mrcfile
 import numpy as np
 
 from cryosegnet_ext import Picks, read_micrograph, read_picks
-from cryosegnet_ext.commands import main
+from cryosegnet_ext.cli import main
 from tests.docs import published
-from tests.docs_commands import ROOT
+from tests.docs.docs_commands import ROOT
 
 DATA = ROOT / "cryosegnet_ext" / "data"
 PIXEL_SIZE, DIAMETER = 2.0, 165.0

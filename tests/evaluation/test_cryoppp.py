@@ -11,7 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cryosegnet_ext.commands import main
+from cryosegnet_ext.cli import main
 from cryosegnet_ext.evaluation.cryoppp import PICKERS, PUBLISHED
 from tests.evaluation.helpers import SHAPE, found_among, particles, table, write
 
@@ -90,7 +90,7 @@ def test_cryoppp_is_picked_where_no_picks_are_given(tmp_path, capsys, monkeypatc
 
     import cryosegnet_ext.picker
 
-    monkeypatch.setattr(cryosegnet_ext.picker, "Picker", Knowing)
+    monkeypatch.setattr(cryosegnet_ext.picking.picker, "Picker", Knowing)
     assert run("--cryoppp", tmp_path / "10017") == 1
     assert "name a folder for that with --output" in capsys.readouterr().err
     assert asked == []

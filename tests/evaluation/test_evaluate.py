@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from cryosegnet_ext import Picks
-from cryosegnet_ext.commands import main
-from cryosegnet_ext.commands.evaluate import named_sets
+from cryosegnet_ext.cli import main
+from cryosegnet_ext.cli.evaluate import named_sets
 from tests.evaluation.helpers import SHAPE, particles, table, write, write_project
 
 

@@ -185,7 +185,7 @@ def figures(total: dict, published: dict) -> dict:
 
 
 def evaluate(tmp_path: Path, *words: object) -> dict:
-    from cryosegnet_ext.commands import main
+    from cryosegnet_ext.cli import main
 
     assert main(["evaluate", *map(str, words), "-o", str(tmp_path / "out")]) == 0
     return json.loads((tmp_path / "out" / "evaluation.json").read_text())["sets"][0]

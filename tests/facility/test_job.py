@@ -18,9 +18,9 @@ import pytest
 
 from cryosegnet_ext import CryoSegNetError, read_picks
 from cryosegnet_ext.facility import FacilityJob, PickedMicrograph, schema
-from cryosegnet_ext.inputs import expand_inputs
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
 from tests.stub_picker import StubPicker, write_micrograph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -260,7 +260,7 @@ def test_schema_names_every_field_of_the_message() -> None:
 
 @pytest.mark.parametrize("pixel_size", [2.0, 0.0])
 def test_summaries_of_real_runs_follow_their_schema(tmp_path: Path, pixel_size: float) -> None:
-    from cryosegnet_ext import batch
+    from cryosegnet_ext.runs import batch
 
     for number in range(2):
         write_micrograph(tmp_path / "mics" / f"mic_{number}.mrc", seed=number, pixel_size=pixel_size)
@@ -284,9 +284,9 @@ def test_summaries_of_real_runs_follow_their_schema(tmp_path: Path, pixel_size: 
 SERVICE = """
 import runpy, sys, types
 from tests.stub_picker import StubPicker
-module = types.ModuleType("cryosegnet_ext.picker")
+module = types.ModuleType("cryosegnet_ext.picking.picker")
 module.Picker = StubPicker
-sys.modules["cryosegnet_ext.picker"] = module
+sys.modules["cryosegnet_ext.picking.picker"] = module
 sys.argv[0] = "service.py"
 runpy.run_path({script!r}, run_name="__main__")
 """

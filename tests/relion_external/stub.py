@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
 
 DIAMETER = 160.0
 
@@ -73,10 +73,10 @@ def _spend(seconds: float) -> None:
 
 def install() -> None:
     """Put the stub in the place of the real picker, which then is never imported."""
-    module = types.ModuleType("cryosegnet_ext.picker")
+    module = types.ModuleType("cryosegnet_ext.picking.picker")
     if os.environ.get("STUB_LOAD") != "import":
         module.Picker = Picker  # type: ignore[attr-defined]
-    sys.modules["cryosegnet_ext.picker"] = module
+    sys.modules["cryosegnet_ext.picking.picker"] = module
 
 
 if __name__ in ("__main__", "__mp_main__"):

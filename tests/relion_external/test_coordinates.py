@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.picks import Picks
 from relion_external.coordinates import ExistingPicks, match, micrographs_of
 
 from .project import PIXEL, SHAPE, Project

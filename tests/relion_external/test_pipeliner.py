@@ -47,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("pipeliner", reason="ccpem-pipeliner is not installed")
     programs = tmp_path / "bin"
     programs.mkdir()
-    modules = {"cryosegnet-relion": "relion_external.job", "cryosegnet": "cryosegnet_ext.commands"}
+    modules = {"cryosegnet-relion": "relion_external.job", "cryosegnet": "cryosegnet_ext.cli"}
     for name, module in modules.items():
         code = f"import sys; from {module} import main; sys.exit(main())"
         (programs / name).write_text(f"#!{sys.executable}\n{code}\n")

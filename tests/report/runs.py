@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cryosegnet_ext import batch
-from cryosegnet_ext.inputs import expand_inputs
-from cryosegnet_ext.micrograph import Micrograph
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs import batch
 from tests.stub_picker import write_micrograph
 
 

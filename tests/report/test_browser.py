@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cryosegnet_ext.report.candidates import read_candidates
 from cryosegnet_ext.report.collect import collect
 from cryosegnet_ext.report.command import THRESHOLD, choose_command
 from cryosegnet_ext.report.page import make_page, write_report
+from cryosegnet_ext.runs.candidates import read_candidates
 from tests.browser import Watched, open_browser
 from tests.report.runs import make_run
 from tests.report.test_page import EVIL

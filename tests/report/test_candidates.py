@@ -8,19 +8,20 @@ import cv2
 import numpy as np
 import pytest
 
-from cryosegnet_ext import Picker, batch, read_micrograph
-from cryosegnet_ext.commands import main
+from cryosegnet_ext import Picker, read_micrograph
+from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.inputs import expand_inputs
-from cryosegnet_ext.picks import Picks, read_picks
-from cryosegnet_ext.report.candidates import candidates_path, encode_candidates, read_candidates, write_candidates
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.report.choose import choose_picks, within
 from cryosegnet_ext.report.pack import level_of, levels_of, size_code
+from cryosegnet_ext.runs import batch
+from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, read_candidates, write_candidates
 from tests.report.runs import make_run
 from tests.stub_picker import StubPicker, write_micrograph
 
 NAMES = [f"m{i}.mrc" for i in range(4)]
-SAMPLE = Path(batch.__file__).parent / "data" / "sample.mrc"
+SAMPLE = Path(batch.__file__).parents[1] / "data" / "sample.mrc"
 
 
 def picks(n: int = 50, pixel_size: float | None = 2.0) -> Picks:

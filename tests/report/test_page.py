@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 import pytest
 
-from cryosegnet_ext.commands import main, pick
-from cryosegnet_ext.journal import Record
-from cryosegnet_ext.picks import Picks
+from cryosegnet_ext.cli import main, pick
+from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.report import pack as packing
-from cryosegnet_ext.report.candidates import candidates_path, encode_candidates, write_candidates
 from cryosegnet_ext.report.collect import Run, collect
 from cryosegnet_ext.report.command import given_words, pick_commands
 from cryosegnet_ext.report.page import NAME, embed, make_page, try_report, write_report
+from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, write_candidates
+from cryosegnet_ext.runs.journal import Record
 from tests.report.runs import make_run
 
 NAMES = [f"m{i}.mrc" for i in range(4)]

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cryosegnet_ext.scoring import Calibration
+from cryosegnet_ext.networks.unet import AttentionUNet
+from cryosegnet_ext.picking.scoring import Calibration
 from cryosegnet_ext.training import output
 from cryosegnet_ext.training.choosing import Trained
 from cryosegnet_ext.training.dataset import Example
 from cryosegnet_ext.training.folder import RunFolder
 from cryosegnet_ext.training.preparing import Size
 from cryosegnet_ext.training.training import Data
-from cryosegnet_ext.unet import AttentionUNet
 from cryosegnet_ext.weights import load_unet
 
 STARTED = Calibration(0.1, 0.9, -1.0)

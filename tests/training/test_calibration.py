@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cryosegnet_ext import Picker, read_micrograph
-from cryosegnet_ext.scoring import Calibration, Evidence
+from cryosegnet_ext.networks.unet import AttentionUNet
+from cryosegnet_ext.picking.scoring import Calibration, Evidence
 from cryosegnet_ext.training import output
 from cryosegnet_ext.training.calibration import (
     Candidates,
@@ -18,7 +19,6 @@ from cryosegnet_ext.training.calibration import (
     score_picker,
 )
 from cryosegnet_ext.training.dataset import Example
-from cryosegnet_ext.unet import AttentionUNet
 from cryosegnet_ext.weights import load_unet
 
 

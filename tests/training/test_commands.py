@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cryosegnet_ext import read_picks
-from cryosegnet_ext.commands import main
+from cryosegnet_ext.cli import main
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.weights import load_unet, location, metadata_of
 

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from cryosegnet_ext import CryoSegNetError, denoise, read_micrograph
-from cryosegnet_ext.inputs import expand_inputs
+from cryosegnet_ext import CryoSegNetError, read_micrograph
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.picking import denoise
 from cryosegnet_ext.training import dataset
 from cryosegnet_ext.training.batches import Crops, FrameBatches, Frames, Loader, frame_item, validation_crops
 from cryosegnet_ext.training.dataset import Preparation, Task, prepare, split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cryosegnet_ext.scoring import Calibration
+from cryosegnet_ext.picking.scoring import Calibration
 from cryosegnet_ext.training import finetuning
 from cryosegnet_ext.training.calibration import Scores
 from cryosegnet_ext.weights import metadata_of, sha256_of

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cryosegnet_ext import CryoSegNetError
-from cryosegnet_ext.commands import main
+from cryosegnet_ext.cli import main
 from cryosegnet_ext.training import fit
 from cryosegnet_ext.training.folder import RunFolder
 
@@ -164,7 +164,7 @@ def test_a_corrected_split_is_read_again(data, capsys):
 
 
 def test_sizes_are_not_those_of_other_labels(data):
-    from cryosegnet_ext.inputs import expand_inputs
+    from cryosegnet_ext.files.inputs import expand_inputs
     from cryosegnet_ext.training.dataset import Preparation
     from cryosegnet_ext.training.labels import Labels
     from cryosegnet_ext.training.preparing import Wanted, known_size
@@ -226,7 +226,7 @@ def test_a_damaged_micrograph_is_no_problem_with_the_labels(data, capsys):
 
 
 def test_a_damaged_micrograph_is_left_out_where_the_size_is_still_to_be_found(data):
-    from cryosegnet_ext.inputs import expand_inputs
+    from cryosegnet_ext.files.inputs import expand_inputs
     from cryosegnet_ext.training.dataset import Preparation
     from cryosegnet_ext.training.labels import Labels
     from cryosegnet_ext.training.preparing import Wanted, known_size

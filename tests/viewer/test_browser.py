@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cryosegnet_ext.inputs import expand_inputs
-from cryosegnet_ext.picks import read_picks
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.viewer.desk import open_micrographs, open_run
 from tests.browser import Watched, open_browser
 from tests.report.runs import make_run

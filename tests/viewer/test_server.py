@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 import pytest
 
-from cryosegnet_ext.commands import main
+from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.inputs import expand_inputs
-from cryosegnet_ext.picks import read_picks
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.viewer.desk import Desk, open_micrographs, open_run
 from cryosegnet_ext.viewer.server import ViewServer
 from tests.report.runs import make_run

@@ -1,0 +1,183 @@
+"""``cryosegnet evaluate --cryoppp``: data sets of CryoPPP, picked if need be, beside the paper's table."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CryoSegNetError, UsageError
+from .parsing import say
+
+if TYPE_CHECKING:
+    from ..evaluation.compare import Question
+    from ..evaluation.cryoppp import DataSet
+    from ..evaluation.measures import SetScore
+    from ..evaluation.sources import Found
+    from ..files.picks import Picks
+
+OURS = "cryosegnet-ext"
+
+
+def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
+    """Evaluate every data set in the folder; 0 when all could be done, 2 when some failed.
+
+    Raises
+    ------
+    UsageError
+        Picking is asked for and there is no folder to keep the picks in, or there are no micrographs.
+    CryoSegNetError
+        No data set could be evaluated.
+    """
+    from ..evaluation.cryoppp import find_data_sets, published_rows
+    from ..evaluation.report import table
+
+    data_sets = find_data_sets(args.cryoppp)
+    if not sets and args.output is None:
+        raise UsageError("no PICKS are given, so the micrographs will be picked; name a folder for that with --output")
+    if not sets and not any(d.micrographs for d in data_sets):
+        raise UsageError(f"{args.cryoppp} holds labels but no micrographs to pick; name PICKS of them")
+    ours: list[tuple[str, str, float, float]] = []
+    failed = 0
+    for data_set in data_sets:
+        say(f"\nEMPIAR-{data_set.name}" if data_set.name.isdigit() else f"\n{data_set.name}")
+        try:
+            scores = _evaluate(data_set, args, sets)
+        except UsageError:
+            raise
+        except CryoSegNetError as error:
+            say(f"cryosegnet: error: {error}", sys.stderr)
+            failed += 1
+            continue
+        ours += [(data_set.name, s.name, s.f1, s.published.f1) for s in scores]
+    if not ours:
+        raise CryoSegNetError(f"{args.cryoppp}: none of its {len(data_sets)} data sets could be evaluated; see above.")
+    rows = published_rows(ours)
+    say(
+        "\nF1 of the paper's Table 1 (best precision and best recall over the micrographs, an upper end: "
+        f"compare it with 'as published') beside the sets judged here\n{table(rows)}"
+    )
+    if args.output is not None:
+        _write_rows(rows, args.output / "published.csv")
+    return 2 if failed else 0
+
+
+def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]) -> list[SetScore]:
+    from ..evaluation.compare import Question, score
+    from ..evaluation.report import notes, terminal
+    from ..evaluation.sources import read_set, read_shapes, with_shapes
+    from .evaluate import tell, write
+
+    found = data_set.labels()
+    labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
+    shapes = read_shapes(data_set.micrographs, labels) if data_set.micrographs else {}
+    on_disk = set(shapes)
+    if args.shape is not None:
+        shapes = dict.fromkeys(labels, (args.shape[0], args.shape[1])) | shapes
+    remarks: list[str] = []
+    if data_set.micrographs and not sets:
+        there = {stem: p for stem, p in labels.items() if stem in on_disk}
+        if not there:
+            raise CryoSegNetError(
+                f"{data_set.micrographs}: it holds none of the labelled micrographs; unpack them there."
+            )
+        if len(there) < len(labels):
+            share = f"{len(there)} of {len(labels)} labelled micrographs"
+            remarks.append(f"{share} are in {data_set.micrographs} and count.")
+        labels = there
+    if args.limit is not None:
+        labels = dict(list(labels.items())[: args.limit])
+    labels = with_shapes(labels, shapes)
+    question = Question(
+        labels=data_set.folder,
+        sets={},
+        diameter=args.diameter,
+        max_distance=args.max_distance,
+        pixel_size=args.pixel_size,
+        thresholds=dict(args.threshold),
+        micrographs=data_set.micrographs,
+        limit=args.limit,
+    )
+    paths = {name: path / data_set.name if (path / data_set.name).is_dir() else path for name, path in sets.items()}
+    if not paths:
+        paths = {OURS: _pick(data_set, list(labels), args)}
+    scores, settings = [], {}
+    for name, path in paths.items():
+        of = {name: read_set(path, labels, args.pixel_size)}
+        turned, remark = _orient(labels, of[name], args.flip_labels, question)
+        answer = score(turned, of, question)
+        scores += answer.sets
+        settings = answer.settings
+        remarks += [*answer.notes, *([f"{name}: {remark}"] if remark else [])]
+    say(terminal(scores, settings))
+    tell([*dict.fromkeys(remarks), *(line for s in scores for line in notes(s))])
+    if args.output is not None:
+        write(scores, settings, args.output / data_set.name)
+    return scores
+
+
+def _orient(
+    labels: dict[str, Picks], found: Found, forced: bool, question: Question
+) -> tuple[dict[str, Picks], str | None]:
+    """The labels the way up that the picks have, and what to say about it.
+
+    CryoPPP's coordinates come from CryoSPARC's export and count y from the last row of the MRC file, while programs
+    that read the file pick from its first row; JPEGs of CryoPPP are the right way up for the labels.
+    """
+    from ..evaluation.compare import diameter_px
+    from ..evaluation.cryoppp import flipped
+    from ..evaluation.suspicions import best_fit, mirrored
+
+    if forced:
+        return flipped(labels), "the labels' top and bottom were exchanged, as asked for."
+    diameter, _ = diameter_px(labels, question.diameter, question.pixel_size)
+    picks = {stem: p for stem, p in found.tables.items() if stem in labels}
+    now, better = best_fit(picks, labels, question.max_distance * diameter)
+    if better is None or not mirrored(better):
+        return labels, None
+    text = (
+        f"the labels' top and bottom were exchanged, as the picks fit far better so (F1 {better.f1:.2f} instead of "
+        f"{now.f1:.2f}); CryoPPP's y counts from the last row of the MRC files."
+    )
+    return flipped(labels, better.shift[1]), text
+
+
+def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path:
+    """Pick the labelled micrographs with default options; the folder of the picks."""
+    from ..evaluation.names import assign
+    from ..files.inputs import expand_inputs
+    from ..picking.picker import Picker
+    from ..runs import batch
+
+    assert data_set.micrographs is not None
+    inputs = expand_inputs([str(data_set.micrographs)])
+    wanted = assign([one.path.name for one in inputs], stems)
+    inputs = [one for one in inputs if one.path.name in wanted]
+    folder: Path = args.output / data_set.name / "picked"
+    folder.mkdir(parents=True, exist_ok=True)
+    picker = Picker(args.weights, device=args.device)
+    if args.pixel_size is not None:
+        inputs = [replace(one, pixel_size=args.pixel_size) for one in inputs]
+    result = batch.run(picker, inputs, folder, pixel_size=args.pixel_size)
+    if result.stopped:
+        raise KeyboardInterrupt
+    if not result.done + result.skipped:
+        raise CryoSegNetError(
+            f"{data_set.micrographs}: none of them could be picked; {folder / 'failed.csv'} says why."
+        )
+    if result.failed:
+        say(f"cryosegnet: {result.failed} micrographs could not be picked: {folder / 'failed.csv'}", sys.stderr)
+    return folder
+
+
+def _write_rows(rows: list[list[str]], path: Path) -> None:
+    from ..files.atomic import write_atomic
+
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.getvalue())

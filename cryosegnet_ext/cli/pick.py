@@ -1,0 +1,180 @@
+"""``cryosegnet pick``: find the particles on micrographs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..runs.progress import plural
+from ..runs.stopping import terminated_as_interrupted
+from .options import add_options, check_picker, even_pixels
+from .parsing import say
+from .running_options import (
+    OPTIONS,
+    add_running_options,
+    check_running,
+    engine_from,
+    monitor_from,
+    stop_from,
+    watch_from,
+)
+
+if TYPE_CHECKING:
+    from ..runs.batch import BatchResult
+
+HELP = "find the particles on micrographs and write their coordinates"
+
+FORMATS = ("star", "box", "cbox", "csv")
+
+_DESCRIPTION = """Find the particles on micrographs and write their coordinates.
+
+INPUT is any number of micrographs (MRC, TIFF, PNG, JPEG; .gz and .bz2), folders, quoted globs
+('data/**/*.mrc'), @list files (one path a line), or a RELION micrographs STAR file."""
+
+_EPILOG = """written into DIR:
+  picks/<micrograph>.star     coordinates in pixels and a score (figure of merit) of 0 to 1
+  report.html                 look at this first: micrographs, picks, a slider for the threshold
+  overlays/<micrograph>.jpg   the picks drawn on the micrograph
+  summary.json, failed.csv    one record a micrograph; what failed and why
+
+The same command run again goes on where it was stopped, and picks what is new in the folder.
+
+exit codes: 0 all done, 1 wrong usage, 2 some micrographs failed, 3 nothing could be done, 4 stopped
+
+examples:
+  cryosegnet pick MotionCorr/job002/corrected_micrographs.star -o picked
+  cryosegnet pick micrographs/ -o picked --pixel-size 1.06 --diameter 180
+  cryosegnet pick 'data/**/*.mrc' -o picked --format star,cbox"""
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cryosegnet pick``."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.add_argument("input", metavar="INPUT", nargs="+", help="micrographs, folders, globs, @list or STAR files")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, type=Path, help="folder for the results")
+
+    add_options(parser, OPTIONS)
+
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    add("--format", metavar="F", type=_formats, default=("star",), help="star,box,cbox,csv (default: star)")
+    add(
+        "--box-size",
+        metavar="N",
+        type=even_pixels,
+        help="side of the boxes of box and cbox, pixels (default: the particle diameter)",
+    )
+    add(
+        "--layout",
+        choices=("default", "facility"),
+        default="default",
+        help="facility: also STAR/, CBOX/, JPEG/, JSON/ with a file for each micrograph, for pipelines that wait",
+    )
+    add("--overwrite", action="store_true", help="forget an earlier run into DIR, remove its files, and pick anew")
+    add("--no-overlays", action="store_true", help="draw no pictures")
+    add("--quiet", action="store_true", help="no progress and no summary; errors only")
+    add_running_options(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Pick; the exit code says how it went."""
+    _check(args)
+    # Modules and weights take seconds to load, and the report of a large run takes a minute.
+    with terminated_as_interrupted():
+        return _pick(args)
+
+
+def _pick(args: argparse.Namespace) -> int:
+    from ..files.inputs import expand_inputs
+    from ..runs import batch
+
+    inputs = watch_from(args) if args.watch else expand_inputs(args.input)
+    stop, monitor = stop_from(args), monitor_from(args)
+    with engine_from(args) as picker:
+        publish = None
+        if args.layout == "facility":
+            from ..facility.job import Publisher
+
+            publish = Publisher(args.output, picker.settings)
+            args.format = tuple(dict.fromkeys((*args.format, "star", "cbox")))
+        result = batch.run(
+            picker,
+            inputs,
+            args.output,
+            formats=args.format,
+            overwrite=args.overwrite,
+            overlays=not args.no_overlays,
+            pixel_size=args.pixel_size,
+            progress=not args.quiet,
+            stop=stop,
+            watch=publish,
+            monitor=monitor,
+            box_size=args.box_size,
+        )
+        if publish is not None:
+            publish.finish()
+    reported = _write_report(result, args)
+    if not args.quiet:
+        _report(result, args, reported)
+    elif result.failed:
+        count = plural(result.failed, "micrograph")
+        say(f"cryosegnet: error: {count} failed: {args.output / 'failed.csv'}", sys.stderr)
+    return result.exit_code
+
+
+def _check(args: argparse.Namespace) -> None:
+    check_picker(args)
+    check_running(args)
+    if args.output.exists() and not args.output.is_dir():
+        raise UsageError(f"--output {args.output} is a file; name a folder")
+
+
+def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:
+    """Write report.html; whether there is one."""
+    if not result.done + result.skipped:
+        return False
+    from ..report.command import pick_commands
+    from ..report.page import try_report
+
+    stars = [name for name in map(str, args.input) if name.lower().endswith(".star")]
+    problem = try_report(args.output, command=pick_commands(add_args, args), stars=stars)
+    if problem is not None:
+        say(f"cryosegnet: warning: {problem}", sys.stderr)
+    return problem is None
+
+
+def _report(result: BatchResult, args: argparse.Namespace, reported: bool) -> None:
+    """Say where the results are and what to look at."""
+    finished = result.done + result.skipped
+    before = f" ({result.skipped} of them by an earlier run)" if result.skipped else ""
+    lines = [f"{plural(result.picks, 'pick')} on {plural(finished, 'micrograph')}{before}"]
+    if result.diameter is not None:
+        unit = "A" if result.in_angstrom else "pixels; the pixel size is not known, --pixel-size gives it"
+        lines[0] += f", median diameter {result.diameter:.0f} {unit}"
+    if result.without_picks:
+        lines.append(f"{plural(result.without_picks, 'micrograph')} without picks")
+    lines += [f"warning: {sentence}" for sentence in result.warnings]
+    if finished:
+        lines.append(f"coordinates: {args.output / 'picks'}")
+    if reported:
+        lines.append(f"look at:     {args.output / 'report.html'}")
+    elif finished and not args.no_overlays:
+        lines.append(f"look at:     {args.output / 'overlays'}")
+    if result.failed:
+        lines.append(f"{plural(result.failed, 'micrograph')} failed, listed in {args.output / 'failed.csv'}:")
+        lines += [f"  {name}: {reason}" for name, reason in result.failures[:3]]
+        lines += [f"  and {result.failed - 3} more"] if result.failed > 3 else []
+    if result.stopped:
+        lines.append("stopped before the end; the same command goes on from here")
+    say("\n".join(lines))
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"unknown format {', '.join(unknown)}; choose from {','.join(FORMATS)}")
+    return names

@@ -1,0 +1,69 @@
+"""``cryosegnet report``: show what a run has picked, and choose among its candidates."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UsageError
+from ..runs.progress import plural
+from .options import number
+from .parsing import say
+
+HELP = "write report.html of a folder that was picked into; choose another threshold without picking again"
+
+FORMATS = ("star", "box", "cbox", "csv")
+
+_DESCRIPTION = """Write DIR/report.html: one file with the micrographs, their picks, and sliders for threshold and size.
+
+With --write-picks it also writes the picks of another threshold or of a size range. They come from the candidates that
+the run has kept, so nothing is picked again: at a threshold they are what `cryosegnet pick --threshold` gives."""
+
+_EPILOG = """examples:
+  cryosegnet report picked
+  cryosegnet report picked --star CtfFind/job003/micrographs_ctf.star
+  cryosegnet report picked --threshold 0.63 --min-diameter 90 --write-picks picks_063"""
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cryosegnet report``."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.add_argument("folder", metavar="DIR", type=Path, help="output folder of cryosegnet pick, or of a RELION job")
+    parser.add_argument(
+        "--star", metavar="STAR", action="append", default=[], help="micrographs STAR with defocus and CTF fits to show"
+    )
+    choice = parser.add_argument_group("choose picks")
+    add = choice.add_argument
+    add("--write-picks", metavar="DIR", type=Path, help="folder for the chosen picks, one file a micrograph")
+    add("--threshold", metavar="S", type=number(0, 1, "score"), help="least score (default: the run's)")
+    size = number(0, 100_000, "diameter")
+    add("--min-diameter", metavar="A", type=size, help="least diameter, angstrom (pixels without a pixel size)")
+    add("--max-diameter", metavar="A", type=size, help="largest diameter")
+    add("--format", metavar="F", choices=FORMATS, default="star", help="star, box, cbox or csv (default: star)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the report and, where they are wanted, the chosen picks."""
+    from ..report.choose import choose_picks
+    from ..report.command import choose_command
+    from ..report.page import write_report
+
+    low, high = args.min_diameter, args.max_diameter
+    if args.write_picks is None and (args.threshold, low, high) != (None, None, None):
+        raise UsageError("--threshold and the diameters choose picks to write; name their folder with --write-picks")
+    if low is not None and high is not None and low > high:
+        raise UsageError(f"--min-diameter {low:g} is above --max-diameter {high:g}; exchange them")
+    if args.write_picks is not None:
+        chosen = choose_picks(
+            args.folder,
+            args.write_picks,
+            threshold=args.threshold,
+            min_diameter=low,
+            max_diameter=high,
+            suffix=args.format,
+        )
+        say(f"{plural(chosen.picks, 'pick')} of {plural(chosen.micrographs, 'micrograph')} -> {args.write_picks}")
+        return 0
+    path = write_report(args.folder, stars=args.star, fallback=[choose_command(str(args.folder))])
+    say(f"look at: {path}")
+    return 0

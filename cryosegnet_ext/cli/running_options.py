@@ -1,0 +1,153 @@
+"""The options of ``cryosegnet pick`` that say where and for how long it runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..picking import options as choices
+from .options import DEVICE, PICKER_OPTIONS, PIXEL_SIZE
+
+if TYPE_CHECKING:
+    from ..runs.engines.base import Engine
+    from ..runs.monitor import Monitor
+    from ..runs.task import MicrographPicker
+    from ..runs.watch import Watch
+
+
+def _devices(text: str) -> str:
+    try:
+        choices.split_devices(text)
+    except UsageError:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not known: use auto, cpu, cuda, cuda:0, or a list like cuda:0,1"
+        ) from None
+    return text
+
+
+_LIST = replace(
+    DEVICE, read=_devices, help="auto, cpu, cuda, cuda:N, or a list like cuda:0,1: a process each (default: auto)"
+)
+#: The picker's options where one of them names several devices.
+OPTIONS = (PIXEL_SIZE, *(_LIST if option is DEVICE else option for option in PICKER_OPTIONS))
+
+
+def add_running_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    where = parser.add_argument_group("where it runs (docs/cluster.md)")
+    add = where.add_argument
+    add("--cluster", metavar="FILE.yaml", type=Path, help="start workers as jobs of SLURM, PBS, SGE or LSF")
+    add("--scheduler", metavar="ADDRESS", help="use the workers of a running Dask scheduler, tcp://host:port")
+
+    long = parser.add_argument_group("growing data and long runs (docs/cluster.md)")
+    add = long.add_argument
+    add("--watch", action="store_true", help="go on and pick micrographs as they appear in INPUT")
+    add(
+        "--stop-file",
+        metavar="FILE",
+        type=Path,
+        help="end when this file appears; with --watch after what is at hand (default: DIR/STOP with --watch)",
+    )
+    add("--idle-stop", metavar="MINUTES", type=_positive, help="with --watch: end when nothing new came for so long")
+    add("--settle", metavar="SECONDS", type=_positive, default=5.0, help="with --watch: a file is complete when it has "
+        "not changed for so long (default: 5)")  # fmt: skip
+    add("--heartbeat", metavar="FILE", type=Path, help="keep a JSON file for monitors (default: DIR/heartbeat.json "
+        "with --watch)")  # fmt: skip
+    add("--metrics", metavar="FILE.prom", type=Path, help="keep metrics for Prometheus' node_exporter (text file)")
+
+
+def check_running(args: argparse.Namespace) -> None:
+    """See that the options go together.
+
+    Raises
+    ------
+    UsageError
+        They do not.
+    """
+    if args.cluster is not None and args.scheduler is not None:
+        raise UsageError("--cluster starts a scheduler of its own; leave out --scheduler")
+    remote = args.cluster is not None or args.scheduler is not None
+    if remote and len(choices.split_devices(args.device)) > 1:
+        raise UsageError(
+            f"--device {args.device} is a list, and each worker of a cluster has one device; give --device auto"
+        )
+    if args.cluster is not None and not args.cluster.is_file():
+        raise UsageError(f"--cluster {args.cluster}: no such file; docs/cluster.md shows what belongs into it")
+    if args.stop_file is not None and os.path.lexists(args.stop_file):
+        raise UsageError(f"--stop-file {args.stop_file} is there, which ends a run; remove it and start again")
+    if not args.watch and args.idle_stop is not None:
+        raise UsageError("--idle-stop goes with --watch; without it a run ends when all is picked")
+    if args.metrics is not None and args.metrics.suffix != ".prom":
+        raise UsageError(f"--metrics {args.metrics} must end with .prom, or node_exporter does not read it")
+
+
+def make_picker(options: dict[str, Any], device: str) -> MicrographPicker:
+    """A picker on a device, in the process that calls this."""
+    from ..picking.picker import Picker
+
+    return Picker(options["weights"], device=device, **{k: v for k, v in options.items() if k != "weights"})
+
+
+@contextlib.contextmanager
+def engine_from(args: Any) -> Iterator[MicrographPicker | Engine]:
+    """Where the options have the micrographs picked: a picker for this process, or an engine."""
+    values = {option.name: getattr(args, option.name) for option in PICKER_OPTIONS}
+    make = functools.partial(make_picker, {k: v for k, v in values.items() if k != "device"})
+    devices = choices.split_devices(args.device)
+    if args.cluster is not None or args.scheduler is not None:
+        from ..runs.engines.cluster import Cluster
+
+        with Cluster(make, args.device, file=args.cluster, address=args.scheduler) as cluster:
+            yield cluster
+    elif len(devices) > 1:
+        from ..runs.engines.processes import Devices
+
+        with Devices(make, devices) as engine:
+            yield engine
+    else:
+        yield make(args.device)
+
+
+def watch_from(args: argparse.Namespace) -> Watch:
+    """The micrographs to watch for."""
+    from ..runs.watch import Watch
+
+    return Watch(
+        args.input,
+        settle=args.settle,
+        stop_file=args.stop_file or args.output / "STOP",
+        idle=None if args.idle_stop is None else 60 * args.idle_stop,
+    )
+
+
+def stop_from(args: argparse.Namespace) -> Callable[[], bool] | None:
+    """Asked between micrographs: whether the run shall stop. A watch looks for its stop file itself."""
+    if args.watch or args.stop_file is None:
+        return None
+    return functools.partial(os.path.lexists, args.stop_file)
+
+
+def monitor_from(args: argparse.Namespace) -> Monitor:
+    """Writes what the options want for monitors."""
+    from ..runs.monitor import Monitor
+
+    heartbeat = args.heartbeat or (args.output / "heartbeat.json" if args.watch else None)
+    return Monitor(heartbeat, args.metrics)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number

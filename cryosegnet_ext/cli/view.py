@@ -1,0 +1,144 @@
+"""``cryosegnet view``: look at picks at full resolution, correct them, or label micrographs by hand."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..picking.options import DIAMETERS, PIXEL_SIZES
+from ..runs.progress import plural
+from ..runs.stopping import terminated_as_interrupted
+from .options import number
+
+if TYPE_CHECKING:
+    from ..viewer.desk import Desk
+
+HELP = "look at picks at full resolution in the browser, correct them, label micrographs"
+
+FORMATS = ("star", "box", "cbox", "csv")
+
+_DESCRIPTION = """Open a folder that was picked into in the browser: the page of report.html, with full resolution, and
+picks that a click adds or removes. What you save goes to DIR/picks_edited/<micrograph>.star; the run's own files stay
+as they are. With --micrographs it shows micrographs without picks, to label them for `cryosegnet finetune`.
+
+The page is served to this machine only, at an address with a random token. To look from another one, give --port N
+here, run `ssh -L N:localhost:N` there, and open the printed address there."""
+
+_EPILOG = """examples:
+  cryosegnet view picked
+  cryosegnet view --micrographs Micrographs/ -o labels
+  cryosegnet view picked --port 8090 --no-browser"""
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cryosegnet view``."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    add = parser.add_argument
+    add("folder", metavar="DIR", type=Path, nargs="?", help="output folder of cryosegnet pick, or of a RELION job")
+    add(
+        "--micrographs", metavar="INPUT", nargs="+", help="micrographs without picks: files, folders, globs, STAR files"
+    )
+    add("-o", "--output", metavar="DIR", type=Path, help="folder for saved picks (default: DIR/picks_edited)")
+    add("--format", metavar="F", type=_formats, default=("star",), help="star,box,cbox,csv (default: star)")
+    add(
+        "--diameter",
+        metavar="A",
+        type=number(*DIAMETERS, "diameter"),
+        help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size is given",
+    )
+    add(
+        "--pixel-size",
+        metavar="A",
+        type=number(*PIXEL_SIZES, "pixel size in angstrom"),
+        help="angstrom per pixel of --micrographs",
+    )
+    group = parser.add_argument_group("server")
+    group.add_argument("--port", metavar="N", type=_port, default=0, help="port (default: any free one)")
+    group.add_argument(
+        "--host", metavar="H", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
+    group.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C; 0."""
+    if (args.folder is None) == (args.micrographs is None):
+        raise UsageError("name the folder of a run, or micrographs to label with --micrographs")
+    if args.micrographs is not None and args.output is None:
+        raise UsageError("--micrographs needs a folder for the labels; add -o labels")
+    if args.folder is not None and args.pixel_size is not None:
+        raise UsageError("--pixel-size goes with --micrographs; a run knows its own")
+    from ..viewer.server import LOOPBACK, ViewServer
+
+    desk = _desk(args)
+    server = ViewServer(desk, args.host, args.port)
+    if args.host not in LOOPBACK:
+        print(
+            f"warning: --host {args.host} lets other machines in, without encryption: whoever sees the address can "
+            "look at the micrographs and save picks",
+            file=sys.stderr,
+        )
+    print(f"{plural(len(desk.sheets), 'micrograph')}; saved picks go to {_shown(desk.target)}")
+    print(f"open:  {server.address}")
+    print("Ctrl-C ends it.", flush=True)
+    with server, _ends_quietly():
+        if not args.no_browser and _has_display():
+            import webbrowser
+
+            webbrowser.open(server.address)
+        server.serve_forever(poll_interval=0.2)
+    return 0
+
+
+def _desk(args: argparse.Namespace) -> Desk:
+    from ..viewer.desk import open_micrographs, open_run
+
+    if args.folder is not None:
+        desk = open_run(args.folder, args.output, args.format)
+        desk.diameter = args.diameter or desk.diameter
+        return desk
+    from ..files.inputs import expand_inputs
+
+    inputs = expand_inputs(args.micrographs)
+    return open_micrographs(
+        inputs, args.output, diameter=args.diameter, pixel_size=args.pixel_size, suffixes=args.format
+    )
+
+
+@contextlib.contextmanager
+def _ends_quietly() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the server, as they are meant to."""
+    with terminated_as_interrupted():
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("\nended")
+
+
+def _has_display() -> bool:
+    """Whether a browser has a screen; a browser for terminals would take this one over."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"unknown format {', '.join(unknown)}; choose from {','.join(FORMATS)}")
+    return names
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port from 0 to 65535")
+    return int(text)
+
+
+def _shown(path: Path) -> str:
+    return str(path).encode(errors="backslashreplace").decode()

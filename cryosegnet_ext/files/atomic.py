@@ -1,0 +1,93 @@
+"""Files that are either whole or absent: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import CryoSegNetError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some of your disk quota",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENOENT: "create its folder first",
+    errno.ENOTDIR: "a file stands where its folder should be",
+    errno.EISDIR: "a folder of that name is in the way",
+}
+
+
+@contextmanager
+def atomic_path(path: str | Path, sync: bool = False) -> Iterator[Path]:
+    """A temporary name to write to; it becomes ``path`` when the block ends well and is removed when it does not.
+
+    The temporary file lies in the same folder, its name starts with "." and ends with the suffix of ``path``, so that
+    writers which go by the suffix work. Readers of ``path`` see the old file or the new one, never a part. The new file
+    has the permissions that the umask gives.
+
+    Parameters
+    ----------
+    path
+        Where the file shall be; its folder exists.
+    sync
+        Have the data on the disk before the move, so that not even a power failure leaves an empty file.
+
+    Yields
+    ------
+    Path
+        A name that nobody else uses; the block creates the file.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be written: no permission, no folder, no space.
+
+    Examples
+    --------
+    >>> with atomic_path("table.npy") as temporary:  # doctest: +SKIP
+    ...     np.save(temporary, table)
+    """
+    target = Path(path)
+    temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(6)}{target.suffix}"
+    try:
+        yield temporary
+        if sync:
+            _sync(temporary)
+        os.replace(temporary, target)
+        if sync and os.name == "posix":
+            _sync(target.parent)
+    except OSError as error:
+        # A file that the block only reads is not ours to explain.
+        if error.filename is not None and str(error.filename) not in (str(temporary), str(target), str(target.parent)):
+            raise
+        remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
+        raise CryoSegNetError(f"cannot write {target} ({error.strerror or error}): {remedy}.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomic(path: str | Path, data: bytes | str, sync: bool = False) -> None:
+    """Write ``data`` (text as UTF-8, line ends as they are) to ``path``, whole or not at all.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be written: no permission, no folder, no space.
+    """
+    with atomic_path(path, sync=sync) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,125 @@
+"""Formats that store the corner of a box: EMAN's BOX and crYOLO's CBOX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import CryoSegNetError
+from ..picks import Picks
+from .star import star_blocks
+from .table import Floats, Table, bad, check_finite, numbers, text_of, whole_pixels
+
+_CBOX_HEADER = """\
+data_global
+
+_cbox_format_version 1.0
+
+data_cryolo
+
+loop_
+_CoordinateX #1
+_CoordinateY #2
+_CoordinateZ #3
+_Width #4
+_Height #5
+_Depth #6
+_EstWidth #7
+_EstHeight #8
+_Confidence #9
+_NumBoxes #10
+_Angle #11
+"""
+_CBOX_FOOTER = """
+data_cryolo_include
+
+loop_
+_slice_index #1
+"""
+
+
+def read_box(data: bytes, path: Path, _: float | None) -> Table:
+    """EMAN's box file: corner with the smallest x and y, width, height; a fifth column is a flag and not read."""
+    rows, lines = [], []
+    for number, line in enumerate(text_of(data).splitlines(), 1):
+        tokens = line.split("#")[0].split()
+        if not tokens:
+            continue
+        if len(tokens) not in (4, 5):
+            what = f"line {number} has {len(tokens)} values, not x, y, width, height"
+            raise bad(path, what, "the file is cut off or no BOX file: export it again")
+        rows.append(tokens)
+        lines.append(number)
+    names = ("x", "y", "width", "height")
+    x, y, width, height = (numbers([r[i] for r in rows], lines, name, path) for i, name in enumerate(names))
+    return _boxes(x, y, width, height, path)
+
+
+def _boxes(x: Floats, y: Floats, width: Floats, height: Floats, path: Path, score: Floats | None = None) -> Table:
+    if not np.all((width > 0) & (height > 0)):
+        row = int(np.argmin((width > 0) & (height > 0))) + 1
+        raise bad(path, f"the box of pick {row} has no size", "the file is damaged: export it again")
+    return Table(x=x + width / 2, y=y + height / 2, diameter=(width + height) / 2, score=score)
+
+
+def write_box(picks: Picks, path: Path, box_size: int | None) -> str:
+    """EMAN's box file around whole pixels, with one size of box."""
+    x, y = whole_pixels(picks, path)
+    side = one_box(picks, path, box_size)
+    return "".join(f"{int(a) - side // 2}\t{int(b) - side // 2}\t{side}\t{side}\n" for a, b in zip(x, y))
+
+
+def read_cbox(data: bytes, path: Path, _: float | None) -> Table:
+    """The CBOX of crYOLO: corners; the estimated size of each particle where crYOLO gives one, else the box."""
+    block = next((b for b in star_blocks(data, path) if b.name == "cryolo"), None)
+    needed = ["CoordinateX", "CoordinateY", "Width", "Height"]
+    absent = needed if block is None else [label for label in needed if label not in block.labels]
+    if block is None or absent:
+        what = f"the block data_cryolo lacks {', '.join('_' + label for label in absent)}"
+        raise bad(path, what, "give a CBOX file of crYOLO 1.8 or later")
+    if "CoordinateZ" in block.labels:
+        z = block.numbers("CoordinateZ")
+        if len(np.unique(z[np.isfinite(z)])) > 1:
+            raise bad(path, "it holds picks of a tomogram", "give picks of a micrograph")
+    score = block.numbers("Confidence") if "Confidence" in block.labels else None
+    x, y, width, height = (block.numbers(label) for label in needed)
+    table = _boxes(x, y, width, height, path, score)
+    if not {"EstWidth", "EstHeight"} <= set(block.labels) or table.diameter is None:
+        return table
+    estimate = (block.numbers("EstWidth") + block.numbers("EstHeight")) / 2
+    return Table(table.x, table.y, np.where(estimate > 0, estimate, table.diameter), score)
+
+
+def write_cbox(picks: Picks, path: Path, box_size: int | None) -> str:
+    """The CBOX of crYOLO, with <NA> for what does not exist here: z, the number of merged boxes, the angle."""
+    check_finite(picks, path)
+    lines = []
+    box = one_box(picks, path, box_size)
+    for x, y, diameter, score in zip(picks.x, picks.y, picks.diameter_px, picks.score):
+        size = f"{diameter:.6f}" if np.isfinite(diameter) else "<NA>"
+        corner = f"{x - box / 2:.6f} {y - box / 2:.6f}"
+        lines.append(f"{corner} <NA> {box:.1f} {box:.1f} 1.0 {size} {size} {score:.6f} <NA> <NA>\n")
+    return _CBOX_HEADER + "".join(lines) + _CBOX_FOOTER
+
+
+def one_box(picks: Picks, path: Path, box_size: int | None) -> int:
+    """Side of all boxes of a file in pixels; even, so that a box around a whole pixel has a whole corner.
+
+    It is ``box_size``, else the diameter of the dataset's particles (``picks.sought``), else the median of the picks'
+    own.
+    """
+    if box_size is not None:
+        if box_size < 2 or box_size % 2:
+            raise CryoSegNetError(f"the box size is {box_size} pixels: give an even number of at least 2.")
+        return int(box_size)
+    if picks.sought is not None:
+        diameter = picks.sought / (picks.pixel_size or 1.0)
+    elif len(picks) == 0:
+        return 0  # nothing is written of it
+    else:
+        known = picks.diameter_px[picks.diameter_px > 0]
+        if len(known) == 0:
+            raise bad(path, "the picks have no diameter to make a box of", "give a box size (--box-size N)")
+        diameter = float(np.median(known))
+    return max(2, 2 * int(np.floor(diameter / 2 + 0.5)))

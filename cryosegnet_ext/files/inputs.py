@@ -1,0 +1,306 @@
+"""Expansion of INPUT...: files, folders, globs, @list files and RELION micrographs STAR files into micrographs."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CryoSegNetError
+from .formats.star import star_blocks
+from .micrograph import MICROGRAPH_SUFFIXES, micrograph_stem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The folder inside an output folder that holds its journal; it marks a folder as an output of this program.
+STATE_FOLDER = ".cryosegnet"
+#: What this program writes beside it; never taken for input, since overlays are JPEG pictures.
+OUTPUT_FOLDERS = ("picks", "overlays")
+#: Those of ``--layout facility``, for which the same holds.
+FACILITY_FOLDERS = ("STAR", "CBOX", "JPEG", "JSON")
+#: In the state folder: what the report needs of each micrograph.
+CANDIDATES_FOLDER = "candidates"
+
+_MOVIE_COLUMN = "rlnMicrographMovieName"
+
+
+@dataclass(frozen=True)
+class Input:
+    """One micrograph to pick.
+
+    Attributes
+    ----------
+    path
+        The file; it may be missing where a list names it.
+    name
+        The micrograph as the user or the STAR file calls it.
+    pixel_size
+        Angstrom per pixel from the STAR file; None where it does not say.
+    """
+
+    path: Path
+    name: str
+    pixel_size: float | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The file's absolute path without symbolic links: what makes two inputs the same micrograph."""
+        return os.path.realpath(self.path)
+
+
+def expand_inputs(arguments: Iterable[str | Path]) -> list[Input]:
+    """The micrographs that the arguments stand for, in natural order of their paths, each file once.
+
+    Parameters
+    ----------
+    arguments
+        Files, folders (searched with their subfolders), globs (``**`` for any depth), ``@list`` (a text file with one
+        path a line, ``#`` for comments) and STAR files with ``rlnMicrographName``.
+
+    Raises
+    ------
+    CryoSegNetError
+        An argument is missing, unreadable, or stands for no micrograph. A missing file named in a list or a STAR file
+        is kept: it fails by itself when it is read.
+    """
+    found: dict[str, Input] = {}
+    for argument in arguments:
+        for one in expand_one(str(argument)):
+            known = found.setdefault(one.key, one)
+            if known.pixel_size is None and one.pixel_size is not None:
+                found[one.key] = one
+    if not found:
+        raise CryoSegNetError("no input was given; name micrographs, folders, globs, @list files or a micrographs STAR")
+    return sorted(found.values(), key=lambda one: natural_key(str(one.path)))
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Sort key that puts ``mic_2`` before ``mic_10``."""
+    parts = re.split(r"(\d+)", text)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], text
+
+
+def output_stems(inputs: Sequence[Input], known: Mapping[str, str] | None = None) -> list[str]:
+    """Path of each input's output below ``picks/``, without suffix; all different.
+
+    It is the file's stem; where stems repeat, the folder tree below the inputs' common parent is kept, and where that
+    repeats as well (``mic.mrc`` beside ``mic.tif``) the file's whole name.
+
+    Parameters
+    ----------
+    inputs
+        The micrographs.
+    known
+        `Input.key` -> stem of micrographs of earlier runs. Those never change, and nobody else gets their stems.
+    """
+    parent = os.path.commonpath([os.path.dirname(os.path.abspath(one.path)) for one in inputs]) if inputs else ""
+    stems = Stems(known, parent)
+    times = Counter(micrograph_stem(one.path) for one in inputs if not stems.knows(one))
+    return [stems.of(one, plain=times[micrograph_stem(one.path)] == 1) for one in inputs]
+
+
+class Stems:
+    """Gives each micrograph its stem, one after another, at a cost that does not grow with their number.
+
+    Parameters
+    ----------
+    known
+        `Input.key` -> stem of micrographs of earlier runs.
+    parent
+        The folder below which the tree is kept where stems repeat.
+    """
+
+    def __init__(self, known: Mapping[str, str] | None = None, parent: str = "") -> None:
+        self._known = dict(known or {})
+        self._taken = set(self._known.values())
+        self._parent = parent
+
+    def knows(self, one: Input) -> bool:
+        """Whether the micrograph has its stem already."""
+        return one.key in self._known
+
+    def move(self, old: str, new: str) -> None:
+        """A micrograph has another key now."""
+        self._known[new] = self._known.pop(old)
+
+    def of(self, one: Input, plain: bool = True) -> str:
+        """The micrograph's stem; ``plain`` False: others of this run are called the same, so the tree is kept."""
+        if one.key in self._known:
+            return self._known[one.key]
+        path = os.path.abspath(one.path)
+        stem = micrograph_stem(path)
+        folder = os.path.relpath(os.path.dirname(path), self._parent or os.sep)
+        if folder.startswith(os.pardir):
+            folder = os.path.dirname(path).lstrip(os.sep)
+        tree = "" if folder == os.curdir else folder.replace(os.sep, "/") + "/"
+        choices = [tree + stem, tree + os.path.basename(path)]
+        if plain:
+            choices.insert(0, stem)
+        chosen = next((c for c in choices if c not in self._taken), "") or _numbered(choices[-1], self._taken)
+        self._known[one.key] = chosen
+        self._taken.add(chosen)
+        return chosen
+
+
+def _numbered(stem: str, taken: set[str]) -> str:
+    number = 2
+    while f"{stem}_{number}" in taken:
+        number += 1
+    return f"{stem}_{number}"
+
+
+def is_micrograph(name: str) -> bool:
+    """Whether a file of this name may be a micrograph, by its suffix."""
+    return not name.startswith(".") and name.lower().endswith(tuple(MICROGRAPH_SUFFIXES))
+
+
+def expand_one(argument: str) -> list[Input]:
+    """The micrographs that one argument stands for; see `expand_inputs`."""
+    if argument.startswith("@"):
+        return list(_from_list(Path(argument[1:])))
+    path = Path(argument)
+    if path.is_dir():
+        found = [Input(Path(file), file) for file in walk(argument)]
+        if not found:
+            raise CryoSegNetError(
+                f"{argument}: no micrographs in this folder or below it; looked for {', '.join(MICROGRAPH_SUFFIXES)}"
+            )
+        return found
+    if os.path.lexists(path):
+        return read_micrographs_star(path) if path.suffix.lower() == ".star" else [Input(path, argument)]
+    if glob.has_magic(argument):
+        matches = glob.glob(argument, recursive=True)
+        found = [Input(Path(m), m) for m in matches if is_micrograph(os.path.basename(m)) and not os.path.isdir(m)]
+        if not found:
+            what = f"matches {len(matches)} names, none of them a micrograph" if matches else "matches no file"
+            raise CryoSegNetError(f"{argument}: {what}; check the pattern (** stands for folders of any depth)")
+        return found
+    raise CryoSegNetError(f"{argument}: no such file or folder; check the path")
+
+
+def walk(top: str) -> Iterator[str]:
+    """Paths of the micrographs below a folder; links are followed, each folder once, our own output is left out."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        ours = (*OUTPUT_FOLDERS, *FACILITY_FOLDERS) if STATE_FOLDER in subfolders else ()
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and s not in ours)
+        yield from (os.path.join(folder, name) for name in sorted(names) if is_micrograph(name))
+
+
+def _from_list(path: Path) -> Iterator[Input]:
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise CryoSegNetError(f"@{path}: the list cannot be read ({error.strerror}); check the path") from error
+    if "\0" in text:
+        raise CryoSegNetError(f"@{path}: the list holds null bytes; save it as plain text (UTF-8), one path a line")
+    names = [line.strip() for line in text.split("\n")]
+    names = [name for name in names if name and not name.startswith("#")]
+    if not names:
+        raise CryoSegNetError(f"@{path}: the list names no micrographs; write one path a line")
+    for name in names:
+        beside = path.parent / name
+        yield Input(beside if not os.path.exists(name) and beside.exists() else Path(name), name)
+
+
+def read_micrographs_star(path: str | Path) -> list[Input]:
+    """The micrographs of a RELION micrographs STAR, every row, in the file's order.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read, lists movies, or lists nothing.
+    """
+    path = Path(path)
+    table, optics = _read_star(path)
+    names = [str(name) for name in table["rlnMicrographName"]]
+    if not names:
+        raise CryoSegNetError(f"{path}: the STAR file lists no micrographs")
+    root = _project_root(path, names)
+    return [Input(root / name, name, size) for name, size in zip(names, _pixel_sizes(table, optics))]
+
+
+def read_micrographs_table(path: str | Path) -> pd.DataFrame:
+    """The table of micrographs of a STAR file, with every column it has.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read, or lists no micrographs.
+    """
+    return _read_star(Path(path))[0]
+
+
+def _read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The table of micrographs and, where there is one, the table of optics groups; every value as it is written."""
+    import pandas as pd
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CryoSegNetError(f"{path}: the STAR file cannot be read ({error.strerror}); check the path") from error
+    if b"\0" in content:
+        raise CryoSegNetError(f"{path}: no STAR file, or a damaged one (it holds null bytes); write it again")
+    # A file that is being written may end within a row. That is refused: with numbers missing, the rows before it lost
+    # their optics groups, and with them their pixel size.
+    blocks = star_blocks(content, path)
+    tables = {block.name: pd.DataFrame(block.rows, columns=block.labels) for block in blocks}
+    optics = tables.pop("optics", None)
+    for table in tables.values():
+        if "rlnMicrographName" in table:
+            return table, optics
+    if any(_MOVIE_COLUMN in table for table in tables.values()):
+        raise CryoSegNetError(f"{path}: this STAR file lists movies; run motion correction and give the micrographs")
+    raise CryoSegNetError(f"{path}: no column rlnMicrographName; give a STAR file of micrographs")
+
+
+def _project_root(star: Path, names: Sequence[str]) -> Path:
+    """The folder that the names are relative to: here, or the nearest folder above the STAR file where one exists."""
+    # From all over the list: the first ones of a long session may be archived by now.
+    some = names[:: -(-len(names) // 20)]
+    for root in (Path(), *Path(os.path.abspath(star)).parents):
+        if any((root / name).exists() for name in some):
+            return root
+    return Path()
+
+
+def _pixel_sizes(table: pd.DataFrame, optics: pd.DataFrame | None) -> list[float | None]:
+    """Angstrom per pixel of each row: its optics group's (RELION 3.1 on), else its own columns (before 3.1)."""
+    if optics is not None and {"rlnOpticsGroup", "rlnMicrographPixelSize"} <= set(optics):
+        groups = zip(optics["rlnOpticsGroup"], optics["rlnMicrographPixelSize"])
+        of_group = {str(group): _positive(size) for group, size in groups}
+        if "rlnOpticsGroup" in table:
+            return [of_group.get(str(group)) for group in table["rlnOpticsGroup"]]
+        only = next(iter(of_group.values())) if len(of_group) == 1 else None
+        return [only] * len(table)
+    if "rlnMicrographPixelSize" in table:
+        return [_positive(size) for size in table["rlnMicrographPixelSize"]]
+    if {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table):
+        pairs = zip(table["rlnDetectorPixelSize"], table["rlnMagnification"])
+        return [_positive(_number(detector) * 1e4 / (_number(mag) or math.nan)) for detector, mag in pairs]
+    return [None] * len(table)
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return math.nan
+
+
+def _positive(value: object) -> float | None:
+    number = _number(value)
+    return number if math.isfinite(number) and number > 0 else None

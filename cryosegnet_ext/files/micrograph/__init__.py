@@ -1,0 +1,281 @@
+"""Reading micrographs: MRC, TIFF, PNG and JPEG files into one array, and every way in which a file can be bad."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
+from numpy.typing import NDArray
+
+from ...errors import CryoSegNetError
+from .limits import (
+    MAX_PIXEL_SIZE,
+    MAX_SIDE,
+    MIN_PIXEL_SIZE,
+    MIN_SIDE,
+    BadFile,
+    one_line,
+    plausible,
+    shown,
+    take,
+    whole,
+)
+from .mrc import mrc_image_header, read_compressed_mrc, read_mrc
+from .pictures import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_picture, read_jpeg, read_png, read_tiff
+
+__all__ = [
+    "LARGEST_VALUE",
+    "MAX_PIXEL_SIZE",
+    "MAX_SIDE",
+    "MICROGRAPH_SUFFIXES",
+    "MIN_PIXEL_SIZE",
+    "MIN_SIDE",
+    "MOST_INVALID",
+    "Micrograph",
+    "micrograph_stem",
+    "read_micrograph",
+    "read_shape",
+    "require_pixel_size",
+]
+
+MICROGRAPH_SUFFIXES: tuple[str, ...] = (
+    ".mrc",
+    ".mrcs",
+    ".mrc.gz",
+    ".mrcs.gz",
+    ".mrc.bz2",
+    ".mrcs.bz2",
+    ".tif",
+    ".tiff",
+    ".png",
+    ".jpg",
+    ".jpeg",
+)
+
+LARGEST_VALUE = 1e15
+"""Values of a larger magnitude count as not finite: a flipped bit makes them, and float32 sums overflow on them."""
+MOST_INVALID = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Micrograph:
+    """One micrograph in memory.
+
+    Attributes
+    ----------
+    data : (ny, nx) float32
+        Pixel values, C-contiguous and finite. Row 0 is the first row of the file: of the data section of an MRC file
+        (mrcfile's array order, no flip), the top row of a TIFF, PNG or JPEG image.
+    pixel_size : float or None
+        Angstrom per pixel; None where neither the file nor the caller gives it.
+    name : str
+        The path as it was given.
+    valid : (ny, nx) bool or None
+        False where the file held no usable number and ``data`` holds the median of the others; None where all are good.
+    """
+
+    data: NDArray[np.float32]
+    pixel_size: float | None
+    name: str
+    valid: NDArray[np.bool_] | None = None
+
+
+def micrograph_stem(path: str | os.PathLike[str]) -> str:
+    """File name without folder and without a suffix of ``MICROGRAPH_SUFFIXES``: ``dir/a.b.mrc.gz`` gives ``a.b``."""
+    name = Path(path).name
+    for suffix in sorted(MICROGRAPH_SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def require_pixel_size(micrograph: Micrograph, why: str) -> float:
+    """Pixel size in angstrom per pixel, for work that cannot do without.
+
+    Parameters
+    ----------
+    micrograph
+        The micrograph.
+    why
+        What needs it, as the subject of "needs": ``"a diameter in angstrom"``.
+
+    Raises
+    ------
+    CryoSegNetError
+        The pixel size is not known.
+    """
+    if micrograph.pixel_size is None:
+        raise CryoSegNetError(
+            f"{shown(micrograph.name)} does not say its pixel size, which {why} needs: "
+            "give it with --pixel-size, in angstrom per pixel."
+        )
+    return micrograph.pixel_size
+
+
+def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = None) -> Micrograph:
+    """Read one micrograph; what the file holds decides its format, not its suffix.
+
+    MRC: modes 0, 1, 2, 6 and 12, either byte order, plain or compressed with gzip or bzip2, one image (a stack of one
+    frame counts). Mode 0 is signed as MRC2014 says, unless IMOD's flags (bytes 152 to 159) say it is not. TIFF: one
+    page of integers or floats. PNG and JPEG: 8 or 16 bit. Colour becomes grey as the mean of red, green and blue,
+    which leaves equal channels as they are; transparency is ignored.
+
+    The pixel size comes from the caller, else from the header (mean of x and y) or from a TIFF's resolution tags. A
+    value in the file outside 0.05 to 100 angstrom counts as not given.
+
+    Parameters
+    ----------
+    path
+        The file.
+    pixel_size
+        Angstrom per pixel; overrides the file.
+
+    Returns
+    -------
+    Micrograph
+        With NaN, infinite and absurd values (magnitude over 1e15) replaced by the median, if they are 10 % at most.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file is missing, unreadable, truncated, damaged, not an image, a movie or stack, complex or of an unknown
+        mode, smaller than 64 or larger than 32768 pixels a side, constant, or mostly not finite; or ``pixel_size`` is
+        absurd. No content of a file makes any other exception, and nothing is printed or warned of.
+    """
+    name = os.fsdecode(path)
+    with _explained(name):
+        if pixel_size is not None:
+            pixel_size = _callers_pixel_size(pixel_size)
+        with np.errstate(all="ignore"):
+            raw, from_file = _read_file(name)
+            data, valid = _clean(raw)
+    return Micrograph(data, from_file if pixel_size is None else pixel_size, name, valid)
+
+
+def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Rows and columns (ny, nx) of a micrograph, from the header alone where it is an MRC file.
+
+    Raises
+    ------
+    CryoSegNetError
+        As `read_micrograph`, but of an MRC file's pixels nothing is known.
+    """
+    name = os.fsdecode(path)
+    with _explained(name):
+        if os.path.isfile(name):
+            with open(name, "rb") as file:
+                magic = file.read(8)
+                file.seek(0)
+                stream: Any = file
+                if magic[:2] == b"\x1f\x8b":
+                    stream = gzip.GzipFile(fileobj=file)
+                elif magic[:3] == b"BZh":
+                    stream = bz2.BZ2File(file)
+                if not is_picture(magic):
+                    with stream:
+                        header = mrc_image_header(bytes(take(stream, HEADER_DTYPE.itemsize)))
+                    return int(header["ny"]), int(header["nx"])
+        ny, nx = _read_file(name)[0].shape
+    return int(ny), int(nx)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a file as one sentence about it."""
+    try:
+        yield
+    except BadFile as error:
+        raise CryoSegNetError(f"{shown(name)} {error}.") from None
+    except MemoryError:
+        raise CryoSegNetError(f"{shown(name)} does not fit into memory: run fewer jobs at a time.") from None
+    except OSError as error:
+        raise CryoSegNetError(f"{shown(name)} {_os_reason(error)}.") from error
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise CryoSegNetError(f"{shown(name)} is damaged and cannot be decoded ({reason}): copy it again.") from error
+
+
+def _read_file(name: str) -> tuple[NDArray[Any], float | None]:
+    """Pixels as stored, (ny, nx), and the pixel size that the file gives."""
+    if "\0" in name:
+        raise BadFile("is not a possible file name: check how the list of micrographs was made")
+    status = os.stat(name)
+    if stat.S_ISDIR(status.st_mode):
+        raise BadFile("is a directory: name the micrographs in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise BadFile("is a device, pipe or socket: name a file")
+    with open(name, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise BadFile("is empty (0 bytes): copy or write it again")
+        magic = file.read(8)
+        file.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            return read_compressed_mrc(gzip.GzipFile(fileobj=file))
+        if magic[:3] == b"BZh":
+            return read_compressed_mrc(bz2.BZ2File(file))
+        if magic[:4] in TIFF_MAGICS:
+            return read_tiff(file, size)
+        if magic == PNG_MAGIC:
+            return read_png(whole(file, size)), None
+        if magic[:3] == JPEG_MAGIC:
+            return read_jpeg(whole(file, size)), None
+        return read_mrc(file, size)
+
+
+def _clean(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """float32 in native order without a bad value, and the mask of the good ones where there are bad ones."""
+    valid = None
+    if raw.dtype.kind == "f":
+        if raw.dtype.itemsize < 4:
+            raw = raw.astype(np.float32)
+        good = (raw > -LARGEST_VALUE) & (raw < LARGEST_VALUE)
+        bad = good.size - int(np.count_nonzero(good))
+        if bad == good.size:
+            raise BadFile("has no usable pixel, as all are NaN, infinite or absurd: write it again")
+        if bad > MOST_INVALID * good.size:
+            raise BadFile(
+                f"has {100 * bad / good.size:.3g} % of its pixels NaN, infinite or absurd, over the limit of "
+                f"{100 * MOST_INVALID:g} %: write it again"
+            )
+        valid = good if bad else None
+    data = np.ascontiguousarray(raw, dtype=np.float32)
+    if valid is not None:
+        if not data.flags.writeable:
+            data = data.copy()
+        data[~valid] = np.median(data[valid])
+    if data.min() == data.max():
+        raise BadFile(f"is constant, as every pixel is {data.flat[0]:g}: check the step that wrote it")
+    return data, valid
+
+
+def _callers_pixel_size(pixel_size: Any) -> float:
+    try:
+        value = float(pixel_size)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not plausible(value):
+        raise BadFile(
+            f"was given a pixel size of {one_line(pixel_size)} angstrom, which is absurd: give one from "
+            f"{MIN_PIXEL_SIZE:g} to {MAX_PIXEL_SIZE:g}"
+        )
+    return value
+
+
+def _os_reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "does not exist: check the path"
+    if isinstance(error, PermissionError):
+        return "may not be read by this user: ask its owner for permission"
+    reason = one_line(error.strerror or error)
+    return f"could not be read ({reason}): check the disk or network file system and try again"

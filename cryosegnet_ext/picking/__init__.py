@@ -1,0 +1,1 @@
+"""One micrograph: from pixels to picks."""

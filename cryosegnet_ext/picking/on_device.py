@@ -1,0 +1,252 @@
+"""From a micrograph to the U-Net's map on a GPU: one upload, all stages there, one small download.
+
+The same steps as `denoise.working_image` and `denoise.bad_areas`. Resizing and blurring are linear along each axis, so
+they are matrices here, made by the very OpenCV functions that the CPU uses: what differs is rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from ..files.micrograph import Micrograph
+from ..networks.memory import OutOfMemoryError, with_less
+from ..networks.unet import AttentionUNet, map_of_tensor
+from . import denoise, denoise_torch
+from .denoise import (
+    BACKGROUND_SIGMA,
+    CLIP,
+    DARKEST,
+    LEAST_CONTRAST,
+    Change,
+    WorkingImage,
+    areas_of,
+    dark_rank,
+    grid_of,
+    opaque_areas,
+)
+
+_BLOCK = 16
+
+Part = tuple[slice, slice]
+WHOLE: Part = (slice(None), slice(None))
+
+
+class OnCpu:
+    """One micrograph in the computer's memory, with the interface of `OnDevice`.
+
+    Parameters
+    ----------
+    micrograph
+        As `read_micrograph` gives it.
+    network
+        Image (h, w) float32 -> probability (h, w).
+
+    Attributes
+    ----------
+    bad : (ny, nx) bool
+        Bad areas.
+    """
+
+    def __init__(self, micrograph: Micrograph, network: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+        self._data, self._network = micrograph.data, network
+        self.bad = denoise.bad_areas(micrograph.data, micrograph.valid)
+
+    def seen(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
+        """Working image and probability map (h, w) of the micrograph, or of a part of it."""
+        work = denoise.working_image(self._data[part], scale, self.bad[part])
+        return work, self._network(work.data)
+
+    def seen_published(self, side: int) -> NDArray[np.float32]:
+        """Probability map (side, side) of the published recipe, array order."""
+        image = cv2.resize(denoise.published(self._data), (side, side), interpolation=cv2.INTER_LINEAR)
+        # upside down, as it was trained
+        upside_down = np.ascontiguousarray(image[::-1].astype(np.float32) / np.float32(255))
+        return np.ascontiguousarray(self._network(upside_down)[::-1])
+
+
+class OnDevice:
+    """One micrograph, uploaded once.
+
+    Parameters
+    ----------
+    micrograph
+        As `read_micrograph` gives it.
+    unet
+        On the device where everything is to run; a CPU will do, for tests.
+
+    Attributes
+    ----------
+    bad : (ny, nx) bool
+        Bad areas, in the computer's memory: most often all False, and known from small averages.
+
+    Raises
+    ------
+    CryoSegNetError
+        The device's memory does not hold the micrograph.
+    """
+
+    def __init__(self, micrograph: Micrograph, unet: AttentionUNet) -> None:
+        self._unet = unet
+        self.device = next(unet.parameters()).device
+        self._data = with_less(lambda _: _uploaded(micrograph.data, self.device), 1, 1, "A micrograph", self.device)
+        self.shape = micrograph.data.shape
+        changes = with_less(self._changes, 1, 1, "The search for bad areas", self.device)
+        self.bad = areas_of(changes, self.shape, micrograph.valid, _BLOCK)
+        self._bad = torch.from_numpy(self.bad).to(self.device) if self.bad.any() else None
+
+    def _changes(self, _: int) -> list[Change]:
+        found = []
+        for axis in (0, 1):
+            difference = torch.diff(self._data, dim=axis).abs_()
+            blocks = torch.zeros(0, 0)
+            if min(difference.shape) >= 2 * _BLOCK:
+                blocks = avg_pool2d(difference[None], _BLOCK)[0]
+            parts = (blocks, *(difference.mean(i).nan_to_num_() for i in (axis, 1 - axis)))
+            found.append(Change(*(part.cpu().numpy() for part in parts)))
+        return found
+
+    def seen(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
+        """Working image and probability map (h, w) of the micrograph, or of a part of it, downloaded together."""
+        data, hidden = self._data[part], None if self._bad is None else self._bad[part]
+
+        def work(_: int) -> Tensor:
+            return working_image(data, scale, hidden)
+
+        image = with_less(work, 1, 1, "The working image", self.device)
+        both = torch.stack((image, map_of_tensor(self._unet, image))).cpu().numpy()
+        h, w = image.shape
+        return WorkingImage(both[0], h / data.shape[0], w / data.shape[1]), both[1]
+
+    def seen_published(self, side: int) -> NDArray[np.float32]:
+        """Probability map (side, side) of the published recipe, array order."""
+
+        def work(_: int) -> Tensor:
+            return denoise_torch.squeezed(denoise_torch.published(self._data), side)
+
+        image = with_less(work, 1, 1, "The published denoising", self.device)
+        return map_of_tensor(self._unet, (image / 255).flip(0).contiguous()).flip(0).cpu().numpy()
+
+
+def _uploaded(data: NDArray[np.float32], device: torch.device) -> Tensor:
+    plane = torch.from_numpy(np.ascontiguousarray(data, np.float32))
+    if device.type != "cuda":
+        return plane.clone()
+    try:
+        # from pinned memory the copy runs beside other micrographs' work; the copy into it is fast, and reused
+        return plane.pin_memory().to(device, non_blocking=True)
+    except OutOfMemoryError:
+        raise
+    except RuntimeError:  # pinned memory is short: the plain way
+        return plane.to(device)
+
+
+def working_image(data: Tensor, scale: float, bad: Tensor | None = None) -> Tensor:
+    """`denoise.working_image` of a tensor (ny, nx) on any device; (h, w) float32 there."""
+    ny, nx = data.shape
+    h, w = max(1, round(ny * scale)), max(1, round(nx * scale))
+    some = bad is not None and bool(bad.any()) and not bool(bad.all())
+    image, limit = _centred(data, data if bad is None or not some else data[~bad])
+    weight: Tensor | None = None
+    if some and bad is not None:
+        image = image.masked_fill_(bad, 0)
+        weight = _resized((~bad).float(), h, w)
+    small = _resized(image, h, w)
+    opaque = _opaque(small, limit)
+    if opaque is not None:
+        small = small.masked_fill(opaque, 0)
+        weight = torch.ones_like(small).masked_fill_(opaque, 0) if weight is None else weight.masked_fill(opaque, 0)
+    if weight is not None:
+        background = _background(small) / _background(weight).clamp(min=1e-3)
+        inside = weight > 0.5
+        flat = torch.where(inside, small / weight.clamp(min=0.5) - background, 0)
+        used = flat[inside] if bool(inside.any()) else flat
+    else:
+        used = flat = small - _background(small)
+    ordered = used.flatten().sort().values
+    level = _middle(ordered)
+    noise = 1.4826 * _median((used - level).abs())
+    noise = torch.where(noise > 0, noise, used.std(correction=0).clamp(min=1e-12))
+    dark = level - ordered[dark_rank(len(ordered))]
+    noise = torch.minimum(torch.maximum(noise, dark / DARKEST), noise / LEAST_CONTRAST)
+    return ((flat - level) / noise).clamp_(-CLIP, CLIP)
+
+
+def _median(values: Tensor) -> Tensor:
+    """As NumPy's: the mean of the two middle values of an even number."""
+    return _middle(values.flatten().sort().values)
+
+
+def _middle(ordered: Tensor) -> Tensor:
+    n = len(ordered)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+def _opaque(small: Tensor, limit: Tensor) -> Tensor | None:
+    """`denoise.opaque_areas`; only the small grid of cells leaves the device."""
+    h, w = small.shape
+    opaque = opaque_areas(_resized(small, *grid_of(h, w)).cpu().numpy(), float(limit), (h, w))
+    return None if opaque is None else torch.from_numpy(opaque).to(small.device)
+
+
+def _centred(data: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
+    sample = good.flatten()[:: max(1, good.numel() // 500_000)]
+    median = _median(sample)
+    spread = 1.4826 * _median((sample - median).abs())
+    spread = 8 * torch.where(spread == 0, sample.std(correction=0), spread)
+    spread = torch.where(spread > 0, spread, torch.inf)
+    return torch.minimum(torch.maximum(data - median, -spread), spread), spread
+
+
+def _resized(image: Tensor, h: int, w: int) -> Tensor:
+    if (h, w) == tuple(image.shape):
+        return image
+    method = cv2.INTER_AREA if h < image.shape[0] else cv2.INTER_CUBIC
+    down = _resizing(image.shape[0], h, method, image.device)
+    across = _resizing(image.shape[1], w, method, image.device)
+    return down @ image @ across.T
+
+
+def _background(image: Tensor) -> Tensor:
+    """Gaussian blur of large sigma on a coarser grid."""
+    down, up = _blurring(image.shape[0], image.device)
+    across, back = _blurring(image.shape[1], image.device)
+    return up @ (down @ image @ across.T) @ back.T
+
+
+@lru_cache(maxsize=40)
+def _resizing(n: int, m: int, method: int, device: torch.device) -> Tensor:
+    """Matrix (m, n) of OpenCV's resizing of n pixels to m."""
+    return _kept(_along_rows(n, m, method), device)
+
+
+@lru_cache(maxsize=40)
+def _blurring(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Matrices (c, n) and (n, c): to the blurred coarse grid, and back."""
+    factor = max(1, int(BACKGROUND_SIGMA / 6))
+    c = max(1, -(-n // factor))
+    sigma = BACKGROUND_SIGMA / factor
+    coarse = _along_rows(n, c, cv2.INTER_AREA)
+    width = round(8 * sigma + 1) | 1  # what OpenCV takes for floats
+    taps = cv2.getGaussianKernel(width, sigma, cv2.CV_32F)
+    blurred = cv2.sepFilter2D(coarse, -1, np.ones(1, np.float32), taps, borderType=cv2.BORDER_REFLECT)
+    return _kept(np.asarray(blurred, np.float32), device), _kept(_along_rows(c, n, cv2.INTER_LINEAR), device)
+
+
+def _kept(matrix: NDArray[np.float32], device: torch.device) -> Tensor:
+    """On the device, and there before another thread, on its own stream, may find it in the cache."""
+    tensor = torch.from_numpy(matrix).to(device)
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return tensor
+
+
+def _along_rows(n: int, m: int, method: int) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(np.eye(n, dtype=np.float32), (n, m), interpolation=method), np.float32).reshape(m, n)

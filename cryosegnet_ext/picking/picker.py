@@ -1,0 +1,367 @@
+"""One micrograph through the whole chain, with the models loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import weights
+from ..errors import CryoSegNetError, UsageError
+from ..files.micrograph import Micrograph, require_pixel_size
+from ..files.picks import Picks
+from ..networks.unet import AttentionUNet, probability_map
+from . import denoise, segment
+from .diameter import consensus_diameter, diameter_votes_of, disc_diameter
+from .on_device import OnCpu, OnDevice
+from .options import BUILT_IN_SAM, check_choices, is_device
+from .postprocess import Frame, default_rule, published_rule
+from .scoring import Calibration, Evidence
+from .surroundings import darkness, local_noise
+from .window_sam import cut, is_windowed
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+# Raised when the same weights and options give other picks than before, so that a resumed run notices.
+ALGORITHM = 4
+
+PUBLISHED_SIDE = 1024
+
+# A working image beyond this, from a diameter far too small for the frame, would not fit in memory.
+LARGEST_WORKING_SIDE = 16384
+
+
+class Picker:
+    """Picks particles on micrographs.
+
+    Parameters
+    ----------
+    weights
+        U-Net: a name (`cryosegnet weights list`) or a file.
+    segmenter
+        ``"watershed"`` (needs no SAM), ``"peaks"`` or ``"grid"``; by default peaks, with the built-in small SAM where
+        none is named, and watershed for weights that were not calibrated for it.
+    sam
+        SAM: a name or a file; for peaks the built-in one if left out, needed by grid.
+    device
+        ``"auto"`` (the first GPU, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. A named device that is missing
+        is an error, never a silent fall-back.
+    recipe
+        ``"default"``: filters that follow the particle's size, for our networks; ``"published"``: the published
+        chain, for the published weights; by default what the weights were trained for.
+    denoised
+        The micrographs went through the published denoising already. The published recipe then skips it; ours takes
+        them as they are.
+    diameter
+        Particle diameter, angstrom. Without it the size is estimated from the micrographs.
+    min_diameter, max_diameter
+        Limits of the particle diameter, angstrom; they bound the estimate, and picks outside them are dropped.
+    threshold
+        Least score of a pick, 0..1; by default what the weights were calibrated for. 0 gives every candidate.
+
+    Raises
+    ------
+    UsageError
+        An option makes no sense, or names weights or a device that do not exist.
+    CryoSegNetError
+        Weights cannot be read or downloaded.
+
+    Examples
+    --------
+    >>> picker = Picker(diameter=180)
+    >>> picks = picker.pick(read_micrograph("mic_001.mrc"))
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "default",
+        *,
+        segmenter: str | None = None,
+        sam: str | Path | None = None,
+        device: str = "auto",
+        recipe: str | None = None,
+        denoised: bool = False,
+        diameter: float | None = None,
+        min_diameter: float | None = None,
+        max_diameter: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        check_choices(segmenter, sam, recipe, diameter, min_diameter, max_diameter, threshold)
+        self.device = choose_device(device)
+        self._on_device = self.device.type != "cpu"
+        self.denoised = denoised
+        self.diameter, self.min_diameter, self.max_diameter = diameter, min_diameter, max_diameter
+        self._unet, note = _load_unet(weights, self.device)
+        trained_for = str(note.get("recipe", "published"))
+        self.recipe = recipe or trained_for
+        if self.recipe != trained_for:
+            raise UsageError(
+                f"The weights {weights} were trained for the {trained_for} recipe and cannot serve the {self.recipe} "
+                f"one: leave --recipe out or choose other weights."
+            )
+        self._working_diameter = float(note.get("diameter", 32.0))
+        self._label_share = float(note.get("label_share", 1.0))
+        self.segmenter, sam = _choose_segmenter(segmenter, sam, self.recipe, note)
+        self._sam = None if sam is None else _load_sam(sam, self.device)
+        self._windows = self._sam is not None and is_windowed(self._sam)
+        if self._windows and self.recipe == "published":
+            raise UsageError(f"--sam {sam} serves our recipe: for the published one use sam_vit_b")
+        if self._windows and self.segmenter == "grid":
+            raise UsageError(f"--sam {sam} is asked at peaks only: use --segmenter peaks, or sam_vit_b for the grid")
+        fitted = _fitted_for(self.segmenter, self._windows, note, sam)
+        self._calibration = Calibration(**fitted.get("calibration", {}))
+        self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
+        self.settings = self._describe(weights, sam)
+
+    def _describe(self, unet: str | Path, sam: str | Path | None) -> dict[str, object]:
+        return {
+            "algorithm": ALGORITHM,
+            "weights": Path(unet).name,
+            "weights_sha256": weights.sha256_of(weights.resolve(unet)),
+            "segmenter": self.segmenter,
+            "sam": None if self._sam is None or sam is None else Path(sam).name,
+            "sam_sha256": None if self._sam is None or sam is None else weights.sha256_of(weights.resolve(sam)),
+            "recipe": self.recipe,
+            "denoised": self.denoised,
+            "diameter": self.diameter,
+            "min_diameter": self.min_diameter,
+            "max_diameter": self.max_diameter,
+            "threshold": self.threshold,
+            "calibration": asdict(self._calibration),
+        }
+
+    @property
+    def needs_diameter(self) -> bool:
+        """Whether a particle size estimated over the data set would help: ours does, unless the size was given."""
+        return self.recipe == "default" and self.diameter is None
+
+    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+        """Estimate the particle diameter of a data set from a few of its micrographs.
+
+        Returns
+        -------
+        float or None
+            Angstrom (pixels where the micrographs have no pixel size); None where too few particles are seen to tell.
+            The same micrographs give the same answer.
+
+        Raises
+        ------
+        UsageError
+            Some of the micrographs have a pixel size and others have none.
+        """
+        unknown = [micrograph.name for micrograph in micrographs if micrograph.pixel_size is None]
+        if 0 < len(unknown) < len(micrographs):
+            raise UsageError(
+                f"{unknown[0]} does not say its pixel size and others do, so that no size can be estimated from all of "
+                "them: give it with --pixel-size, or leave those out."
+            )
+        votes = []
+        for micrograph in micrographs:
+            unit = micrograph.pixel_size or 1.0
+            low, high = self._diameter_limits(micrograph)
+            found = diameter_votes_of(
+                self._view(micrograph).seen, micrograph.data.shape, low, high, self._working_diameter, self._label_share
+            )
+            votes.append(found.scaled(unit))
+        size = consensus_diameter(votes)
+        if size is None:
+            return None
+        return float(np.clip(size, self.min_diameter or 0.0, self.max_diameter or np.inf))
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        """Pick the particles of one micrograph.
+
+        Parameters
+        ----------
+        micrograph
+            As `read_micrograph` gives it.
+        diameter
+            Particle diameter estimated over the data set (`estimate_diameter`), angstrom, or pixels where the
+            micrograph has no pixel size. What the picker was given itself wins; without either, this micrograph alone
+            is asked.
+
+        Returns
+        -------
+        Picks
+            Best score first; empty where there is nothing.
+        """
+        return self.candidates(micrograph, diameter).above(self.threshold)
+
+    def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        """Everything that `pick` chooses from by the threshold, which comes last: `pick` at a threshold of 0."""
+        return self.candidates_and_evidence(micrograph, diameter)[0]
+
+    def candidates_and_evidence(self, micrograph: Micrograph, diameter: float | None = None) -> tuple[Picks, Evidence]:
+        """`candidates`, and what their scores are made of, in the same order. For calibration."""
+        if self.recipe == "published":
+            return self._pick_published(micrograph)
+        size = self.diameter if self.diameter is not None else diameter
+        if size is None:
+            size = self.estimate_diameter([micrograph])
+        shape = (micrograph.data.shape[0], micrograph.data.shape[1])
+        if size is None:
+            return Picks.empty(micrograph.pixel_size, shape), Evidence(np.zeros(0), np.zeros(0))
+        if self.diameter is not None:
+            require_pixel_size(micrograph, "a diameter in angstrom")
+        diameter_px = size / (micrograph.pixel_size or 1.0)
+        largest = max(shape) * self._working_diameter / diameter_px
+        if not 4 <= diameter_px <= max(shape) or largest > LARGEST_WORKING_SIDE:
+            raise CryoSegNetError(
+                f"{micrograph.name}: a diameter of {size:g} angstrom is {diameter_px:.3g} pixels of this micrograph, "
+                f"which cannot be picked: check --diameter and --pixel-size."
+            )
+        view = self._view(micrograph)
+        work, probability = view.seen(self._working_diameter / diameter_px)
+        bad = view.bad
+        masks = self._masks(probability, self._working_diameter, work.data)
+        frame = Frame(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
+        low, high = self._limits_px(micrograph)
+        picks, evidence = default_rule(
+            masks,
+            frame,
+            diameter_px,
+            self._calibration,
+            darkness=darkness(work.data, masks, self._working_diameter),
+            noise=local_noise(work.data, masks, self._working_diameter),
+            label_share=self._label_share,
+            min_diameter_px=low,
+            max_diameter_px=high,
+        )
+        return replace(picks, sought=size), evidence
+
+    def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
+        """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
+        scale = self._working_diameter / (diameter / (micrograph.pixel_size or 1.0))
+        work, probability = self._view(micrograph).seen(scale)
+        return denoise.WorkingImage(probability, work.scale_y, work.scale_x)
+
+    def _view(self, micrograph: Micrograph) -> OnCpu | OnDevice:
+        return OnDevice(micrograph, self._unet) if self._on_device else OnCpu(micrograph, self._map)
+
+    def _map(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return probability_map(self._unet, image)
+
+    def _masks(
+        self, probability: NDArray[np.float32], diameter_px: float, image: NDArray[np.float32] | None = None
+    ) -> segment.Masks:
+        if self.segmenter == "watershed":
+            return segment.watershed(probability, diameter_px=diameter_px)
+        assert self._sam is not None
+        if self.segmenter == "grid":
+            return segment.grid(probability, self._sam)
+        area = np.pi / 4 * (self._label_share * diameter_px) ** 2
+        if self._windows and image is not None:
+            return cut(probability, image, self._sam, diameter_px=diameter_px, expected_area=float(area))
+        return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
+
+    def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, Evidence]:
+        """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule.
+
+        Beyond it, nothing is picked in bad areas, and the segmenters other than the grid, which must know a size, take
+        the typical one of the map's own discs where none was given.
+        """
+        ny, nx = micrograph.data.shape
+        view = self._view(micrograph)
+        probability = self._map_of_denoised(micrograph.data) if self.denoised else view.seen_published(PUBLISHED_SIDE)
+        frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, view.bad)
+        if self.segmenter == "grid":
+            picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
+            return picks, Evidence(picks.score, np.zeros(len(picks)))
+        size = self.diameter or self.max_diameter
+        scale = float(np.sqrt(frame.scale_y * frame.scale_x))
+        if size is not None:
+            guess = size / require_pixel_size(micrograph, "a diameter in angstrom") * scale
+        else:
+            # Of the ellipses that discs become on a frame that is not square, the short axis is seen.
+            squeeze = float(np.sqrt(max(frame.scale_y, frame.scale_x) / min(frame.scale_y, frame.scale_x)))
+            guess = (disc_diameter(probability) or 0.0) * squeeze or PUBLISHED_SIDE / 30
+        masks = self._masks(np.ascontiguousarray(probability), guess)
+        low, high = self._limits_px(micrograph)
+        return default_rule(
+            masks,
+            frame,
+            guess / scale,
+            Calibration(),
+            size_range=(0.3, 3.0),
+            min_diameter_px=low,
+            max_diameter_px=high,
+        )
+
+    def _map_of_denoised(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The map of a micrograph that was denoised before, in the published frame; array order."""
+        low, high = float(data.min()), float(data.max())
+        squeezed = cv2.resize(data, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
+        squeezed = (squeezed - np.float32(low)) / np.float32((high - low) or 1.0)
+        return np.ascontiguousarray(self._map(np.ascontiguousarray(squeezed[::-1]))[::-1])  # as it was trained
+
+    def _limits_px(self, micrograph: Micrograph) -> tuple[float, float]:
+        if self.min_diameter is None and self.max_diameter is None:
+            return 0.0, np.inf
+        pixel_size = require_pixel_size(micrograph, "a diameter in angstrom")
+        return (self.min_diameter or 0.0) / pixel_size, (self.max_diameter or np.inf) / pixel_size
+
+    def _diameter_limits(self, micrograph: Micrograph) -> tuple[float | None, float | None]:
+        """Where to look for the size, pixels of the micrograph."""
+        low, high = self._limits_px(micrograph)
+        if micrograph.pixel_size is not None:
+            low, high = max(low, 50 / micrograph.pixel_size), min(high, 700 / micrograph.pixel_size)
+        return low or None, None if high == np.inf else high
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a device's name into the device.
+
+    Raises
+    ------
+    UsageError
+        The device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not is_device(name):
+        raise UsageError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"--device {name}: PyTorch finds no GPU here; `cryosegnet doctor` says more, --device cpu works without."
+        )
+    number = name.partition(":")[2]
+    if number and int(number) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+    return torch.device(name)
+
+
+def _choose_segmenter(
+    segmenter: str | None, sam: str | Path | None, recipe: str, note: dict[str, Any]
+) -> tuple[str, str | Path | None]:
+    """The segmenter and its SAM: as asked for; else the built-in SAM at peaks where the U-Net was calibrated for it."""
+    if segmenter is None:
+        calibrated = recipe == "default" and "peaks" in note.get("segmenters", {})
+        segmenter = "peaks" if sam is not None or calibrated else "watershed"
+    return segmenter, BUILT_IN_SAM if segmenter == "peaks" and sam is None else sam
+
+
+def _fitted_for(segmenter: str, windows: bool, note: dict[str, Any], sam: str | Path | None) -> dict[str, Any]:
+    """Calibration and threshold: of the U-Net with this SAM; else what the SAM brings; else of the U-Net alone."""
+    if windows and sam is not None:
+        found = note.get("segmenters", {}).get(segmenter) or weights.metadata_of(weights.resolve(sam)).get("fitted")
+        if found:
+            return dict(found)
+    return note
+
+
+def _load_unet(name: str | Path, device: torch.device) -> tuple[AttentionUNet, dict[str, Any]]:
+    model, note = weights.load_unet(name)
+    return model.to(device, memory_format=torch.channels_last).eval(), note  # type: ignore[call-overload]
+
+
+def _load_sam(name: str | Path, device: torch.device) -> Sam:
+    return weights.load_sam(name).to(device)

@@ -1,0 +1,1 @@
+"""Many micrographs: each picked once, whatever fails."""

@@ -1,0 +1,122 @@
+"""What a batch keeps of each micrograph for the report: every candidate, whatever its score, and a small picture.
+
+Pick files hold the picks above the threshold only. A report whose slider goes below it, and a choice of another
+threshold without picking again, need the rest: one file a micrograph, ``OUT/.cryosegnet/candidates/<stem>.cand``.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CryoSegNetError
+from ..files.atomic import write_atomic
+from ..files.inputs import CANDIDATES_FOLDER, STATE_FOLDER
+from ..files.picks import Picks
+from .overlay import to_grey
+
+SUFFIX = ".cand"
+_VERSION = 1
+_THUMBNAIL_SIDE = 512
+_THUMBNAIL_QUALITY = 80
+_MOST_CANDIDATES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept of one micrograph.
+
+    Attributes
+    ----------
+    candidates
+        Best score first; their ``shape`` is the micrograph's.
+    thumbnail
+        A JPEG file, 512 pixels along its longer side; empty where it was not asked for or could not be made.
+    """
+
+    candidates: Picks
+    thumbnail: bytes = b""
+
+
+def encode_candidates(data: NDArray[np.floating], candidates: Picks) -> bytes:
+    """The content of a candidates file.
+
+    It is a row of NumPy arrays (NPY format, one after another): (4,) float64 of version, ny, nx and pixel size (NaN:
+    not known), (4, n) float64 of x, y, diameter and score, and the (m,) uint8 of a JPEG file.
+
+    Parameters
+    ----------
+    data : (ny, nx)
+        The micrograph.
+    candidates
+        Every candidate; as for `Picks`.
+    """
+    best_first = candidates.by_score()
+    size = np.nan if candidates.pixel_size is None else candidates.pixel_size
+    table = np.stack([best_first.x, best_first.y, best_first.diameter, best_first.score])
+    file = io.BytesIO()
+    for array in (
+        np.array([_VERSION, *data.shape, size], np.float64),
+        table,
+        np.frombuffer(make_thumbnail(data, candidates), np.uint8),
+    ):
+        np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def make_thumbnail(data: NDArray[np.floating], picks: Picks, side: int = _THUMBNAIL_SIDE) -> bytes:
+    """A JPEG file of a micrograph, at most ``side`` pixels long, smoothed a little by the particle's size."""
+    ny, nx = data.shape
+    scale = min(1.0, side / max(ny, nx))
+    size = max(1, round(nx * scale)), max(1, round(ny * scale))
+    ok, encoded = cv2.imencode(
+        ".jpg",
+        to_grey(np.asarray(data, np.float32), size, scale, picks),
+        [cv2.IMWRITE_JPEG_QUALITY, _THUMBNAIL_QUALITY],
+    )
+    return encoded.tobytes() if ok else b""
+
+
+def candidates_path(output: Path, stem: str) -> Path:
+    """Where a micrograph's candidates are kept."""
+    return output / STATE_FOLDER / CANDIDATES_FOLDER / f"{stem}{SUFFIX}"
+
+
+def write_candidates(output: Path, stem: str, content: bytes) -> None:
+    """Write what `encode_candidates` gave; raises CryoSegNetError where it cannot be written."""
+    path = candidates_path(output, stem)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryoSegNetError(f"cannot make the folder {path.parent} ({error.strerror}): check the disk.") from error
+    write_atomic(path, content)
+
+
+def read_candidates(output: Path, stem: str, thumbnail: bool = False) -> Kept | None:
+    """What was kept of a micrograph; None where nothing was, or the file is not ours."""
+    try:
+        with open(candidates_path(output, stem), "rb") as file:
+            version, ny, nx, size = (float(value) for value in _array(file, (4,)))
+            if version != _VERSION:
+                return None
+            x, y, diameter, score = _array(file, (4, None))
+            picture = np.load(file, allow_pickle=False).tobytes() if thumbnail else b""
+    except (OSError, ValueError, EOFError):
+        return None
+    shape = int(ny), int(nx)
+    return Kept(Picks(x, y, diameter, score, None if np.isnan(size) else size, shape), picture)
+
+
+def _array(file: IO[bytes], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """The next array of a file, of float64 and of this shape; ValueError where it is another one."""
+    found = np.load(file, allow_pickle=False)
+    right = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape))
+    if not right or found.dtype != np.float64 or found.size > 4 * _MOST_CANDIDATES:
+        raise ValueError("not a candidates file")
+    return np.asarray(found)

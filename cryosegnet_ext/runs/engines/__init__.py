@@ -1,0 +1,1 @@
+"""Where the work runs: here, in threads, in processes, on a cluster."""

@@ -1,0 +1,104 @@
+"""Several micrographs in flight on one GPU: while one is in its network, others are read, uploaded or segmented.
+
+Threads of one process share the models. Each has a stream of its own on the GPU, so that copies and kernels of
+different micrographs overlap; reading, OpenCV, SciPy and PyTorch let other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ..stopping import Stop
+from ..task import MicrographPicker, Outcome, Task, pick_task
+from .base import Engine, Here, InProcess
+
+if TYPE_CHECKING:
+    import torch
+
+DEPTH = 4
+"""Micrographs in flight: a 4096 x 4096 one takes about 0.5 GB of a GPU at a time."""
+
+_POLL_SECONDS = 0.1
+
+
+def engine_for(picker: MicrographPicker) -> Engine:
+    """What suits the picker's device: several micrographs in flight on a GPU, one after another on a CPU."""
+    device = getattr(picker, "device", None)
+    return InFlight(picker) if getattr(device, "type", None) == "cuda" else Here(picker)
+
+
+class InFlight(InProcess):
+    """Picks in threads of this process, several micrographs at a time.
+
+    Parameters
+    ----------
+    picker
+        Picks one micrograph; called from several threads at once.
+    depth
+        Number of threads.
+    """
+
+    def __init__(self, picker: MicrographPicker, depth: int = DEPTH) -> None:
+        super().__init__(picker)
+        self.workers = depth
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._pending = 0
+        # Daemons: a file system that hangs does not keep the process from ending.
+        self._threads = [threading.Thread(target=self._work, name=f"pick {i}", daemon=True) for i in range(depth)]
+        self._closed = threading.Event()
+
+    @property
+    def room(self) -> int:
+        """How many more tasks make use of the time."""
+        return self.workers + 1 - self._pending
+
+    def submit(self, task: Task) -> None:
+        """Take a task; it begins as soon as a thread is free."""
+        for thread in self._threads:
+            if not thread.ident:
+                thread.start()
+        self._pending += 1
+        self._tasks.put(task)
+
+    def wait(self, stopping: Stop, seconds: float = 0.0) -> list[Outcome]:
+        """Outcomes that are there, at once; else the first to come."""
+        if self._pending == 0:
+            return []
+        until = time.monotonic() + max(seconds, _POLL_SECONDS)
+        found: list[Outcome] = []
+        while not found and time.monotonic() < until:
+            stopping.check()
+            with contextlib.suppress(queue.Empty):
+                found.append(self._outcomes.get(timeout=_POLL_SECONDS))
+        with contextlib.suppress(queue.Empty):
+            while found:
+                found.append(self._outcomes.get_nowait())
+        self._pending -= len(found)
+        return found
+
+    def close(self) -> None:
+        """End the threads; what they have at hand is dropped."""
+        self._closed.set()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            if thread.ident:
+                thread.join(timeout=2.0)
+
+    def _work(self) -> None:
+        with _own_stream(getattr(self.picker, "device", None)):
+            while (task := self._tasks.get()) is not None and not self._closed.is_set():
+                self._outcomes.put(pick_task(self.picker, task, task.read()))
+
+
+def _own_stream(device: torch.device | None) -> contextlib.AbstractContextManager[object]:
+    if getattr(device, "type", None) != "cuda":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.cuda.stream(torch.cuda.Stream(device))

@@ -1,0 +1,220 @@
+"""For monitors of a long run: a heartbeat as JSON, and metrics as Prometheus' node_exporter reads them from text files.
+
+Both files are replaced whole, every few seconds and from a thread of their own, so that they go on while a micrograph
+takes long; what they say of the current micrograph tells whether the run does too. ``docs/cluster.md`` lists the names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections import deque
+from datetime import datetime, timezone
+from pathlib import Path
+
+from .._version import __version__
+from ..errors import CryoSegNetError
+from ..files.atomic import write_atomic
+from .journal import Record
+
+SCHEMA = 1
+SECONDS = 10.0
+#: The rate is that of this many micrographs.
+_RATE_OVER = 100
+
+_HELP = {
+    "info": ("gauge", "Version of the program and the output folder; always 1"),
+    "up": ("gauge", "1 while the run goes on, 0 after its end"),
+    "start_time_seconds": ("gauge", "When the run began, seconds since 1970"),
+    "heartbeat_time_seconds": ("gauge", "When this file was written, seconds since 1970"),
+    "last_micrograph_time_seconds": ("gauge", "When the last micrograph was finished, seconds since 1970"),
+    "current_micrograph_seconds": ("gauge", "For how long the oldest micrograph at hand has been at hand"),
+    "micrographs_picked_total": ("counter", "Micrographs picked by this run"),
+    "micrographs_failed_total": ("counter", "Micrographs that failed in this run"),
+    "micrographs_skipped": ("gauge", "Micrographs that earlier runs had finished"),
+    "micrographs_without_picks_total": ("counter", "Micrographs picked by this run that have no picks"),
+    "micrographs_waiting": ("gauge", "Micrographs that are known and not yet at hand"),
+    "micrographs_in_flight": ("gauge", "Micrographs at hand"),
+    "picks_total": ("counter", "Picks of this run"),
+    "picking_seconds_total": ("counter", "Time spent on reading and picking, over all workers"),
+    "micrographs_per_second": ("gauge", "Rate over the last 100 micrographs"),
+    "workers": ("gauge", "Workers that pick"),
+    "worker_restarts_total": ("counter", "Workers that were lost and replaced"),
+    "dataset_diameter": ("gauge", "Particle diameter estimated for the dataset, angstrom (pixels without pixel size)"),
+    "resident_memory_bytes": ("gauge", "Resident memory of the process that owns the output folder"),
+}
+
+
+class Monitor:
+    """Counts what a run does and tells it in files; a file that cannot be written never disturbs the run.
+
+    Parameters
+    ----------
+    heartbeat, metrics
+        The files; None: not written.
+    seconds
+        Time between two writes.
+    """
+
+    def __init__(
+        self, heartbeat: str | Path | None = None, metrics: str | Path | None = None, seconds: float = SECONDS
+    ) -> None:
+        self.heartbeat, self.metrics = heartbeat and Path(heartbeat), metrics and Path(metrics)
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._output = ""
+        self._start = time.time()
+        self._at_hand: dict[str, tuple[str, float]] = {}
+        self._last: tuple[str, float] | None = None
+        self._finished: deque[float] = deque(maxlen=_RATE_OVER)
+        self._counts = dict.fromkeys(("done", "failed", "skipped", "waiting", "without_picks", "picks"), 0)
+        self._picking_seconds = 0.0
+        self._workers = self._restarts = 0
+        self._diameter: float | None = None
+        self.state = "starting"
+
+    def open(self, output: Path) -> None:
+        """Begin to write; raises CryoSegNetError where a file cannot be written, which later is only suffered."""
+        if self.heartbeat is None and self.metrics is None:
+            return
+        self._output = str(output)
+        self.write()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self, state: str) -> None:
+        """Write a last time how the run ended: ``ended``, ``stopped`` or ``failed``."""
+        if self._thread is None:
+            return
+        self._ended.set()
+        self._thread.join(timeout=5)
+        self.state = state
+        with self._lock:
+            self._at_hand.clear()
+        with contextlib.suppress(OSError, CryoSegNetError):
+            self.write()
+
+    def begin(self, key: str, name: str) -> None:
+        """A micrograph is at hand."""
+        with self._lock:
+            self._at_hand[key] = (name, time.time())
+
+    def add(self, record: Record) -> None:
+        """A micrograph is finished."""
+        now = time.time()
+        with self._lock:
+            self._at_hand.pop(record.key, None)
+            self._last = (record.name, now)
+            self._finished.append(now)
+            self._counts["done" if record.done else "failed"] += 1
+            self._counts["without_picks"] += record.done and record.picks == 0
+            self._counts["picks"] += record.picks
+            self._picking_seconds += record.seconds
+
+    def update(self, state: str, waiting: int, skipped: int, workers: int, restarts: int) -> None:
+        """How things stand."""
+        with self._lock:
+            self.state = state
+            self._counts["waiting"], self._counts["skipped"] = waiting, skipped
+            self._workers, self._restarts = workers, restarts
+
+    def set_diameter(self, diameter: float | None) -> None:
+        """The dataset's diameter is known."""
+        self._diameter = diameter
+
+    def write(self) -> None:
+        """Write both files now; raises CryoSegNetError."""
+        with self._lock:
+            now = time.time()
+            oldest = min(self._at_hand.values(), key=lambda pair: pair[1], default=None)
+            rate = len(self._finished) / max(now - self._finished[0], 1e-3) if len(self._finished) > 1 else 0.0
+            beat = self._heartbeat(now, oldest, rate)
+            text = self._metrics(now, oldest, rate)
+        if self.heartbeat:
+            write_atomic(self.heartbeat, json.dumps(beat, indent=1) + "\n")
+        if self.metrics:
+            write_atomic(self.metrics, text.encode(errors="surrogateescape"))
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._seconds):
+            with contextlib.suppress(OSError, CryoSegNetError):
+                self.write()
+
+    def _heartbeat(self, now: float, oldest: tuple[str, float] | None, rate: float) -> dict[str, object]:
+        counts = self._counts
+        names = ("done", "failed", "skipped", "without_picks", "waiting")
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "time": _iso(now),
+            "state": self.state,
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "output": self._output,
+            "started": _iso(self._start),
+            "micrographs": {name: counts[name] for name in names} | {"in_flight": len(self._at_hand)},
+            "picks": counts["picks"],
+            "current": oldest and {"name": oldest[0], "seconds": round(now - oldest[1], 1)},
+            "last": self._last and {"name": self._last[0], "time": _iso(self._last[1])},
+            "micrographs_per_minute": round(60 * rate, 2),
+            "dataset_diameter": self._diameter,
+            "workers": self._workers,
+            "worker_restarts": self._restarts,
+            "memory_bytes": resident_bytes(),
+        }
+
+    def _metrics(self, now: float, oldest: tuple[str, float] | None, rate: float) -> str:
+        counts = self._counts
+        values: dict[str, float | None] = {
+            "info": 1,
+            "up": float(not self._ended.is_set()),
+            "start_time_seconds": self._start,
+            "heartbeat_time_seconds": now,
+            "last_micrograph_time_seconds": self._last and self._last[1],
+            "current_micrograph_seconds": now - oldest[1] if oldest else 0.0,
+            "micrographs_picked_total": counts["done"],
+            "micrographs_failed_total": counts["failed"],
+            "micrographs_skipped": counts["skipped"],
+            "micrographs_without_picks_total": counts["without_picks"],
+            "micrographs_waiting": counts["waiting"],
+            "micrographs_in_flight": len(self._at_hand),
+            "picks_total": counts["picks"],
+            "picking_seconds_total": self._picking_seconds,
+            "micrographs_per_second": rate,
+            "workers": self._workers,
+            "worker_restarts_total": self._restarts,
+            "dataset_diameter": self._diameter,
+            "resident_memory_bytes": resident_bytes(),
+        }
+        lines = []
+        for name, value in values.items():
+            if value is None:
+                continue
+            kind, text = _HELP[name]
+            labels = f'{{version="{__version__}",output="{_escaped(self._output)}"}}' if name == "info" else ""
+            lines += [f"# HELP cryosegnet_{name} {text}", f"# TYPE cryosegnet_{name} {kind}"]
+            lines.append(f"cryosegnet_{name}{labels} {value!r}")
+        return "\n".join(lines) + "\n"
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process; None where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

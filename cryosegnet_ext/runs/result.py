@@ -1,0 +1,127 @@
+"""What became of a batch: its numbers, its exit code, and what the user is told where it went badly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import CryoSegNetError
+from .engines.base import EngineError
+from .journal import Record
+from .progress import Progress, plural
+
+#: Above this share of micrographs without picks the user is told.
+_WARN_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of the micrographs of one run.
+
+    Attributes
+    ----------
+    done, failed, skipped
+        Numbers of micrographs picked by this run, failed in it, and finished by an earlier run.
+    picks, without_picks
+        Number of picks, and of micrographs without any, over the done and the skipped ones.
+    diameter
+        Median over micrographs of their median diameter, None without picks; in angstrom where ``in_angstrom`` says so,
+        else in pixels.
+    failures
+        (name, reason) of each failed micrograph.
+    stopped
+        Whether a signal or ``stop`` ended the run early.
+    warnings
+        What does not fit the data, in sentences; see `cryosegnet_ext.runs.advice`.
+    """
+
+    done: int
+    failed: int
+    skipped: int
+    picks: int
+    without_picks: int
+    diameter: float | None
+    in_angstrom: bool
+    failures: tuple[tuple[str, str], ...]
+    stopped: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 2 some failed, 3 nothing could be done, 4 stopped."""
+        if self.stopped:
+            return 4
+        if self.done + self.skipped == 0:
+            return 3
+        return 2 if self.failed else 0
+
+
+def result_of(records: Sequence[Record], touched: set[str], stopped: bool) -> BatchResult:
+    """What became of a run, without its warnings.
+
+    Parameters
+    ----------
+    records
+        Of all micrographs.
+    touched
+        Keys of those that this run picked or failed to pick.
+    stopped
+        Whether it ended early.
+    """
+    done = [record for record in records if record.done]
+    # A failure of an earlier run that this one did not come to is neither done nor failed here.
+    failed = [record for record in records if not record.done and record.key in touched]
+    picked = [record for record in done if record.picks]
+    # Pixels and angstroms do not mix: micrographs without a pixel size are left out where others have one.
+    known = [record for record in picked if record.pixel_size is not None] or picked
+    diameters = [record.diameter for record in known if record.diameter is not None]
+    return BatchResult(
+        done=sum(record.key in touched for record in done),
+        failed=len(failed),
+        skipped=sum(record.key not in touched for record in done),
+        picks=sum(record.picks for record in done),
+        without_picks=sum(record.picks == 0 for record in done),
+        diameter=float(np.median(diameters)) if diameters else None,
+        in_angstrom=bool(known) and known[0].pixel_size is not None,
+        failures=tuple((record.name, record.reason or "") for record in failed),
+        stopped=stopped,
+    )
+
+
+def ended(failure: Exception, finished: int, total: int) -> CryoSegNetError:
+    """The error that tells what ended a run early, how many micrographs are kept, and what to do."""
+    kept = f"{finished} of {plural(total, 'micrograph')} {'is' if finished == 1 else 'are'} finished and kept"
+    if isinstance(failure, EngineError):
+        return CryoSegNetError(f"{_reason(failure)}; {kept}: the same command goes on from there")
+    return CryoSegNetError(
+        f"writing stopped ({_reason(failure)}); {kept}: make room or put the folder right, then run the same command "
+        "again"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error).rstrip(".")
+
+
+def warn(shown: Progress, result: BatchResult) -> None:
+    """Tell the user where many micrographs came to nothing."""
+    total = result.done + result.skipped + result.failed
+    if result.without_picks + result.failed <= _WARN_SHARE * total:
+        return
+    if result.failed == total:
+        shown.warn(f"none of {plural(total, 'micrograph')} could be picked; failed.csv says why")
+    elif not result.without_picks:
+        shown.warn(f"{result.failed} of {plural(total, 'micrograph')} failed; failed.csv says why")
+    else:
+        shown.warn(
+            f"{result.without_picks} of {plural(total, 'micrograph')} {_have(result.without_picks)} no picks and "
+            f"{result.failed} failed; look at the overlays and failed.csv, and check pixel size, diameter and threshold"
+        )
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"

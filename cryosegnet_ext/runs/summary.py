@@ -1,0 +1,96 @@
+"""What a batch leaves for people and programs to read: summary.json and failed.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .._version import __version__
+from ..files.atomic import write_atomic
+from .advice import advice
+from .journal import Journal, Record
+from .sources import Source
+
+SCHEMA = 1
+#: A summary that is written on the way is this old at least, and writing it takes this share of the time at most.
+_SECONDS = 60.0
+_SHARE = 0.01
+
+
+class SummaryTimer:
+    """Writes the summary of a run without end now and then: never for each micrograph, since it is written whole."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _SECONDS
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() >= self._next
+
+    def write(self, journal: Journal, source: Source) -> None:
+        """Write both files."""
+        start = time.monotonic()
+        write_summary(journal, source.records(journal), stopped=False)
+        end = time.monotonic()
+        self._next = end + max(_SECONDS, (end - start) / _SHARE)
+
+
+def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) -> None:
+    """Write both files from the records of the journal; raises OSError where the disk is full.
+
+    Parameters
+    ----------
+    journal
+        The journal; what was picked by earlier runs into the same folder is part of the summary.
+    records
+        Records of the micrographs of this run, in its order.
+    stopped
+        Whether the run was stopped before its end.
+    """
+    ours = {record.key for record in records}
+    earlier = [r for key, r in journal.records.items() if key not in ours and r.done]
+    every = [*earlier, *records]
+    done = [record for record in every if record.done]
+    summary = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "settings": journal.settings,
+        "dataset_diameter": journal.diameter,
+        "warnings": list(advice(journal.settings, journal.diameter, every)),
+        "stopped": stopped,
+        "totals": {
+            "micrographs": len(done),
+            "picks": sum(record.picks for record in done),
+            "failed": len(every) - len(done),
+            "without_picks": sum(record.picks == 0 for record in done),
+        },
+        "micrographs": [_entry(record) for record in every],
+    }
+    write_atomic(journal.output / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    _write_failed(journal.output / "failed.csv", [record for record in every if not record.done])
+
+
+def _entry(record: Record) -> dict[str, object]:
+    return {
+        "name": record.name,
+        "stem": record.stem,
+        "status": record.status,
+        "picks": record.picks,
+        "diameter": record.diameter,
+        "pixel_size": record.pixel_size,
+        "seconds": record.seconds,
+        "reason": record.reason,
+    }
+
+
+def _write_failed(path: Path, failed: Sequence[Record]) -> None:
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "reason"])
+    table.writerows([record.name, record.reason] for record in failed)
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"))

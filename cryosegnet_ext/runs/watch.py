@@ -1,0 +1,297 @@
+"""Micrographs as they appear: in folders, behind globs, in lists and STAR files that grow."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import math
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ..errors import CryoSegNetError
+from ..files.inputs import Input, Stems, expand_one, is_micrograph, natural_key, walk
+from .estimate import MICROGRAPHS
+from .journal import Journal, Record
+from .sources import Finished, Source
+from .stopping import Stop
+
+#: A file that nobody changed for this many times the settling time needs not be looked at twice.
+_OLD = 12
+#: Looking takes this share of the time at most, however many files there are.
+_LOOK_SHARE = 0.05
+#: The size is estimated from fewer micrographs where no more came for this long.
+_PATIENCE_SECONDS = 120.0
+#: How often the size is estimated, from newer micrographs each time, before they are picked without.
+_ATTEMPTS = 3
+_MRC_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}
+
+
+class Watch(Source):
+    """Micrographs that appear while the run goes on, each taken once and when it is complete.
+
+    A file is complete when it is readable, its size and time of change stayed the same for ``settle`` seconds, and, for
+    a plain MRC file, it is as long as its header says. One that fails is taken again when it changes.
+
+    Parameters
+    ----------
+    arguments
+        Folders (with their subfolders), globs, files, ``@list`` files and micrographs STAR files; those that are not
+        there yet are waited for.
+    interval, settle
+        Seconds between two looks, and seconds without change.
+    stop_file
+        Where this file appears, the run finishes what is at hand and ends; the file is removed.
+    idle
+        Seconds without a new micrograph after which the run ends; None: never.
+
+    Raises
+    ------
+    CryoSegNetError
+        The stop file is there already, or an argument can never name a micrograph.
+    """
+
+    growing = True
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        interval: float = 5.0,
+        settle: float = 5.0,
+        stop_file: Path | None = None,
+        idle: float | None = None,
+    ) -> None:
+        if not arguments:
+            raise CryoSegNetError("no input was given; name folders, globs, @list files or a micrographs STAR to watch")
+        if stop_file is not None and os.path.lexists(stop_file):
+            raise CryoSegNetError(f"{stop_file} is there, which ends a run; remove it and start again")
+        self._arguments = [str(argument) for argument in arguments]
+        self._interval, self._settle = interval, settle
+        self._stop_file, self._idle = stop_file, idle
+        self._seen: set[str] = set()
+        self._growing: dict[str, tuple[Input, tuple[int, int], float]] = {}
+        self._failed: dict[str, tuple[Input, tuple[int, int] | None]] = {}
+        self._ready: deque[Input] = deque()
+        self._lists: dict[str, tuple[tuple[int, int], list[Input]]] = {}
+        self._told: set[str] = set()
+        self._next_look = 0.0
+        self._ended: str | None = None
+        self._active = time.monotonic()
+        self._finished: Finished = lambda one, stem: False
+        self._adopt: Callable[[Input], str | None] = lambda one: None
+        self._stems = Stems()
+        self.total = self.skipped = 0
+
+    def begin(self, journal: Journal, finished: Finished) -> None:
+        """Know what earlier runs did."""
+        self._finished, self._adopt = finished, journal.adopt
+        self._stems = Stems(journal.stems(), self._top())
+        self._active = time.monotonic()
+        self.look()
+        missing = [argument for argument in self._arguments if not self._found(argument)]
+        if missing:
+            self.say(f"not there yet, waiting for it: {', '.join(missing)}")
+        self.say("watching for micrographs" + (f"; `touch {self._stop_file}` ends it" if self._stop_file else ""))
+
+    @property
+    def waiting(self) -> int:
+        """How many complete micrographs were not given out yet."""
+        return len(self._ready)
+
+    @property
+    def over(self) -> bool:
+        """Whether the run shall end: it was asked to, or nothing came for too long."""
+        if self._ended is None and self._stop_file is not None and os.path.lexists(self._stop_file):
+            self._end(f"{self._stop_file} is there: finishing what is at hand")
+            with contextlib.suppress(OSError):
+                self._stop_file.unlink()
+        idle = time.monotonic() - self._active
+        if self._ended is None and self._idle is not None and idle >= self._idle and not self._ready:
+            self._end(f"nothing new for {idle / 60:.3g} minutes: ending")
+        return self._ended is not None
+
+    def _end(self, why: str) -> None:
+        self._ended = why
+        self.say(why)
+
+    def samples(self, stopping: Stop) -> Iterator[list[Input]]:
+        """The first micrographs, when there are enough of them; newer ones where those tell nothing."""
+        used = 0
+        patience = min(_PATIENCE_SECONDS, self._idle or math.inf)
+        for _ in range(_ATTEMPTS):
+            first = time.monotonic()
+            while len(self._ready) < used + MICROGRAPHS and not self.over:
+                self._look_if_due()
+                new = len(self._ready) > used
+                if new and time.monotonic() - first > patience:
+                    break
+                if not new:
+                    first = time.monotonic()
+                stopping.pause(min(1.0, self._interval))
+            sample = list(self._ready)[used : used + MICROGRAPHS]
+            if not sample:
+                return
+            yield sample
+            used += len(sample)
+
+    def take(self, count: int) -> list[tuple[Input, str]]:
+        """Micrographs that are complete now, with their stems."""
+        if count <= 0 or self.over:
+            return []
+        self._look_if_due()
+        taken: list[tuple[Input, str]] = []
+        while self._ready and len(taken) < count:
+            one = self._ready.popleft()
+            old = self._adopt(one)
+            if old is not None:
+                self._stems.move(old, one.key)
+            stem = self._stems.of(one)
+            if self._finished(one, stem):
+                self.skipped += 1
+            else:
+                taken.append((one, stem))
+        if taken:
+            self._active = time.monotonic()
+        return taken
+
+    def add(self, record: Record) -> None:
+        """Remember a failure, to try again when the file changes."""
+        self._active = time.monotonic()
+        if not record.done:
+            known = None if record.size < 0 else (record.size, record.mtime_ns)
+            self._failed[record.key] = (Input(Path(record.key), record.name, record.given_pixel_size), known)
+
+    def records(self, journal: Journal) -> list[Record]:
+        """Every record of the folder, in natural order."""
+        return sorted(journal.records.values(), key=lambda record: natural_key(record.key))
+
+    def _look_if_due(self) -> None:
+        if time.monotonic() >= self._next_look:
+            self.look()
+
+    def look(self) -> None:
+        """Look for new micrographs, and which of those seen before are complete now."""
+        start = time.monotonic()
+        for argument in self._arguments:
+            for one in self._new(argument):
+                self.total += 1
+                self._growing[one.key] = (one, (-1, -1), start)
+        for key, (one, known) in list(self._failed.items()):
+            if _identity(one) not in (None, known):
+                del self._failed[key]
+                self._growing[key] = (one, (-1, -1), start)
+        ready = [one for key, one in self._complete(start)]
+        self._ready += sorted(ready, key=lambda one: natural_key(str(one.path)))
+        if ready:
+            self._active = start
+        taken = time.monotonic() - start
+        self._next_look = start + max(self._interval, taken / _LOOK_SHARE)
+
+    def _complete(self, now: float) -> Iterator[tuple[str, Input]]:
+        for key, (one, before, since) in list(self._growing.items()):
+            identity = _identity(one)
+            if identity is None:
+                continue
+            if identity != before:
+                self._growing[key] = (one, identity, now)
+                if time.time() - identity[1] / 1e9 < _OLD * self._settle:
+                    continue
+            elif now - since < self._settle:
+                continue
+            # One that stays cut off is picked after all: it fails, which says what is wrong with it.
+            given_up = identity == before and now - since >= _OLD * self._settle
+            if given_up or _is_whole(one.path, identity[0]):
+                del self._growing[key]
+                yield key, one
+
+    def _new(self, argument: str) -> Iterator[Input]:
+        """Micrographs that an argument names now and did not name before."""
+        if argument.startswith("@") or (argument.lower().endswith(".star") and not os.path.isdir(argument)):
+            for one in self._listed(argument):
+                if one.key not in self._seen:
+                    self._seen.add(one.key)
+                    yield one
+            return
+        if os.path.isdir(argument):
+            names: Sequence[str] | Iterator[str] = walk(argument)
+        elif os.path.lexists(argument):
+            names = [argument]
+        else:
+            matches = glob.glob(argument, recursive=True) if glob.has_magic(argument) else []
+            names = [name for name in matches if is_micrograph(os.path.basename(name)) and not os.path.isdir(name)]
+        for name in names:
+            if name not in self._seen:
+                self._seen.add(name)
+                one = Input(Path(name), name)
+                if one.key == os.path.abspath(name) or one.key not in self._seen:
+                    self._seen.add(one.key)
+                    yield one
+
+    def _found(self, argument: str) -> bool:
+        return glob.has_magic(argument) or os.path.lexists(argument.removeprefix("@"))
+
+    def _listed(self, argument: str) -> list[Input]:
+        """What a list or a STAR file names; nothing while it has not changed, is being written, or is not there."""
+        path = Path(argument.removeprefix("@"))
+        try:
+            status = os.stat(path)
+        except OSError:
+            return []
+        identity = (status.st_size, status.st_mtime_ns)
+        known = self._lists.get(argument)
+        if known is not None and known[0] == identity:
+            return []
+        try:
+            found = expand_one(argument)
+        except CryoSegNetError as error:
+            # It may be half written; if it stays so, it is said once.
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                self.say(f"warning: {str(error).rstrip('.')}; waiting for it to change")
+            found = []
+        self._lists[argument] = (identity, [])
+        return found
+
+    def _top(self) -> str:
+        """The folder that all arguments lie in, for stems that repeat."""
+        folders = []
+        for argument in self._arguments:
+            fixed = argument.removeprefix("@")
+            while glob.has_magic(fixed):
+                fixed = os.path.dirname(fixed)
+            fixed = os.path.abspath(fixed)
+            # What is not there yet and is not called like a file will be a folder.
+            is_file = os.path.isfile(fixed) or is_micrograph(fixed) or fixed.lower().endswith((".star", ".txt"))
+            folders.append(os.path.dirname(fixed) if is_file else fixed)
+        return os.path.commonpath(folders)
+
+
+def _identity(one: Input) -> tuple[int, int] | None:
+    try:
+        status = os.stat(one.path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether a file can be opened, holds something, and, as a plain MRC file, all that its header says."""
+    if size == 0:
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    if not path.name.lower().endswith((".mrc", ".mrcs")) or len(head) < 1024 or head[208:211] != b"MAP":
+        return True
+    order = ">" if head[212] == 0x11 else "<"
+    nx, ny, nz, mode = struct.unpack_from(f"{order}4i", head)
+    (extended,) = struct.unpack_from(f"{order}i", head, 92)
+    if mode not in _MRC_BYTES or min(nx, ny, nz) < 1 or extended < 0:
+        return True  # not for us to judge; reading it will say what is wrong
+    return size >= 1024 + extended + nx * ny * nz * _MRC_BYTES[mode]

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cryosegnet_ext import __version__
+from cryosegnet_ext.cli import doctor, main
+from cryosegnet_ext.errors import CryoSegNetError
+from tests.stub_picker import write_micrograph
+
+STUB = Path(__file__).parents[1] / "stub_picker.py"
+ROOT = STUB.parent.parent
+SAMPLE = ROOT / "cryosegnet_ext/data/sample.mrc"
+HEAVY = ("torch", "cv2", "pandas", "scipy", "numpy")
+
+
+def cryosegnet(*words: object, stub: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    program = [str(STUB)] if stub else ["-c", "import sys; from cryosegnet_ext.cli import main; sys.exit(main())"]
+    command = [sys.executable, *program, *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture
+def mics(tmp_path: Path) -> Path:
+    for i in range(3):
+        write_micrograph(tmp_path / f"mics/m{i}.mrc", i)
+    return tmp_path / "mics"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"cryosegnet {__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["pick", "--help"], ["doctor", "--help"], ["--version"], ["pick"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from cryosegnet_ext.cli import main; main(sys.argv[1:]); "
+        f"print('loaded', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert done.stdout.endswith("loaded []\n"), done
+
+
+def test_help_lists_the_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "  pick " in text and "  doctor " in text and "4 stopped by a signal" in text
+    assert main(["pick", "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in ("--pixel-size A", "--min-diameter A", "--segmenter", "--recipe", "--format F", "@list"):
+        assert option in text
+
+
+def test_every_option_of_pick_explains_itself() -> None:
+    from cryosegnet_ext.cli import CommandParser, pick
+
+    parser = CommandParser()
+    pick.add_args(parser)
+    assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "usage"),
+        (["pik"], "unknown command pik; did you mean pick?"),
+        (["--verison"], "did you mean --version?"),
+        (["pick"], "required"),
+        (["pick", "m", "-o", "o", "--diamter", "100"], "unknown argument --diamter; did you mean --diameter?"),
+        (["pick", "m", "-o", "o", "--diamter=100"], "did you mean --diameter?"),
+        (["pick", "m", "-o", "o", "--pixel", "1"], "unknown argument --pixel; did you mean --pixel-size?"),
+        (["pick", "m", "-o", "o", "--wach"], "unknown argument --wach; did you mean --watch"),
+        (["pick", "m", "-o", "o", "--diameter", "0"], "0 is no diameter in angstrom from 1"),
+        (["pick", "m", "-o", "o", "--pixel-size", "-1"], "-1 is no pixel size"),
+        (["pick", "m", "-o", "o", "--pixel-size", "nan"], "nan is no pixel size"),
+        (["pick", "m", "-o", "o", "--diameter", "big"], "big is no diameter"),
+        (["pick", "m", "-o", "o", "--threshold", "1.5"], "1.5 is no score from 0 to 1"),
+        (["pick", "m", "-o", "o", "--format", "star,txt"], "unknown format txt"),
+        (["pick", "m", "-o", "o", "--format", ","], "unknown format"),
+        (["pick", "m", "-o", "o", "--segmenter", "magic"], "magic is not known: use peaks, grid, watershed"),
+        (["pick", "m", "-o", "o", "--diameter", "9", "--max-diameter", "10"], "give one or the other"),
+        (["pick", "m", "-o", "o", "--min-diameter", "20", "--max-diameter", "10"], "is not below --max-diameter 10"),
+        (["pick", "m", "-o", "o", "--segmenter", "watershed", "--sam", "sam_vit_b"], "does not use SAM"),
+        (["pick", "m", "-o", __file__], "is a file"),
+        (["pick", "m", "-o", "o", "--box-size", "65"], "65 is no box in pixels: give an even number"),
+        (["pick", "m", "-o", "o", "--device", "gpu"], "gpu is not known: use auto, cpu, cuda"),
+    ],
+)
+def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert message in err and "Traceback" not in err and not out
+
+
+def test_pick(mics: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = cryosegnet("pick", mics, "-o", out, "--format", "star,box", "--threshold", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert "72 picks on 3 micrographs, median diameter 20 A" in done.stdout
+    assert str(out / "picks") in done.stdout and str(out / "report.html") in done.stdout
+    assert "3/3 micrographs (100 %)" in done.stderr and "Traceback" not in done.stderr
+    assert {p.name for p in (out / "picks").iterdir()} == {f"m{i}.{f}" for i in range(3) for f in ("star", "box")}
+    assert json.loads((out / "summary.json").read_text())["settings"]["threshold"] == 0.1
+
+    again = cryosegnet("pick", mics, "-o", out, "--format", "star,box", "--threshold", 0.2)
+    assert again.returncode == 3
+    assert again.stderr.startswith("cryosegnet: error: ") and "--overwrite" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+    assert cryosegnet("pick", mics, "-o", out, "--threshold", 0.2, "--overwrite").returncode == 0
+
+
+def test_some_fail(mics: Path, tmp_path: Path) -> None:
+    (mics / "bad.mrc").write_bytes(b"nothing")
+    done = cryosegnet("pick", mics, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "1 micrograph failed" in done.stdout and "bad.mrc: " in done.stdout
+    quiet = cryosegnet("pick", mics, "-o", tmp_path / "out", "--quiet", "--no-overlays")
+    assert (quiet.returncode, quiet.stdout) == (2, "")
+    assert quiet.stderr.startswith("cryosegnet: error: 1 micrograph failed")
+
+
+def test_nothing_can_be_done(tmp_path: Path) -> None:
+    done = cryosegnet("pick", "gone.mrc", "-o", tmp_path / "out", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "cryosegnet: error: gone.mrc: no such file or folder; check the path\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_second_signal_ends_at_once(mics: Path, tmp_path: Path) -> None:
+    """While nothing can be interrupted: here the picker swallows the first signal."""
+    code = f"""
+import runpy, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from tests import stub_picker
+def pick(self, micrograph, diameter=None):
+    print("picking", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        print("swallowed", flush=True)
+        time.sleep(60)
+stub_picker.StubPicker.pick = pick
+from cryosegnet_ext import batch
+from cryosegnet_ext.inputs import expand_inputs
+batch.run(stub_picker.StubPicker(), expand_inputs([{str(mics)!r}]), {str(tmp_path / "out")!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "picking\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "swallowed\n"
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 4 and "ended at once" in stderr and "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("moment", ["cryosegnet_ext.runs.batch.run", "cryosegnet_ext.report.page.try_report"])
+def test_terminated_before_and_after_the_picking(mics: Path, tmp_path: Path, moment: str) -> None:
+    module, name = moment.rsplit(".", 1)
+    code = f"""
+import importlib, os, signal, sys, time
+sys.argv[0] = {str(STUB)!r}
+def terminated(*args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+setattr(importlib.import_module({module!r}), {name!r}, terminated)
+exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
+"""
+    command = [sys.executable, "-c", code, "pick", str(mics), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (4, "cryosegnet: error: stopped")
+
+
+def test_reader_of_the_output_leaves(mics: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -c 'import sys; from cryosegnet_ext.cli import main; sys.exit(main())' doctor | :"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("redirections", [">/dev/full", ">&-", "2>/dev/full", "2>&-", ">/dev/full 2>&1", "| :"])
+def test_output_that_cannot_be_written_changes_no_exit_code(mics: Path, tmp_path: Path, redirections: str) -> None:
+    """A night's log fills its disk, or a service has no standard output: the picks are what counts."""
+    (mics / "bad.mrc").write_bytes(b"")
+    command = f"{sys.executable} {ROOT / 'tests/stub_picker.py'} pick {mics} -o {tmp_path / 'out'}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for quiet in ("", "--quiet"):
+        words = ["bash", "-c", f"set -o pipefail; {command} {quiet} {redirections}"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert len(list((tmp_path / "out/picks").glob("*.star"))) == len(list(mics.iterdir())) - 1
+
+
+def test_answer_that_cannot_be_written() -> None:
+    command = f"{sys.executable} -m cryosegnet_ext weights list >/dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert done.stderr == "cryosegnet: error: No space left on device; free some disk space\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(CryoSegNetError("too bad; do this"), 3), (KeyboardInterrupt(), 4), (BrokenPipeError(), 0)]
+)
+def test_ends_of_a_command(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr(doctor, "main", fail)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    assert main(["doctor"]) == code
+    expected = {3: "cryosegnet: error: too bad; do this\n", 4: "cryosegnet: error: stopped\n", 0: ""}
+    assert capfd.readouterr().err == expected[code]
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    relion = tmp_path / "relion_refine"
+    relion.write_text("#!/bin/sh\necho 'RELION version: 5.0.1-commit-abc'\n")
+    relion.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CRYOSEGNET_CACHE", str(tmp_path / "cache/below"))
+    for works, code in ((True, 0), (False, 3)):
+        monkeypatch.setattr(doctor, "_network", lambda works=works: ("loads" if works else "does not load", works))
+        assert main(["doctor"]) == code
+        text = capsys.readouterr().out
+        assert f"{relion}, version 5.0.1-commit-abc" in text
+        assert "cores usable" in text and "numpy" in text and "below, writable" in text
+        assert ("ready to pick" in text) == works
+    assert main(["doctor", "--json"]) == 3
+    report = json.loads(capsys.readouterr().out)
+    assert report["works"] is False and report["program"]["cryosegnet"] == __version__
+    assert not (tmp_path / "cache").exists()
+
+
+def test_doctor_without_anything(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CRYOSEGNET_CACHE", "/proc/nowhere")
+    monkeypatch.setattr(doctor, "_network", lambda: ("loads", True))
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "not found on PATH (optional)" in text and "not writable" in text
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the package's sample micrograph is not there")
+def test_pick_the_sample_with_the_real_picker(tmp_path: Path) -> None:
+    done = cryosegnet("pick", SAMPLE, "-o", tmp_path / "out", "--device", "cpu", stub=False)
+    assert done.returncode == 0, done.stderr
+    totals = json.loads((tmp_path / "out/summary.json").read_text())["totals"]
+    assert totals["micrographs"] == 1 and totals["picks"] > 10
+    first = (tmp_path / "out/picks/sample.star").read_bytes()
+    done = cryosegnet("pick", SAMPLE, "-o", tmp_path / "out", "--device", "cpu", "--overwrite", stub=False)
+    assert done.returncode == 0 and (tmp_path / "out/picks/sample.star").read_bytes() == first

@@ -1,0 +1,196 @@
+"""The documentation: it builds without a warning and without network, and every command in it is one."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from cryosegnet_ext import Picker
+from cryosegnet_ext.cli import commands
+from cryosegnet_ext.cli.completion import every_parser, whole_parser
+from cryosegnet_ext.facility import FacilityJob
+from cryosparc_job import cli
+from relion_external import protocol, schemes
+from tests.docs.docs_commands import LINES, PAGES, PROGRAMS, ROOT, Line, our_commands, parse
+
+PACKAGES = ("cryosegnet_ext", "cryosparc_job", "relion_external")
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(LINES) > 25
+    assert {line.words[0] for line in LINES} == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_every_command_in_the_documentation_is_one(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        parse(line.words)
+    except SystemExit as end:
+        assert not end.code, f"{line}: {shlex.join(line.words)}\n{capsys.readouterr().err}"
+
+
+def test_the_check_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "text\n```bash\nX=1 cryosegnet pick a -o b \\\n  --treshold 0.5 > log\nls\n```\n\n    cryosegnet peck\n"
+    )
+    wrong = list(our_commands(page))
+    assert [line.words[1] for line in wrong] == ["pick", "peck"] and wrong[0].words[-1] == "0.5"
+    for line in wrong:
+        with pytest.raises(SystemExit):
+            parse(line.words)
+    assert "unknown argument --treshold" in capsys.readouterr().err
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        found += [(f"{page.name}:{number}", block) for number, block in enumerate(blocks, 1)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "code"), python_blocks(), ids=[name for name, _ in python_blocks()])
+def test_python_in_the_documentation_names_what_exists(name: str, code: str) -> None:
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            module = import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{name}: {node.module} has no {alias.name}"
+    called = {ast.unparse(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for function in (Picker, FacilityJob):
+        if function.__name__ in called:
+            node = called[function.__name__]
+            given = {word.arg: None for word in node.keywords if word.arg}
+            inspect.signature(function).bind(*node.args, **given)
+
+
+# The tutorial, as a newcomer types it
+
+
+def tutorial(language: str) -> list[str]:
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.timeout(1800)  # a minute on an idle machine
+def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "cryosegnet").write_text(
+        f"#!{sys.executable}\nimport sys\nfrom cryosegnet_ext.cli import main\nsys.exit(main())\n"
+    )
+    (programs / "cryosegnet").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "2",
+    }
+    folder = tmp_path / "work"
+    folder.mkdir()
+    printed = ""
+    for script in tutorial("bash"):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        printed += done.stdout
+    # What the page says is printed is printed, up to the figures.
+    for line in "".join(tutorial("text")).splitlines():
+        pattern = re.sub(r"\d+(\\\.\d+)?", r"\\d+(\\.\\d+)?", re.escape(line))
+        assert re.search(pattern, printed), f"{line!r} is not printed any more:\n{printed}"
+    for name in (
+        "demo/overlays/sample.jpg",
+        "picked/picks/sample.star",
+        "picked/summary.json",
+        "picked_165/picks/sample.box",
+        "for_cryosparc",
+        "picked/report.html",
+        "picked/picks_sure/sample.star",
+        "csv/sample.csv",
+        "boxes/sample.box",
+    ):
+        assert (folder / name).exists(), name
+    (code,) = tutorial("python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "sample.star").exists()
+
+
+# The site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as CI builds it, where nothing outside this machine answers."""
+    pytest.importorskip("mkdocs", reason="MkDocs is not installed: pip install '.[docs]'")
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    environment |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        fetched = re.findall(r"<(?:script|img|iframe|source)[^>]+src=\"?(https?://[^\">\s]+)", text)
+        fetched += re.findall(r"<link[^>]+rel=\"?(?:stylesheet|preload|icon)[^>]+href=\"?(https?://[^\">\s]+)", text)
+        assert not fetched, f"{page.name}: {fetched}"
+
+
+def test_every_option_is_on_its_page(site: Path) -> None:
+    text = (site / "options.html").read_text()
+    cryosparc = {name: partial(cli._load, name) for name in cli.COMMANDS}
+    parsers = [*every_parser(whole_parser("cryosegnet", commands())), schemes.build_parser()]
+    parsers += every_parser(whole_parser("cryosegnet-cryosparc", cryosparc))
+    seen = 0
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS or " " not in parser.prog:
+                continue
+            for name in action.option_strings:
+                assert re.search(rf"<code>{re.escape(name)}\b", text), f"{parser.prog} {name}"
+                seen += 1
+    assert seen > 50
+    assert all(f"<code>{label}</code>" in text for label in protocol.OPTIONS)
+
+
+def test_the_api_page_has_what_the_package_exports(site: Path) -> None:
+    import cryosegnet_ext
+
+    text = (site / "api.html").read_text()
+    for name in cryosegnet_ext.__all__:
+        if name != "__version__":
+            assert re.search(rf'id="cryosegnet_ext\.[a-z_.]*{name}"', text), name
+
+
+def test_pages_say_nothing_of_this_machine(site: Path) -> None:
+    for page in [*PAGES, *site.rglob("*.html")]:
+        found = re.findall(r"/work/|/tmp/bash|/opt/venv|pypi\.org|files\.pythonhosted", page.read_text())
+        assert not found, f"{page}: {found}"
+
+
+def test_coordinate_drawing_and_figures_are_there(site: Path) -> None:
+    drawing = (site / "images" / "coordinates.svg").read_text()
+    assert "center_x_frac" in drawing and "http" not in drawing.replace("http://www.w3.org/2000/svg", "")
+    for page in site.glob("*.html"):
+        for name in re.findall(r'<img[^>]+src="?([^">\s]+)', page.read_text()):
+            assert (site / name).is_file(), f"{page.name}: {name}"

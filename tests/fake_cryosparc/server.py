@@ -1,0 +1,169 @@
+"""The stand-in CryoSPARC server: real HTTP on loopback, for the unmodified client of cryosparc-tools.
+
+Its paths are its own, as the client reads them from ``openapi.json``; summaries, parameters, payloads and models are
+the package's. ``python -m tests.fake_cryosparc.server FOLDER`` runs one by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from cryosparc.dataset import Dataset
+from cryosparc.stream import Stream, Streamable
+from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse
+
+from .faults import Fault, Faults
+from .handlers import HANDLERS, OPEN
+from .interface import Operation, operations
+from .world import Refused, World
+
+PREFIX = "/api/cmd"
+_READS = ("find", "get", "load", "me", "download", "health", "job_register", "ls")
+
+
+def make_app(world: Any) -> FastAPI:
+    """The application over whatever ``world()`` gives at the time of a call."""
+    app = FastAPI(
+        openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, separate_input_output_schemas=False
+    )
+    known = operations()
+    for name, handler in HANDLERS.items():
+        _add(app, known[name], handler, world)
+
+    @app.exception_handler(Refused)
+    async def _refused(_: Request, error: Refused) -> Response:
+        return JSONResponse({"detail": error.detail}, status_code=error.status)
+
+    original = app.openapi
+
+    def relative() -> dict[str, Any]:
+        # The client's base address ends with the prefix, and it appends the paths of the schema to it.
+        schema = original()
+        schema["paths"] = {path.removeprefix(PREFIX): one for path, one in schema["paths"].items()}
+        return schema
+
+    app.openapi = relative  # type: ignore[method-assign]
+    return app
+
+
+def _add(app: FastAPI, operation: Operation, handler: Any, world: Any) -> None:
+    form = operation.name == "login"
+    streamed = [p for p in operation.body if inspect.isclass(p.annotation) and issubclass(p.annotation, Streamable)]
+    verb = operation.name.split(".")[-1]
+    reads = verb.startswith(_READS) and not operation.body
+
+    async def endpoint(request: Request, **given: Any) -> Any:
+        current: World = world()
+        if operation.name not in OPEN:
+            _authorize(current, request)
+        if form:
+            fields = urllib.parse.parse_qs((await request.body()).decode())
+            given = {key: values[0] for key, values in fields.items()}
+        for parameter in streamed:
+            given[parameter.name] = await request.body()
+        with current.lock:
+            result = handler(current, **given)
+            if isinstance(result, Streamable):
+                return Response(b"".join(result.stream()), media_type=result.media_type)
+            return result
+
+    parameters = [inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)]
+    parameters += [_annotated(p, PathParameter()) for p in operation.path]
+    if not form:
+        parameters += [_annotated(p, Query()) for p in operation.query]
+        parameters += [_annotated(p, Body()) for p in operation.body if p not in streamed]
+    endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    options: dict[str, Any] = {}
+    if form:
+        schema = {"type": "object", "title": "Form"}
+        options["openapi_extra"] = {
+            "requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+        }
+    for parameter in streamed:
+        body = parameter.annotation.api_schema()
+        body["content"][parameter.annotation.media_type]["schema"]["title"] = parameter.name.title()
+        options["openapi_extra"] = {"requestBody": {**body, "required": True}}
+    if operation.returns in (Dataset, Stream):
+        options.update(response_class=Response, response_model=None, responses={200: operation.returns.api_schema()})
+    else:
+        options["response_model"] = operation.returns
+    path = "/".join([PREFIX, operation.name, *(f"{{{p.name}}}" for p in operation.path)])
+    app.add_api_route(
+        path, endpoint, methods=["GET" if reads else "POST"], summary=operation.name, name=operation.name, **options
+    )
+
+
+def _annotated(parameter: inspect.Parameter, where: Any) -> inspect.Parameter:
+    default = inspect.Parameter.empty if isinstance(where, type(PathParameter())) else parameter.default
+    return parameter.replace(annotation=Annotated[parameter.annotation, where], default=default)
+
+
+def _authorize(world: World, request: Request) -> None:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind != "Bearer" or token not in world.tokens:
+        raise Refused(401, "Could not validate credentials")
+
+
+class StandIn:
+    """A running server.
+
+    Attributes
+    ----------
+    url : what goes into ``CryoSPARC(url)``
+    world : the state behind it; assign another one to start anew
+    faults : the faults to come
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.world = World(root)
+        self._faults = Faults(make_app(lambda: self.world), lambda: self.world)
+        # asyncio switches off the delay of small packets (40 ms a call) only for sockets that name their protocol.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(
+            self._faults, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+
+    @property
+    def faults(self) -> list[Fault]:
+        return self._faults.planned
+
+    def reset(self, root: Path) -> World:
+        """Forget everything and all faults."""
+        self._faults.planned.clear()
+        self.world = World(root)
+        return self.world
+
+    def __enter__(self) -> StandIn:
+        self._thread.start()
+        end = time.monotonic() + 20
+        while not self._server.started:
+            if time.monotonic() > end:
+                raise TimeoutError("the stand-in server does not start")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._socket.close()
+
+
+if __name__ == "__main__":
+    import sys
+
+    with StandIn(Path(sys.argv[1])) as server:
+        print(server.url, server.world.email, repr(server.world.password), flush=True)
+        threading.Event().wait()

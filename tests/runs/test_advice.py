@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryosegnet_ext.errors import UsageError
+from cryosegnet_ext.files.formats import read_picks
+from cryosegnet_ext.files.inputs import Input, expand_inputs
+from cryosegnet_ext.files.micrograph import Micrograph
+from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs import batch
+from cryosegnet_ext.runs.advice import about_diameter
+from tests.stub_picker import StubPicker, write_micrograph
+
+
+class Given(StubPicker):
+    """Was given a diameter, and sees particles of 170."""
+
+    needs_diameter = False
+
+    def __init__(self, diameter: float, recipe: str = "default", seen: float | None = 170.0) -> None:
+        super().__init__()
+        self.settings = {"diameter": diameter, "recipe": recipe}
+        self.seen = seen
+
+    def estimate_diameter(self, micrographs: list[Micrograph]) -> float | None:
+        super().estimate_diameter(micrographs)
+        return self.seen
+
+
+def mics(folder: Path, count: int = 5, pixel_size: float = 2.0) -> list[Input]:
+    for i in range(count):
+        write_micrograph(folder / f"m{i}.mrc", i, pixel_size=pixel_size)
+    return expand_inputs([folder])
+
+
+def run(
+    picker: StubPicker, inputs: list[Input], output: Path, **options: object
+) -> tuple[batch.BatchResult, list[str]]:
+    said: list[str] = []
+    result = batch.run(picker, inputs, output, overlays=False, progress=False, say=said.append, **options)  # type: ignore[arg-type]
+    return result, [text for text in said if text.startswith("warning")]
+
+
+def in_summary(output: Path) -> list[str]:
+    return list(json.loads((output / "summary.json").read_text())["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("given", "doubted"), [(85, True), (115, True), (125, False), (170, False), (230, False), (340, True)]
+)
+def test_a_diameter_that_does_not_fit_is_doubted(tmp_path: Path, given: float, doubted: bool) -> None:
+    picker = Given(given)
+    result, said = run(picker, mics(tmp_path / "mics"), tmp_path / "out")
+    sentence = f"the particles look about 170 A; --diameter {given} was given"
+    assert said == [f"warning: {sentence}"] * doubted
+    assert list(result.warnings) == in_summary(tmp_path / "out") == [sentence] * doubted
+    # cheap: a few micrographs, once for all runs into the folder
+    assert [len(names) for names in picker.estimated] == [2]
+    (tmp_path / "mics" / "m0.mrc").touch()
+    result, said = run(picker, expand_inputs([tmp_path / "mics"]), tmp_path / "out")
+    assert (len(picker.estimated), said, len(result.warnings)) == (1, [], doubted)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixel_size", "true", "denoised"),
+    [
+        ("empiar-10017-denoised/Falcon_2012_06_12-15_14_01_0.jpg", 1.77, 170, True),
+        ("apoferritin/May08_04.32.27.mrc", 1.75, 119, False),
+        ("empiar-10059/stack_0003_2x_dfpt_10059.mrc", 4.48, 143, False),
+    ],
+)
+def test_real_micrographs_give_no_false_alarm(
+    shared_data: Path, name: str, pixel_size: float, true: float, denoised: bool
+) -> None:
+    from cryosegnet_ext import Picker, read_micrograph
+
+    file = shared_data / "micrographs" / name
+    if not file.is_file():
+        pytest.skip(f"{name} is not there")
+    picker = Picker(device="cpu", denoised=denoised, diameter=true)
+    seen = picker.estimate_diameter([read_micrograph(file, pixel_size)])
+    assert about_diameter(true, seen) is None
+    assert about_diameter(true / 2, seen) and about_diameter(2 * true, seen)
+
+
+def test_no_doubt_where_nothing_can_be_seen(tmp_path: Path) -> None:
+    inputs = mics(tmp_path / "mics")
+    for name, picker in (("few", Given(85, seen=None)), ("published", Given(85, recipe="published"))):
+        result, said = run(picker, inputs, tmp_path / name)
+        assert (result.warnings, said, in_summary(tmp_path / name)) == ((), [], [])
+    assert about_diameter(100, None) is None
+
+
+def test_a_header_of_exactly_one_is_doubted_once(tmp_path: Path) -> None:
+    inputs = mics(tmp_path / "mics", pixel_size=1.0)
+    result, said = run(StubPicker(), inputs, tmp_path / "out")
+    assert len(said) == 1 and "exactly 1.0 A per pixel" in said[0] and "--pixel-size" in said[0]
+    assert in_summary(tmp_path / "out") == list(result.warnings) == [said[0].removeprefix("warning: ")]
+
+
+def test_a_pixel_size_of_one_that_somebody_gave_is_believed(tmp_path: Path) -> None:
+    inputs = mics(tmp_path / "mics", pixel_size=1.0)
+    told = [Input(one.path, one.name, 1.0) for one in inputs]
+    other = mics(tmp_path / "other", pixel_size=1.01)
+    for name, source, options in (("a", inputs, {"pixel_size": 1.0}), ("b", told, {}), ("c", other, {})):
+        result, said = run(StubPicker(), source, tmp_path / name, **options)
+        assert (result.warnings, said) == ((), [])
+
+
+class Remembers(StubPicker):
+    """An estimate refuses a mixture, as the real one does."""
+
+    def estimate_diameter(self, micrographs: list[Micrograph]) -> float | None:
+        assert len({one.pixel_size is None for one in micrographs}) == 1
+        return 40.0
+
+
+@pytest.mark.parametrize("first", ["known", "unknown"])
+def test_micrographs_with_and_without_a_pixel_size(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimate in angstrom serves only those that have one; one in pixels serves all."""
+    for i in range(4):
+        known = (i < 2) == (first == "known")
+        write_micrograph(tmp_path / "mics" / f"m{i}.mrc", i, pixel_size=2.0 if known else 0.0)
+    inputs = expand_inputs([tmp_path / "mics"])
+    if first == "unknown":
+        monkeypatch.setattr("cryosegnet_ext.runs.sources.spread", lambda count: [0, 1])
+    picker = Remembers()
+    result, _ = run(picker, inputs, tmp_path / "out")
+    if first == "known":
+        assert (result.done, result.failed) == (2, 2)
+        assert all("--pixel-size" in reason and "angstrom" in reason for _, reason in result.failures)
+        assert dict(picker.picked) == {"m0.mrc": 40.0, "m1.mrc": 40.0}
+    else:
+        # 40 pixels; with 2 A per pixel these are 80 A
+        assert result.done == 4
+        assert dict(picker.picked) == {"m0.mrc": 40.0, "m1.mrc": 40.0, "m2.mrc": 80.0, "m3.mrc": 80.0}
+
+
+def test_the_picker_refuses_a_mixture(tmp_path: Path) -> None:
+    from cryosegnet_ext import Picker
+
+    some = [Micrograph(np.zeros((64, 64), np.float32), size, f"{size}.mrc") for size in (1.5, None)]
+    with pytest.raises(UsageError, match=r"None.mrc does not say its pixel size and others do.*--pixel-size"):
+        Picker(device="cpu").estimate_diameter(some)
+
+
+def test_one_box_for_all(tmp_path: Path) -> None:
+    inputs = mics(tmp_path / "mics", 2)
+
+    class Sizes(StubPicker):
+        def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+            picks = super().pick(micrograph, diameter)
+            size = np.linspace(20, 40, len(picks))
+            return Picks(picks.x, picks.y, size, picks.score, picks.pixel_size, picks.shape)
+
+    run(Sizes(), inputs, tmp_path / "out", formats=("box", "star"), box_size=64)
+    for i in range(2):
+        assert set(read_picks(tmp_path / "out" / "picks" / f"m{i}.box").diameter) == {64}
+    with pytest.raises(Exception, match="box_size"):
+        run(Sizes(), inputs, tmp_path / "out", formats=("box", "star"), box_size=32)

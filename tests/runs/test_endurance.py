@@ -1,0 +1,21 @@
+"""The endurance script in short; 5,000 micrographs take minutes: ``python benchmarks/endurance.py``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/endurance.py"
+
+
+@pytest.mark.parametrize("options", [[], ["--no-mount"]])
+def test_killed_full_and_vanishing(options: list[str]) -> None:
+    command = [sys.executable, str(SCRIPT), "--count", "240", *options]
+    environment = {"PYTHONPATH": str(SCRIPT.parent.parent), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "killed with SIGKILL 4 times" in said.stdout
+    assert "each picked exactly once, the same result" in said.stdout

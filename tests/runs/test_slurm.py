@@ -1,0 +1,57 @@
+"""Picking on a SLURM that is there: slurmctld and slurmd of Debian (slurm-wlm) on one machine are enough."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dask_jobqueue", reason="Dask is not installed: pip install 'cryosegnet-ext[cluster]'")
+
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.runs import batch
+from cryosegnet_ext.runs.engines.cluster import Cluster
+from cryosegnet_ext.runs.journal import Record
+from tests.runs.test_cluster import ROOT, make_slow, same
+from tests.stub_picker import StubPicker, write_micrograph
+
+
+def _runs() -> bool:
+    if shutil.which("sinfo") is None:
+        return False
+    said = subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True, timeout=30, check=False).stdout
+    return "idle" in said or "mix" in said
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.mark.skipif(not _runs(), reason="no SLURM with a free node here")
+def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers as jobs; one job is cancelled on the way, and another takes its place."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for i in range(30):
+        write_micrograph(tmp_path / f"mics/m{i}.mrc", seed=i)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(
+        "scheduler: slurm\nworkers: {minimum: 1, maximum: 2}\ncores: 1\nmemory: 1GB\nwalltime: '00:30:00'\n"
+        f"options: {{interface: lo, log_directory: {tmp_path}/logs}}\n"
+    )
+    cancelled: list[str] = []
+
+    def cancel(record: Record, finished: int, total: int) -> None:
+        if finished == 5:
+            jobs = subprocess.run(["squeue", "-h", "-o", "%i", "-n", "dask-worker"], capture_output=True, text=True)
+            cancelled.extend(jobs.stdout.split()[:1])
+            subprocess.run(["scancel", "--signal=KILL", *cancelled], check=True)
+
+    with Cluster(make_slow, file=path) as engine:
+        result = batch.run(engine, expand_inputs([tmp_path / "mics"]), tmp_path / "out", progress=False, watch=cancel)
+    assert cancelled and (result.done, result.failed) == (30, 0)
+    batch.run(StubPicker(), expand_inputs([tmp_path / "mics"]), tmp_path / "alone", progress=False)
+    same(tmp_path / "alone", tmp_path / "out")

@@ -1,0 +1,104 @@
+"""Several micrographs in flight: each once, the same picks, whatever their order; failures and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.runs.engines.base import Here
+from cryosegnet_ext.runs.engines.threads import InFlight, engine_for
+from cryosegnet_ext.runs.task import Task
+from tests.stub_picker import StubPicker
+
+
+def write(folder, count):
+    import mrcfile
+
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        with mrcfile.new(folder / f"m{i:02}.mrc") as mrc:
+            mrc.set_data(rng.normal(100, 10, (64, 72)).astype(np.float32))
+            mrc.voxel_size = 1.5
+    return expand_inputs([str(folder)])
+
+
+class Slow(StubPicker):
+    """Takes its time, later micrographs less; counts how many are picked at once."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.most, self.lock = 0, 0, threading.Lock()
+
+    def pick(self, micrograph, diameter=None):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.15 if "0." in micrograph.name else 0.05)
+        try:
+            return super().pick(micrograph, diameter)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def outcomes_of(engine, inputs):
+    stopping = SimpleNamespace(check=lambda: None, interrupts=contextlib.nullcontext)
+    todo = [Task(one, one.path.stem, diameter=30.0) for one in inputs]
+    found = []
+    with engine:
+        while todo or len(found) < len(inputs):
+            while todo and engine.room > 0:
+                engine.submit(todo.pop(0))
+            found += engine.wait(stopping, 1.0)
+    return found
+
+
+def test_each_micrograph_once_and_several_at_a_time(tmp_path):
+    inputs = write(tmp_path, 9)
+    picker = Slow()
+    found = outcomes_of(InFlight(picker, 3), inputs)
+    assert sorted(one.record.stem for one in found) == [f"m{i:02}" for i in range(9)]
+    assert all(one.record.done for one in found)
+    assert picker.most == 3
+    alone = {one.record.stem: one for one in outcomes_of(Here(StubPicker()), inputs)}
+    for one in found:
+        assert np.array_equal(one.picks.x, alone[one.record.stem].picks.x)
+
+
+def test_a_bad_file_fails_alone(tmp_path):
+    inputs = write(tmp_path, 4)
+    inputs[2].path.write_bytes(b"no micrograph")
+    found = {one.record.stem: one.record for one in outcomes_of(InFlight(Slow(), 2), inputs)}
+    assert [found[f"m0{i}"].done for i in range(4)] == [True, True, False, True]
+    assert found["m02"].reason
+
+
+def test_a_stop_is_heard_while_waiting(tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def check():
+        raise Stopped
+
+    engine = InFlight(Slow(), 2)
+    engine.submit(Task(write(tmp_path, 1)[0], "m00"))
+    start = time.monotonic()
+    with pytest.raises(Stopped), engine:
+        engine.wait(SimpleNamespace(check=check), 5.0)
+    assert time.monotonic() - start < 3
+    assert all(not thread.is_alive() for thread in engine._threads)
+
+
+def test_a_gpu_gets_threads():
+    assert isinstance(engine_for(StubPicker()), Here)
+    assert isinstance(engine_for(SimpleNamespace(device=torch.device("cuda:1"))), InFlight)
+    assert isinstance(engine_for(Slow()), Here)
