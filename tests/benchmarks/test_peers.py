@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from cryosegnet_ext import Picks
 from cryosegnet_ext.files.micrograph import Micrograph
-from tests.conftest import REPOSITORY
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(REPOSITORY / "benchmarks"), *sys.path])
 
 
 def points(*xy: tuple[float, float]) -> Picks:
@@ -28,8 +20,7 @@ def task(other_pickers, seed: int = 0):
 
 
 def test_particles_at_the_border_are_neither_right_nor_wrong():
-    import held_out
-    import other_pickers
+    from benchmarks.accuracy import held_out, other_pickers
 
     labels = np.array([[100.0, 100], [10, 100]])
     data = held_out.HeldOut("made up", task(other_pickers), {"mic": labels}, {"mic": np.array([True, False])}, 40.0)
@@ -42,7 +33,7 @@ def test_particles_at_the_border_are_neither_right_nor_wrong():
 
 
 def test_what_a_program_found_is_read_again_and_not_sought_again(tmp_path):
-    import other_pickers
+    from benchmarks.accuracy import other_pickers
 
     calls = []
 
@@ -64,7 +55,7 @@ def test_what_a_program_found_is_read_again_and_not_sought_again(tmp_path):
 
 
 def test_a_program_that_fails_leaves_nothing_to_be_read_again(tmp_path):
-    import other_pickers
+    from benchmarks.accuracy import other_pickers
 
     def work(folder):
         raise RuntimeError("no")
@@ -77,14 +68,14 @@ def test_a_program_that_fails_leaves_nothing_to_be_read_again(tmp_path):
 
 @pytest.mark.parametrize(("diameter", "scale"), [(119, 3), (20, 1), (170, 4)])
 def test_topaz_sees_particles_of_its_size(diameter, scale):
-    import other_pickers
+    from benchmarks.accuracy import other_pickers
 
     one = other_pickers.Task("x", [], diameter, 1.77)
     assert other_pickers.topaz_scale(one) == scale
 
 
 def test_calibration_error():
-    import reliability
+    from benchmarks.accuracy import reliability
 
     rng = np.random.default_rng(0)
     score = rng.random(20000)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.docs_commands import PAGES, ROOT, shell_commands
+from tests.docs.docs_commands import PAGES, shell_commands
 
 COMMANDS = [
-    (f"{page.name}:{number}", words[1:])
+    (f"{page.name}:{number}", words[2:])
     for page in PAGES
     for number, words in shell_commands(page)
-    if words[0].startswith("python") and len(words) > 1 and words[1].startswith("benchmarks/")
+    if words[0].startswith("python") and len(words) > 2 and words[2].startswith("benchmarks.")
 ]
 
 Parse = Callable[[list[str]], argparse.Namespace]
@@ -39,13 +39,13 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
         raise Parsed(whole(self, args, namespace))
 
     def run(words: list[str]) -> argparse.Namespace:
-        monkeypatch.setattr("sys.argv", [str(ROOT / words[0]), *words[1:]])
+        monkeypatch.setattr("sys.argv", words)
+        monkeypatch.delitem(sys.modules, words[0], raising=False)
         with pytest.raises(Parsed) as caught:
-            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+            runpy.run_module(words[0], run_name="__main__")
         (args,) = caught.value.args
         return args
 
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
     return run
 
@@ -62,19 +62,19 @@ def test_the_script_understands_its_command(
         args = parse(words)
     except SystemExit:
         pytest.fail(f"{where}: {shlex.join(words)}\n{capsys.readouterr().err}")
-    import real_data
+    from benchmarks import real_data
 
     for name in (*getattr(args, "sets", ()), *getattr(args, "turns", ()), *getattr(args, "leave_out", ())):
         assert name in real_data.SETS, f"{where}: there is no data set {name}"
 
 
 def test_the_way_to_the_weights_is_understood_by_each_script(parse: Parse, tmp_path: Path) -> None:
-    import make_weights
+    from benchmarks.weights import make_weights
 
     before: set[str] = set()
     for stage in make_weights.STAGES:
         command = stage.command(tmp_path, 0.01)
-        words = command[command.index("--") + 1 :] if "--" in command else command[1:]
+        words = command[len(command) - command[::-1].index("-m") :]
         args = parse(words)
         assert args.output == tmp_path / stage.name
         assert args.steps == max(round(stage.steps / 100), 2)
@@ -83,9 +83,8 @@ def test_the_way_to_the_weights_is_understood_by_each_script(parse: Parse, tmp_p
         before.add(stage.name)
 
 
-def test_a_stage_that_is_done_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import make_weights
+def test_a_stage_that_is_done_is_passed_over(tmp_path: Path) -> None:
+    from benchmarks.weights import make_weights
 
     trace, done = tmp_path / "trace", tmp_path / "DONE"
     command = [sys.executable, "-c", f"open({str(trace)!r}, 'a').write('x')"]

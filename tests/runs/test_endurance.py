@@ -1,4 +1,4 @@
-"""The endurance script in short; 5,000 micrographs take minutes: ``python benchmarks/endurance.py``."""
+"""The endurance script in short; 5,000 micrographs take minutes: ``python -m benchmarks.speed.endurance``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/endurance.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/speed/endurance.py"
 
 
 @pytest.mark.parametrize("options", [[], ["--no-mount"]])

@@ -1,6 +1,6 @@
 """Is the score the chance that a pick is a particle? Bins of score against the share that is right.
 
-    python benchmarks/reliability.py
+    python -m benchmarks.accuracy.reliability
 
 Every candidate of our picker on the held-out micrographs, whatever its score, size estimated by the program. A pick is
 right within 0.3 diameters of a label, one to one. The last lines sum up: the mean of score less share right, weighed
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 
-import held_out
 import numpy as np
-import real_data
 
+from benchmarks import real_data
+from benchmarks.accuracy import held_out
 from cryosegnet_ext import Picker
 
 BINS = np.linspace(0, 1, 11)

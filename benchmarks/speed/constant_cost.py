@@ -1,6 +1,6 @@
 """What a micrograph costs beside its picking, from the first to the 50,000th: time, memory and size of the journal.
 
-    python benchmarks/constant_cost.py [--count 50000] [--watch] [--output DIR]
+    python -m benchmarks.speed.constant_cost [--count 50000] [--watch] [--output DIR]
 
 Reading and picking are stubbed: each micrograph comes back at once with the same 300 picks, so that what is measured is
 the batch: files, journal, progress and, with --watch, looking for new files in a folder that grows.

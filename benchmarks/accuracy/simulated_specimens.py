@@ -1,6 +1,6 @@
 """Pick simulated micrographs of specimens that training never saw; zero-shot, default options.
 
-    python benchmarks/simulated_specimens.py --micrographs 2
+    python -m benchmarks.accuracy.simulated_specimens --micrographs 2
 
 Each specimen of the ``test`` list in ``benchmarks/splits.json`` at 1.5 A/px, 40 electrons / A^2, 1.2 to 2.4 um of
 defocus, with ice blobs and a carbon edge on every second micrograph. The size is estimated by the program from the
@@ -14,8 +14,8 @@ import argparse
 from collections.abc import Iterator
 
 import numpy as np
-from train_default import specimen_stacks
 
+from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext import Picker
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.files.micrograph import Micrograph

@@ -1,6 +1,6 @@
 """A long run in which everything goes wrong: each micrograph is picked once, with the result of an undisturbed run.
 
-    python benchmarks/endurance.py [--count 5000] [--seed 0] [--devices N]
+    python -m benchmarks.speed.endurance [--count 5000] [--seed 0] [--devices N]
 
 Small micrographs are picked by a stand-in picker (local maxima, no network) in processes of their own, while
  - the process is killed with SIGKILL at random moments and started again,
@@ -33,7 +33,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SIDE, CELL = 96, 16
 #: One micrograph of so many vanishes for a time, and one of so many is slow to read.
 VANISH, SLOW, SLOW_SECONDS = 50, 100, 0.3

@@ -1,6 +1,6 @@
 """The whole chain in the real RELION: simulate, External, Extract, Class2D, InitialModel; prints what came out.
 
-    python benchmarks/relion_chain.py /tmp/chain --micrographs 8 --iterations 10
+    python -m benchmarks.accuracy.relion_chain /tmp/chain --micrographs 8 --iterations 10
 
 RELION 3.1 must be installed (Debian: apt-get install relion). The picker is the real one with its built-in network; the
 particle is four balls of different size, which no class average can show by chance. InitialModel takes ten
@@ -22,7 +22,7 @@ import starfile
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from cryosegnet_ext.simulation.optics import Optics
@@ -160,7 +160,7 @@ def main() -> None:
     project.mkdir(parents=True)
     truth = simulate(project, args.micrographs)
     program = project / "cryosegnet-relion"
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     program.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(root)!r})\n"
         "from relion_external.job import main\nsys.exit(main())\n"

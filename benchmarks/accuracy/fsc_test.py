@@ -1,7 +1,8 @@
 """From picks to a map: what each picker's particles are worth, judged by the resolution that RELION reaches with them.
 
-    python benchmarks/fsc_test.py /tmp/fsc --specimen 3j9i.pdb.gz --micrographs 120
-    python benchmarks/fsc_test.py /tmp/fsc-small --micrographs 4 --iterations 2 --classes 4 --class-iterations 3
+    python -m benchmarks.accuracy.fsc_test /tmp/fsc --specimen 3j9i.pdb.gz --micrographs 120
+    python -m benchmarks.accuracy.fsc_test /tmp/fsc-small --micrographs 4 --iterations 2 --classes 4 \\
+        --class-iterations 3
 
 Needs RELION 3.1 with its MPI programs (Debian: apt-get install relion). Every step is skipped where its result is
 there, so a stopped run goes on; --pickers chooses among truth, ours, log and topaz (the last with --topaz-python PATH,
@@ -38,10 +39,10 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
-import real_data
 import starfile
 from scipy import ndimage
 
+from benchmarks import real_data
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.files.formats import read_many
 from cryosegnet_ext.simulation.series import truth_name

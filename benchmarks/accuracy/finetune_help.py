@@ -1,7 +1,7 @@
 """Does fine-tuning help on a data set that the start weights never saw? Before and after, on other micrographs.
 
-    python benchmarks/finetune_help.py START --set empiar-10017-denoised --micrographs 5 --output runs/finetune
-    python benchmarks/finetune_help.py START --set empiar-10017-denoised --self-train --output runs/selftrain
+    python -m benchmarks.accuracy.finetune_help START --set empiar-10017-denoised --micrographs 5 --output runs/finetune
+    python -m benchmarks.accuracy.finetune_help START --set empiar-10017-denoised --self-train --output runs/selftrain
 
 START is a weights file, or the checkpoint.pt of a run of ``train_default.py`` that left the set out; a checkpoint gets
 the built-in network's calibration, since its own must not come from the set either. Labelled (or, with --self-train,
@@ -17,10 +17,10 @@ import json
 import time
 from pathlib import Path
 
-import real_data
 import torch
-from real_micrographs import PIXEL_SIZE, score
 
+from benchmarks import real_data
+from benchmarks.accuracy.real_micrographs import PIXEL_SIZE, score
 from cryosegnet_ext.cli import main as cryosegnet
 from cryosegnet_ext.training.output import write_weights
 from cryosegnet_ext.weights import metadata_of, resolve

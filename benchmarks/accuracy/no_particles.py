@@ -1,6 +1,6 @@
 """Picks on views without particles: contamination, empty holes, crystalline and empty vitreous ice.
 
-    python benchmarks/no_particles.py
+    python -m benchmarks.accuracy.no_particles
 
 Each view by itself, default options, size estimated by the program. The views in the ``train`` list of ``no-particles``
 in ``benchmarks/splits.json`` were shown to the network in training, those in ``test`` were not.
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-import real_data
-
+from benchmarks import real_data
 from cryosegnet_ext import Picker, read_micrograph
 
 

@@ -1,8 +1,8 @@
 """From data to the built-in weights: every stage of the training in its order, one command.
 
-    python benchmarks/make_weights.py runs
-    python benchmarks/make_weights.py try --share 0.003    # every stage in a few steps: does it run here?
-    python benchmarks/make_weights.py runs --list          # the commands, without running any
+    python -m benchmarks.weights.make_weights runs
+    python -m benchmarks.weights.make_weights try --share 0.003    # every stage in a few steps: does it run here?
+    python -m benchmarks.weights.make_weights runs --list          # the commands, without running any
 
 A stage that is done is passed over, a U-Net's stage that was stopped goes on; ``runs/<stage>`` holds its checkpoint,
 its command, ``loss.csv`` and ``curves.png``. Last come ``runs/weights/unet_default.safetensors``,
@@ -22,11 +22,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import real_data
-
+from benchmarks import real_data
 from cryosegnet_ext.training.curves import draw_curves
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 ALL = "empiar-10017-denoised apoferritin empiar-10059 views"
 # EMPIAR-10017 twice: it has the most particles, and labels that are the hardest to foresee.
 WEIGHED = "empiar-10017-denoised apoferritin empiar-10017-denoised empiar-10059 views"
@@ -53,14 +52,14 @@ class Stage:
         if "--scenes" in options:
             k = options.index("--scenes") + 1
             options[k] = str(_part(int(options[k]), share))
-        words = [f"benchmarks/{self.script}", "--output", str(runs / self.name), *options]
+        words = ["-m", f"benchmarks.weights.{self.script}", "--output", str(runs / self.name), *options]
         words += ["--steps", str(_part(self.steps, share))]
         if self.taken is not None:
             words += ["--stop-after", str(_part(self.taken, share))]
         if self.processes == 1:
             return [sys.executable, *words]
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        return [*launch, "--nproc-per-node", str(self.processes), "--", *words]
+        return [*launch, "--nproc-per-node", str(self.processes), *words]
 
 
 def _part(steps: int, share: float) -> int:
@@ -70,16 +69,16 @@ def _part(steps: int, share: float) -> int:
 def _few(name: str, options: str, steps: int, taken: int | None = None) -> Stage:
     """Of simulation, and one crop in eight of one data set."""
     options = f"--stage mixed --real 1 --turns empiar-10059 {options}"
-    return Stage(name, "train_default.py", options, steps, taken)
+    return Stage(name, "train_default", options, steps, taken)
 
 
 def _all(name: str, options: str, steps: int) -> Stage:
     """Of all there is, half of it real, in two processes."""
-    return Stage(name, "train_default.py", f"--stage mixed --real 4 --empty 0.8 {options}", steps, processes=2)
+    return Stage(name, "train_default", f"--stage mixed --real 4 --empty 0.8 {options}", steps, processes=2)
 
 
 STAGES = (
-    Stage("simulated", "train_default.py", "--stage simulated", 1300, 600),
+    Stage("simulated", "train_default", "--stage simulated", 1300, 600),
     _few("zero-before", "--start {runs}/simulated/checkpoint.pt --rate 1.5e-3 --seed 12", 3600, 800),
     _few("zero", "--start {runs}/zero-before/checkpoint.pt --rate 1e-3 --seed 13", 900),
     _all("wide", f"--start {{runs}}/zero/checkpoint.pt --turns {ALL} --rate 1.2e-3 --seed 131", 1700),
@@ -87,13 +86,13 @@ STAGES = (
     _all("final", f"--start {{runs}}/wider/checkpoint.pt --turns {WEIGHED} --rate 1e-3 --seed 171", 2600),
     Stage(
         "sam-first",
-        "train_sam.py",
+        "train_sam",
         "--unet {runs}/final/checkpoint.pt --scenes 600 --rate 1e-3 --real-share 0.35 --empty-share 0.12 --seed 21",
         4500,
     ),
     Stage(
         "sam",
-        "train_sam.py",
+        "train_sam",
         "--unet {runs}/final/checkpoint.pt --start {runs}/sam-first/checkpoint.pt --scenes 600 --rate 6e-4 "
         "--real-share 0.25 --empty-share 0.08 --seed 22",
         1800,
@@ -108,7 +107,7 @@ def run(command: list[str], done: Path) -> None:
         print(f"done before: {line}", flush=True)
         return
     print(line, flush=True)
-    if subprocess.run(command, cwd=HERE.parent, check=False).returncode:
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"this stage failed: {line}\nThe stages before it are kept: mend the cause and run this script again.")
     done.write_text(line)
 
@@ -138,7 +137,7 @@ def main() -> None:
     a = ap.parse_args()
     runs = a.runs.resolve()
     weights = runs / "weights"
-    calibrate = [sys.executable, "benchmarks/calibrate.py", str(runs / "final" / "checkpoint.pt")]
+    calibrate = [sys.executable, "-m", "benchmarks.weights.calibrate", str(runs / "final" / "checkpoint.pt")]
     calibrate += ["--sam", str(runs / "sam" / "sam.safetensors"), "--output", str(weights / "unet_default.safetensors")]
     commands = [stage.command(runs, a.share) for stage in STAGES]
     if a.list:

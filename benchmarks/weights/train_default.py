@@ -1,10 +1,10 @@
 """Train the built-in U-Net: simulation first, then simulation and labelled micrographs together.
 
-    python benchmarks/train_default.py --stage simulated --output runs/simulated --steps 1300 --stop-after 600
-    python benchmarks/train_default.py --stage mixed --output runs/mixed --steps 1900 --stop-after 1800 \\
+    python -m benchmarks.weights.train_default --stage simulated --output runs/simulated --steps 1300 --stop-after 600
+    python -m benchmarks.weights.train_default --stage mixed --output runs/mixed --steps 1900 --stop-after 1800 \\
         --start runs/simulated/checkpoint.pt
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -- benchmarks/train_default.py ...    # two processes, 2 x 8 crops
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m benchmarks.weights.train_default ...  # two processes, 2 x 8 crops
 
 Only the training splits of ``benchmarks/splits.json`` are read. The same arguments give the same crops in the same
 order; the weights agree up to the rounding of the machine's arithmetic, bf16 where it has units for it.
@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import real_data
 import torch
 
+from benchmarks import real_data
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.simulation.projection import project, random_rotations
 from cryosegnet_ext.simulation.specimens import read_specimen

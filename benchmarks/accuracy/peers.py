@@ -1,6 +1,6 @@
 """Our picker and others on the same held-out micrographs, in one table.
 
-    python benchmarks/peers.py --cache peers_cache --topaz topaz_environment/bin/topaz
+    python -m benchmarks.accuracy.peers --cache peers_cache --topaz topaz_environment/bin/topaz
 
 - ours, default options, the size estimated by the program, and the true size given;
 - RELION's LoG picker (`relion_autopick --LoG`), given the true diameter -20 % and +20 %, default threshold;
@@ -23,10 +23,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import held_out
-import other_pickers
-import real_data
-
+from benchmarks import real_data
+from benchmarks.accuracy import held_out, other_pickers
 from cryosegnet_ext import Picker, read_picks
 from cryosegnet_ext.evaluation import SetScore
 

@@ -1,6 +1,7 @@
 """Turn a training checkpoint into the built-in weights: calibrate the score on validation data, write safetensors.
 
-    python benchmarks/calibrate.py runs/mixed/checkpoint.pt --output cryosegnet_ext/data/unet_default.safetensors
+    python -m benchmarks.weights.calibrate runs/mixed/checkpoint.pt \\
+        --output cryosegnet_ext/data/unet_default.safetensors
 
 Reads the validation splits of ``benchmarks/splits.json`` and simulated micrographs of training specimens with seeds
 that training never used, and the views without particles that training saw. A logistic regression gives the score from
@@ -17,13 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import real_data
 import torch
 from safetensors.torch import save_file
 from scipy.optimize import minimize
 from segment_anything.modeling import Sam
-from train_default import specimen_stacks
 
+from benchmarks import real_data
+from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext.evaluation import match
 from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
 from cryosegnet_ext.picking import window_sam

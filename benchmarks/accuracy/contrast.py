@@ -1,6 +1,6 @@
 """Pick micrographs of every signal-to-noise ratio, made by another, plainer simulation than the one that training saw.
 
-    python benchmarks/contrast.py
+    python -m benchmarks.accuracy.contrast
 
 One micrograph for each specimen of the ``test`` list in ``benchmarks/splits.json`` and each ratio: projections times
 the contrast transfer function, noise with a share of low frequencies, a slope. The ratio is that of the variance inside
@@ -15,11 +15,11 @@ import argparse
 
 import cv2
 import numpy as np
-from held_out import HeldOut, merge
-from other_pickers import Task
 from scipy import fft
-from train_default import specimen_stacks
 
+from benchmarks.accuracy.held_out import HeldOut, merge
+from benchmarks.accuracy.other_pickers import Task
+from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext import Picker, Picks
 from cryosegnet_ext.evaluation import SetScore
 from cryosegnet_ext.files.micrograph import Micrograph

@@ -1,7 +1,7 @@
 """What each step adds, on the held-out micrographs: the U-Net's map alone, segmenters, postprocessing, flips.
 
-    python benchmarks/ablation.py
-    python benchmarks/ablation.py --sam sam_vit_b       # and the published grid, where such a SAM is at hand
+    python -m benchmarks.accuracy.ablation
+    python -m benchmarks.accuracy.ablation --sam sam_vit_b       # and the published grid, where such a SAM is at hand
 
 The true size is given, so that every row works at the same scale. The steps before postprocessing have the mean
 probability in the mask as their score, threshold 0.5; with postprocessing it is the calibrated score at the default
@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-import held_out
 import numpy as np
-import real_data
-from calibrate import WORKING_DIAMETER
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks import real_data
+from benchmarks.accuracy import held_out
+from benchmarks.weights.calibrate import WORKING_DIAMETER
 from cryosegnet_ext import Picker, Picks
 from cryosegnet_ext.evaluation import SetScore
 from cryosegnet_ext.files.micrograph import Micrograph

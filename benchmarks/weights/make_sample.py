@@ -1,14 +1,14 @@
 """Make the sample micrograph of `cryosegnet demo`: 20S proteasome (PDB 3J9I, CC0), simulated.
 
-python benchmarks/make_sample.py
+python -m benchmarks.weights.make_sample
 """
 
 from __future__ import annotations
 
 import mrcfile
 import numpy as np
-import real_data
 
+from benchmarks import real_data
 from cryosegnet_ext import Picks
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from cryosegnet_ext.simulation.optics import Optics

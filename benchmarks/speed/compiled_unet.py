@@ -1,6 +1,6 @@
 """Is a compiled or frozen U-Net faster on this CPU than the plain one? Processor seconds, taken in turns.
 
-    python benchmarks/compiled_unet.py
+    python -m benchmarks.speed.compiled_unet
 
 The three run one after the other in every round, so that a busy machine is as unkind to each. The first column is what
 making the graph costs, once a process and once a size of image; the last is how far the map moves from the plain one.

@@ -1,6 +1,6 @@
 """What each kind of evidence adds to the score, on data that neither training nor the fit saw.
 
-    python benchmarks/score_terms.py runs/zero/checkpoint.pt --known empiar-10059 \\
+    python -m benchmarks.accuracy.score_terms runs/zero/checkpoint.pt --known empiar-10059 \\
         --unknown empiar-10017-denoised apoferritin
 
 For a checkpoint whose training left the ``--unknown`` sets out. The score is fitted on the validation micrographs of
@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import real_data
-from calibrate import (
+
+from benchmarks import real_data
+from benchmarks.weights.calibrate import (
     EMPTY,
     EMPTY_SIZES,
     SIZE_ERRORS,
@@ -30,7 +31,6 @@ from calibrate import (
     load_checkpoint,
     simulated,
 )
-
 from cryosegnet_ext.picking.scoring import Evidence, joined
 
 # Columns of the evidence (see `Evidence.columns`) that a fit does without.

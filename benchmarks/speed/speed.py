@@ -1,9 +1,9 @@
 """How fast: every stage, against the published pipeline written plainly, and against what the machine can do.
 
-    python benchmarks/speed.py                                   # everything, about 10 minutes on two cores
-    python benchmarks/speed.py --stages "plain *" "ours *"       # some of it
-    python benchmarks/speed.py --device cuda --sam sam_vit_h_4b8939.pth
-    python benchmarks/speed.py --topaz-python topaz/bin/python   # Topaz beside it, in its own environment
+    python -m benchmarks.speed.speed                                   # everything, about 10 minutes on two cores
+    python -m benchmarks.speed.speed --stages "plain *" "ours *"       # some of it
+    python -m benchmarks.speed.speed --device cuda --sam sam_vit_h_4b8939.pth
+    python -m benchmarks.speed.speed --topaz-python topaz/bin/python   # Topaz beside it, in its own environment
 
 One micrograph, made of the sample of `cryosegnet demo` by reflection and noise. Each stage runs in a process of its
 own, so that its peak memory is its own; repeats of all stages take turns, and the least time counts, so that other load
@@ -32,7 +32,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-import speed_stages
+
+from benchmarks.speed import speed_stages
 
 
 def main() -> None:
@@ -161,10 +162,20 @@ def measure(a: argparse.Namespace) -> None:
 
 
 def in_process(a: argparse.Namespace, name: str) -> dict:
-    command = [sys.executable, __file__, "--worker", name, "--folder", str(a.folder), "--device", a.device]
-    command += ["--threads", str(a.threads), *(["--sam", str(a.sam)] if a.sam else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.speed",
+        "--worker",
+        name,
+        "--folder",
+        str(a.folder),
+        "--device",
+        a.device,
+    ]
+    command += ["--threads", str(a.threads), *(["--sam", str(a.sam.resolve())] if a.sam else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": str(a.threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=speed_stages.ROOT)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])

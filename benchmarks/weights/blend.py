@@ -1,7 +1,7 @@
 """The weighted mean of the weights of several checkpoints of one training.
 
-    python benchmarks/blend.py runs/long/checkpoint.pt=0.25 runs/clear/checkpoint.pt=0.5 runs/last/checkpoint.pt=0.25 \\
-        --output runs/blend/checkpoint.pt
+    python -m benchmarks.weights.blend runs/long/checkpoint.pt=0.25 runs/clear/checkpoint.pt=0.5 \\
+        runs/last/checkpoint.pt=0.25 --output runs/blend/checkpoint.pt
 
 Later stages of a training learn something new and forget a little; their mean keeps more of both.
 """

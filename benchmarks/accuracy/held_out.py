@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import real_data
-from other_pickers import Task
-from real_micrographs import LABEL_DIAMETER, PIXEL_SIZE
-from simulated_specimens import scenes
 
+from benchmarks import real_data
+from benchmarks.accuracy.other_pickers import Task
+from benchmarks.accuracy.real_micrographs import LABEL_DIAMETER, PIXEL_SIZE
+from benchmarks.accuracy.simulated_specimens import scenes
 from cryosegnet_ext import Picks
 from cryosegnet_ext.evaluation import SetScore, match, score_set
 from cryosegnet_ext.files.micrograph import Micrograph

@@ -1,6 +1,6 @@
 """Train the built-in small SAM on windows around the peaks of a U-Net's map.
 
-    python benchmarks/train_sam.py --unet runs/mixed/checkpoint.pt --output runs/sam --steps 2500
+    python -m benchmarks.weights.train_sam --unet runs/mixed/checkpoint.pt --output runs/sam --steps 2500
 
 Simulated crops and the training splits of the labelled micrographs (``benchmarks/splits.json``); windows are drawn from
 a pool of scenes, of which every step renews one. Writes ``loss.csv``, ``checkpoint.pt`` and ``sam.safetensors``.
@@ -19,11 +19,11 @@ from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
-import real_data
 import torch
 from safetensors.torch import save_file
-from train_default import empty_view, specimen_stacks
 
+from benchmarks import real_data
+from benchmarks.weights.train_default import empty_view, specimen_stacks
 from cryosegnet_ext.networks.unet import AttentionUNet, bf16_pays, probability_map
 from cryosegnet_ext.picking import window_sam
 from cryosegnet_ext.training.crops import labelled_particles, simulated_particles

@@ -1,6 +1,6 @@
 """Pick labelled micrographs with the built-in network and score the picks.
 
-    python benchmarks/real_micrographs.py --split test
+    python -m benchmarks.accuracy.real_micrographs --split test
 
 For each data set the whole program runs, as a user runs it: `cryosegnet pick` on the files of the split, default
 threshold, size estimated by itself; then again with the size given. A pick is right within 0.3 diameters of a label,
@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import real_data
 
+from benchmarks import real_data
 from cryosegnet_ext import Picks, read_picks
 from cryosegnet_ext.cli import main as cryosegnet
 from cryosegnet_ext.evaluation import agreement, match

@@ -1,6 +1,6 @@
 """Do five labelled micrographs help the built-in network where it is weak: a faint specimen that it never saw?
 
-    python benchmarks/finetune_faint.py --specimen betagal --output runs/finetune-faint
+    python -m benchmarks.accuracy.finetune_faint --specimen betagal --output runs/finetune-faint
 
 Micrographs of `contrast.py` (another simulation than that of training), of a specimen that training left out, at one
 signal-to-noise ratio. ``cryosegnet finetune`` gets the first five with their true centres, as a user would give them;
@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contrast import IMAGING, micrographs
-from held_out import HeldOut, merge
-from train_default import specimen_stacks
 
+from benchmarks.accuracy.contrast import IMAGING, micrographs
+from benchmarks.accuracy.held_out import HeldOut, merge
+from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext import Picks, read_picks
 from cryosegnet_ext.cli import main as cryosegnet
 from cryosegnet_ext.simulation.tables import write_mrc

@@ -1,6 +1,6 @@
 """Make the pictures of docs/tutorial.md and docs/how_it_works.md from the sample micrograph.
 
-python benchmarks/make_figures.py
+python packaging/make_figures.py
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ QUALITY = 80
 
 
 def main() -> None:
+    """Draw each picture."""
     parser = argparse.ArgumentParser(description="make the pictures of the documentation")
     parser.add_argument("--output", type=Path, default=IMAGES, help="folder (default: docs/images)")
     output = parser.parse_args().output

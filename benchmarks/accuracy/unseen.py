@@ -1,6 +1,6 @@
 """What checkpoints of a training find in a data set that it left out: maps and watershed alone, the size given.
 
-    python benchmarks/unseen.py runs/zero/checkpoint.pt --sets empiar-10017-denoised
+    python -m benchmarks.accuracy.unseen runs/zero/checkpoint.pt --sets empiar-10017-denoised
 
 For comparing recipes within minutes, before anything is calibrated. Masks are ranked by their mean probability; printed
 are F1 at the probability of 0.5, the best F1 with its probability, and the recall of all masks. A pick is right within
@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import real_data
-from calibrate import Picking, f1_curve, load_checkpoint
-from score_terms import alone
+from benchmarks import real_data
+from benchmarks.accuracy.score_terms import alone
+from benchmarks.weights.calibrate import Picking, f1_curve, load_checkpoint
 
 
 def main() -> None:

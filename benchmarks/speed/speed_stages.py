@@ -11,9 +11,11 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
-import plain_pipeline as plain
 
-SAMPLE = Path(__file__).resolve().parent.parent / "cryosegnet_ext" / "data" / "sample.mrc"
+from benchmarks.speed import plain_pipeline as plain
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "cryosegnet_ext" / "data" / "sample.mrc"
 PIXEL_SIZE = 2.0
 PLAIN = ("plain denoising", "plain U-Net", "plain generator")
 
