@@ -1,7 +1,7 @@
 """From picks to a map: what each picker's particles are worth, judged by the resolution that RELION reaches with them.
 
-    python -m benchmarks.accuracy.fsc_test /tmp/fsc --specimen 3j9i.pdb.gz --micrographs 120
-    python -m benchmarks.accuracy.fsc_test /tmp/fsc-small --micrographs 4 --iterations 2 --classes 4 \\
+    python -m benchmarks.accuracy.fsc /tmp/fsc --specimen 3j9i.pdb.gz --micrographs 120
+    python -m benchmarks.accuracy.fsc /tmp/fsc-small --micrographs 4 --iterations 2 --classes 4 \\
         --class-iterations 3
 
 Needs RELION 3.1 with its MPI programs (Debian: apt-get install relion). Every step is skipped where its result is
