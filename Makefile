@@ -24,6 +24,7 @@ lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The site is build/site/index.html; nothing but pip needs the network.
 docs: environment

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
+from ..files.discs import centres_of_mask
 from ..files.micrograph import read_micrograph
 from ..files.picks import Picks
-from ..training.discs import centres_of_mask
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".mrc")
 

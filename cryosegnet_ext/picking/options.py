@@ -9,6 +9,18 @@ import re
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files.limits import PIXEL_SIZES
+
+__all__ = [
+    "BUILT_IN_SAM",
+    "DIAMETERS",
+    "PIXEL_SIZES",
+    "RECIPES",
+    "SEGMENTERS",
+    "check_choices",
+    "is_device",
+    "split_devices",
+]
 
 SEGMENTERS = ("peaks", "grid", "watershed")
 #: For ``peaks`` where no other SAM is named.
@@ -16,8 +28,6 @@ BUILT_IN_SAM = "sam_small"
 RECIPES = ("default", "published")
 #: Least and largest particle diameter, angstrom.
 DIAMETERS = (1.0, 10_000.0)
-#: Least and largest pixel size, angstrom per pixel.
-PIXEL_SIZES = (0.05, 100.0)
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 

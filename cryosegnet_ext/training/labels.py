@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
+from ..files.discs import centres_of_mask
 from ..files.formats import READABLE, read_many
 from ..files.inputs import Input
 from ..files.micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
 from ..files.picks import Picks
 from ..runs.progress import plural
-from .discs import centres_of_mask
 
 Floats = NDArray[np.float64]
 

@@ -19,6 +19,7 @@ import pytest
 import tifffile
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.files.limits import BadFile
 from cryosegnet_ext.files.micrograph import (
     MICROGRAPH_SUFFIXES,
     Micrograph,
@@ -26,7 +27,6 @@ from cryosegnet_ext.files.micrograph import (
     read_micrograph,
     require_pixel_size,
 )
-from cryosegnet_ext.files.micrograph.limits import BadFile
 from cryosegnet_ext.files.micrograph.mrc import read_compressed_mrc
 from tests.damage import KINDS, MODE, NSYMBT, NX, NY, NZ, damaged_files, encoded, with_field
 

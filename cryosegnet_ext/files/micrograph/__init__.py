@@ -18,7 +18,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from ...errors import CryoSegNetError
-from .limits import (
+from ..limits import (
     MAX_PIXEL_SIZE,
     MAX_SIDE,
     MIN_PIXEL_SIZE,

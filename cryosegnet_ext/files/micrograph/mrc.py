@@ -12,7 +12,7 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
-from .limits import BadFile, check_shape, one_line, plausible, rounded, skip, take, truncated
+from ..limits import BadFile, check_shape, one_line, plausible, rounded, skip, take, truncated
 
 _MRC_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _MRC_DIMENSION_LIMIT = 1_000_000

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .limits import BadFile, check_expansion, check_shape, one_line, plausible, rounded, truncated
+from ..limits import BadFile, check_expansion, check_shape, one_line, plausible, rounded, truncated
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, BinaryIO
 
-from ...picking.options import PIXEL_SIZES
-
 MIN_SIDE, MAX_SIDE = 64, 32768
+#: Least and largest pixel size, angstrom per pixel.
+PIXEL_SIZES = (0.05, 100.0)
 MIN_PIXEL_SIZE, MAX_PIXEL_SIZE = PIXEL_SIZES
 _ENCODED_LIMIT = 2 << 30
 _MAX_EXPANSION = 1100  # deflate reaches 1032 at best, and only where an image is constant
