@@ -22,7 +22,7 @@ import torch
 from benchmarks import real_data
 from benchmarks.accuracy.real_micrographs import PIXEL_SIZE, score
 from cryosegnet_ext.cli import main as cryosegnet
-from cryosegnet_ext.training.output import write_weights
+from cryosegnet_ext.training.result import write_weights
 from cryosegnet_ext.weights import metadata_of, resolve
 
 

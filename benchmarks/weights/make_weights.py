@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import real_data
-from cryosegnet_ext.training.curves import draw_curves
+from cryosegnet_ext.training.progress import draw_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = "empiar-10017-denoised apoferritin empiar-10059 views"

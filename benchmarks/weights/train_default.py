@@ -27,7 +27,7 @@ from cryosegnet_ext.simulation.specimens import read_specimen
 from cryosegnet_ext.training.crops import Labelled, augment, labelled_crop, simulated_crop
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
 from cryosegnet_ext.training.parallel import joined
-from cryosegnet_ext.training.training import chosen_precision
+from cryosegnet_ext.training.train import chosen_precision
 
 SIDE, BATCH = 256, 8
 # Scale at which a view without particles is shown, against its own pixels: the picker tries many sizes on it.

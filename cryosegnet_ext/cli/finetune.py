@@ -10,9 +10,9 @@ from .options import number
 from .train import add_data_args, add_run_args, check, run, whole
 
 if TYPE_CHECKING:
-    from ..training.curves import Watcher
     from ..training.folder import RunFolder
     from ..training.parallel import Group
+    from ..training.progress import Watcher
 
 HELP = "fit the network to your protein, from a few labelled micrographs or from its own picks"
 
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.labels and not args.self_train:
         raise UsageError("give --labels, or --self-train to learn from the network's own confident picks")
 
-    from ..training.finetuning import finetune
+    from ..training.finetune import finetune
     from ..training.options import FineTuning
 
     known = {name: getattr(args, name) for name in FineTuning.__dataclass_fields__ if hasattr(args, name)}

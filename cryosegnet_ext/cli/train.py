@@ -16,10 +16,10 @@ from .options import device, number
 from .parsing import DONE, NOTHING_DONE, STOPPED, say
 
 if TYPE_CHECKING:
-    from ..training.curves import Watcher
     from ..training.folder import RunFolder
     from ..training.options import Options
     from ..training.parallel import Group
+    from ..training.progress import Watcher
 
 HELP = "teach a network on labelled micrographs"
 
@@ -173,7 +173,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--levels 6 is for the published preset: the default one's crops are too small for it")
 
     from ..training.options import Options
-    from ..training.training import train
+    from ..training.train import train
 
     values = {name: getattr(args, name) for name in Options.__dataclass_fields__}
     options = Options(**values)
@@ -198,7 +198,7 @@ def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..
     """Do a run in its folder: resume, stop on signals, tell the result."""
     from ..training.folder import RunFolder
     from ..training.parallel import PartnerFailed, joined
-    from ..training.training import chosen_precision
+    from ..training.train import chosen_precision
 
     try:
         with joined(args.device) as group:
@@ -213,9 +213,9 @@ def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..
 
 def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callable[..., None]) -> int:
     from ..runs.stopping import Stop, Stopped
-    from ..training.curves import Watcher
-    from ..training.ending import summary
     from ..training.fit import Interrupted
+    from ..training.progress import Watcher
+    from ..training.result import summary
 
     tell = (lambda _: None) if args.quiet or not group.first else say
     if folder.finished:

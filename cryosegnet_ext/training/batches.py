@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..simulation.micrograph import ProjectionStack
 from .crops import Crop, augment, labelled_particles, simulated_particles
-from .dataset import Example
+from .examples import Example
 from .fit import UNKNOWN, Batch
 from .parallel import Group
 

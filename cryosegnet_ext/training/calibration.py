@@ -15,7 +15,7 @@ from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from ..picking.picker import Picker
 from ..picking.scoring import Calibration, Evidence, joined
-from .dataset import Example
+from .examples import Example
 
 Floats = NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from ..networks.memory import ran_out
 from ..networks.unet import AttentionUNet
 from .folder import CHECKPOINT
 from .parallel import Group
-from .tables import LOSS_COLUMNS, VALIDATION_COLUMNS, Table
+from .progress import LOSS_COLUMNS, VALIDATION_COLUMNS, Moment, Table
 
 Batch = tuple[NDArray[np.float32], NDArray[Any]]
 
@@ -69,19 +69,6 @@ class Recipe:
             return self.learning_rate
         warm = min(1.0, (step + 1) / 50)
         return self.learning_rate * (warm * (0.5 * (1 + math.cos(math.pi * step / self.steps)) * 0.98 + 0.02))
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What there is to say about a run at one of its steps: None where it was not measured there."""
-
-    step: int
-    steps: int
-    loss: float | None = None
-    learning_rate: float | None = None
-    validation_loss: float | None = None
-    validation_dice: float | None = None
-    best: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,15 @@ from ..picking.denoise import working_image
 from ..picking.picker import Picker
 from ..runs.progress import plural
 from ..weights import resolve, sha256_of
-from . import output
-from .blobs import lumpy_stack, simulated_micrographs
+from . import result
 from .calibration import REACH, Scores, with_size
-from .choosing import BLENDS, Choice, Trained, finish_choice, keep
-from .dataset import Example, Preparation, Task, prepare
+from .data import Data, UserData, digests, known_size, labelled_examples, split_data
+from .examples import Example, LabelledInput, Preparation, prepare
 from .folder import FRAMES, RunFolder
 from .labels import Labels
 from .options import FineTuning
-from .preparing import Wanted, digests, known_size, labelled_examples
-from .training import Data, split_data
+from .selection import BLENDS, Choice, Trained, finish_choice, keep
+from .synthetic import lumpy_stack, simulated_micrographs
 
 #: As many micrographs as in the paper.
 MOST_MICROGRAPHS = 20
@@ -65,15 +64,15 @@ def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, s
     judges: list[Example] = []
     if options.labels:
         how_labels = replace(how, flip=options.flip_labels, scale=options.label_scale)
-        wanted = Wanted(
+        given = UserData(
             options.micrographs, options.labels, options.diameter, how_labels, options.skip_bad, start, device
         )
-        judges, size, digest = labelled_examples(wanted, folder.path, say)
+        judges, size, digest = labelled_examples(given, folder.path, say)
         held = {example.path for example in judges}
         inputs = [one for one in inputs if str(one.path) not in held]
     else:
-        wanted = Wanted(options.micrographs, [], options.diameter, how, weights=start, device=device)
-        size, digest = known_size(wanted, [(one, None) for one in inputs], folder.path, say), {}
+        given = UserData(options.micrographs, [], options.diameter, how, weights=start, device=device)
+        size, digest = known_size(given, [(one, None) for one in inputs], folder.path, say), {}
     if len(inputs) > MOST_MICROGRAPHS:
         spread = np.linspace(0, len(inputs) - 1, MOST_MICROGRAPHS).round().astype(int)
         inputs = [inputs[i] for i in spread.tolist()]
@@ -81,7 +80,7 @@ def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, s
     if not inputs:
         raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
     none = np.zeros(0)
-    tasks = [Task(one, Labels(one.name, none, none), size.value, size.angstrom) for one in inputs]
+    tasks = [LabelledInput(one, Labels(one.name, none, none), size.value, size.angstrom) for one in inputs]
     blank, problems = prepare(tasks, how, folder.path / FRAMES, say)
     for problem in problems:
         say(f"warning: {problem}")
@@ -138,9 +137,9 @@ def conclude(trained: Trained) -> None:
     scores = {"start weights": old_simulated}
     untouched = Choice(0.0, prior, threshold, old_simulated.f1)
     remarks = [f"Labels: {sum(len(e.x) for e in data.training)} confident picks; nothing was checked by eye."]
-    note = output.note_of("default", "candidate", prior, threshold, segmenters)
+    note = result.note_of("default", "candidate", prior, threshold, segmenters)
     for share in BLENDS:
-        output.write_weights(trained.blend(share), note, trained.candidate)
+        result.write_weights(trained.blend(share), note, trained.candidate)
         new = Picker(trained.candidate, device=device)
         picks = [new.pick(m, with_size(m, e.diameter_px)) for e, m in held]
         seen = _score(new, simulated, images)
@@ -191,7 +190,7 @@ def _verdict(examples: list[Example], micrographs: list[Micrograph], old: list[P
     reference = added = 0.0
     count = 0
     for e, m, p, q in zip(examples, micrographs, old, new):
-        work = working_image(m.data, output.WORKING_DIAMETER / e.diameter_px)
+        work = working_image(m.data, result.WORKING_DIAMETER / e.diameter_px)
         fresh = np.ones(len(q), bool)
         fresh[match(np.c_[q.x, q.y], np.c_[p.x, p.y], REACH * e.diameter_px)[0]] = False
         reference = reference + _sum_of_profiles(work, e.x, e.y)
@@ -206,7 +205,7 @@ def _verdict(examples: list[Example], micrographs: list[Micrograph], old: list[P
 
 def _sum_of_profiles(work: Any, x: Any, y: Any) -> Any:
     """Sum over places of the image's radial profile around them, to 0.8 diameters, (r,)."""
-    reach = round(0.8 * output.WORKING_DIAMETER)
+    reach = round(0.8 * result.WORKING_DIAMETER)
     column = np.round((x + 0.5) * work.scale_x - 0.5).astype(int)
     row = np.round((y + 0.5) * work.scale_y - 0.5).astype(int)
     h, w = work.data.shape

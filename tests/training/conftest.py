@@ -8,12 +8,11 @@ import torch
 
 from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.picking.scoring import Calibration
-from cryosegnet_ext.training import output
-from cryosegnet_ext.training.choosing import Trained
-from cryosegnet_ext.training.dataset import Example
+from cryosegnet_ext.training import result
+from cryosegnet_ext.training.data import Data, Size
+from cryosegnet_ext.training.examples import Example
 from cryosegnet_ext.training.folder import RunFolder
-from cryosegnet_ext.training.preparing import Size
-from cryosegnet_ext.training.training import Data
+from cryosegnet_ext.training.selection import Trained
 from cryosegnet_ext.weights import load_unet
 
 STARTED = Calibration(0.1, 0.9, -1.0)
@@ -32,12 +31,12 @@ def trained(tmp_path):
     torch.manual_seed(0)
     start, network = AttentionUNet(2, 2), AttentionUNet(2, 2)
     file = tmp_path / "start.safetensors"
-    output.write_weights(start.state_dict(), output.note_of("default", "start", STARTED, 0.4, {"peaks": {}}), file)
+    result.write_weights(start.state_dict(), result.note_of("default", "start", STARTED, 0.4, {"peaks": {}}), file)
     before, note = load_unet(file)
     example = Example("m", "m", None, (64, 64), 32.0, np.zeros(3), np.zeros(3), tmp_path)
     data = Data([example], [example], Size(32.0, False, "given"))
     folder = RunFolder(tmp_path / "run", "finetune", {"preset": "default", "base_channels": 2, "levels": 2})
     folder.open()
-    folder.write({"data": data.described("run"), "environment": output.environment("cpu")})
+    folder.write({"data": data.described("run"), "environment": result.environment("cpu")})
     torch.save({"recipe": {"steps": 7}, "step": 7, "best_step": 5}, folder.path / "checkpoint.pt")
     return Trained(data, str(file), before.state_dict(), note, network, folder, "cpu", print)

@@ -9,7 +9,7 @@ import torch
 from cryosegnet_ext import Picker, read_micrograph
 from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.picking.scoring import Calibration, Evidence
-from cryosegnet_ext.training import output
+from cryosegnet_ext.training import result
 from cryosegnet_ext.training.calibration import (
     Candidates,
     Scores,
@@ -18,7 +18,7 @@ from cryosegnet_ext.training.calibration import (
     gather,
     score_picker,
 )
-from cryosegnet_ext.training.dataset import Example
+from cryosegnet_ext.training.examples import Example
 from cryosegnet_ext.weights import load_unet
 
 
@@ -93,17 +93,17 @@ def test_scores():
 def test_weights_carry_what_the_picker_needs(tmp_path):
     torch.manual_seed(0)
     model = AttentionUNet(2, 2).eval()
-    note = output.note_of("default", "mine", Calibration(0.1, 0.9, -1.0), 0.45)
-    output.write_weights(model.state_dict(), note, tmp_path / "unet.safetensors")
+    note = result.note_of("default", "mine", Calibration(0.1, 0.9, -1.0), 0.45)
+    result.write_weights(model.state_dict(), note, tmp_path / "unet.safetensors")
     picker = Picker(tmp_path / "unet.safetensors", device="cpu", diameter=180)
     assert picker.threshold == 0.45 and picker.recipe == "default"
     fitted = picker.settings["calibration"]
     assert (fitted["offset"], fitted["probability_slope"], fitted["size_slope"]) == (0.1, 0.9, -1.0)
     again, _ = load_unet(tmp_path / "unet.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
-    output.write_weights(model.state_dict(), note, tmp_path / "twin.safetensors")
+    result.write_weights(model.state_dict(), note, tmp_path / "twin.safetensors")
     assert (tmp_path / "twin.safetensors").read_bytes() == (tmp_path / "unet.safetensors").read_bytes()
-    assert output.note_of("published", "x", None, 0.3).get("calibration") is None
+    assert result.note_of("published", "x", None, 0.3).get("calibration") is None
 
 
 def test_candidates_of_the_built_in_network_are_the_picks(tmp_path):
@@ -117,7 +117,7 @@ def test_candidates_of_the_built_in_network_are_the_picks(tmp_path):
     shape = (sample.data.shape[0], sample.data.shape[1])
     example = Example("s", sample.name, sample.pixel_size, shape, 85.0, truth.x, truth.y, tmp_path)
     model, note = load_unet("default")
-    output.write_weights(model.state_dict(), output.note_of("default", "bare"), tmp_path / "bare.safetensors")
+    result.write_weights(model.state_dict(), result.note_of("default", "bare"), tmp_path / "bare.safetensors")
     seen = gather(tmp_path / "bare.safetensors", [example], "cpu")
     assert seen.labels == 3 * len(truth) and seen.right.sum() > 0.8 * seen.labels
     picked = score_picker(Picker(device="cpu"), [example])

@@ -165,12 +165,12 @@ def test_a_corrected_split_is_read_again(data, capsys):
 
 def test_sizes_are_not_those_of_other_labels(data):
     from cryosegnet_ext.files.inputs import expand_inputs
-    from cryosegnet_ext.training.dataset import Preparation
+    from cryosegnet_ext.training.data import UserData, known_size
+    from cryosegnet_ext.training.examples import Preparation
     from cryosegnet_ext.training.labels import Labels
-    from cryosegnet_ext.training.preparing import Wanted, known_size
 
     inputs = expand_inputs([data / "mics"])
-    wanted = Wanted([], [], None, Preparation())
+    wanted = UserData([], [], None, Preparation())
 
     def size(diameter):
         chosen = [(one, Labels("l", np.zeros(2), np.zeros(2), diameter)) for one in inputs]
@@ -227,14 +227,14 @@ def test_a_damaged_micrograph_is_no_problem_with_the_labels(data, capsys):
 
 def test_a_damaged_micrograph_is_left_out_where_the_size_is_still_to_be_found(data):
     from cryosegnet_ext.files.inputs import expand_inputs
-    from cryosegnet_ext.training.dataset import Preparation
+    from cryosegnet_ext.training.data import UserData, known_size
+    from cryosegnet_ext.training.examples import Preparation
     from cryosegnet_ext.training.labels import Labels
-    from cryosegnet_ext.training.preparing import Wanted, known_size
 
     (data / "mics" / "mic_1.mrc").write_bytes(b"broken")
     one = Labels("l", np.zeros(2), np.zeros(2), 20.0)
     chosen = [(each, one) for each in expand_inputs([data / "mics"])]
-    wanted = Wanted([], [], None, Preparation())
+    wanted = UserData([], [], None, Preparation())
     assert known_size(wanted, chosen, data / "out", lambda _: None).value == pytest.approx(80)
     with pytest.raises(CryoSegNetError, match="mic_1"):
         known_size(wanted, chosen[1:2], data / "out", lambda _: None)
@@ -281,9 +281,9 @@ def test_float16_on_a_processor_is_refused_before_anything_is_prepared(data, cap
 
 
 def test_a_card_that_cannot_be_written_leaves_none(data, capsys, monkeypatch):
-    from cryosegnet_ext.training import output
+    from cryosegnet_ext.training import result
 
-    monkeypatch.setattr(output, "model_card", lambda _: "\ud800")  # no UTF-8
+    monkeypatch.setattr(result, "model_card", lambda _: "\ud800")  # no UTF-8
     with pytest.raises(UnicodeEncodeError):
         train(data, data / "out", "--quiet")
     assert not (data / "out" / "model_card.md").exists()

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from cryosegnet_ext import CryoSegNetError
-from cryosegnet_ext.training import curves, fit
-from cryosegnet_ext.training.curves import Watcher, draw_curves
+from cryosegnet_ext.training import fit, progress
 from cryosegnet_ext.training.fit import UNKNOWN, Interrupted, Recipe
-from cryosegnet_ext.training.tables import Table
+from cryosegnet_ext.training.progress import Table, Watcher, draw_curves
 
 RECIPE = Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.02, precision="float32", validate_every=5)
 
@@ -213,7 +212,7 @@ def test_seconds_go_on_where_the_run_was_stopped(tmp_path):
 
 def test_how_long_it_takes_is_said_after_the_first_steps(tmp_path, capsys, monkeypatch):
     clock = iter(range(0, 10_000, 60))
-    monkeypatch.setattr(curves.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     watcher = Watcher(tmp_path)
     with watcher:
         for _ in range(100):  # the micrographs took their time

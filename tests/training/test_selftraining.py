@@ -14,13 +14,13 @@ from cryosegnet_ext import CryoSegNetError, Micrograph, Picks, read_picks
 from cryosegnet_ext.cli import main
 from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.training import selftraining
-from cryosegnet_ext.training.blobs import lumpy_stack, replay_items, simulated_micrographs
 from cryosegnet_ext.training.calibration import Scores
-from cryosegnet_ext.training.dataset import Example
+from cryosegnet_ext.training.examples import Example
 from cryosegnet_ext.training.folder import RunFolder
 from cryosegnet_ext.training.options import FineTuning
 from cryosegnet_ext.training.parallel import Group
-from cryosegnet_ext.training.training import begin
+from cryosegnet_ext.training.synthetic import lumpy_stack, replay_items, simulated_micrographs
+from cryosegnet_ext.training.train import begin
 from cryosegnet_ext.weights import sha256_of
 
 from .helpers import DIAMETER, centres, picture, write_star

@@ -17,11 +17,11 @@ from ..files.atomic import write_atomic
 from ..networks.unet import AttentionUNet
 from ..picking.scoring import Calibration
 from ..weights import resolve, sha256_of
-from . import output
+from . import result
 from .calibration import Scores
-from .ending import finish
+from .data import Data
 from .folder import CANDIDATE, WEIGHTS, RunFolder
-from .training import Data
+from .result import finish
 
 #: Shares of the trained weights in the blends that are tried.
 BLENDS = (1.0, 0.6, 0.3)
@@ -100,8 +100,8 @@ def blended(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: fl
 
 def keep(trained: Trained, choice: Choice, segmenters: Mapping[str, Any] | None = None) -> None:
     """Write the chosen weights, with the start weights' calibrations for other segmenters if they are to serve."""
-    note = output.note_of("default", trained.folder.path.name, choice.calibration, choice.threshold, segmenters)
-    output.write_weights(trained.blend(choice.share), note, trained.folder.path / WEIGHTS)
+    note = result.note_of("default", trained.folder.path.name, choice.calibration, choice.threshold, segmenters)
+    result.write_weights(trained.blend(choice.share), note, trained.folder.path / WEIGHTS)
 
 
 def finish_choice(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from ..files.atomic import atomic_path, write_atomic
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph, read_micrograph, require_pixel_size
 from ..picking import denoise
-from ..runs.progress import plural
 from . import checks
 from .checks import Evidence, Problem
 from .crops import Labelled
@@ -115,7 +113,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Task:
+class LabelledInput:
     """A micrograph to prepare: with labels, or without (then it has no particles yet)."""
 
     one: Input
@@ -137,7 +135,7 @@ class Task:
 
 
 def prepare(
-    tasks: Sequence[Task], how: Preparation, folder: Path, say: Say, workers: int = 2
+    tasks: Sequence[LabelledInput], how: Preparation, folder: Path, say: Say, workers: int = 2
 ) -> tuple[list[Example], list[Problem]]:
     """Read, check and reduce micrographs; what an earlier, killed call finished is not done again.
 
@@ -186,7 +184,9 @@ def _added(problem: Problem, how: Preparation) -> Problem:
     return replace(problem, remedy=problem.remedy and checks.further(problem.remedy, how.flip, how.scale))
 
 
-def _prepare(task: Task, how: Preparation, folder: Path) -> tuple[Example | None, list[Problem], Floats | None]:
+def _prepare(
+    task: LabelledInput, how: Preparation, folder: Path
+) -> tuple[Example | None, list[Problem], Floats | None]:
     key = _fingerprint(task, how)
     note, frame = folder / f"{key}.json", folder / f"{key}.npy"
     if not (note.exists() and frame.exists()):
@@ -218,7 +218,7 @@ def _prepare(task: Task, how: Preparation, folder: Path) -> tuple[Example | None
     return example, problems, evidence
 
 
-def _make(task: Task, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
+def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
     """Read and check one micrograph: its frame, and what is known of it."""
     micrograph = read_micrograph(task.one.path, how.pixel_size or task.one.pixel_size)
     shape = (micrograph.data.shape[0], micrograph.data.shape[1])
@@ -271,7 +271,7 @@ def _published_frame(micrograph: Micrograph, how: Preparation) -> NDArray[np.flo
     return np.ascontiguousarray((squeezed[::-1] - np.float32(low)) / np.float32((high - low) or 1.0))
 
 
-def _fingerprint(task: Task, how: Preparation) -> str:
+def _fingerprint(task: LabelledInput, how: Preparation) -> str:
     """Changes when the file, its labels or the way of preparing change."""
     digest = hashlib.sha256()
     status = task.one.path.stat() if task.one.path.exists() else None
@@ -286,71 +286,3 @@ def _fingerprint(task: Task, how: Preparation) -> str:
     digest.update(repr(words).encode(errors="surrogateescape"))
     digest.update(task.labels.x.tobytes() + task.labels.y.tobytes())
     return digest.hexdigest()[:16]
-
-
-# --- the split --------------------------------------------------------------------------------------------------------
-
-
-def split(names: Sequence[str], file: Path | None, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:
-    """Names of the micrographs for training and for validation: as ``file`` says, or by chance without one.
-
-    Each folder's micrographs are split by themselves, so that every data set is in both parts. Micrographs that the
-    file does not know go to training.
-
-    Raises
-    ------
-    CryoSegNetError
-        The file is no split, or leaves nothing to train or validate on.
-    """
-    if file is not None:
-        known = read_split(file)
-        training = [n for n in names if n not in known["validation"]]
-        validation = [n for n in names if n in known["validation"]]
-    else:
-        training, validation = [], []
-        rng = np.random.default_rng(seed)
-        groups: dict[str, list[str]] = {}
-        for name in sorted(names):
-            groups.setdefault(os.path.dirname(name), []).append(name)
-        for group in groups.values():
-            order = [group[i] for i in rng.permutation(len(group)).tolist()]
-            count = round(share * len(group)) or int(len(group) > 1)
-            validation += order[:count]
-            training += order[count:]
-        if not validation and len(training) > 1:
-            validation.append(training.pop())
-    if not training or not validation:
-        raise CryoSegNetError(
-            f"{f'{file}: ' if file else ''}{plural(len(training), 'micrograph')} to train on and {len(validation)} to "
-            "validate on are left, both need at least one: give more labelled micrographs, or another split"
-        )
-    return sorted(training), sorted(validation)
-
-
-def read_split(file: Path) -> dict[str, Any]:
-    """A split file: ``train`` and ``validation``, each a list of micrographs.
-
-    Raises
-    ------
-    CryoSegNetError
-        It is none.
-    """
-    try:
-        known = json.loads(file.read_text())
-        for part in ("train", "validation"):
-            if not all(isinstance(name, str) for name in known[part]):
-                raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CryoSegNetError(
-            f'{file}: no split; it must be JSON with the lists "train" and "validation" of micrographs'
-        ) from error
-    both = set(known["train"]) & set(known["validation"])
-    if both:
-        raise CryoSegNetError(f"{file}: {sorted(both)[0]} is in both parts; leave it in one")
-    return dict(known)
-
-
-def chosen(examples: Iterable[Example], names: Sequence[str]) -> list[Example]:
-    """The examples of these names."""
-    wanted = set(names)
-    return [example for example in examples if example.name in wanted]

@@ -10,9 +10,10 @@ import pytest
 from cryosegnet_ext import CryoSegNetError, read_micrograph
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.picking import denoise
-from cryosegnet_ext.training import dataset
+from cryosegnet_ext.training import examples
 from cryosegnet_ext.training.batches import Crops, FrameBatches, Frames, Loader, frame_item, validation_crops
-from cryosegnet_ext.training.dataset import Preparation, Task, prepare, split
+from cryosegnet_ext.training.data import split
+from cryosegnet_ext.training.examples import LabelledInput, Preparation, prepare
 from cryosegnet_ext.training.fit import UNKNOWN
 from cryosegnet_ext.training.labels import find_labels
 from cryosegnet_ext.training.parallel import Group
@@ -26,7 +27,7 @@ def tasks(tmp_path):
     make(tmp_path, 3)
     inputs = expand_inputs([tmp_path / "mics"])
     labels, _ = find_labels(inputs, [tmp_path / "labels"])
-    return [Task(inputs[i], labels[i], DIAMETER * PIXEL_SIZE, True) for i in range(3)]
+    return [LabelledInput(inputs[i], labels[i], DIAMETER * PIXEL_SIZE, True) for i in range(3)]
 
 
 def silent(_):
@@ -43,7 +44,7 @@ def test_prepared_examples_carry_labels_and_frames(tasks, tmp_path):
 
 
 def test_large_particles_are_reduced_and_labels_follow(tasks, tmp_path):
-    big = [Task(t.one, t.labels, 150.0) for t in tasks]
+    big = [LabelledInput(t.one, t.labels, 150.0) for t in tasks]
     for example in prepare(big, Preparation(), tmp_path / "frames", silent)[0]:
         assert example.pixels().shape == (192, 218)
         labelled = example.labelled()
@@ -54,12 +55,15 @@ def test_large_particles_are_reduced_and_labels_follow(tasks, tmp_path):
 
 def test_what_is_prepared_is_not_read_again(tasks, tmp_path, monkeypatch):
     first, _ = prepare(tasks, Preparation(), tmp_path / "frames", silent)
-    monkeypatch.setattr(dataset, "read_micrograph", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(examples, "read_micrograph", lambda *_: pytest.fail("read again"))
     again, _ = prepare(tasks, Preparation(), tmp_path / "frames", silent)
     assert [e.frame for e in again] == [e.frame for e in first]
     monkeypatch.undo()
     # other labels are another task
-    moved = [Task(t.one, type(t.labels)(t.labels.source, t.labels.x + 1, t.labels.y), t.diameter, True) for t in tasks]
+    moved = [
+        LabelledInput(t.one, type(t.labels)(t.labels.source, t.labels.x + 1, t.labels.y), t.diameter, True)
+        for t in tasks
+    ]
     assert prepare(moved, Preparation(), tmp_path / "frames", silent)[0][0].x == pytest.approx(first[0].x + 1)
 
 

@@ -2,7 +2,7 @@
 
 What keeps a network from collapsing on so little: its batch norms stay as they are; part of every batch are simulated
 crops with what the start weights say of them; and what comes out is a blend of the start weights and the trained ones
-(`choosing`), the one that picks the validation micrographs best. If that is no better than the start weights, these
+(`selection`), the one that picks the validation micrographs best. If that is no better than the start weights, these
 stay.
 """
 
@@ -12,17 +12,18 @@ from ..errors import CryoSegNetError
 from ..picking.picker import Picker
 from ..runs.stopping import Stop
 from ..weights import load_unet
-from . import output, selftraining
+from . import result, selftraining
 from .batches import Crops, Loader, default_workers, validation_crops
-from .blobs import lumpy_stack, replay_items
 from .calibration import best_threshold, f1_of, fit_calibration, gather, score_picker
-from .choosing import BLENDS, Choice, Trained, finish_choice, keep
-from .curves import Watcher
+from .data import load_data
 from .fit import Recipe, fit
 from .folder import WEIGHTS, RunFolder
 from .options import FineTuning
 from .parallel import Group
-from .training import begin, chosen_precision, enough_memory, load_data
+from .progress import Watcher
+from .selection import BLENDS, Choice, Trained, finish_choice, keep
+from .synthetic import lumpy_stack, replay_items
+from .train import begin, chosen_precision, enough_memory
 
 #: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
 REPLAYED = 0.375
@@ -103,7 +104,7 @@ def _conclude(trained: Trained) -> None:
     prior, old_threshold = trained.calibration, trained.threshold
     choices = []
     for share in (0.0, *BLENDS):
-        output.write_weights(trained.blend(share), output.note_of("default", "candidate"), trained.candidate)
+        result.write_weights(trained.blend(share), result.note_of("default", "candidate"), trained.candidate)
         seen = gather(trained.candidate, judged, device)
         if share == 0:
             choices.append(Choice(0.0, prior, old_threshold, f1_of(seen, prior, old_threshold)))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,50 +21,16 @@ from ..runs.progress import plural
 from ..runs.stopping import Stop
 from ..simulation.micrograph import ProjectionStack
 from ..weights import load_unet
-from . import output
+from . import result
 from .batches import Crops, FrameBatches, Frames, Loader, Source, default_workers, validation_crops
 from .calibration import Scores, best_threshold, fit_calibration, gather, score_picker
-from .curves import Watcher
-from .dataset import Example, Preparation, chosen, split
-from .ending import finish
+from .data import Data, load_data
 from .fit import Batch, Recipe, fit
 from .folder import CANDIDATE, PICTURE, WEIGHTS, RunFolder
 from .options import Options
 from .parallel import Group
-from .preparing import Size, Wanted, labelled_examples
-
-
-@dataclass(frozen=True)
-class Data:
-    """Examples that are ready, and what is known of them.
-
-    Attributes
-    ----------
-    training, validation
-        To learn from, and held out.
-    size
-        The particle's.
-    inputs
-        What tells whether the user changed anything that they come from: see `preparing.digests`.
-    """
-
-    training: list[Example]
-    validation: list[Example]
-    size: Size
-    inputs: Mapping[str, str] = field(default_factory=dict)
-
-    def described(self, name: str) -> dict[str, Any]:
-        """For ``training.json``."""
-        return {
-            "name": name,
-            "diameter": self.size.value,
-            "angstrom": self.size.angstrom,
-            "diameter_from": self.size.source,
-            "train": [e.name for e in self.training],
-            "validation": [e.name for e in self.validation],
-            "train_labels": sum(len(e.x) for e in self.training),
-            "validation_labels": sum(len(e.x) for e in self.validation),
-        }
+from .progress import Watcher
+from .result import finish
 
 
 def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
@@ -106,37 +70,12 @@ def begin(folder: RunFolder, data: Data, group: Group, seed: int, say: Callable[
         )
         known = data.described(folder.path.name)
         names = {"seed": seed, "train": sorted(known["train"]), "validation": sorted(known["validation"])}
-        folder.begin(data.inputs, names, {"data": known, "environment": output.environment(group.device)})
+        folder.begin(data.inputs, names, {"data": known, "environment": result.environment(group.device)})
         if not (folder.path / PICTURE).exists():
             shown = max(data.training, key=lambda e: len(e.x))
             picks = Picks(shown.x, shown.y, np.full(len(shown.x), shown.diameter_px), np.ones(len(shown.x)))
             save_overlay(folder.path / PICTURE, shown.micrograph().data, picks)
     group.wait()
-
-
-def load_data(options: Options, folder: RunFolder, device: str, say: Callable[[str], None]) -> Data:
-    """Prepare and split the user's micrographs."""
-    how = Preparation(options.preset, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
-    wanted = Wanted(options.micrographs, options.labels, options.diameter, how, options.skip_bad, device=device)
-    examples, size, inputs = labelled_examples(wanted, folder.path, say)
-    return split_data(options, examples, size, inputs, folder)
-
-
-def split_data(
-    options: Options, examples: Sequence[Example], size: Size, inputs: Mapping[str, str], folder: RunFolder
-) -> Data:
-    """Examples to learn from, and those held out.
-
-    Raises
-    ------
-    CryoSegNetError
-        The user's split file is none, or leaves nothing to train or validate on.
-    """
-    file = folder.split_file(options.split)
-    training, validation = split([e.name for e in examples], file, options.seed, options.validation)
-    if options.split is not None:
-        inputs = {**inputs, options.split: hashlib.sha256(_read(Path(options.split))).hexdigest()[:16]}
-    return Data(chosen(examples, training), chosen(examples, validation), size, inputs)
 
 
 def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop) -> AttentionUNet:
@@ -284,13 +223,13 @@ def conclude(
     """Calibrate, score, and write the weights, the card and the report."""
     say("calibrating the score on the validation micrographs")
     candidate = folder.path / CANDIDATE
-    output.write_weights(model.state_dict(), output.note_of(options.preset, "candidate"), candidate)
+    result.write_weights(model.state_dict(), result.note_of(options.preset, "candidate"), candidate)
     seen = gather(candidate, data.validation, device, options.denoised)
     published = options.preset == "published"
     calibration = Calibration() if published else fit_calibration(seen)
     threshold = best_threshold(seen, calibration)
-    note = output.note_of(options.preset, folder.path.name, None if published else calibration, threshold)
-    output.write_weights(model.state_dict(), note, folder.path / WEIGHTS)
+    note = result.note_of(options.preset, folder.path.name, None if published else calibration, threshold)
+    result.write_weights(model.state_dict(), note, folder.path / WEIGHTS)
 
     scores: dict[str, Scores] = {}
     scores["built-in network"] = score_picker(Picker(device=device), data.validation)
@@ -303,10 +242,3 @@ def conclude(
 
 def _silent(_: str) -> None:
     pass
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CryoSegNetError(f"--split {path} cannot be read ({error.strerror}): check the path") from error

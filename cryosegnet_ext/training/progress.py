@@ -1,4 +1,4 @@
-"""What a run shows of itself: lines with loss and time left, a picture of its curves, TensorBoard."""
+"""How a run shows its progress: tables, lines with loss and time left, a picture of its curves, TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,16 +6,82 @@ import contextlib
 import csv
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..errors import CryoSegNetError
-from ..files.atomic import atomic_path
+from ..files.atomic import atomic_path, write_atomic
 from ..runs.progress import duration, plural
-from .fit import Moment
+from .folder import explained
 
+LOSS_COLUMNS = ["step", "loss", "learning_rate", "seconds"]
+VALIDATION_COLUMNS = ["step", "loss", "dice"]
 _LINE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What there is to say about a run at one of its steps: None where it was not measured there."""
+
+    step: int
+    steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    validation_loss: float | None = None
+    validation_dice: float | None = None
+    best: bool = False
+
+
+class Table:
+    """A CSV file of a run, begun anew with the rows that its checkpoint covers: a killed run wrote more than that.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        Their names; the first one is the step.
+    step
+        Of the checkpoint.
+    wanted
+        Write it; else `add` does nothing.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be written; `add` raises it too.
+    """
+
+    def __init__(self, path: Path, columns: list[str], step: int, wanted: bool) -> None:
+        self._path, self._wanted = path, wanted
+        self._began = time.monotonic()
+        if wanted:
+            rows = _rows_until(step, path)
+            # time goes on from the last row that is kept
+            if rows and columns[-1] == "seconds":
+                self._began -= float(rows[-1][-1])
+            write_atomic(path, "".join(",".join(row) + "\n" for row in [columns, *rows]))
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, but for the time between being stopped and going on."""
+        return round(time.monotonic() - self._began, 1)
+
+    def add(self, *values: object) -> None:
+        """A row, on disk at once."""
+        if self._wanted:
+            with explained(self._path), open(self._path, "a") as stream:
+                stream.write(",".join(map(str, values)) + "\n")
+
+
+def _rows_until(step: int, path: Path) -> list[list[str]]:
+    """Rows of a table up to ``step``."""
+    if not step or not path.exists():
+        return []
+    with open(path, newline="") as stream:
+        return [row for row in csv.reader(stream) if row and row[0].isdigit() and int(row[0]) <= step]
 
 
 class Watcher:

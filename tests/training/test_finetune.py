@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cryosegnet_ext.picking.scoring import Calibration
-from cryosegnet_ext.training import finetuning
+from cryosegnet_ext.training import finetune
 from cryosegnet_ext.training.calibration import Scores
 from cryosegnet_ext.weights import metadata_of, sha256_of
 
@@ -33,13 +33,13 @@ def judge(monkeypatch, trained):
             started = note["name"] == "start"
             return Scores(10, 10, old if started else with_sam if note.get("segmenters") else tuned)
 
-        monkeypatch.setattr(finetuning, "gather", lambda *_: next(seen))
-        monkeypatch.setattr(finetuning, "fit_calibration", lambda number, prior: FITTED)
-        monkeypatch.setattr(finetuning, "best_threshold", lambda number, calibration: 0.55)
-        monkeypatch.setattr(finetuning, "f1_of", f1_of)
-        monkeypatch.setattr(finetuning, "Picker", lambda file, device: metadata_of(file))
-        monkeypatch.setattr(finetuning, "score_picker", score_picker)
-        finetuning._conclude(trained)
+        monkeypatch.setattr(finetune, "gather", lambda *_: next(seen))
+        monkeypatch.setattr(finetune, "fit_calibration", lambda number, prior: FITTED)
+        monkeypatch.setattr(finetune, "best_threshold", lambda number, calibration: 0.55)
+        monkeypatch.setattr(finetune, "f1_of", f1_of)
+        monkeypatch.setattr(finetune, "Picker", lambda file, device: metadata_of(file))
+        monkeypatch.setattr(finetune, "score_picker", score_picker)
+        finetune._conclude(trained)
         return trained.folder.report
 
     return conclude

@@ -10,7 +10,7 @@ import torch
 from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.picking.scoring import Calibration
 from cryosegnet_ext.training.calibration import Scores
-from cryosegnet_ext.training.choosing import Choice, blended, finish_choice, keep
+from cryosegnet_ext.training.selection import Choice, blended, finish_choice, keep
 from cryosegnet_ext.weights import load_unet, metadata_of, sha256_of
 
 from .conftest import STARTED

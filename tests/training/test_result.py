@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryosegnet_ext.training.calibration import Scores
-from cryosegnet_ext.training.ending import summary, useless
-from cryosegnet_ext.training.output import model_card
+from cryosegnet_ext.training.result import model_card, summary, useless
 
 REPORT = {
     "results": {

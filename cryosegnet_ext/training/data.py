@@ -1,0 +1,329 @@
+"""The data of a run: the user's micrographs matched with their labels, checked, and split to train and validate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CryoSegNetError
+from ..files.atomic import write_atomic
+from ..files.inputs import Input, expand_inputs
+from ..files.micrograph import Micrograph, read_micrograph
+from ..runs.progress import plural
+from ..weights import resolve, sha256_of
+from . import checks
+from .examples import Example, LabelledInput, Preparation, Say, prepare
+from .folder import FRAMES, RunFolder, explained
+from .labels import Labels, find_labels, scaled_labels
+from .options import Options
+
+_SAMPLE = 6
+
+
+@dataclass(frozen=True)
+class Size:
+    """The particle's diameter: angstrom or pixels, and who said so."""
+
+    value: float
+    angstrom: bool
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.0f} {'A' if self.angstrom else 'pixels'} ({self.source})"
+
+
+@dataclass(frozen=True)
+class UserData:
+    """What the user gave, to be prepared.
+
+    Attributes
+    ----------
+    micrographs, labels
+        As on the command line.
+    diameter
+        Angstrom; None to find it.
+    how
+        What frames are made of.
+    skip_bad
+        Leave out micrographs whose labels are bad, instead of stopping.
+    weights, device
+        Network that estimates the size where nothing gives it, and where it runs.
+    """
+
+    micrographs: Sequence[str]
+    labels: Sequence[str]
+    diameter: float | None
+    how: Preparation
+    skip_bad: bool = False
+    weights: str = "default"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples that are ready, and what is known of them.
+
+    Attributes
+    ----------
+    training, validation
+        To learn from, and held out.
+    size
+        The particle's.
+    inputs
+        What tells whether the user changed anything that they come from: see `digests`.
+    """
+
+    training: list[Example]
+    validation: list[Example]
+    size: Size
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def described(self, name: str) -> dict[str, Any]:
+        """For ``training.json``."""
+        return {
+            "name": name,
+            "diameter": self.size.value,
+            "angstrom": self.size.angstrom,
+            "diameter_from": self.size.source,
+            "train": [e.name for e in self.training],
+            "validation": [e.name for e in self.validation],
+            "train_labels": sum(len(e.x) for e in self.training),
+            "validation_labels": sum(len(e.x) for e in self.validation),
+        }
+
+
+def load_data(options: Options, folder: RunFolder, device: str, say: Say) -> Data:
+    """Prepare and split the user's micrographs."""
+    how = Preparation(options.preset, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
+    given = UserData(options.micrographs, options.labels, options.diameter, how, options.skip_bad, device=device)
+    examples, size, inputs = labelled_examples(given, folder.path, say)
+    return split_data(options, examples, size, inputs, folder)
+
+
+def split_data(
+    options: Options, examples: Sequence[Example], size: Size, inputs: Mapping[str, str], folder: RunFolder
+) -> Data:
+    """Examples to learn from, and those held out.
+
+    Raises
+    ------
+    CryoSegNetError
+        The user's split file is none, or leaves nothing to train or validate on.
+    """
+    file = folder.split_file(options.split)
+    training, validation = split([e.name for e in examples], file, options.seed, options.validation)
+    if options.split is not None:
+        inputs = {**inputs, options.split: hashlib.sha256(_read(Path(options.split))).hexdigest()[:16]}
+    return Data(chosen(examples, training), chosen(examples, validation), size, inputs)
+
+
+def labelled_examples(given: UserData, folder: Path, say: Say) -> tuple[list[Example], Size, dict[str, str]]:
+    """Labelled micrographs, checked; what an earlier, killed call found is not found again.
+
+    Returns
+    -------
+    list of Example
+        Those that can be used.
+    Size
+        The particle's.
+    dict of str to str
+        A digest of each micrograph with its labels: see `digests`.
+
+    Raises
+    ------
+    CryoSegNetError
+        Nothing matches, the size cannot be told, or labels are bad; all bad files are named.
+    """
+    inputs = expand_inputs(given.micrographs)
+    found, unknown = find_labels(inputs, given.labels)
+    say(f"labels for {len(found)} of {plural(len(inputs), 'micrograph')}")
+    if unknown:
+        say(f"warning: labels without a micrograph, left out: {', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}")
+    chosen = [(inputs[i], found[i]) for i in sorted(found)]
+    size = known_size(given, chosen, folder, say)
+    tasks = [LabelledInput(one, labels, size.value, size.angstrom) for one, labels in chosen]
+    examples, problems = prepare(tasks, given.how, folder / FRAMES, say)
+    serious = [p for p in problems if p.serious]
+    minor = [p for p in problems if not p.serious]
+    for problem in minor[:2]:
+        say(f"warning: {problem}")
+    if len(minor) > 2:
+        say(f"warning: and the like of {len(minor) - 2} more label files")
+    if serious and not (given.skip_bad and examples):
+        kinds = " and the ".join(sorted({p.of for p in serious}, reverse=True))
+        remedies = {p.remedy for p in serious if p.remedy}
+        if len(remedies) == 1 and (len(serious) > 1 or not serious[0].micrograph):
+            hint = f"run again with {remedies.pop()}"
+        else:
+            hint = "put them right, or add --skip-bad to train without these micrographs"
+        raise CryoSegNetError(
+            f"{plural(len(serious), 'problem')} with the {kinds}; {hint}:\n" + checks.list_problems(serious)
+        )
+    left_out = [p for p in serious if p.micrograph]
+    if left_out:
+        say(f"warning: {plural(len(left_out), 'micrograph')} left out:\n{checks.list_problems(left_out)}")
+    for problem in serious:
+        if not problem.micrograph:
+            say(f"warning: going on, since --skip-bad says so, although {problem}")
+    if not any(len(e.x) for e in examples):
+        raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
+    return examples, size, digests(chosen)
+
+
+def digests(chosen: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
+    """By micrograph: what tells whether it or its labels were changed, of the file's size and the labels' content."""
+    found = {}
+    for one, labels in chosen:
+        digest = hashlib.sha256(str(one.path.stat().st_size if one.path.is_file() else None).encode())
+        if labels is not None:
+            digest.update(labels.x.tobytes() + labels.y.tobytes())
+        found[one.name] = digest.hexdigest()[:16]
+    return found
+
+
+def known_size(given: UserData, chosen: Sequence[tuple[Input, Labels | None]], folder: Path, say: Say) -> Size:
+    """The particle's diameter: given, from the label files, or estimated by the network; kept for the next call.
+
+    Raises
+    ------
+    CryoSegNetError
+        It cannot be told.
+    """
+    if given.diameter is not None:
+        return Size(given.diameter, True, "given")
+    note = folder / FRAMES / f"size-{_size_key(given, chosen)}.json"
+    if note.exists():
+        return Size(**json.loads(note.read_text()))
+    picked = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).round().astype(int)).tolist()]
+    picked, micrographs = _readable(picked, given.how.pixel_size)
+    angstrom = all(m.pixel_size is not None for m in micrographs)
+    from_labels = [_labelled_size(m, labels, given) for m, (_, labels) in zip(micrographs, picked)]
+    sizes = [s for s in from_labels if np.isfinite(s)]
+    if len(sizes) > len(picked) / 2:
+        size = Size(float(np.median(sizes)), angstrom, "from the labels")
+    else:
+        from ..picking.picker import Picker
+
+        say("estimating the particle's size; --diameter A saves this")
+        estimate = Picker(given.weights, device=given.device).estimate_diameter(micrographs)
+        if estimate is None:
+            raise CryoSegNetError(
+                "the particle's size can neither be read off the labels nor estimated: give --diameter"
+            )
+        size = Size(estimate, angstrom, "estimated")
+    with explained(note.parent):
+        note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, json.dumps(vars(size)))
+    return size
+
+
+def _readable(
+    chosen: Sequence[tuple[Input, Labels | None]], pixel_size: float | None
+) -> tuple[list[tuple[Input, Labels | None]], list[Micrograph]]:
+    """Those of the micrographs that can be read, which `prepare` says of each; an error where none can."""
+    readable, micrographs, failure = [], [], None
+    for one, labels in chosen:
+        try:
+            micrographs.append(read_micrograph(one.path, pixel_size or one.pixel_size))
+        except CryoSegNetError as error:
+            failure = error
+        else:
+            readable.append((one, labels))
+    if failure is not None and not micrographs:
+        raise failure
+    return readable, micrographs
+
+
+def _size_key(given: UserData, chosen: Sequence[tuple[Input, Labels | None]]) -> str:
+    """Changes with all that a size depends on."""
+    words = [digests(chosen), given.how.pixel_size, given.how.scale, sha256_of(resolve(given.weights))]
+    words += [str(None if labels is None else labels.diameter) for _, labels in chosen]
+    return hashlib.sha256(repr(words).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _labelled_size(micrograph: Micrograph, labels: Labels | None, given: UserData) -> float:
+    """Diameter by the label file, angstrom, or pixels where there is no pixel size; nan where it does not say."""
+    if labels is None:
+        return float("nan")
+    ny, nx = micrograph.data.shape
+    placed = scaled_labels(labels, (ny, nx))
+    return placed.diameter * given.how.scale * (micrograph.pixel_size or 1.0)
+
+
+def split(names: Sequence[str], file: Path | None, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:
+    """Names of the micrographs for training and for validation: as ``file`` says, or by chance without one.
+
+    Each folder's micrographs are split by themselves, so that every data set is in both parts. Micrographs that the
+    file does not know go to training.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file is no split, or leaves nothing to train or validate on.
+    """
+    if file is not None:
+        known = read_split(file)
+        training = [n for n in names if n not in known["validation"]]
+        validation = [n for n in names if n in known["validation"]]
+    else:
+        training, validation = [], []
+        rng = np.random.default_rng(seed)
+        groups: dict[str, list[str]] = {}
+        for name in sorted(names):
+            groups.setdefault(os.path.dirname(name), []).append(name)
+        for group in groups.values():
+            order = [group[i] for i in rng.permutation(len(group)).tolist()]
+            count = round(share * len(group)) or int(len(group) > 1)
+            validation += order[:count]
+            training += order[count:]
+        if not validation and len(training) > 1:
+            validation.append(training.pop())
+    if not training or not validation:
+        raise CryoSegNetError(
+            f"{f'{file}: ' if file else ''}{plural(len(training), 'micrograph')} to train on and {len(validation)} to "
+            "validate on are left, both need at least one: give more labelled micrographs, or another split"
+        )
+    return sorted(training), sorted(validation)
+
+
+def read_split(file: Path) -> dict[str, Any]:
+    """A split file: ``train`` and ``validation``, each a list of micrographs.
+
+    Raises
+    ------
+    CryoSegNetError
+        It is none.
+    """
+    try:
+        known = json.loads(file.read_text())
+        for part in ("train", "validation"):
+            if not all(isinstance(name, str) for name in known[part]):
+                raise ValueError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CryoSegNetError(
+            f'{file}: no split; it must be JSON with the lists "train" and "validation" of micrographs'
+        ) from error
+    both = set(known["train"]) & set(known["validation"])
+    if both:
+        raise CryoSegNetError(f"{file}: {sorted(both)[0]} is in both parts; leave it in one")
+    return dict(known)
+
+
+def chosen(examples: Iterable[Example], names: Sequence[str]) -> list[Example]:
+    """The examples of these names."""
+    wanted = set(names)
+    return [example for example in examples if example.name in wanted]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CryoSegNetError(f"--split {path} cannot be read ({error.strerror}): check the path") from error
