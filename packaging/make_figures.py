@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cryosegnet_ext import Picker, read_micrograph, read_picks
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
-from cryosegnet_ext.picking.segment import Masks
+from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.runs.overlay import draw_overlay
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"

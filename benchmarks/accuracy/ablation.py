@@ -26,7 +26,7 @@ from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
 from cryosegnet_ext.picking.postprocess import Frame
 from cryosegnet_ext.picking.segment import watershed
-from cryosegnet_ext.picking.window_sam import cut
+from cryosegnet_ext.picking.windows import cut
 from cryosegnet_ext.training.crops import LABEL_SHARE
 from cryosegnet_ext.weights import load_sam
 

@@ -27,11 +27,12 @@ from benchmarks import real_data
 from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext.evaluation import match
 from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
-from cryosegnet_ext.picking import window_sam
+from cryosegnet_ext.picking import windows
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
+from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.picking.postprocess import Frame, default_rule
 from cryosegnet_ext.picking.scoring import Calibration, Evidence, joined
-from cryosegnet_ext.picking.segment import Masks, watershed
+from cryosegnet_ext.picking.segment import watershed
 from cryosegnet_ext.picking.surroundings import darkness, local_noise
 from cryosegnet_ext.simulation.micrograph import simulate_micrograph
 from cryosegnet_ext.training.crops import LABEL_SHARE, Labelled, random_scene
@@ -88,7 +89,7 @@ class Picking:
         if self.sam is None:
             return watershed(probability, diameter_px=WORKING_DIAMETER)
         area = float(np.pi / 4 * (LABEL_SHARE * WORKING_DIAMETER) ** 2)
-        return window_sam.cut(probability, image, self.sam, diameter_px=WORKING_DIAMETER, expected_area=area)
+        return windows.cut(probability, image, self.sam, diameter_px=WORKING_DIAMETER, expected_area=area)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Instance(NamedTuple):
     x: NDArray[np.intp]
 
 
-def settled(found: list[Instance], shape: tuple[int, ...]) -> list[Instance]:
+def without_overlaps(found: list[Instance], shape: tuple[int, ...]) -> list[Instance]:
     """Give every pixel to the best mask that claims it; drop masks of which less than half is left."""
     taken = np.zeros(shape, bool)
     kept = []

@@ -17,14 +17,16 @@ from ..errors import CryoSegNetError, UsageError
 from ..files.micrograph import Micrograph, require_pixel_size
 from ..files.picks import Picks
 from ..networks.unet import AttentionUNet, probability_map
+from ..networks.window_sam import is_windowed
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes_of, disc_diameter
+from .masks import Masks
 from .on_device import OnCpu, OnDevice
 from .options import BUILT_IN_SAM, check_choices, is_device
 from .postprocess import Frame, default_rule, published_rule
 from .scoring import Calibration, Evidence
 from .surroundings import darkness, local_noise
-from .window_sam import cut, is_windowed
+from .windows import cut
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -250,7 +252,7 @@ class Picker:
 
     def _masks(
         self, probability: NDArray[np.float32], diameter_px: float, image: NDArray[np.float32] | None = None
-    ) -> segment.Masks:
+    ) -> Masks:
         if self.segmenter == "watershed":
             return segment.watershed(probability, diameter_px=diameter_px)
         assert self._sam is not None

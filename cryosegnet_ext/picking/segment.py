@@ -16,25 +16,10 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
-from .masks import Instance, Masks, measure, measured, settled
+from .masks import Instance, Masks, measure, measured, without_overlaps
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
-
-__all__ = [
-    "PEAK_FLOOR",
-    "SEGMENTERS",
-    "SMOOTHING",
-    "Instance",
-    "Masks",
-    "find_peaks",
-    "grid",
-    "measured",
-    "peaks",
-    "settled",
-    "smoothed",
-    "watershed",
-]
 
 SMOOTHING = 0.08
 """Standard deviation of the smoothing before peaks are sought, in particle diameters."""
@@ -147,7 +132,8 @@ def _peaks_of(
     same = near | (saddle > 0.9 * values[pairs[:, 1]])
 
     kept = np.ones(len(rows), bool)
-    for better, worse in pairs[same]:  # pairs come best first, so a peak is settled before it can suppress another
+    # best first: whether a peak stays is known before it can suppress another
+    for better, worse in pairs[same]:
         if kept[better]:
             kept[worse] = False
     return rows[kept], columns[kept], values[kept]
@@ -338,7 +324,7 @@ def peaks(
                 min_iou=min_iou,
             )
             found += [Instance(score, y + tile.y0, x + tile.x0) for score, y, x in inside]
-    return measured(settled(found, probability.shape), probability, smooth)
+    return measured(without_overlaps(found, probability.shape), probability, smooth)
 
 
 SEGMENTERS: dict[str, Callable[..., Masks]] = {"peaks": peaks, "grid": grid, "watershed": watershed}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ..networks.window_sam import SIDE, windows
 from ..picking.segment import find_peaks
-from ..picking.window_sam import SIDE, windows
 from .crops import LABEL_SHARE, Crop
 
 Image = NDArray[np.float32]

@@ -15,6 +15,7 @@ from cryosegnet_ext import Micrograph, Picker
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.picking import denoise, picker, segment
+from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.picking.picker import PUBLISHED_SIDE, choose_device
 from cryosegnet_ext.picking.scoring import Calibration
 from cryosegnet_ext.weights import load_unet
@@ -400,7 +401,7 @@ def test_published_picks_without_a_size_take_it_from_the_map(published_weights, 
 def test_published_picks_avoid_bad_areas(published_weights, network, monkeypatch, sam_file):
     def boxes(probability, sam):
         table = segment.watershed(probability, diameter_px=34)
-        return segment.Masks(**{**vars(table), "score": np.full(len(table), 0.96)})
+        return Masks(**{**vars(table), "score": np.full(len(table), 0.96)})
 
     monkeypatch.setattr(segment, "grid", boxes)
     centres = scattered((700, 700), 40)
@@ -472,7 +473,7 @@ def test_published_grid_picks_are_box_centres(published_weights, network, sam_fi
     def boxes(probability, sam):
         seen.append(probability)
         table = segment.watershed(probability, diameter_px=34)
-        return segment.Masks(**{**vars(table), "score": np.full(len(table), 0.96)})
+        return Masks(**{**vars(table), "score": np.full(len(table), 0.96)})
 
     monkeypatch.setattr(segment, "grid", boxes)
     centres = scattered(shape, diameter)

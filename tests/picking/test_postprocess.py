@@ -10,9 +10,9 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial.distance import pdist
 
 from cryosegnet_ext.picking import postprocess
+from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.picking.postprocess import Frame, published_rule, robust_diameter
 from cryosegnet_ext.picking.scoring import Calibration, Evidence, likely_share, texture
-from cryosegnet_ext.picking.segment import Masks
 
 FLAT = Calibration()
 

@@ -13,9 +13,9 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.amg import mask_to_rle_pytorch
 
 from cryosegnet_ext.picking import prompts, segment
+from cryosegnet_ext.picking.masks import Instance, Masks, without_overlaps
 from cryosegnet_ext.picking.segment import (
     SEGMENTERS,
-    Masks,
     _flood,
     _peaks_of,
     find_peaks,
@@ -348,10 +348,10 @@ def test_overlapping_masks_share_no_pixel():
 
 def test_duplicates_keep_the_best():
     def row(score, start, end):
-        return segment.Instance(score, np.zeros(end - start, np.intp), np.arange(start, end))
+        return Instance(score, np.zeros(end - start, np.intp), np.arange(start, end))
 
-    settled = segment.settled([row(0.5, 0, 10), row(0.9, 3, 13), row(0.7, 12, 20), row(0.6, 0, 5)], (1, 30))
-    assert [(one.score, one.x.min(), one.x.max()) for one in settled] == [(0.9, 3, 12), (0.7, 13, 19), (0.6, 0, 2)]
+    kept = without_overlaps([row(0.5, 0, 10), row(0.9, 3, 13), row(0.7, 12, 20), row(0.6, 0, 5)], (1, 30))
+    assert [(one.score, one.x.min(), one.x.max()) for one in kept] == [(0.9, 3, 12), (0.7, 13, 19), (0.6, 0, 2)]
 
 
 def test_a_large_map_is_taken_in_tiles():

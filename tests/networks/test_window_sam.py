@@ -1,13 +1,15 @@
-"""The small SAM: windows where they should be, one prompt a window as segment-anything itself decodes it, and picks."""
+"""The small SAM: windows where they should be, and one prompt a window as segment-anything itself decodes it."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from cryosegnet_ext.picking import window_sam
-from cryosegnet_ext.picking.segment import find_peaks
+from cryosegnet_ext.networks import window_sam
 from cryosegnet_ext.weights import build_sam, load_sam, sam_sizes
 
 
@@ -56,10 +58,6 @@ def test_one_prompt_a_window_is_what_segment_anything_decodes(sam):
 
 
 def test_sizes_survive_the_file(sam, tmp_path):
-    import json
-
-    from safetensors.torch import save_file
-
     state, note = window_sam.to_weights(sam, {"fitted": {"threshold": 0.4}})
     file = tmp_path / "small.safetensors"
     save_file(state, file, metadata={"cryosegnet": json.dumps(note)})
@@ -67,56 +65,3 @@ def test_sizes_survive_the_file(sam, tmp_path):
     again = load_sam(file)
     assert window_sam.is_windowed(again)
     assert sam_sizes(again.state_dict(), note["sam"]) == window_sam.SIZES
-
-
-class Answers:
-    """Stands where the network is: a disc around the point, whatever the picture."""
-
-    def __init__(self, monkeypatch, radius, iou):
-        side = window_sam.SIDE // 2
-        at = np.arange(side) - (side - 1) / 2
-        disc = np.where(np.hypot(at[:, None], at[None]) <= radius / 2, 4.0, -4.0).astype(np.float32)
-
-        def decode(sam, pictures, points):
-            n = len(pictures)
-            return torch.from_numpy(disc).expand(n, side, side), torch.full((n,), iou)
-
-        monkeypatch.setattr(window_sam, "decode", decode)
-
-
-def blobs(shape, centres, radius):
-    yy, xx = np.mgrid[: shape[0], : shape[1]]
-    return np.max([np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / radius**2) for x, y in centres], axis=0).astype(np.float32)
-
-
-def test_masks_lie_under_the_peaks(sam, monkeypatch):
-    Answers(monkeypatch, 11.0, 0.8)
-    centres = [(40, 50), (150, 60), (100, 120), (3, 140)]
-    probability = blobs((160, 200), centres, 8.0)
-    area = np.pi / 4 * 22**2
-    masks = window_sam.cut(probability, np.zeros_like(probability), sam, diameter_px=32.0, expected_area=area)
-    assert len(masks) == 4
-    assert masks.score == pytest.approx(0.8)
-    whole = masks.x > 10
-    found = sorted(zip(masks.x[whole].round(), masks.y[whole].round()))
-    assert found == [(40, 50), (100, 120), (150, 60)]
-    assert masks.area[whole] == pytest.approx(area, rel=0.1)
-    rows, columns, _ = find_peaks(probability, diameter_px=32.0)
-    assert len(rows) == 4
-    assert len(columns) == 4
-
-
-def test_nothing_where_the_map_has_no_peaks_or_the_masks_no_size(sam, monkeypatch):
-    flat = np.zeros((120, 120), np.float32)
-    assert len(window_sam.cut(flat, flat, sam, diameter_px=32.0, expected_area=380.0)) == 0
-    Answers(monkeypatch, 2.0, 0.9)
-    probability = blobs((120, 120), [(60, 60)], 8.0)
-    assert len(window_sam.cut(probability, flat, sam, diameter_px=32.0, expected_area=380.0)) == 0
-
-
-def test_doubled_prompts_give_one_mask(sam, monkeypatch):
-    Answers(monkeypatch, 14.0, 0.9)
-    probability = blobs((120, 120), [(50, 60), (66, 60)], 6.0)
-    masks = window_sam.cut(probability, np.zeros_like(probability), sam, diameter_px=32.0, expected_area=616.0)
-    assert len(masks) <= 2
-    assert masks.area.sum() <= np.pi / 4 * (28**2) * 2

@@ -1,0 +1,94 @@
+"""The particle under each peak of the U-Net's map, cut out by the small SAM in a window around the peak."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..networks.unet import bf16_pays
+from ..networks.window_sam import SIDE, decode, windows
+from .masks import Instance, Masks, measured, without_overlaps
+from .segment import find_peaks, smoothed
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+Image = NDArray[np.float32]
+
+
+def cut(
+    probability: Image,
+    image: Image,
+    sam: Sam,
+    *,
+    diameter_px: float,
+    expected_area: float,
+    batch: int = 64,
+    floor: float = 0.1,
+) -> Masks:
+    """The particle under each peak of the map (`segment.find_peaks`), cut out by the small SAM.
+
+    Parameters
+    ----------
+    probability, image : (h, w) float32
+        The U-Net's map and the working image it was made of.
+    sam
+        Ours, on the device where it is to run.
+    diameter_px
+        Expected particle diameter, working pixels.
+    expected_area
+        Expected area of a mask; masks of less than a fifth or more than 2.5 times it are left out.
+    batch
+        Windows at once.
+    floor
+        Lowest smoothed probability of a peak.
+
+    Returns
+    -------
+    Masks
+        ``score`` is the predicted IoU; best first.
+    """
+    rows, columns, _ = find_peaks(probability, diameter_px=diameter_px, floor=floor)
+    if len(rows) == 0:
+        return Masks.empty()
+    half = SIDE // 2
+    found: list[Instance] = []
+    device = next(sam.parameters()).device
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch):
+            part = slice(start, start + batch)
+            pictures = torch.from_numpy(windows(probability, image, rows[part], columns[part])).to(device)
+            points = torch.full((len(pictures), 2), float(half), device=device)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
+                logits, iou = decode(sam, pictures, points)
+            full = torch.nn.functional.interpolate(
+                logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False
+            )
+            inside = (full[:, 0] > 0).cpu().numpy()
+            score = iou.float().clamp(0, 1).cpu().numpy()
+            for mask, s, row, column in zip(inside, score, rows[part].tolist(), columns[part].tolist()):
+                one = _under_the_point(mask, float(s), row - half, column - half, probability.shape)
+                if one is not None and 0.2 * expected_area <= len(one.y) <= 2.5 * expected_area:
+                    found.append(one)
+    return measured(without_overlaps(found, probability.shape), probability, smoothed(probability, diameter_px))
+
+
+def _under_the_point(
+    mask: NDArray[np.bool_], score: float, y0: int, x0: int, shape: tuple[int, ...]
+) -> Instance | None:
+    """The part of a window's mask that is joined to its middle (or nearest to it), in pixels of the map."""
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    half = SIDE // 2
+    middle = labels[half - 4 : half + 5, half - 4 : half + 5]
+    there = middle[middle > 0]
+    if there.size == 0:
+        return None
+    label = labels[half, half] or np.bincount(there).argmax()
+    y, x = np.nonzero(labels == label)
+    y, x = y + y0, x + x0
+    within = (y >= 0) & (x >= 0) & (y < shape[0]) & (x < shape[1])
+    return Instance(score, y[within], x[within]) if within.any() else None

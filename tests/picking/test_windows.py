@@ -1,0 +1,71 @@
+"""The small SAM at the peaks of a map: one mask under each, of a plausible size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cryosegnet_ext.networks import window_sam
+from cryosegnet_ext.picking import windows
+from cryosegnet_ext.picking.segment import find_peaks
+from cryosegnet_ext.weights import build_sam
+
+
+@pytest.fixture(scope="module")
+def sam():
+    torch.manual_seed(0)
+    return build_sam(window_sam.SIZES).eval().requires_grad_(False)
+
+
+class Answers:
+    """Stands where the network is: a disc around the point, whatever the picture."""
+
+    def __init__(self, monkeypatch, radius, iou):
+        side = window_sam.SIDE // 2
+        at = np.arange(side) - (side - 1) / 2
+        disc = np.where(np.hypot(at[:, None], at[None]) <= radius / 2, 4.0, -4.0).astype(np.float32)
+
+        def decode(sam, pictures, points):
+            n = len(pictures)
+            return torch.from_numpy(disc).expand(n, side, side), torch.full((n,), iou)
+
+        monkeypatch.setattr(windows, "decode", decode)
+
+
+def blobs(shape, centres, radius):
+    yy, xx = np.mgrid[: shape[0], : shape[1]]
+    return np.max([np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / radius**2) for x, y in centres], axis=0).astype(np.float32)
+
+
+def test_masks_lie_under_the_peaks(sam, monkeypatch):
+    Answers(monkeypatch, 11.0, 0.8)
+    centres = [(40, 50), (150, 60), (100, 120), (3, 140)]
+    probability = blobs((160, 200), centres, 8.0)
+    area = np.pi / 4 * 22**2
+    masks = windows.cut(probability, np.zeros_like(probability), sam, diameter_px=32.0, expected_area=area)
+    assert len(masks) == 4
+    assert masks.score == pytest.approx(0.8)
+    whole = masks.x > 10
+    found = sorted(zip(masks.x[whole].round(), masks.y[whole].round()))
+    assert found == [(40, 50), (100, 120), (150, 60)]
+    assert masks.area[whole] == pytest.approx(area, rel=0.1)
+    rows, columns, _ = find_peaks(probability, diameter_px=32.0)
+    assert len(rows) == 4
+    assert len(columns) == 4
+
+
+def test_nothing_where_the_map_has_no_peaks_or_the_masks_no_size(sam, monkeypatch):
+    flat = np.zeros((120, 120), np.float32)
+    assert len(windows.cut(flat, flat, sam, diameter_px=32.0, expected_area=380.0)) == 0
+    Answers(monkeypatch, 2.0, 0.9)
+    probability = blobs((120, 120), [(60, 60)], 8.0)
+    assert len(windows.cut(probability, flat, sam, diameter_px=32.0, expected_area=380.0)) == 0
+
+
+def test_doubled_prompts_give_one_mask(sam, monkeypatch):
+    Answers(monkeypatch, 14.0, 0.9)
+    probability = blobs((120, 120), [(50, 60), (66, 60)], 6.0)
+    masks = windows.cut(probability, np.zeros_like(probability), sam, diameter_px=32.0, expected_area=616.0)
+    assert len(masks) <= 2
+    assert masks.area.sum() <= np.pi / 4 * (28**2) * 2
