@@ -12,10 +12,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.files.formats import read_many, read_picks
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.micrograph import Micrograph
-from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.files.picks import Picks, read_many, read_picks
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.journal import read_records
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import atomic_path
-from cryosegnet_ext.files.formats import read_picks
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.micrograph import read_micrograph
+from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.runs.overlay import draw_overlay
 
 from .nodes import LOGFILE

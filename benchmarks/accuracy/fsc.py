@@ -44,7 +44,7 @@ from scipy import ndimage
 
 from benchmarks import real_data
 from cryosegnet_ext.evaluation import agreement
-from cryosegnet_ext.files.formats import read_many
+from cryosegnet_ext.files.picks import read_many
 from cryosegnet_ext.simulation.series import truth_name
 
 PICKERS = ("truth", "ours", "log", "topaz")

@@ -7,13 +7,9 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .parsing import say
-
-if TYPE_CHECKING:
-    from ..evaluation import SetScore
 
 HELP = "compare picks of any program with labels"
 
@@ -82,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
 
         return run(args, named_sets([*args.sets, *args.picks]))
     from ..evaluation.compare import Question, compare
-    from ..evaluation.report import notes, terminal
+    from ..evaluation.report import terminal, write_files
 
     question = Question(
         labels=args.labels,
@@ -98,35 +94,10 @@ def main(args: argparse.Namespace) -> int:
         common=args.common,
     )
     answer = compare(question)
-    say(terminal(answer.sets, answer.settings))
-    tell([*answer.notes, *(line for s in answer.sets for line in notes(s))])
+    say(terminal(answer.sets, answer.settings, answer.notes))
     if args.output is not None:
-        write(answer.sets, answer.settings, args.output)
+        say("\n" + write_files(answer.sets, answer.settings, args.output))
     return 0
-
-
-def write(sets: list[SetScore], settings: dict[str, Any], folder: Path) -> None:
-    """Write CSV, JSON and curves, and say so."""
-    from ..errors import CryoSegNetError
-    from ..evaluation.curves import draw
-    from ..evaluation.report import write_csv, write_json
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
-    write_csv(sets, folder / "evaluation.csv")
-    write_json(sets, settings, folder / "evaluation.json")
-    drawn = draw(sets, folder)
-    say(f"\nwritten: {', '.join(str(p) for p in (folder / 'evaluation.csv', folder / 'evaluation.json', *drawn))}")
-    if not any(s.has_scores for s in sets):
-        say("f1_threshold.png is not drawn, as no set has picks of different scores")
-
-
-def tell(lines: list[str]) -> None:
-    """Print what has to be noticed."""
-    if lines:
-        say("\n" + "\n".join(f"note: {line}" for line in lines))
 
 
 def named_sets(words: list[str]) -> dict[str, Path]:

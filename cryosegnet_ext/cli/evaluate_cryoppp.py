@@ -68,9 +68,8 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
 
 def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]) -> list[SetScore]:
     from ..evaluation.compare import Question, score
-    from ..evaluation.report import notes, terminal
+    from ..evaluation.report import terminal, write_files
     from ..evaluation.sources import read_set, read_shapes, with_shapes
-    from .evaluate import tell, write
 
     found = data_set.labels()
     labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
@@ -113,10 +112,9 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
         scores += answer.sets
         settings = answer.settings
         remarks += [*answer.notes, *([f"{name}: {remark}"] if remark else [])]
-    say(terminal(scores, settings))
-    tell([*dict.fromkeys(remarks), *(line for s in scores for line in notes(s))])
+    say(terminal(scores, settings, dict.fromkeys(remarks)))
     if args.output is not None:
-        write(scores, settings, args.output / data_set.name)
+        say("\n" + write_files(scores, settings, args.output / data_set.name))
     return scores
 
 

@@ -83,7 +83,7 @@ def _for_cryosparc(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     from ..errors import CryoSegNetError
-    from ..files.formats import write_cs, write_picks
+    from ..files.picks import write_cs, write_picks
 
     inputs = _input_files(args.picks)
     files, kept = [file for file, _ in inputs], {below for _, below in inputs}
@@ -182,7 +182,7 @@ def _rank(file: Path) -> int | None:
 def _read(inputs: list[tuple[Path, Path]], args: argparse.Namespace) -> tuple[list[tuple[str, str, Picks]], int]:
     """The micrographs' names, the stems of their files to be, and their picks; how many inputs failed."""
     from ..errors import CryoSegNetError
-    from ..files.formats import read_many
+    from ..files.picks import read_many
 
     found: list[tuple[str, str, Picks]] = []
     names: set[str] = set()

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
+from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
+from .curves import draw
 from .measures import MicrographScore, SetScore
 
 SCHEMA = 1
@@ -34,8 +36,8 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(lines)
 
 
-def terminal(sets: Sequence[SetScore], settings: dict[str, Any]) -> str:
-    """Everything a person wants to see first."""
+def terminal(sets: Sequence[SetScore], settings: dict[str, Any], remarks: Iterable[str] = ()) -> str:
+    """Everything a person wants to see first; ``remarks`` are about the labels and come before those on the sets."""
     parts = [_settings(settings), table([_HEADER, *(_row(s) for s in sets)])]
     rows = [["mean over micrographs", "P", "R", "F1", "Dice"]]
     rows += [[s.name, *(_3(s.mean[k]) for k in ("precision", "recall", "f1", "dice"))] for s in sets]
@@ -51,11 +53,12 @@ def terminal(sets: Sequence[SetScore], settings: dict[str, Any]) -> str:
             _micrograph_row(m, s.name) for group in zip(*(s.micrographs for s in sets)) for m, s in zip(group, sets)
         ]
         parts.append(table(rows, left=2))
+    lines = [*remarks, *(line for s in sets for line in _remarks(s))]
+    parts += ["\n".join(f"note: {line}" for line in lines)] if lines else []
     return "\n\n".join(parts)
 
 
-def notes(score: SetScore) -> list[str]:
-    """What has to be said about a set, one line each."""
+def _remarks(score: SetScore) -> list[str]:
     lines = [f"{score.name}: {note}" for note in score.notes]
     if score.missing:
         lines.append(f"{score.name}: no picks for {_names(score.missing)}, counted as missed.")
@@ -64,7 +67,29 @@ def notes(score: SetScore) -> list[str]:
     return lines
 
 
-def write_csv(sets: Sequence[SetScore], path: Path) -> None:
+def write_files(sets: Sequence[SetScore], settings: dict[str, Any], folder: Path) -> str:
+    """Write the tables and the curves into a folder, which is made; returns what to say about it.
+
+    Raises
+    ------
+    CryoSegNetError
+        The folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
+    files = [folder / "evaluation.csv", folder / "evaluation.json"]
+    _write_csv(sets, files[0])
+    write_atomic(files[1], json.dumps(as_json(sets, settings), indent=1) + "\n")
+    files += draw(sets, folder)
+    lines = [f"written: {', '.join(map(str, files))}"]
+    if not any(s.has_scores for s in sets):
+        lines.append("f1_threshold.png is not drawn, as no set has picks of different scores")
+    return "\n".join(lines)
+
+
+def _write_csv(sets: Sequence[SetScore], path: Path) -> None:
     """One row a micrograph, then one for the total and one for the mean, for each set."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -109,11 +134,6 @@ def as_json(sets: Sequence[SetScore], settings: dict[str, Any]) -> dict[str, Any
             for s in sets
         ],
     }
-
-
-def write_json(sets: Sequence[SetScore], settings: dict[str, Any], path: Path) -> None:
-    """`as_json` in a file."""
-    write_atomic(path, json.dumps(as_json(sets, settings), indent=1) + "\n")
 
 
 _HEADER = ["total", "micrographs", "labels", "picks", "P", "R", "F1"]

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..files.formats import read_many
 from ..files.micrograph import read_shape
-from ..files.picks import Picks
+from ..files.picks import Picks, read_many
 from .folders import coordinate_files, inner, is_mask
 from .masks import read_mask
 from .names import assign, stem_of

@@ -1,12 +1,19 @@
-"""The Picks table: the only form in which picks travel."""
+"""Picks of a micrograph, the only form in which picks travel, and the files that they are read from and written to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..errors import CryoSegNetError
+from .atomic import write_atomic
+from .formats import READERS, WRITERS, TableOfPicks, bad, cs_bytes
+
+__all__ = ["Picks", "read_many", "read_picks", "write_cs", "write_picks"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,33 +108,156 @@ class Picks:
         path
             The file, replaced in one step if it exists.
         box_size
-            Side of the boxes of .box and .cbox, pixels; see `cryosegnet_ext.files.formats.write_picks`.
+            Side of the boxes of .box and .cbox, pixels; see `write_picks`.
 
         Raises
         ------
         CryoSegNetError
             Unknown suffix, a number that is not finite, a box without a size, or a file that cannot be written.
         """
-        from .formats import write_picks
-
         write_picks(self, path, box_size)
 
 
+def write_picks(picks: Picks, path: str | Path, box_size: int | None = None) -> None:
+    """Write the picks of one micrograph; the suffix of ``path`` (.star, .box, .cbox, .csv, .cs) names the format.
+
+    Rows keep the order of ``picks``. STAR and BOX hold whole pixels, rounded half up and moved inside the micrograph
+    where ``picks.shape`` is known, because RELION truncates coordinates; CBOX and CSV keep the fractions.
+
+    Parameters
+    ----------
+    picks
+        The picks; none at all gives a file with its header only.
+    path
+        The file, replaced in one step if it exists.
+    box_size
+        Side of the boxes of BOX and CBOX files in pixels, an even number. Where it is None they have the diameter of
+        the dataset's particles (``picks.sought``), or else the median of the picks' own, rounded to an even number.
+
+    Raises
+    ------
+    CryoSegNetError
+        Unknown suffix, a coordinate or score that is not finite, a box without a size, .cs without the micrograph's
+        shape, or a file that cannot be written.
+    """
+    path = Path(path)
+    writer = WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise bad(path, f"cannot write picks as '{path.suffix}'", f"use one of {', '.join(WRITERS)}")
+    write_atomic(path, writer(picks, path, box_size))
+
+
 def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:
-    """Read a pick file of this or another program (.star, .box, .cbox, .csv, Topaz's .txt, .cs).
+    """Read the picks of one micrograph; the suffix of ``path`` names the format.
 
     Parameters
     ----------
     path
-        The file; its suffix names the format.
+        A .star, .box, .cbox, .csv, .txt or .tsv (Topaz) or .cs file.
     pixel_size
-        Angstrom per pixel, for formats that do not carry it.
+        Angstrom per pixel, for files that do not carry it; a STAR with optics, a CSV of ours and .cs do.
+
+    Returns
+    -------
+    Picks
+        In the file's order. Diameters are NaN where the format has none. Scores are the file's own figures of merit:
+        0..1 in our files, log-odds in Topaz's; 1 where the file has none (RELION's manual picks included).
 
     Raises
     ------
     CryoSegNetError
         The file is missing, damaged, in no known format, or holds picks of several micrographs.
     """
-    from .formats import read_picks as read
+    table = read_many(path, pixel_size)
+    if len(table) > 1:
+        first, second = list(table)[:2]
+        raise bad(
+            path,
+            f"it holds the picks of {len(table)} micrographs ({first}, {second}, ...)",
+            "split it with 'cryosegnet export' or read it with read_many",
+        )
+    return next(iter(table.values()), Picks.empty(pixel_size))
 
-    return read(path, pixel_size=pixel_size)
+
+def read_many(path: str | Path, pixel_size: float | None = None) -> dict[str, Picks]:
+    """Read a table of picks of many micrographs: Topaz .txt, STAR with rlnMicrographName, CSV with a micrograph, .cs.
+
+    Returns
+    -------
+    dict of str to Picks
+        Keyed by the micrograph's name as the file has it, in order of first appearance; by the file's stem where the
+        file names no micrograph.
+
+    Raises
+    ------
+    CryoSegNetError
+        As :func:`read_picks`.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise bad(path, f"'{path.suffix}' is no known format of picks", f"use one of {', '.join(READERS)}")
+    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise CryoSegNetError(f"the pixel size is {pixel_size}: give it in angstrom per pixel, above zero.")
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise bad(path, f"cannot be read ({reason})", "check the name and its permissions") from error
+    with np.errstate(all="ignore"):
+        return _by_micrograph(reader(data, path, pixel_size), path, pixel_size)
+
+
+def write_cs(table: Mapping[str, Picks], path: str | Path) -> None:
+    """Write the picks of many micrographs as CryoSPARC particle locations: a NumPy structured array in a .cs file.
+
+    Fields and types are those of CryoSPARC's own pickers. ``uid`` and ``location/micrograph_uid`` are made from the
+    name and the coordinates, so the same picks give the same file; inside a CryoSPARC project the exposures have uids
+    of their own, and ``cryosegnet-cryosparc`` writes those. ``location/min_dist_A`` carries the diameter. A micrograph
+    without picks has no row.
+
+    Parameters
+    ----------
+    table
+        Micrograph path, as CryoSPARC shall know it, to its picks; each with a shape.
+    path
+        The .cs file.
+
+    Raises
+    ------
+    CryoSegNetError
+        A micrograph's shape is not known, a number is not finite, or the file cannot be written.
+    """
+    write_atomic(path, cs_bytes(table, Path(path)))
+
+
+def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) -> dict[str, Picks]:
+    """The picks of each micrograph that a file names; of the file's stem where it names none."""
+    n = len(table.x)
+    unknown = np.full(n, np.nan)
+    diameter = unknown if table.diameter is None else np.where(table.diameter > 0, table.diameter, np.nan)
+    diameter = np.where(np.isfinite(diameter), diameter, np.nan)
+    score = unknown if table.score is None else table.score
+    score = np.where(np.isnan(score), 1.0, score)
+    for name, values in (("x", table.x), ("y", table.y), ("score", score)):
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values))) + 1
+            raise bad(path, f"the {name} of pick {row} is no finite number", "the file is damaged: export it again")
+    rows: dict[str, list[int]] = {}
+    if table.micrograph is None:
+        rows[path.stem] = list(range(n))
+    else:
+        for row, name in enumerate(table.micrograph):
+            rows.setdefault(name, []).append(row)
+    for name in rows:
+        if not name or not name.isprintable():
+            raise bad(path, f"{name!r} is no name of a micrograph", "the file is damaged: export it again")
+    result = {}
+    for name, chosen in rows.items():
+        i = np.array(chosen, dtype=np.int64)
+        sizes = np.zeros(0) if table.pixel_size is None else table.pixel_size[i]
+        sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+        size = float(sizes[0]) if len(sizes) else pixel_size
+        shape = None if table.shape is None or not chosen else (int(table.shape[i[0], 0]), int(table.shape[i[0], 1]))
+        result[name] = Picks(table.x[i], table.y[i], diameter[i] * (size or 1.0), score[i], size, shape)
+    return result

@@ -17,9 +17,9 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
-from ..files.formats import Floats, read_picks, write_cs
+from ..files.formats import Floats
 from ..files.micrograph import read_shape
-from ..files.picks import Picks
+from ..files.picks import Picks, read_picks, write_cs
 from .journal import STATE_FOLDER
 from .summary import SCHEMA
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
 from ..files.discs import centres_of_mask
-from ..files.formats import READABLE, read_many
+from ..files.formats import READABLE
 from ..files.inputs import Input
 from ..files.micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
-from ..files.picks import Picks
+from ..files.picks import Picks, read_many
 from ..runs.progress import plural
 
 Floats = NDArray[np.float64]

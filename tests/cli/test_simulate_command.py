@@ -11,8 +11,8 @@ import pytest
 import starfile
 
 from cryosegnet_ext.cli import main
-from cryosegnet_ext.files.formats import read_picks
 from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.simulation.plan import JUNK
 
 SMALL = ["--shape", "128", "160", "--pixel-size", "4", "--device", "cpu", "--quiet"]

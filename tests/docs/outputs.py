@@ -16,8 +16,8 @@ import numpy as np
 import starfile
 
 from cryosegnet_ext import weights
-from cryosegnet_ext.files.formats import read_many, read_picks
 from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.picks import read_many, read_picks
 
 from .running import Ran
 

@@ -15,8 +15,8 @@ import starfile
 from cryosegnet_ext.cli import export
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import atomic_path, write_atomic
-from cryosegnet_ext.files.formats import READABLE, WRITABLE, read_many, read_picks, write_cs, write_picks
-from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.files.formats import READABLE, WRITABLE
+from cryosegnet_ext.files.picks import Picks, read_many, read_picks, write_cs, write_picks
 
 SHAPE = (3000, 4000)
 

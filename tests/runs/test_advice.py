@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.errors import UsageError
-from cryosegnet_ext.files.formats import read_picks
 from cryosegnet_ext.files.inputs import Input, expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
-from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.advice import about_diameter
 from tests.stub_picker import StubPicker, write_micrograph

@@ -10,9 +10,9 @@ import starfile
 
 from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.files.formats import read_many, read_picks
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import read_micrograph, read_shape
+from cryosegnet_ext.files.picks import read_many, read_picks
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.cryosparc_export import export_cryosparc
 from tests.stub_picker import StubPicker, write_micrograph

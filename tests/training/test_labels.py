@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import CryoSegNetError, Picks
-from cryosegnet_ext.files.formats import write_cs, write_picks
 from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.picks import write_cs, write_picks
 from cryosegnet_ext.training.labels import find_labels, scaled_labels
 
 from .helpers import write_mrc, write_star

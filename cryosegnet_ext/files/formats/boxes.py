@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CryoSegNetError
-from ..picks import Picks
 from .star import star_blocks
-from .table import Floats, Table, bad, check_finite, numbers, text_of, whole_pixels
+from .table import Floats, PicksToWrite, TableOfPicks, bad, check_finite, numbers, text_of, whole_pixels
 
 _CBOX_HEADER = """\
 data_global
@@ -39,7 +38,7 @@ _slice_index #1
 """
 
 
-def read_box(data: bytes, path: Path, _: float | None) -> Table:
+def read_box(data: bytes, path: Path, _: float | None) -> TableOfPicks:
     """EMAN's box file: corner with the smallest x and y, width, height; a fifth column is a flag and not read."""
     rows, lines = [], []
     for number, line in enumerate(text_of(data).splitlines(), 1):
@@ -56,21 +55,23 @@ def read_box(data: bytes, path: Path, _: float | None) -> Table:
     return _boxes(x, y, width, height, path)
 
 
-def _boxes(x: Floats, y: Floats, width: Floats, height: Floats, path: Path, score: Floats | None = None) -> Table:
+def _boxes(
+    x: Floats, y: Floats, width: Floats, height: Floats, path: Path, score: Floats | None = None
+) -> TableOfPicks:
     if not np.all((width > 0) & (height > 0)):
         row = int(np.argmin((width > 0) & (height > 0))) + 1
         raise bad(path, f"the box of pick {row} has no size", "the file is damaged: export it again")
-    return Table(x=x + width / 2, y=y + height / 2, diameter=(width + height) / 2, score=score)
+    return TableOfPicks(x=x + width / 2, y=y + height / 2, diameter=(width + height) / 2, score=score)
 
 
-def write_box(picks: Picks, path: Path, box_size: int | None) -> str:
+def write_box(picks: PicksToWrite, path: Path, box_size: int | None) -> str:
     """EMAN's box file around whole pixels, with one size of box."""
     x, y = whole_pixels(picks, path)
     side = one_box(picks, path, box_size)
     return "".join(f"{int(a) - side // 2}\t{int(b) - side // 2}\t{side}\t{side}\n" for a, b in zip(x, y))
 
 
-def read_cbox(data: bytes, path: Path, _: float | None) -> Table:
+def read_cbox(data: bytes, path: Path, _: float | None) -> TableOfPicks:
     """The CBOX of crYOLO: corners; the estimated size of each particle where crYOLO gives one, else the box."""
     block = next((b for b in star_blocks(data, path) if b.name == "cryolo"), None)
     needed = ["CoordinateX", "CoordinateY", "Width", "Height"]
@@ -88,10 +89,10 @@ def read_cbox(data: bytes, path: Path, _: float | None) -> Table:
     if not {"EstWidth", "EstHeight"} <= set(block.labels) or table.diameter is None:
         return table
     estimate = (block.numbers("EstWidth") + block.numbers("EstHeight")) / 2
-    return Table(table.x, table.y, np.where(estimate > 0, estimate, table.diameter), score)
+    return TableOfPicks(table.x, table.y, np.where(estimate > 0, estimate, table.diameter), score)
 
 
-def write_cbox(picks: Picks, path: Path, box_size: int | None) -> str:
+def write_cbox(picks: PicksToWrite, path: Path, box_size: int | None) -> str:
     """The CBOX of crYOLO, with <NA> for what does not exist here: z, the number of merged boxes, the angle."""
     check_finite(picks, path)
     lines = []
@@ -103,7 +104,7 @@ def write_cbox(picks: Picks, path: Path, box_size: int | None) -> str:
     return _CBOX_HEADER + "".join(lines) + _CBOX_FOOTER
 
 
-def one_box(picks: Picks, path: Path, box_size: int | None) -> int:
+def one_box(picks: PicksToWrite, path: Path, box_size: int | None) -> int:
     """Side of all boxes of a file in pixels; even, so that a box around a whole pixel has a whole corner.
 
     It is ``box_size``, else the diameter of the dataset's particles (``picks.sought``), else the median of the picks'

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..picks import Picks
-from .table import Floats, Table, bad, check_finite
+from .table import Floats, PicksToWrite, TableOfPicks, bad, check_finite
 
 
-def read_cs(data: bytes, path: Path, pixel_size: float | None) -> Table:
+def read_cs(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
     """Particle locations: fractions of the micrograph's width and height, y from row 0 of the array, no flip."""
     if data.startswith(b"\x95CSDAT"):
         raise bad(path, "it is a compressed CryoSPARC dataset", "save it in NumPy format with cryosparc-tools")
@@ -57,11 +56,11 @@ def read_cs(data: bytes, path: Path, pixel_size: float | None) -> Table:
     if names is not None:  # CryoSPARC marks a path inside its own project with ">"
         names = [name.removeprefix(">") for name in names]
     score = column("pick_stats/ncc_score")
-    return Table(x * shape[:, 1], y * shape[:, 0], diameter, score, names, sizes, shape.astype(np.int64))
+    return TableOfPicks(x * shape[:, 1], y * shape[:, 0], diameter, score, names, sizes, shape.astype(np.int64))
 
 
-def cs_bytes(table: Mapping[str, Picks], path: Path) -> bytes:
-    """The content of a .cs file, of micrograph path -> picks; see `cryosegnet_ext.files.formats.write_cs`."""
+def cs_bytes(table: Mapping[str, PicksToWrite], path: Path) -> bytes:
+    """The content of a .cs file, of micrograph path -> picks; see `cryosegnet_ext.files.picks.write_cs`."""
     width = max((len(name.encode()) for name in table), default=1) or 1
     fields = [
         ("uid", "<u8"),
@@ -106,7 +105,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def _uids(name: str, picks: Picks) -> list[int]:
+def _uids(name: str, picks: PicksToWrite) -> list[int]:
     """The same for the same picks, and never twice: of two picks at one place the second has another number."""
     seen: Counter[str] = Counter()
     uids = []
@@ -117,6 +116,6 @@ def _uids(name: str, picks: Picks) -> list[int]:
     return uids
 
 
-def write_cs_file(picks: Picks, path: Path, _: int | None) -> bytes:
+def write_cs_file(picks: PicksToWrite, path: Path, _: int | None) -> bytes:
     """The content of a .cs file of one micrograph, which is called as the file."""
     return cs_bytes({path.stem: picks}, path)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..picks import Picks
-from .table import Floats, Table, bad, check_finite, numbers, text_of
+from .table import Floats, PicksToWrite, TableOfPicks, bad, check_finite, numbers, text_of
 
 _CSV_NAMES = {
     "x": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
@@ -22,7 +21,7 @@ _CSV_NAMES = {
 """Our column names, Topaz's, CryoPPP's and RELION's."""
 
 
-def read_csv(data: bytes, path: Path, pixel_size: float | None) -> Table:
+def read_csv(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
     """A table with a header, separated by commas, semicolons or tabs."""
     text = text_of(data)
     header = text.split("\n", 1)[0]
@@ -62,10 +61,10 @@ def read_csv(data: bytes, path: Path, pixel_size: float | None) -> Table:
             raise bad(path, "its diameters are in angstrom and it has no pixel size", "give the pixel size")
     i = where["micrograph"]
     names = None if i is None else [row[i] for row in rows[1:]]
-    return Table(x, y, diameter, column("score"), names, sizes)
+    return TableOfPicks(x, y, diameter, column("score"), names, sizes)
 
 
-def write_csv(picks: Picks, path: Path, _: int | None) -> str:
+def write_csv(picks: PicksToWrite, path: Path, _: int | None) -> str:
     """Our CSV: all that a pick has, in full precision."""
     check_finite(picks, path)
     angstrom = picks.diameter if picks.pixel_size else np.full(len(picks), np.nan)

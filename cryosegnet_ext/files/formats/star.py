@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..picks import Picks
-from .table import Floats, Table, bad, numbers, text_of, whole_pixels
+from .table import Floats, PicksToWrite, TableOfPicks, bad, numbers, text_of, whole_pixels
 
 
 @dataclass
@@ -85,7 +84,7 @@ def _star_tokens(line: str) -> list[str]:
     return tokens
 
 
-def read_star(data: bytes, path: Path, _: float | None) -> Table:
+def read_star(data: bytes, path: Path, _: float | None) -> TableOfPicks:
     """The first block with coordinates."""
     blocks = star_blocks(data, path)
     block = next((b for b in blocks if {"rlnCoordinateX", "rlnCoordinateY"} <= set(b.labels)), None)
@@ -104,7 +103,7 @@ def read_star(data: bytes, path: Path, _: float | None) -> Table:
         sizes = dict(zip(optics.text("rlnOpticsGroup"), optics.numbers("rlnMicrographPixelSize")))
         group = block.text("rlnOpticsGroup") if "rlnOpticsGroup" in block.labels else list(sizes)[:1] * len(block.rows)
         pixel_size = np.array([sizes.get(g, np.nan) for g in group], dtype=np.float64)
-    return Table(
+    return TableOfPicks(
         x=block.numbers("rlnCoordinateX"),
         y=block.numbers("rlnCoordinateY"),
         score=score,
@@ -113,7 +112,7 @@ def read_star(data: bytes, path: Path, _: float | None) -> Table:
     )
 
 
-def write_star(picks: Picks, path: Path, _: int | None) -> str:
+def write_star(picks: PicksToWrite, path: Path, _: int | None) -> str:
     """RELION's coordinate file; its header is six lines, which some pipelines skip by count."""
     header = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
     x, y = whole_pixels(picks, path)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CryoSegNetError
-from ..picks import Picks
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ MISSING = {"", "<NA>", "NA", "None", "null", "?", "."}
 
 
 @dataclass(frozen=True)
-class Table:
+class TableOfPicks:
     """What a reader found: one row a pick, diameters in pixels, NaN where a value is not given."""
 
     x: Floats
@@ -29,6 +29,44 @@ class Table:
     micrograph: Sequence[str] | None = None
     pixel_size: Floats | None = None
     shape: NDArray[np.int64] | None = None  # (n, 2) as ny, nx
+
+
+class PicksToWrite(Protocol):
+    """What a writer needs to know of the picks of one micrograph; `cryosegnet_ext.files.picks.Picks` has all of it."""
+
+    @property
+    def x(self) -> Floats:
+        """Columns, pixels, (n,)."""
+
+    @property
+    def y(self) -> Floats:
+        """Rows, pixels, (n,)."""
+
+    @property
+    def diameter(self) -> Floats:
+        """Angstrom, or pixels where ``pixel_size`` is None, (n,)."""
+
+    @property
+    def diameter_px(self) -> Floats:
+        """Pixels, (n,)."""
+
+    @property
+    def score(self) -> Floats:
+        """Figures of merit, (n,)."""
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Angstrom per pixel."""
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Of the micrograph, (ny, nx)."""
+
+    @property
+    def sought(self) -> float | None:
+        """The data set's particle diameter, in the unit of ``diameter``."""
+
+    def __len__(self) -> int: ...
 
 
 def bad(path: str | Path, what: str, remedy: str) -> CryoSegNetError:
@@ -54,39 +92,7 @@ def numbers(texts: Sequence[str], lines: Sequence[int], column: str, path: Path)
     return values
 
 
-def by_micrograph(table: Table, path: Path, pixel_size: float | None) -> dict[str, Picks]:
-    """The picks of each micrograph that a file names; of the file's stem where it names none."""
-    n = len(table.x)
-    unknown = np.full(n, np.nan)
-    diameter = unknown if table.diameter is None else np.where(table.diameter > 0, table.diameter, np.nan)
-    diameter = np.where(np.isfinite(diameter), diameter, np.nan)
-    score = unknown if table.score is None else table.score
-    score = np.where(np.isnan(score), 1.0, score)
-    for name, values in (("x", table.x), ("y", table.y), ("score", score)):
-        if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values))) + 1
-            raise bad(path, f"the {name} of pick {row} is no finite number", "the file is damaged: export it again")
-    rows: dict[str, list[int]] = {}
-    if table.micrograph is None:
-        rows[path.stem] = list(range(n))
-    else:
-        for row, name in enumerate(table.micrograph):
-            rows.setdefault(name, []).append(row)
-    for name in rows:
-        if not name or not name.isprintable():
-            raise bad(path, f"{name!r} is no name of a micrograph", "the file is damaged: export it again")
-    result = {}
-    for name, chosen in rows.items():
-        i = np.array(chosen, dtype=np.int64)
-        sizes = np.zeros(0) if table.pixel_size is None else table.pixel_size[i]
-        sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-        size = float(sizes[0]) if len(sizes) else pixel_size
-        shape = None if table.shape is None or not chosen else (int(table.shape[i[0], 0]), int(table.shape[i[0], 1]))
-        result[name] = Picks(table.x[i], table.y[i], diameter[i] * (size or 1.0), score[i], size, shape)
-    return result
-
-
-def check_finite(picks: Picks, path: Path) -> None:
+def check_finite(picks: PicksToWrite, path: Path) -> None:
     """See that coordinates and scores are numbers; raises CryoSegNetError."""
     for name, values in (("x", picks.x), ("y", picks.y), ("score", picks.score)):
         if not np.isfinite(values).all():
@@ -94,7 +100,7 @@ def check_finite(picks: Picks, path: Path) -> None:
             raise bad(path, f"the {name} of pick {row} is no finite number", "leave that pick out")
 
 
-def whole_pixels(picks: Picks, path: Path) -> tuple[Floats, Floats]:
+def whole_pixels(picks: PicksToWrite, path: Path) -> tuple[Floats, Floats]:
     """Coordinates rounded half up, because ``round`` would go to the even neighbour, and inside the micrograph."""
     check_finite(picks, path)
     x, y = np.floor(picks.x + 0.5), np.floor(picks.y + 0.5)
