@@ -13,12 +13,12 @@ import numpy as np
 
 from cryosegnet_ext.errors import CryoSegNetError
 
-from .building import connect_once, create_once, find_marked
+from .chain_plan import STEPS, ChainPlan, ClassRule, read_plan
 from .connection import Connection, OutputName
 from .errors import ServerError
-from .plan import STEPS, Plan, Rule, read_plan
+from .jobs import connect_once, create_once, find_marked
 
-__all__ = ["STEPS", "Plan", "Rule", "Step", "read_plan", "run", "steps"]
+__all__ = ["STEPS", "ChainPlan", "ClassRule", "Step", "read_plan", "run", "steps"]
 
 #: Box side in particle diameters, and the multiple it is rounded up to, which Fourier transforms like.
 _BOX_DIAMETERS, _BOX_MULTIPLE = 1.5, 16
@@ -55,7 +55,7 @@ class Step:
         return f"{self.name:<9} {self.kind} on {self.lane or 'the master'}; {params}; {sources}"
 
 
-def steps(connection: Connection, plan: Plan) -> list[Step]:
+def steps(connection: Connection, plan: ChainPlan) -> list[Step]:
     """The jobs of a plan, checked against what this CryoSPARC offers.
 
     Raises
@@ -113,7 +113,7 @@ def _source(output: OutputName) -> tuple[str, str]:
     return output.job, output.output
 
 
-def _box_size(connection: Connection, plan: Plan) -> int:
+def _box_size(connection: Connection, plan: ChainPlan) -> int:
     """Box side in pixels from the diameters that the picks carry."""
     load = connection.api.jobs.load_output
     table = connection.call(
@@ -147,7 +147,7 @@ def _check(connection: Connection, chain: Sequence[Step]) -> None:
 
 def run(
     connection: Connection,
-    plan: Plan,
+    plan: ChainPlan,
     say: Callable[[str], None] = print,
     poll_seconds: float = _POLL_SECONDS,
 ) -> dict[str, str]:
@@ -175,7 +175,7 @@ def run(
     Raises
     ------
     CryoSegNetError
-        A job failed, was killed or takes longer than ``Plan.hours``, or no class passes the rule.
+        A job failed, was killed or takes longer than ``ChainPlan.hours``, or no class passes the rule.
     """
     made: dict[str, str] = {}
     for step in steps(connection, plan):
@@ -197,7 +197,7 @@ def run(
     return made
 
 
-def _job(connection: Connection, plan: Plan, step: Step, made: Mapping[str, str]) -> Any:
+def _job(connection: Connection, plan: ChainPlan, step: Step, made: Mapping[str, str]) -> Any:
     """The job of a step: of an earlier run, or a new one; connected."""
     mark = f"{plan.mark} {step.name}"
     found = find_marked(connection, plan.project, plan.workspace, mark, step.kind)
@@ -241,7 +241,7 @@ def _wait(connection: Connection, job: Any, wanted: Sequence[str], hours: float,
         time.sleep(poll_seconds)
 
 
-def _select(connection: Connection, plan: Plan, job: Any, say: Callable[[str], None], poll_seconds: float) -> None:
+def _select(connection: Connection, plan: ChainPlan, job: Any, say: Callable[[str], None], poll_seconds: float) -> None:
     """Choose the classes of an interactive Select 2D job, when it waits for that."""
     if _wait(connection, job, ("waiting",), plan.hours, poll_seconds) != "waiting":
         return

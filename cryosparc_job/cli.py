@@ -80,9 +80,9 @@ def _download(args: argparse.Namespace) -> bool | None:
 
 
 def _task(args: argparse.Namespace, **more: Any) -> Any:
-    from .job import Task
+    from .pick import PickingJob
 
-    return Task(
+    return PickingJob(
         project=args.project,
         workspace=args.workspace,
         title=args.title,
@@ -116,7 +116,7 @@ def _add_pick(parser: argparse.ArgumentParser) -> None:
 
 def _pick(args: argparse.Namespace) -> int:
     from .connection import OutputName
-    from .job import pick
+    from .pick import pick
 
     if args.overwrite and args.job is None:
         raise UsageError("--overwrite belongs to --job; a new job has nothing to forget")
@@ -203,7 +203,7 @@ def _add_chain(parser: argparse.ArgumentParser) -> None:
 def _chain(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from .chain import Plan, Rule, read_plan, run, steps
+    from .chain import ChainPlan, ClassRule, read_plan, run, steps
     from .connection import OutputName
 
     particles = OutputName.parse(args.particles)
@@ -212,10 +212,10 @@ def _chain(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("lane", "box", "last", "hours")}
     found.update({name: value for name, value in given.items() if value is not None})
     rule = {"resolution": args.max_resolution, "particles": args.min_particles, "fraction": args.keep}
-    found["rule"] = replace(found.get("rule", Rule()), **{n: v for n, v in rule.items() if v is not None})
+    found["rule"] = replace(found.get("rule", ClassRule()), **{n: v for n, v in rule.items() if v is not None})
     if args.classes is not None:
         found.setdefault("params", {}).setdefault("classify", {})["class2D_K"] = args.classes
-    plan = Plan(args.project, args.workspace, particles, exposures, **found)
+    plan = ChainPlan(args.project, args.workspace, particles, exposures, **found)
     with _connect(args) as connection:
         if args.dry_run:
             for step in steps(connection, plan):
@@ -254,13 +254,13 @@ def _add_live(parser: argparse.ArgumentParser) -> None:
 
 def _live(args: argparse.Namespace) -> int:
     from .connection import OutputName
-    from .live import Follow, follow
+    from .live import LivePlan, follow
 
     if args.batch < 1:
         raise UsageError("--batch must be at least 1")
     exposures = None if args.exposures is None else OutputName.parse(args.exposures)
     with engine_of(args, _complain) as picker, _connect(args) as connection:
-        plan = Follow(
+        plan = LivePlan(
             task=_task(args, exposures=exposures),
             session=args.session,
             batch=args.batch,
@@ -297,8 +297,8 @@ def _orientation(args: argparse.Namespace) -> int:
     from cryosegnet_ext.weights import cache_folder
 
     from .connection import OutputName
+    from .micrographs import ProjectMicrographs
     from .orientation import check
-    from .source import Source
 
     exposures, picks = OutputName.parse(args.exposures), OutputName.parse(args.picks)
     reference = None if args.reference is None else OutputName.parse(args.reference)
@@ -310,7 +310,7 @@ def _orientation(args: argparse.Namespace) -> int:
             exposures,
             picks,
             reference,
-            lambda: Source(connection, args.project, cache, int(args.cache_size * 1e9), _download(args)),
+            lambda: ProjectMicrographs(connection, args.project, cache, int(args.cache_size * 1e9), _download(args)),
             args.diameter,
         )
     print("\n".join(verdict.lines()))

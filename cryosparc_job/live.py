@@ -16,11 +16,11 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
 
-from .building import find_marked
 from .connection import Connection, OutputName
 from .errors import EngineLost, Expired, Interrupted, ServerError
-from .job import Outcome, Task, pick
+from .jobs import find_marked
 from .locations import live_table
+from .pick import PickingJob, PickingResult, pick
 
 _PAGE = 500
 _ENDED_SESSION = ("completed", "compacting", "compacted")
@@ -32,7 +32,7 @@ _SLICE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Follow:
+class LivePlan:
     """What to follow, and in what portions.
 
     Attributes
@@ -53,7 +53,7 @@ class Follow:
         How often to look.
     """
 
-    task: Task
+    task: PickingJob
     session: str | None = None
     batch: int = 50
     largest: int = 1000
@@ -74,14 +74,14 @@ class _Origin(Protocol):
     def look(self) -> tuple[list[int], str]:
         """Identifiers of the exposures that are ready, and whether more will come: "open", "paused" or "over"."""
 
-    def task(self, uids: list[int]) -> Task:
+    def task(self, uids: list[int]) -> PickingJob:
         """The task of picking some of them."""
 
 
 class _Output:
     """A job's output that grows."""
 
-    def __init__(self, connection: Connection, follow: Follow) -> None:
+    def __init__(self, connection: Connection, follow: LivePlan) -> None:
         assert follow.task.exposures is not None
         self._connection = connection
         self._follow = follow
@@ -102,14 +102,14 @@ class _Output:
             return [], state  # nothing has been written yet
         return [int(uid) for uid in table["uid"]], state
 
-    def task(self, uids: list[int]) -> Task:
+    def task(self, uids: list[int]) -> PickingJob:
         return replace(self._follow.task, only=frozenset(uids), note=self._follow.mark)
 
 
 class _Session:
     """A Live session."""
 
-    def __init__(self, connection: Connection, follow: Follow) -> None:
+    def __init__(self, connection: Connection, follow: LivePlan) -> None:
         self._connection = connection
         self._follow = follow
         self._ready: dict[int, Any] = {}
@@ -134,17 +134,17 @@ class _Session:
         wanted = {"project_uid": [self._follow.task.project], "session_uid": [self._follow.session]}
         return list(find(after=after, limit=_PAGE, stage=list(_READY), **wanted))
 
-    def task(self, uids: list[int]) -> Task:
+    def task(self, uids: list[int]) -> PickingJob:
         table = live_table([self._ready[uid] for uid in uids])
         return replace(self._follow.task, exposures=None, table=table, note=self._follow.mark)
 
 
 def follow(
     connection: Connection,
-    plan: Follow,
+    plan: LivePlan,
     picker: MicrographPicker | Engine,
     say: Callable[[str], None] = print,
-) -> list[Outcome]:
+) -> list[PickingResult]:
     """Pick what comes until nothing more does.
 
     Each batch is an external job of its own, completed when its outputs were read back. What is done is read from the
@@ -154,7 +154,7 @@ def follow(
 
     Returns
     -------
-    list of Outcome
+    list of PickingResult
         The batches of this run.
 
     Raises
@@ -170,7 +170,7 @@ def follow(
     origin: _Origin = _Output(connection, plan) if plan.session is None else _Session(connection, plan)
     done = _finished(connection, plan)
     tries: dict[int, int] = {}
-    outcomes: list[Outcome] = []
+    outcomes: list[PickingResult] = []
     seen = 0
     fresh_since: float | None = None
     last_news = last_answer = time.monotonic()
@@ -227,11 +227,11 @@ def follow(
 
 def _batch(
     connection: Connection,
-    task: Task,
+    task: PickingJob,
     picker: MicrographPicker | Engine,
     say: Callable[[str], None],
-    before: list[Outcome],
-) -> Outcome | None:
+    before: list[PickingResult],
+) -> PickingResult | None:
     """Pick one batch; None where it could not be picked and the next one may."""
     estimated = next((one.estimated for one in before if one.estimated is not None), None)
     try:
@@ -247,7 +247,7 @@ def _batch(
     return outcome
 
 
-def _finished(connection: Connection, plan: Follow) -> set[int]:
+def _finished(connection: Connection, plan: LivePlan) -> set[int]:
     """Exposures that earlier jobs have picked; what they left unfinished is marked as failed."""
     task = plan.task
     done: set[int] = set()
@@ -281,7 +281,7 @@ def _stop(number: int, _frame: object = None) -> None:
 def _heard(receive: Callable[[int, Any], Any]) -> Iterator[None]:
     """Signals go to ``receive``: between the batches they end the following where it may end, in one at once.
 
-    While a batch's job runs, `ends.Run` takes them.
+    While a batch's job runs, `ExternalJobRun` takes them.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():

@@ -16,7 +16,7 @@ from cryosegnet_ext.errors import CryoSegNetError
 from .connection import Connection, OutputName
 from .errors import ServerError
 from .locations import Exposure, read_exposures, read_locations
-from .source import Source
+from .micrographs import ProjectMicrographs
 
 if TYPE_CHECKING:
     from cryosparc.dataset import Dataset
@@ -201,7 +201,7 @@ def check(
     exposures, picks, reference
         Outputs; without a reference the images are read.
     make_source
-        () -> `Source`, for the images.
+        () -> `ProjectMicrographs`, for the images.
     diameter
         Particle diameter, angstrom; by default what the picks carry.
 
@@ -244,7 +244,7 @@ def _diameter_px(table: Dataset, exposure: Exposure, diameter: float | None) -> 
     return max(shape) / 30
 
 
-def _read_images(source: Source, exposures: Sequence[Exposure]) -> dict[int, NDArray[np.float32]]:
+def _read_images(source: ProjectMicrographs, exposures: Sequence[Exposure]) -> dict[int, NDArray[np.float32]]:
     images: dict[int, NDArray[np.float32]] = {}
     for exposure in exposures[: 2 * _MOST_EXPOSURES]:
         if len(images) == _MOST_EXPOSURES:

@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.2
 
 Item = TypeVar("Item")
 Got = TypeVar("Got")
-Me = TypeVar("Me", bound="Ahead[Any, Any]")
+Me = TypeVar("Me", bound="Prefetcher[Any, Any]")
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Read:
     error: Exception | None = None
 
 
-class Ahead(Generic[Item, Got]):
+class Prefetcher(Generic[Item, Got]):
     """Does something with items in their order, in a thread, a few ahead of what was taken.
 
     The thread is a daemon: a file system or a server that hangs does not keep the process from ending. The items are
@@ -87,7 +87,7 @@ class Ahead(Generic[Item, Got]):
                 return
 
 
-class Reader(Ahead[Input, "Read"]):
+class Reader(Prefetcher[Input, "Read"]):
     """Reads the inputs in their order, at most two ahead of what was taken with `next`."""
 
     def __init__(self, read: Callable[[Input], Micrograph], inputs: Iterable[Input]) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in CryoSPARC server for every test, with an empty world each."""
+"""A fake CryoSPARC server for every test, with an empty world each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 if all(importlib.util.find_spec(name) is not None for name in ("cryosparc", "fastapi", "uvicorn")):
     from cryosparc_job.connection import Connection, connect
     from tests.cryosparc_job.helpers import environment
-    from tests.fake_cryosparc.server import StandIn
+    from tests.fake_cryosparc.server import FakeCryoSPARC
     from tests.fake_cryosparc.world import World
 else:
     # Both are extras: `cryosparc` and `dev`.
@@ -21,13 +21,13 @@ else:
 
 
 @pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    with StandIn(tmp_path_factory.mktemp("world")) as server:
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCryoSPARC]:
+    with FakeCryoSPARC(tmp_path_factory.mktemp("world")) as server:
         yield server
 
 
 @pytest.fixture
-def standin(_server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+def fake(_server: FakeCryoSPARC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCryoSPARC:
     """The server, empty; saved logins, caches and state go to the test's own folder."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("CRYOSEGNET_CACHE", str(tmp_path / "cache"))
@@ -54,14 +54,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def world(standin: StandIn) -> World:
-    return standin.world
+def world(fake: FakeCryoSPARC) -> World:
+    return fake.world
 
 
 @pytest.fixture
-def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+def connection(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     """A client that has logged in."""
-    for name, value in environment(standin).items():
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    with connect(standin.url, patience=3.0) as one:
+    with connect(fake.url, patience=3.0) as one:
         yield one

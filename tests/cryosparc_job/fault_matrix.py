@@ -15,14 +15,14 @@ from unittest import mock
 import numpy as np
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosparc_job import building, ends
 from cryosparc_job import connection as connection_module
+from cryosparc_job import external_job, jobs
 from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.errors import JobLost
-from cryosparc_job.job import Task, pick
+from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 
 #: Every call of a run, in the order in which they first come.
 BEFORE = (
@@ -80,18 +80,18 @@ def quick() -> Iterator[None]:
     """Waits of hundredths of seconds; every retry stays."""
     with (
         mock.patch.object(connection_module, "_FIRST_WAIT", 0.01),
-        mock.patch.object(building, "RETRY_SECONDS", 0.01),
-        mock.patch.object(ends, "_ENDING_PATIENCE", 0.1),
-        mock.patch.object(ends, "WATCH_SECONDS", 0.2),
+        mock.patch.object(jobs, "RETRY_SECONDS", 0.01),
+        mock.patch.object(external_job, "_ENDING_PATIENCE", 0.1),
+        mock.patch.object(external_job, "WATCH_SECONDS", 0.2),
     ):
         yield
 
 
-def run_case(server: StandIn, root: Path, operation: str, kind: str, times: int, patience: float = 2.0) -> Case:
+def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times: int, patience: float = 2.0) -> Case:
     """One run with a fault, in a world of its own, and a second one that goes on with its job."""
     world = server.reset(root / "server")
     add_exposures(world, [(256, 256)] * EXPOSURES, particles=PARTICLES)
-    task = Task(
+    task = PickingJob(
         "P1",
         "W1",
         OutputName("J1", "exposures"),
@@ -121,7 +121,7 @@ def run_case(server: StandIn, root: Path, operation: str, kind: str, times: int,
                 assert rows is not None
                 assert len(np.unique(rows["uid"])) == EXPOSURES * PARTICLES
             else:
-                again = Task(**{**task.__dict__, "job": last.uid})
+                again = PickingJob(**{**task.__dict__, "job": last.uid})
                 with connect(server.url) as connection:
                     pick(connection, again, BlobPicker())
                 resumed = (
@@ -151,7 +151,7 @@ def main() -> None:
         "expired": "login expires",
     }
     print("| fault | at | what the user sees | state of the job | afterwards |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, StandIn(Path(folder)) as server:
+    with tempfile.TemporaryDirectory() as folder, FakeCryoSPARC(Path(folder)) as server:
         count = 0
         for kind, name in names.items():
             for title, calls in groups:

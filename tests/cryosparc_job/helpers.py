@@ -135,24 +135,22 @@ def add_exposures(
     return truth
 
 
-def environment(standin: Any) -> dict[str, str]:
-    """Variables that log in to the stand-in server."""
-    return {"CRYOSPARC_EMAIL": standin.world.email, "CRYOSPARC_PASSWORD": standin.world.password}
+def environment(fake: Any) -> dict[str, str]:
+    """Variables that log in to the fake CryoSPARC server."""
+    return {"CRYOSPARC_EMAIL": fake.world.email, "CRYOSPARC_PASSWORD": fake.world.password}
 
 
-def words(standin: Any) -> list[str]:
+def words(fake: Any) -> list[str]:
     """Arguments that name the exposures."""
-    return ["--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
+    return ["--url", fake.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
 
 
-def start(
-    standin: Any, tmp_path: Path, *more: str, command: str = "pick", seconds: float = 0.4
-) -> subprocess.Popen[str]:
+def start(fake: Any, tmp_path: Path, *more: str, command: str = "pick", seconds: float = 0.4) -> subprocess.Popen[str]:
     """``cryosegnet-cryosparc`` as a process, in a session of its own; a micrograph takes ``seconds``."""
-    variables = {**os.environ, **environment(standin), "BLOB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, **environment(fake), "BLOB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
     variables["CRYOSEGNET_CACHE"] = str(tmp_path / "cache")
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.cryosparc_job.helpers", command, *words(standin), *more],
+        [sys.executable, "-m", "tests.cryosparc_job.helpers", command, *words(fake), *more],
         cwd=REPOSITORY,
         env=variables,
         stdout=subprocess.PIPE,
@@ -188,8 +186,8 @@ def wait(what: Callable[[], Any], seconds: float = 40) -> None:
 if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))
     from cryosegnet_ext.cli import running_options
-    from cryosparc_job import cli, ends
+    from cryosparc_job import cli, external_job
 
-    ends.WATCH_SECONDS = 0.5
+    external_job.WATCH_SECONDS = 0.5
     running_options.make_picker = make_blobs
     sys.exit(cli.main())

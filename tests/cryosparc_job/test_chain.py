@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosparc_job import building, chain, cli
-from cryosparc_job.chain import Plan, Rule, read_plan, run, steps
+from cryosparc_job import chain, cli, jobs
+from cryosparc_job.chain import ChainPlan, ClassRule, read_plan, run, steps
 from cryosparc_job.connection import Connection, OutputName, connect
-from cryosparc_job.job import Task, pick
+from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
 
 CLASSES = [
@@ -24,24 +24,24 @@ CLASSES = [
     {"class_idx": 2, "res_A": 12.0, "num_particles_total": 4},
     {"class_idx": 3, "res_A": 9.0, "num_particles_total": 2},
 ]
-RULE = Rule(resolution=15.0, particles=3)
+RULE = ClassRule(resolution=15.0, particles=3)
 
 
 @pytest.fixture
-def connection(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    for name, value in environment(standin).items():
+def connection(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(building, "RETRY_SECONDS", 0.01)
-    standin.world.class_info = CLASSES
-    add_exposures(standin.world, [(256, 256)] * 3, particles=8)
-    with connect(standin.url, patience=2.0) as one:
-        pick(one, Task("P1", "W1", OutputName("J1", "exposures")), BlobPicker())
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
+    fake.world.class_info = CLASSES
+    add_exposures(fake.world, [(256, 256)] * 3, particles=8)
+    with connect(fake.url, patience=2.0) as one:
+        pick(one, PickingJob("P1", "W1", OutputName("J1", "exposures")), BlobPicker())
         yield one
 
 
-def plan(**options: Any) -> Plan:
+def plan(**options: Any) -> ChainPlan:
     options = {"lane": "gpu", "rule": RULE, **options}
-    return Plan("P1", "W1", OutputName("J2", "particles"), OutputName("J2", "exposures"), **options)
+    return ChainPlan("P1", "W1", OutputName("J2", "particles"), OutputName("J2", "exposures"), **options)
 
 
 def test_the_whole_chain(connection: Connection, world: World) -> None:
@@ -76,10 +76,10 @@ def test_the_same_plan_makes_no_second_chain(connection: Connection, world: Worl
 )
 @pytest.mark.parametrize("kind", ["torn", "500_after_store"])
 def test_faults_make_no_twins(
-    connection: Connection, world: World, standin: StandIn, operation: str, kind: str
+    connection: Connection, world: World, fake: FakeCryoSPARC, operation: str, kind: str
 ) -> None:
     after = 5 if operation == "jobs.interactive_post" else 0  # the call that finishes the selection
-    standin.faults.append(Fault(operation, kind, 3 if kind == "torn" else 1, after=after))
+    fake.faults.append(Fault(operation, kind, 3 if kind == "torn" else 1, after=after))
     made = run(connection, plan(), lambda line: None, poll_seconds=0.02)
     assert [world.jobs[uid].status for uid in made.values()] == ["completed"] * 4
     assert len([job for job in world.jobs.values() if not job.deleted]) == 6
@@ -112,7 +112,7 @@ def test_a_step_has_a_time_limit(connection: Connection, world: World) -> None:
 
 def test_no_class_passes(connection: Connection, world: World) -> None:
     with pytest.raises(CryoSegNetError, match=r"the best has 8\.0 A and 10 particles"):
-        run(connection, plan(rule=Rule(resolution=3.0)), lambda line: None, poll_seconds=0.02)
+        run(connection, plan(rule=ClassRule(resolution=3.0)), lambda line: None, poll_seconds=0.02)
     assert world.jobs["J5"].status == "waiting"
 
 
@@ -134,14 +134,14 @@ def test_bad_plans_make_no_jobs(connection: Connection, world: World, options: A
 @pytest.mark.parametrize(
     ("rule", "kept"),
     [
-        (Rule(15.0, 3), [0, 2]),
-        (Rule(15.0, 1), [0, 3, 2]),
-        (Rule(50.0, 1), [0, 3, 2, 1]),
-        (Rule(50.0, 1, 0.3), [0]),
-        (Rule(50.0, 1, 0.6), [0, 3, 2]),
+        (ClassRule(15.0, 3), [0, 2]),
+        (ClassRule(15.0, 1), [0, 3, 2]),
+        (ClassRule(50.0, 1), [0, 3, 2, 1]),
+        (ClassRule(50.0, 1, 0.3), [0]),
+        (ClassRule(50.0, 1, 0.6), [0, 3, 2]),
     ],
 )
-def test_rules(rule: Rule, kept: list[int]) -> None:
+def test_rules(rule: ClassRule, kept: list[int]) -> None:
     assert rule.choose(CLASSES) == kept
 
 
@@ -163,19 +163,19 @@ def test_a_plan_from_a_file(tmp_path: Path) -> None:
 
 
 def test_the_command_and_its_dry_run(
-    connection: Connection, standin: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    connection: Connection, fake: FakeCryoSPARC, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["chain", "--url", standin.url, "--project", "P1", "--workspace", "W1", "--particles", "J2:particles"]
+    words = ["chain", "--url", fake.url, "--project", "P1", "--workspace", "W1", "--particles", "J2:particles"]
     words += ["--lane", "gpu", "--classes", "20", "--min-particles", "3"]
     assert cli.main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "extract_micrographs_multi on gpu; box_size_pix=32" in said
     assert "class2D_K=20" in said
     assert "select_2D on the master" in said
-    assert set(standin.world.jobs) == {"J1", "J2"}
+    assert set(fake.world.jobs) == {"J1", "J2"}
     monkeypatch.setattr(chain, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(run, "__defaults__", (print, 0.02))
     assert cli.main(words) == 0
     assert "abinit: J6 completed" in capsys.readouterr().out
-    with connect(standin.url) as one:
+    with connect(fake.url) as one:
         assert [step.name for step in steps(one, plan(last="select"))] == ["extract", "classify", "select"]

@@ -18,7 +18,7 @@ from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, clean_url, connect, require_client
 from tests.cryosparc_job.helpers import environment
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +26,11 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
 
 
-def save_login(standin: StandIn, url: str, token: str = "saved", days: int = 1) -> None:
-    standin.world.tokens.add("saved")
+def save_login(fake: FakeCryoSPARC, url: str, token: str = "saved", days: int = 1) -> None:
+    fake.world.tokens.add("saved")
     sessions = InstanceAuthSessions({})
     expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
-    sessions.insert(url, standin.world.email, Token(access_token=token, token_type="bearer"), expires)
+    sessions.insert(url, fake.world.email, Token(access_token=token, token_type="bearer"), expires)
     sessions.save(connection_path())
 
 
@@ -41,72 +41,72 @@ def connection_path() -> Any:
     return get_default_auth_config_path()
 
 
-def test_login_from_the_environment(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(standin).items():
+def test_login_from_the_environment(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    with connect(standin.url) as one:
+    with connect(fake.url) as one:
         assert one.cs.user.name == "ali"
 
 
-def test_address_from_the_environment(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(standin).items():
+def test_address_from_the_environment(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    host, port = standin.url.removeprefix("http://").split(":")
+    host, port = fake.url.removeprefix("http://").split(":")
     monkeypatch.setenv("CRYOSPARC_MASTER_HOSTNAME", host)
     monkeypatch.setenv("CRYOSPARC_BASE_PORT", port)
     with connect() as one:
-        assert one.url == standin.url
-    monkeypatch.setenv("CRYOSPARC_BASE_URL", standin.url)
-    with connect(standin.url + "/") as one:
-        assert one.url == standin.url
+        assert one.url == fake.url
+    monkeypatch.setenv("CRYOSPARC_BASE_URL", fake.url)
+    with connect(fake.url + "/") as one:
+        assert one.url == fake.url
 
 
-def test_saved_login(standin: StandIn) -> None:
-    save_login(standin, standin.url)
-    with connect(standin.url) as one:
+def test_saved_login(fake: FakeCryoSPARC) -> None:
+    save_login(fake, fake.url)
+    with connect(fake.url) as one:
         assert one.cs.user.name == "ali"
 
 
-def test_a_login_saved_under_another_spelling_is_named(standin: StandIn) -> None:
-    other = standin.url.replace("127.0.0.1", "localhost")
-    save_login(standin, other)
+def test_a_login_saved_under_another_spelling_is_named(fake: FakeCryoSPARC) -> None:
+    other = fake.url.replace("127.0.0.1", "localhost")
+    save_login(fake, other)
     with pytest.raises(CryoSegNetError, match="a login is saved for http://localhost"):
-        connect(standin.url)
+        connect(fake.url)
 
 
-def test_prompt(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal:
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr("sys.stdin", Terminal())
-    monkeypatch.setattr("builtins.input", lambda prompt: standin.world.email)
-    monkeypatch.setattr("getpass.getpass", lambda prompt: standin.world.password)
-    with connect(standin.url) as one:
+    monkeypatch.setattr("builtins.input", lambda prompt: fake.world.email)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: fake.world.password)
+    with connect(fake.url) as one:
         assert one.cs.user.name == "ali"
 
 
 @pytest.mark.parametrize("case", ["no login", "wrong password", "expired", "expired on the server"])
 def test_refused_logins_are_one_sentence_without_secrets(
-    standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
+    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     if case == "wrong password":
-        monkeypatch.setenv("CRYOSPARC_EMAIL", standin.world.email)
+        monkeypatch.setenv("CRYOSPARC_EMAIL", fake.world.email)
         monkeypatch.setenv("CRYOSPARC_PASSWORD", "hunter2 secret")
     elif case.startswith("expired"):
-        save_login(standin, standin.url, token="old-secret-token", days=-1 if case == "expired" else 1)
+        save_login(fake, fake.url, token="old-secret-token", days=-1 if case == "expired" else 1)
     monkeypatch.setattr(running_options, "make_picker", lambda options, device: None)
-    words = ["--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
+    words = ["--url", fake.url, "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
     assert cli.main(["pick", *words]) == 3
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) == 1
     assert "cryosparc.tools login" in said
     assert "secret" not in said
-    assert standin.world.jobs == {}
+    assert fake.world.jobs == {}
 
 
-def test_nobody_listening(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(standin).items():
+def test_nobody_listening(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CryoSegNetError, match="check the network"):
         connect("http://127.0.0.1:9")
@@ -126,8 +126,8 @@ class _Page(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_another_web_server(standin: StandIn, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    for name, value in environment(standin).items():
+def test_another_web_server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     with HTTPServer(("127.0.0.1", 0), _Page) as server:
         server.status = status  # type: ignore[attr-defined]
@@ -137,12 +137,12 @@ def test_another_web_server(standin: StandIn, monkeypatch: pytest.MonkeyPatch, s
         server.shutdown()
 
 
-def test_a_server_that_fails_after_the_login(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(standin).items():
+def test_a_server_that_fails_after_the_login(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    standin.faults.append(Fault("config.get_version", "500", times=-1, after=1))
+    fake.faults.append(Fault("config.get_version", "500", times=-1, after=1))
     with pytest.raises(CryoSegNetError, match=r"refused asking for the version \(500"):
-        connect(standin.url)
+        connect(fake.url)
 
 
 @pytest.mark.parametrize(
@@ -187,12 +187,12 @@ def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 @pytest.mark.parametrize("version", ["v4.7.1", "v5.1.0"])
-def test_other_servers_are_refused(standin: StandIn, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    for name, value in environment(standin).items():
+def test_other_servers_are_refused(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    standin.world.version = version
+    fake.world.version = version
     with pytest.raises(CryoSegNetError, match=rf"is {version} and this program speaks to 5.0.x only"):
-        connect(standin.url)
+        connect(fake.url)
 
 
 @pytest.mark.parametrize("text", ["J12", "exposures", "J12:", "12:exposures", "J12/exposures"])
@@ -211,12 +211,12 @@ def test_help_says_where_the_login_comes_from(command: str, capsys: pytest.Captu
     assert "exit codes" in said
 
 
-def test_what_is_waited_for_is_said(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(standin).items():
+def test_what_is_waited_for_is_said(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     said: list[str] = []
-    with connect(standin.url, patience=30, notice=said.append) as one:
-        standin.faults.append(Fault("health", "500", 1))
+    with connect(fake.url, patience=30, notice=said.append) as one:
+        fake.faults.append(Fault("health", "500", 1))
         assert one.call("asking for its health", one.api.health) == "OK"
     assert len(said) == 1
     assert "waiting up to 30 s: CryoSPARC refused asking for its health (500)" in said[0]

@@ -22,7 +22,7 @@ from tests.cryosparc_job.fault_matrix import (
     WRITE,
     run_case,
 )
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 
 ALL = EXPOSURES * PARTICLES
 
@@ -33,29 +33,29 @@ LASTING = [(kind, call) for kind in ("torn", "500") for call in CALLS if kind ==
 
 
 @pytest.mark.parametrize(("kind", "operation"), CASES)
-def test_a_passing_fault_is_survived(standin: StandIn, tmp_path: Path, operation: str, kind: str) -> None:
-    case = run_case(standin, tmp_path, operation, kind, ONCE[kind])
+def test_a_passing_fault_is_survived(fake: FakeCryoSPARC, tmp_path: Path, operation: str, kind: str) -> None:
+    case = run_case(fake, tmp_path, operation, kind, ONCE[kind])
     assert (case.said, case.status, case.particles) == ("", "completed", ALL)
     assert (case.jobs, case.connections) == (1, 1)
 
 
 @pytest.mark.parametrize("operation", STREAMS)
-def test_a_stream_that_arrives_empty_is_sent_again(standin: StandIn, tmp_path: Path, operation: str) -> None:
-    case = run_case(standin, tmp_path, operation, "empty", 1)
+def test_a_stream_that_arrives_empty_is_sent_again(fake: FakeCryoSPARC, tmp_path: Path, operation: str) -> None:
+    case = run_case(fake, tmp_path, operation, "empty", 1)
     assert (case.said, case.status, case.particles) == ("", "completed", ALL)
     used = {
-        standin.world.jobs["J2"].ui_tile_images[0].fileid,
-        standin.world.jobs["J2"].spec.outputs.root["particles"].image,
+        fake.world.jobs["J2"].ui_tile_images[0].fileid,
+        fake.world.jobs["J2"].spec.outputs.root["particles"].image,
     }
-    used |= {file["fileid"] for event in standin.world.events["J2"] for file in event.get("imgfiles", ())}
-    assert all(standin.world.assets[str(one)][1] for one in used)
+    used |= {file["fileid"] for event in fake.world.events["J2"] for file in event.get("imgfiles", ())}
+    assert all(fake.world.assets[str(one)][1] for one in used)
 
 
 @pytest.mark.parametrize(("kind", "operation"), LASTING)
 def test_a_lasting_fault_is_said_and_leaves_no_half(
-    standin: StandIn, tmp_path: Path, operation: str, kind: str
+    fake: FakeCryoSPARC, tmp_path: Path, operation: str, kind: str
 ) -> None:
-    case = run_case(standin, tmp_path, operation, kind, -1, patience=0.05)
+    case = run_case(fake, tmp_path, operation, kind, -1, patience=0.05)
     if operation in COSMETIC:
         assert (case.said, case.status, case.particles) == ("", "completed", ALL)
         return
@@ -73,8 +73,8 @@ def test_a_lasting_fault_is_said_and_leaves_no_half(
 
 
 @pytest.mark.parametrize("operation", [*START[1:], *READ[1:3], *WRITE, *END, *LOG, *PICTURES])
-def test_a_kill_in_the_web_interface_stays_a_kill(standin: StandIn, tmp_path: Path, operation: str) -> None:
-    case = run_case(standin, tmp_path, operation, "killed", 1)
+def test_a_kill_in_the_web_interface_stays_a_kill(fake: FakeCryoSPARC, tmp_path: Path, operation: str) -> None:
+    case = run_case(fake, tmp_path, operation, "killed", 1)
     if operation == "jobs.mark_completed":
         # The one gap: between the last look at the state and the request that follows it at once.
         assert case.status == "completed"
@@ -86,8 +86,8 @@ def test_a_kill_in_the_web_interface_stays_a_kill(standin: StandIn, tmp_path: Pa
 
 
 @pytest.mark.parametrize("operation", ["jobs.create", "jobs.load_input", "projects.download_file", "jobs.save_output"])
-def test_a_login_that_expires_is_said_and_loses_nothing(standin: StandIn, tmp_path: Path, operation: str) -> None:
-    case = run_case(standin, tmp_path, operation, "expired", 1)
+def test_a_login_that_expires_is_said_and_loses_nothing(fake: FakeCryoSPARC, tmp_path: Path, operation: str) -> None:
+    case = run_case(fake, tmp_path, operation, "expired", 1)
     assert "refused the login" in case.said
     assert "cryosparc.tools login" in case.said
     assert case.status in ("none", "running")

@@ -19,33 +19,34 @@ from cryosparc.models.session import Session
 
 from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosparc_job import building, cli, connection, ends, job
+from cryosparc_job import cli, connection, external_job, jobs
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.errors import Interrupted, JobLost
-from cryosparc_job.job import Task, create_external_job
-from cryosparc_job.live import Follow, follow
+from cryosparc_job.jobs import create_external_job
+from cryosparc_job.live import LivePlan, follow
+from cryosparc_job.picking_job import PickingJob
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
 
 QUICK = {"batch": 3, "wait_minutes": 0.01, "poll_seconds": 0.05, "idle_hours": 0.01, "outage_hours": 0.001}
-TASK = Task("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
+JOB = PickingJob("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
 
 
 @pytest.fixture
-def server(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    for name, value in environment(standin).items():
+def server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> FakeCryoSPARC:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(building, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(connection, "_FIRST_WAIT", 0.01)
-    monkeypatch.setattr(ends, "WATCH_SECONDS", 0.2)
-    monkeypatch.setattr(ends, "_ENDING_PATIENCE", 0.1)
-    return standin
+    monkeypatch.setattr(external_job, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(external_job, "_ENDING_PATIENCE", 0.1)
+    return fake
 
 
 @pytest.fixture
-def client(server: StandIn) -> Iterator[Connection]:
+def client(server: FakeCryoSPARC) -> Iterator[Connection]:
     with connect(server.url, patience=1.0) as one:
         yield one
 
@@ -126,7 +127,7 @@ def complete(world: World) -> None:
     world.sessions["S1"].status = "completed"
 
 
-def test_a_session_from_beginning_to_end(client: Connection, server: StandIn) -> None:
+def test_a_session_from_beginning_to_end(client: Connection, server: FakeCryoSPARC) -> None:
     world = server.world
     add_session(world)
     truth = add_live(world, 4)
@@ -136,7 +137,7 @@ def test_a_session_from_beginning_to_end(client: Connection, server: StandIn) ->
         lambda: truth.update(add_live(world, 5)), lambda: truth.update(add_live(world, 1)), lambda: complete(world)
     )
     said: list[str] = []
-    outcomes = follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), said.append)
+    outcomes = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), said.append)
     thread.join(10)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert len(outcomes) >= 2
@@ -149,7 +150,7 @@ def test_a_session_from_beginning_to_end(client: Connection, server: StandIn) ->
     assert set(particles["location/micrograph_uid"]) <= set(truth)
 
 
-def test_a_growing_output(client: Connection, server: StandIn) -> None:
+def test_a_growing_output(client: Connection, server: FakeCryoSPARC) -> None:
     world = server.world
     truth = add_exposures(world, [(256, 256)] * 2, particles=8)
     world.set_status(world.jobs["J1"], "running")
@@ -158,7 +159,7 @@ def test_a_growing_output(client: Connection, server: StandIn) -> None:
         truth.update(add_exposures(world, [(256, 256)] * 4, particles=8, first=2))
 
     thread = later(more, lambda: world.set_status(world.jobs["J1"], "completed"))
-    outcomes = follow(client, Follow(TASK, **QUICK), BlobPicker(), lambda line: None)
+    outcomes = follow(client, LivePlan(JOB, **QUICK), BlobPicker(), lambda line: None)
     thread.join(10)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert all(world.jobs[one.job].parents == ["J1"] for one in outcomes)
@@ -166,30 +167,30 @@ def test_a_growing_output(client: Connection, server: StandIn) -> None:
     assert len({one.estimated for one in outcomes}) == 1
 
 
-def test_a_second_run_picks_nothing_twice(client: Connection, server: StandIn) -> None:
+def test_a_second_run_picks_nothing_twice(client: Connection, server: FakeCryoSPARC) -> None:
     world = server.world
     add_session(world)
     truth = add_live(world, 4)
     complete(world)
-    follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
     truth |= add_live(world, 3)
     # One batch was cut off in a way that no program can tell of.
     job = client.cs.create_external_job("P1", "W1", desc="Picked with cryosegnet-ext (run 0, live S1)")
     job.start("running")
-    follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert world.jobs[job.uid].status == "failed"
 
 
 @pytest.mark.parametrize("kind", ["torn_before", "500"])
-def test_a_server_that_goes_away_is_waited_for(client: Connection, server: StandIn, kind: str) -> None:
+def test_a_server_that_goes_away_is_waited_for(client: Connection, server: FakeCryoSPARC, kind: str) -> None:
     world = server.world
     client.patience = 0.05
     add_session(world)
     truth = add_live(world, 4)
     later(lambda: truth.update(add_live(world, 4)), lambda: complete(world))
     server.faults.append(Fault("*", kind, 90, after=25))
-    plan = Follow(TASK, "S1", **{**QUICK, "outage_hours": 1.0})
+    plan = LivePlan(JOB, "S1", **{**QUICK, "outage_hours": 1.0})
     said: list[str] = []
     follow(client, plan, BlobPicker(), said.append)
     assert set(picked(world)) == set(truth)
@@ -197,15 +198,15 @@ def test_a_server_that_goes_away_is_waited_for(client: Connection, server: Stand
     assert any("waiting for CryoSPARC" in line for line in said)
 
 
-def test_a_server_that_stays_away_ends_it(client: Connection, server: StandIn) -> None:
+def test_a_server_that_stays_away_ends_it(client: Connection, server: FakeCryoSPARC) -> None:
     add_session(server.world)
     client.patience = 0.05
     server.faults.append(Fault("sessions.find_one", "500", -1))
     with pytest.raises(CryoSegNetError, match="500"):
-        follow(client, Follow(TASK, "S1", **{**QUICK, "outage_hours": 0.0001}), BlobPicker(), lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **{**QUICK, "outage_hours": 0.0001}), BlobPicker(), lambda line: None)
 
 
-def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Connection, server: StandIn) -> None:
+def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Connection, server: FakeCryoSPARC) -> None:
     world = server.world
     add_session(world)
     truth = add_live(world, 4)
@@ -213,34 +214,36 @@ def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Conn
     Path(world.directory / world.exposures[0].groups.exposure.micrograph_blob.path).write_bytes(b"")  # type: ignore[union-attr]
     complete(world)
     said: list[str] = []
-    follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), said.append)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), said.append)
     assert set(picked(world)) == set(truth) - {bad}
     assert [job.status for job in world.jobs.values() if job.spec.type == "snowflake"] == ["completed", "failed"]
 
 
-def test_killing_a_batch_ends_the_following(client: Connection, server: StandIn) -> None:
+def test_killing_a_batch_ends_the_following(client: Connection, server: FakeCryoSPARC) -> None:
     world = server.world
     add_session(world)
     add_live(world, 4)
     server.faults.append(Fault("jobs.add_checkpoint", "killed"))
     with pytest.raises(JobLost):
-        follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
     assert world.jobs["J2"].status == "killed"
 
 
-def test_a_paused_session_and_an_idle_one_come_to_an_end(client: Connection, server: StandIn) -> None:
+def test_a_paused_session_and_an_idle_one_come_to_an_end(client: Connection, server: FakeCryoSPARC) -> None:
     world = server.world
     add_session(world)
     add_live(world, 1)
     world.sessions["S1"].status = "paused"
-    assert len(follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)) == 1
+    assert len(follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)) == 1
     world.sessions["S1"].status = "running"
     said: list[str] = []
-    assert follow(client, Follow(TASK, "S1", **{**QUICK, "idle_hours": 1e-5}), BlobPicker(), said.append) == []
+    assert follow(client, LivePlan(JOB, "S1", **{**QUICK, "idle_hours": 1e-5}), BlobPicker(), said.append) == []
     assert "nothing new" in said[-1]
 
 
-def test_the_command(server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    server: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(running_options, "make_picker", make_blobs)
     add_session(server.world)
     add_live(server.world, 3)
@@ -252,36 +255,36 @@ def test_the_command(server: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
-    server: StandIn, client: Connection, monkeypatch: pytest.MonkeyPatch
+    server: FakeCryoSPARC, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make_and_signal(*args: Any) -> Any:
         made = create_external_job(*args)
         os.kill(os.getpid(), signal.SIGTERM)
         return made
 
-    monkeypatch.setattr(job, "create_external_job", make_and_signal)
+    monkeypatch.setattr("cryosparc_job.pick.create_external_job", make_and_signal)
     add_session(server.world)
     add_live(server.world, 3)
     picker = BlobPicker()
     with pytest.raises(Interrupted, match="SIGTERM"):
-        follow(client, Follow(TASK, "S1", **QUICK), picker, lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **QUICK), picker, lambda line: None)
     assert picker.picked == []
     assert server.world.jobs["J2"].status == "building"
 
 
 def test_a_signal_while_a_batch_is_completed_ends_the_following(
-    server: StandIn, client: Connection, monkeypatch: pytest.MonkeyPatch
+    server: FakeCryoSPARC, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    complete = ends.Run.complete
+    complete = external_job.ExternalJobRun.complete
 
-    def complete_and_signal(run: ends.Run) -> None:
+    def complete_and_signal(run: external_job.ExternalJobRun) -> None:
         complete(run)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(ends.Run, "complete", complete_and_signal)
+    monkeypatch.setattr(external_job.ExternalJobRun, "complete", complete_and_signal)
     add_session(server.world)
     add_live(server.world, 3)
     with pytest.raises(Interrupted, match="SIGTERM"):
-        follow(client, Follow(TASK, "S1", **QUICK), BlobPicker(), lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
     assert server.world.jobs["J2"].status == "completed"
     assert len(server.world.jobs) == 2

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom against the stand-in server."""
+"""The notebook runs from top to bottom against the fake CryoSPARC server."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 import cryosegnet_ext
 from cryosparc_job import chain
 from tests.cryosparc_job.helpers import REPOSITORY, BlobPicker, add_exposures, environment
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 
 NOTEBOOK = REPOSITORY / "docs" / "notebooks" / "cryosparc_picking.ipynb"
 
 
 def test_the_notebook(
-    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fake: FakeCryoSPARC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {**environment(standin), "CRYOSPARC_BASE_URL": standin.url}.items():
+    for name, value in {**environment(fake), "CRYOSPARC_BASE_URL": fake.url}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cryosegnet_ext, "Picker", BlobPicker, raising=False)
     monkeypatch.setattr(chain.run, "__defaults__", (print, 0.02))
-    add_exposures(standin.world, [(256, 320)] * 4, particles=8)
-    standin.world.class_info = [{"class_idx": 0, "res_A": 8.0, "num_particles_total": 1000}]
+    add_exposures(fake.world, [(256, 320)] * 4, particles=8)
+    fake.world.class_info = [{"class_idx": 0, "res_A": 8.0, "num_particles_total": 1000}]
     names: dict[str, Any] = {}
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         assert not cell.get("outputs"), "outputs do not belong into the repository"
@@ -35,4 +35,4 @@ def test_the_notebook(
     assert "4 exposures; the first: S1/motioncorrected/" in said
     assert "J2 has 32 particles on 4 exposures" in said
     assert names["jobs"] == {"extract": "J3", "classify": "J4", "select": "J5", "abinit": "J6"}
-    assert all(standin.world.jobs[uid].status == "completed" for uid in ("J2", "J3", "J4", "J5", "J6"))
+    assert all(fake.world.jobs[uid].status == "completed" for uid in ("J2", "J3", "J4", "J5", "J6"))

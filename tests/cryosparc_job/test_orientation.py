@@ -10,10 +10,10 @@ import pytest
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, connect
-from cryosparc_job.job import Task, pick
 from cryosparc_job.orientation import ORIENTATIONS, compare_with_images, compare_with_picks, oriented
+from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, simulate
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 
 SHAPE = (384, 512)
 
@@ -56,16 +56,16 @@ def test_too_few_picks_are_refused() -> None:
 @pytest.mark.parametrize("against", ["picks", "images"])
 @pytest.mark.parametrize("flip_y", [False, True])
 def test_the_command(
-    standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], against: str, flip_y: bool
+    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], against: str, flip_y: bool
 ) -> None:
-    for name, value in environment(standin).items():
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    add_exposures(standin.world, [SHAPE] * 5)
-    with connect(standin.url) as connection:
-        task = Task("P1", "W1", OutputName("J1", "exposures"))
+    add_exposures(fake.world, [SHAPE] * 5)
+    with connect(fake.url) as connection:
+        task = PickingJob("P1", "W1", OutputName("J1", "exposures"))
         right = pick(connection, task, BlobPicker()).job
-        mine = pick(connection, Task(**{**task.__dict__, "flip_y": flip_y}), BlobPicker()).job
-    words = ["check-orientation", "--url", standin.url, "--project", "P1", "--exposures", "J1:exposures"]
+        mine = pick(connection, PickingJob(**{**task.__dict__, "flip_y": flip_y}), BlobPicker()).job
+    words = ["check-orientation", "--url", fake.url, "--project", "P1", "--exposures", "J1:exposures"]
     words += ["--picks", f"{mine}:particles"] + (["--reference", f"{right}:particles"] if against == "picks" else [])
     assert cli.main(words) == (2 if flip_y else 0)
     said = capsys.readouterr().out

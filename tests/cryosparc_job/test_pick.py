@@ -17,17 +17,17 @@ from cryosegnet_ext.runs.journal import Journal, Record
 from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
-from cryosparc_job.job import Task, pick
 from cryosparc_job.locations import read_locations
+from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
 
 EXPOSURES = OutputName("J1", "exposures")
 
 
-def task(**options: Any) -> Task:
-    return Task("P1", "W1", EXPOSURES, **options)
+def task(**options: Any) -> PickingJob:
+    return PickingJob("P1", "W1", EXPOSURES, **options)
 
 
 def check_truth(world: World, job: str, truth: dict[int, np.ndarray], flip_y: bool = False) -> None:
@@ -167,7 +167,7 @@ def test_exposures_without_what_is_needed_are_refused_before_picking(connection:
         pick(connection, task(), picker)
     assert picker.picked == []
     with pytest.raises(CryoSegNetError, match=r"J1 has no output micrographs: name one of its outputs \(exposures\)"):
-        pick(connection, Task("P1", "W1", OutputName("J1", "micrographs")), picker)
+        pick(connection, PickingJob("P1", "W1", OutputName("J1", "micrographs")), picker)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_wrong_names_are_one_sentence(connection: Connection, world: World, wron
     outputs = world.jobs["J1"].spec.outputs.root
     outputs["particles"] = outputs["exposures"].model_copy(update={"type": "particle"})
     with pytest.raises(CryoSegNetError, match=message) as refusal:
-        pick(connection, Task(**{**task().__dict__, **wrong}), BlobPicker())
+        pick(connection, PickingJob(**{**task().__dict__, **wrong}), BlobPicker())
     assert "\n" not in str(refusal.value)
     assert set(world.jobs) == {"J1"}
 
@@ -283,13 +283,13 @@ def test_a_diameter_that_does_not_fit_is_doubted(
     assert warned == [f"Look into this: {sentence}."] * doubted
 
 
-def test_the_command(standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in environment(standin).items():
+def test_the_command(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(running_options, "make_picker", make_blobs)
-    add_exposures(standin.world, [(512, 512)] * 2)
-    words = ["pick", "--url", standin.url + "/", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
+    add_exposures(fake.world, [(512, 512)] * 2)
+    words = ["pick", "--url", fake.url + "/", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
     assert cli.main(words) == 0
     said = capsys.readouterr()
     assert "J2 completed: 24 particles on 2 exposures, median diameter 17 A" in said.out
-    assert standin.world.password not in said.out + said.err
+    assert fake.world.password not in said.out + said.err

@@ -23,11 +23,11 @@ from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs.engines import processes as devices
 from cryosegnet_ext.runs.engines.processes import Devices
 from cryosegnet_ext.runs.engines.threads import InFlight
-from cryosparc_job import cli, ends
+from cryosparc_job import cli, external_job
 from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
-from cryosparc_job.job import Task, pick
-from cryosparc_job.live import Follow, follow
+from cryosparc_job.live import LivePlan, follow
+from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import (
     BlobPicker,
     add_exposures,
@@ -38,7 +38,7 @@ from tests.cryosparc_job.helpers import (
     words,
 )
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
 
 
@@ -112,11 +112,11 @@ def folder(shared: tuple[Devices, Path]) -> Path:
 
 @pytest.fixture(autouse=True)
 def _watched_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(external_job, "WATCH_SECONDS", 0.2)
 
 
-def task(**options: Any) -> Task:
-    return Task("P1", "W1", OutputName("J1", "exposures"), **options)
+def task(**options: Any) -> PickingJob:
+    return PickingJob("P1", "W1", OutputName("J1", "exposures"), **options)
 
 
 def log(folder: Path) -> list[tuple[int, str]]:
@@ -210,7 +210,7 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
     assert set(world.jobs) == {"J1"}
 
     (tmp_path / "kill_0003").touch()
-    plan = Follow(task(), batch=3, poll_seconds=0.05, wait_minutes=0.01)
+    plan = LivePlan(task(), batch=3, poll_seconds=0.05, wait_minutes=0.01)
     gone = "J2: Nothing can be picked here any more: every worker process has died"
     with Devices(functools.partial(make_one, tmp_path), ["cpu"], 1) as engine, pytest.raises(EngineLost, match=gone):
         follow(connection, plan, engine, lambda line: None)
@@ -223,15 +223,15 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
 
 
 def test_a_server_that_fails_loses_nothing_that_was_at_hand(
-    connection: Connection, world: World, standin: StandIn, engine: Devices, folder: Path, tmp_path: Path
+    connection: Connection, world: World, fake: FakeCryoSPARC, engine: Devices, folder: Path, tmp_path: Path
 ) -> None:
     add_exposures(world, [(256, 256)] * 8, particles=8)
     connection.patience = 0.05
     options = {"download": True, "cache": tmp_path / "cache", "cache_bytes": 1}
-    standin.faults.append(Fault("projects.download_file", "500", -1, after=8 + 5))
+    fake.faults.append(Fault("projects.download_file", "500", -1, after=8 + 5))
     with pytest.raises(ServerError, match="J2: CryoSPARC refused downloading"):
         pick(connection, task(**options), engine)
-    standin.faults.clear()
+    fake.faults.clear()
     assert world.jobs["J2"].status == "failed"
     before = [what for _, what in log(folder) if not what.startswith("estimate")]
     assert len(before) == 5
@@ -257,7 +257,7 @@ def test_a_damaged_download_is_fetched_again(
 
 def test_live_keeps_its_processes(connection: Connection, world: World, engine: Devices, folder: Path) -> None:
     truth = add_exposures(world, [(256, 256)] * 7, particles=8)
-    plan = Follow(task(), batch=3, largest=3, poll_seconds=0.05, wait_minutes=0.01)
+    plan = LivePlan(task(), batch=3, largest=3, poll_seconds=0.05, wait_minutes=0.01)
     outcomes = follow(connection, plan, engine, lambda line: None)
     assert [one.exposures for one in outcomes] == [3, 3, 1]
     done = [what for _, what in log(folder)]
@@ -294,17 +294,17 @@ def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, wor
 
 @pytest.mark.parametrize("command", ["pick", "live"])
 def test_the_command(
-    standin: StandIn,
+    fake: FakeCryoSPARC,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
     monkeypatch.setattr(running_options, "make_picker", make_blobs)
-    add_exposures(standin.world, [(256, 256)] * 3, particles=8)
-    assert cli.main([command, *words(standin), "--device", "cpu,cpu"]) == 0
+    add_exposures(fake.world, [(256, 256)] * 3, particles=8)
+    assert cli.main([command, *words(fake), "--device", "cpu,cpu"]) == 0
     assert "24 particles on 3 exposures" in capsys.readouterr().out
-    assert standin.world.jobs["J2"].status == "completed"
+    assert fake.world.jobs["J2"].status == "completed"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_the_command(
     [("cpu,gpu", 1, "--device: cpu,gpu is not known"), ("cpu,cuda:99", 1, "--device cuda:99:"), ("cpu,", 1, "cpu,")],
 )
 def test_a_device_that_is_not_there_leaves_no_job(
-    standin: StandIn,
+    fake: FakeCryoSPARC,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -322,14 +322,14 @@ def test_a_device_that_is_not_there_leaves_no_job(
 ) -> None:
     # A device whose process comes late must not be found missing when the first one picks already.
     monkeypatch.setattr(running_options, "make_picker", make_blobs)
-    add_exposures(standin.world, [(256, 256)], particles=8)
+    add_exposures(fake.world, [(256, 256)], particles=8)
     try:
-        found = cli.main(["pick", *words(standin), "--device", given])
+        found = cli.main(["pick", *words(fake), "--device", given])
     except SystemExit as end:
         found = int(end.code or 0)
     assert found == code
     assert said in capsys.readouterr().err
-    assert set(standin.world.jobs) == {"J1"}
+    assert set(fake.world.jobs) == {"J1"}
 
 
 def alive(tmp_path: Path) -> list[int]:
@@ -342,19 +342,19 @@ def alive(tmp_path: Path) -> list[int]:
     return found
 
 
-def picking(standin: StandIn) -> bool:
-    return any(event["type"] == "image" for event in standin.world.events.get("J2", []))
+def picking(fake: FakeCryoSPARC) -> bool:
+    return any(event["type"] == "image" for event in fake.world.events.get("J2", []))
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", ["SIGINT", "SIGHUP", "SIGTERM", "SIGKILL"])
 def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
-    standin: StandIn, tmp_path: Path, number: str
+    fake: FakeCryoSPARC, tmp_path: Path, number: str
 ) -> None:
-    add_exposures(standin.world, [(256, 256)] * 16, particles=8)
-    process = start(standin, tmp_path, "--device", "cpu,cpu")
+    add_exposures(fake.world, [(256, 256)] * 16, particles=8)
+    process = start(fake, tmp_path, "--device", "cpu,cpu")
     try:
-        wait(lambda: picking(standin))
+        wait(lambda: picking(fake))
         assert len(alive(tmp_path)) >= 3
         if number in ("SIGINT", "SIGHUP"):
             # As a terminal sends it: to the workers as well.
@@ -370,25 +370,25 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
     if number != "SIGKILL":
         assert process.returncode == 4, err
         assert "--job J2" in err
-        assert standin.world.jobs["J2"].status == "failed"
-        assert number in standin.world.events["J2"][-1]["text"]
-    again = start(standin, tmp_path, "--job", "J2", "--device", "cpu", seconds=0)
+        assert fake.world.jobs["J2"].status == "failed"
+        assert number in fake.world.events["J2"][-1]["text"]
+    again = start(fake, tmp_path, "--job", "J2", "--device", "cpu", seconds=0)
     _, err = again.communicate(timeout=40)
     assert again.returncode == 0, err
-    texts = [event.get("text", "") for event in standin.world.events["J2"]]
+    texts = [event.get("text", "") for event in fake.world.events["J2"]]
     assert any("were picked by an earlier run" in text for text in texts)
-    assert len(standin.world.outputs["J2", "particles"]) == 16 * 8
-    fresh = start(standin, tmp_path, "--device", "cpu", seconds=0)
+    assert len(fake.world.outputs["J2", "particles"]) == 16 * 8
+    fresh = start(fake, tmp_path, "--device", "cpu", seconds=0)
     assert fresh.wait(timeout=40) == 0
     fresh.communicate()
-    same(standin.world, "J2", "J3")
+    same(fake.world, "J2", "J3")
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_a_kill_in_cryosparc_leaves_no_process(standin: StandIn, tmp_path: Path) -> None:
-    world = standin.world
+def test_a_kill_in_cryosparc_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) -> None:
+    world = fake.world
     add_exposures(world, [(256, 256)] * 4, particles=8)
-    process = start(standin, tmp_path, "--device", "cpu,cpu", seconds=60)
+    process = start(fake, tmp_path, "--device", "cpu,cpu", seconds=60)
     try:
         killed_in_cryosparc(world, process)
         wait(lambda: not alive(tmp_path), 5)
@@ -398,12 +398,12 @@ def test_a_kill_in_cryosparc_leaves_no_process(standin: StandIn, tmp_path: Path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_live_that_waits_leaves_no_process(standin: StandIn, tmp_path: Path) -> None:
-    world = standin.world
+def test_live_that_waits_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) -> None:
+    world = fake.world
     add_exposures(world, [(256, 256)] * 2, particles=8)
     world.set_status(world.jobs["J1"], "running")
     more = ["--device", "cpu,cpu", "--batch", "2", "--poll", "0.1"]
-    process = start(standin, tmp_path, *more, command="live", seconds=0)
+    process = start(fake, tmp_path, *more, command="live", seconds=0)
     try:
         wait(lambda: "J2" in world.jobs and world.jobs["J2"].status == "completed")
         assert len(alive(tmp_path)) >= 3

@@ -1,4 +1,4 @@
-"""A CryoSPARC project with the jobs that docs/cryosparc.md names, on the stand-in server."""
+"""A CryoSPARC project with the jobs that docs/cryosparc.md names, on the fake CryoSPARC server."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def available() -> None:
 def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of the server; logins and caches are its own."""
     available()
-    from cryosparc_job import building
+    from cryosparc_job import jobs
     from tests.cryosparc_job.helpers import add_exposures, environment
-    from tests.fake_cryosparc.server import StandIn
+    from tests.fake_cryosparc.server import FakeCryoSPARC
 
     for name in ("BASE_URL", "MASTER_HOSTNAME", "BASE_PORT", "LICENSE_ID"):
         monkeypatch.delenv(f"CRYOSPARC_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-    monkeypatch.setattr(building, "RETRY_SECONDS", 0.01)
-    with StandIn(folder) as standin:
-        for name, value in environment(standin).items():
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
+    with FakeCryoSPARC(folder) as fake:
+        for name, value in environment(fake).items():
             monkeypatch.setenv(name, value)
-        world = standin.world
+        world = fake.world
         _add_session(world)
         _fill_up_to(world, 11)
         options: dict[str, Any] = {"pixel_size": PIXEL_SIZE, "particles": 1, "job": "J12"}
@@ -49,11 +49,11 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         _fill_up_to(world, 19)
         from cryosparc_job.cli import main
 
-        words = ["--url", standin.url, "--project", "P1", "--workspace", "W1", "--exposures", "J12:exposures"]
+        words = ["--url", fake.url, "--project", "P1", "--workspace", "W1", "--exposures", "J12:exposures"]
         assert main(["pick", *words, "--quiet"]) == 0
         assert "J20" in world.jobs
         _fill_up_to(world, 33)
-        yield standin.url
+        yield fake.url
 
 
 def _fill_up_to(world: Any, number: int) -> None:

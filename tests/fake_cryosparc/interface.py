@@ -1,6 +1,6 @@
 """CryoSPARC's interface as cryosparc-tools describes it: ``cryosparc/api.pyi``, evaluated with the package's models.
 
-Nothing about a call's parameters is written down here a second time: the routes of the stand-in server get their
+Nothing about a call's parameters is written down here a second time: the routes of the fake server get their
 signatures from this file, so that the server cannot come to agree with our own idea of the interface.
 """
 

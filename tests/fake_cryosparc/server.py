@@ -1,4 +1,4 @@
-"""The stand-in CryoSPARC server: real HTTP on loopback, for the unmodified client of cryosparc-tools.
+"""The fake CryoSPARC server: real HTTP on loopback, for the unmodified client of cryosparc-tools.
 
 Its paths are its own, as the client reads them from ``openapi.json``; summaries, parameters, payloads and models are
 the package's. ``python -m tests.fake_cryosparc.server FOLDER`` runs one by hand.
@@ -113,7 +113,7 @@ def _authorize(world: World, request: Request) -> None:
         raise Refused(401, "Could not validate credentials")
 
 
-class StandIn:
+class FakeCryoSPARC:
     """A running server.
 
     Attributes
@@ -146,12 +146,12 @@ class StandIn:
         self.world = World(root)
         return self.world
 
-    def __enter__(self) -> StandIn:
+    def __enter__(self) -> FakeCryoSPARC:
         self._thread.start()
         end = time.monotonic() + 20
         while not self._server.started:
             if time.monotonic() > end:
-                raise TimeoutError("the stand-in server does not start")
+                raise TimeoutError("the fake CryoSPARC server does not start")
             time.sleep(0.02)
         return self
 
@@ -164,6 +164,6 @@ class StandIn:
 if __name__ == "__main__":
     import sys
 
-    with StandIn(Path(sys.argv[1])) as server:
+    with FakeCryoSPARC(Path(sys.argv[1])) as server:
         print(server.url, server.world.email, repr(server.world.password), flush=True)
         threading.Event().wait()

@@ -22,13 +22,12 @@ from cryosegnet_ext.runs.overlay import draw_overlay
 from cryosegnet_ext.runs.progress import duration
 
 from . import plots
-from .ahead import Ahead, Brought
-from .ends import Stopping
 from .errors import EngineLost, ServerError
+from .external_job import ExternalJobStop
 from .locations import Exposure
-from .source import Source
-from .storing import Store
-from .task import Outcome, Task
+from .micrographs import FetchedExposure, ProjectMicrographs
+from .outputs import JobOutputs
+from .picking_job import PickingJob, PickingResult
 
 _ANNOTATED = 4
 _CROPS_EACH = 9
@@ -39,7 +38,7 @@ _WAIT_SECONDS = 0.2
 _BRIEF_SECONDS = 0.02
 
 
-class Picking:
+class ExposurePicker:
     """Has exposures picked into a journal, which remembers them until they are stored.
 
     Parameters
@@ -60,11 +59,11 @@ class Picking:
 
     def __init__(
         self,
-        task: Task,
+        task: PickingJob,
         engine: Engine,
-        source: Source,
+        source: ProjectMicrographs,
         journal: Journal,
-        store: Store,
+        store: JobOutputs,
         progress: Callable[[int, int, int], None] | None,
     ) -> None:
         self.task = task
@@ -75,10 +74,10 @@ class Picking:
         self.run = store.run
         self.folder = journal.output / "picks"
         self.progress = progress
-        self._stopping = Stopping(self.run)
+        self._stopping = ExternalJobStop(self.run)
         self._said = 0.0
 
-    def every(self, exposures: Sequence[Exposure]) -> Outcome:
+    def every(self, exposures: Sequence[Exposure]) -> PickingResult:
         """Pick all exposures that an earlier run did not.
 
         Raises
@@ -88,7 +87,7 @@ class Picking:
         EngineLost
             Nothing can be picked here any more.
         """
-        outcome = Outcome(self.run.job.uid)
+        outcome = PickingResult(self.run.job.uid)
         todo = [one for one in exposures if not self.is_done(one)]
         self._count(exposures, outcome)
         if outcome.exposures:
@@ -120,7 +119,7 @@ class Picking:
         ny, nx = (int(n) for n in record.stem.split("x"))
         return Picks(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], record.pixel_size, (ny, nx))
 
-    def _pick(self, todo: Sequence[Exposure], annotated: Collection[int], outcome: Outcome) -> dict[int, str]:
+    def _pick(self, todo: Sequence[Exposure], annotated: Collection[int], outcome: PickingResult) -> dict[int, str]:
         """Have exposures picked, in whatever order they come back; why some were not, by identifier."""
         start = time.monotonic()
         reasons: dict[int, str] = {}
@@ -138,22 +137,24 @@ class Picking:
                 reasons[exposure.uid] = reason
             self._report(number, len(todo), start, outcome.picks, len(reasons))
 
-        with Ahead(self.source, todo) as ahead:
-            while at_hand or (ahead.left and away is None):
+        left = len(todo)
+        with self.source.prefetcher(todo) as prefetcher:
+            while at_hand or (left and away is None):
                 self.run.check()
-                while away is None and ahead.left and self.engine.room > 0:
-                    brought = ahead.take(0.0 if at_hand else _WAIT_SECONDS)
-                    if brought is None:
+                while away is None and left and self.engine.room > 0:
+                    fetched = prefetcher.take(0.0 if at_hand else _WAIT_SECONDS)
+                    if fetched is None:
                         break
-                    if isinstance(brought.error, ServerError):
+                    left -= 1
+                    if isinstance(fetched.error, ServerError):
                         # Nothing is wrong with the exposure. What is at hand is still picked.
-                        away = brought.error
-                    elif brought.path is None:
-                        end(brought.exposure, _reason(brought.error))
+                        away = fetched.error
+                    elif fetched.path is None:
+                        end(fetched.exposure, _reason(fetched.error))
                     else:
-                        at_hand[str(brought.exposure.uid)] = brought.exposure
-                        self.engine.submit(self._work_on(brought.exposure, brought.path))
-                hungry = away is None and ahead.left and self.engine.room > 0
+                        at_hand[str(fetched.exposure.uid)] = fetched.exposure
+                        self.engine.submit(self._work_on(fetched.exposure, fetched.path))
+                hungry = away is None and left and self.engine.room > 0
                 for picked in self._outcomes(_BRIEF_SECONDS if hungry else _WAIT_SECONDS) if at_hand else ():
                     exposure = at_hand.pop(picked.record.stem, None)
                     if exposure is None:
@@ -210,7 +211,7 @@ class Picking:
     def _file(self, exposure: Exposure, suffix: str = ".npy") -> Path:
         return self.folder / f"{exposure.uid}{suffix}"
 
-    def _count(self, exposures: Sequence[Exposure], outcome: Outcome) -> None:
+    def _count(self, exposures: Sequence[Exposure], outcome: PickingResult) -> None:
         done = [self.journal.records[str(one.uid)] for one in exposures if self.is_done(one)]
         outcome.exposures = len(done)
         outcome.picks = sum(record.picks for record in done)
@@ -254,21 +255,21 @@ class Picking:
     def _estimate(self, exposures: Sequence[Exposure], count: int) -> Estimate:
         """The diameter, from exposures spread evenly over all; those that cannot be read are left out."""
         chosen = [exposures[i] for i in np.unique(np.linspace(0, len(exposures) - 1, count).astype(int))]
-        brought: list[Brought] = []
+        fetched: list[FetchedExposure] = []
         try:
             for one in chosen:
                 self.run.check()
                 try:
-                    brought.append(Brought(one, self.source.bring(one, look=True)))
+                    fetched.append(FetchedExposure(one, self.source.bring(one, look=True)))
                 except ServerError:
                     raise
                 except CryoSegNetError:
                     continue
-            inputs = [_input(one.exposure, one.path) for one in brought if one.path is not None]
+            inputs = [_input(one.exposure, one.path) for one in fetched if one.path is not None]
             with _engine_lost():
                 found = self.engine.estimate(inputs, None, self._stopping) if inputs else Estimate()
         finally:
-            for one in brought:
+            for one in fetched:
                 self.source.release(one.exposure)
         if found.problem:
             reason = found.problem.strip().splitlines()[-1]

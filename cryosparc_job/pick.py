@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import secrets
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +18,32 @@ from cryosegnet_ext.runs.engines.threads import engine_for
 from cryosegnet_ext.runs.journal import Journal
 from cryosegnet_ext.weights import cache_folder
 
-from .building import connect_once, create_once
 from .connection import Connection
-from .ends import Run
 from .errors import EngineLost, Interrupted, ServerError
+from .exposure_picker import ExposurePicker
+from .external_job import ExternalJobRun
+from .jobs import connect_once, create_external_job, find_workspace
 from .locations import EXPOSURE_SLOTS, PARTICLE_SLOTS, TABLE_SLOTS, particle_dataset, read_exposures
-from .picking import Picking
-from .source import Source
-from .storing import Store, exposure_rows
-from .task import TITLE, Outcome, Task
+from .micrographs import ProjectMicrographs
+from .outputs import JobOutputs, exposure_rows
+from .picking_job import PickingJob, PickingResult
 
-__all__ = ["TITLE", "Outcome", "Task", "create_external_job", "find_workspace", "pick", "state_folder"]
+__all__ = ["PickingJob", "PickingResult", "pick", "state_folder"]
 
 _LONGEST_LIST = 20
 
 
 def pick(
     connection: Connection,
-    task: Task,
+    task: PickingJob,
     picker: MicrographPicker | Engine,
     progress: Callable[[int, int, int], None] | None = None,
-) -> Outcome:
+) -> PickingResult:
     """Pick exposures in an external job.
 
     The job is completed only after its outputs were read back and found to be what was sent; it fails with the reason
     otherwise. Exposures that cannot be read are left out and named in the log. A run that was cut off goes on where it
-    was, with ``Task.job``, and gives the same particles with the same identifiers.
+    was, with ``PickingJob.job``, and gives the same particles with the same identifiers.
 
     Parameters
     ----------
@@ -73,8 +71,8 @@ def pick(
 
 
 def _pick(
-    connection: Connection, task: Task, engine: Engine, progress: Callable[[int, int, int], None] | None
-) -> Outcome:
+    connection: Connection, task: PickingJob, engine: Engine, progress: Callable[[int, int, int], None] | None
+) -> PickingResult:
     # Weights or a device that do not load must not leave an empty job behind.
     settings = {**engine.settings, "server": connection.url}
     job = _find_job(connection, task)
@@ -83,7 +81,7 @@ def _pick(
     settings["job"] = f"{task.project}-{job.uid}"
     with Journal(folder, settings, task.overwrite or task.job is None) as journal:
         resume = _resume(connection, task, job.uid)
-        run = Run(connection, job, resume)
+        run = ExternalJobRun(connection, job, resume)
         try:
             _prepare(connection, task, job)
             with run:
@@ -104,7 +102,7 @@ def _pick(
     return outcome
 
 
-def _resume(connection: Connection, task: Task, uid: str) -> str:
+def _resume(connection: Connection, task: PickingJob, uid: str) -> str:
     """How to go on with the job; nothing for a batch of ``live``, which makes another one of what is left."""
     if task.exposures is None or task.only is not None:
         return ""
@@ -114,7 +112,7 @@ def _resume(connection: Connection, task: Task, uid: str) -> str:
     )
 
 
-def _with_note(error: CryoSegNetError, uid: str, run: Run) -> CryoSegNetError:
+def _with_note(error: CryoSegNetError, uid: str, run: ExternalJobRun) -> CryoSegNetError:
     text = f"{uid}: {error}"
     if run.note is not None:
         text = f"{text.rstrip('.')}; {run.note}: kill it there."
@@ -128,22 +126,10 @@ def state_folder(url: str, project: str, job: str) -> Path:
     return cache_folder() / "cryosparc" / "state" / hashlib.sha256(url.encode()).hexdigest()[:16] / f"{project}-{job}"
 
 
-def find_workspace(connection: Connection, project: str, workspace: str) -> None:
-    """See that a project and a workspace exist.
-
-    Raises
-    ------
-    ServerError
-        They do not, or are not open to this user.
-    """
-    connection.call(f"finding the project {project}", connection.api.projects.find_one, project)
-    connection.call(f"finding the workspace {workspace}", connection.api.workspaces.find_one, project, workspace)
-
-
 # The job
 
 
-def _find_job(connection: Connection, task: Task) -> Any:
+def _find_job(connection: Connection, task: PickingJob) -> Any:
     """The external job, made where none was named."""
     find_workspace(connection, task.project, task.workspace)
     if task.exposures is not None:
@@ -171,22 +157,7 @@ def _find_job(connection: Connection, task: Task) -> Any:
     return job
 
 
-def create_external_job(connection: Connection, project: str, workspace: str, title: str, note: str = "") -> Any:
-    """Make an external job, once, marked in its description.
-
-    Raises
-    ------
-    ServerError
-        It cannot be made.
-    """
-    mark = f"run {secrets.token_hex(6)}"
-    text = f"Picked with cryosegnet-ext {__version__} ({mark}{', ' * bool(note)}{note})"
-    make = partial(connection.cs.create_external_job, project, workspace, title, text)
-    made = create_once(connection, project, workspace, mark, "snowflake", make)
-    return connection.call("finding the new job", connection.cs.find_external_job, project, made.uid)
-
-
-def _prepare(connection: Connection, task: Task, job: Any) -> None:
+def _prepare(connection: Connection, task: PickingJob, job: Any) -> None:
     """Give the job its input, the connection and its outputs, whatever of them is there already."""
     call = connection.call
     if job.status in ("failed", "killed"):
@@ -217,17 +188,17 @@ def _prepare(connection: Connection, task: Task, job: Any) -> None:
 
 def _work(
     connection: Connection,
-    task: Task,
+    task: PickingJob,
     engine: Engine,
-    run: Run,
+    run: ExternalJobRun,
     journal: Journal,
     progress: Callable[[int, int, int], None] | None,
-) -> Outcome:
+) -> PickingResult:
     """The work inside a running job; returns when the job is completed."""
     cache = task.cache or cache_folder() / "cryosparc" / "micrographs"
-    source = Source(connection, task.project, cache, task.cache_bytes, task.download)
-    store = Store(connection, run)
-    picking = Picking(task, engine, source, journal, store, progress)
+    source = ProjectMicrographs(connection, task.project, cache, task.cache_bytes, task.download)
+    store = JobOutputs(connection, run)
+    picking = ExposurePicker(task, engine, source, journal, store, progress)
     table = task.table
     if table is None:
         table = connection.call("reading the exposures", run.job.load_input, "exposures")

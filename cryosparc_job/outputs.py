@@ -12,17 +12,17 @@ import numpy as np
 
 from cryosegnet_ext.files.picks import Picks
 
-from . import building, plots
+from . import jobs, plots
 from .connection import Connection
-from .ends import Run
 from .errors import ServerError
+from .external_job import ExternalJobRun
 from .locations import Exposure, same_rows
 
 if TYPE_CHECKING:
     from cryosparc.dataset import Dataset
 
 
-class Store:
+class JobOutputs:
     """Outputs and pictures of a running job.
 
     Parameters
@@ -33,7 +33,7 @@ class Store:
         The running job.
     """
 
-    def __init__(self, connection: Connection, run: Run) -> None:
+    def __init__(self, connection: Connection, run: ExternalJobRun) -> None:
         self.connection = connection
         self.run = run
         self.job = run.job
@@ -45,7 +45,7 @@ class Store:
     def save(self, output: str, dataset: Dataset) -> None:
         """Store an output and read it back until what is there is what was sent."""
         problem: ServerError | None = None
-        for number in range(building.TRIES):
+        for number in range(jobs.TRIES):
             try:
                 self.connection.call(
                     f"saving the output {output}", self.job.save_output, output, dataset, version=number, patience=0
@@ -57,7 +57,7 @@ class Store:
                 return
             if problem is not None and not problem.passing:
                 break
-            time.sleep(building.RETRY_SECONDS)
+            time.sleep(jobs.RETRY_SECONDS)
         raise problem or ServerError(
             f"CryoSPARC does not give back the output {output} as it was sent: look at its disk."
         )
@@ -118,7 +118,7 @@ def upload_asset(connection: Connection, job: Any, content: bytes, filename: str
     from cryosparc.stream import Stream
 
     suffix = filename.rsplit(".", 1)[-1]
-    for _ in range(building.TRIES):
+    for _ in range(jobs.TRIES):
         stream = Stream.load(io.BytesIO(content))
         upload = connection.api.assets.upload
         asset = connection.call(

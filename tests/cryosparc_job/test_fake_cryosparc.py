@@ -1,4 +1,4 @@
-"""The stand-in server agrees with cryosparc-tools, not with us."""
+"""The fake CryoSPARC server agrees with cryosparc-tools, not with us."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cryosparc.tools import CryoSPARC
 
 from tests.fake_cryosparc.handlers import HANDLERS
 from tests.fake_cryosparc.interface import operations
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 
 JSON_TYPES = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 
 @pytest.fixture
-def schema(standin: StandIn) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{standin.url}/api/cmd/openapi.json", timeout=10) as reply:
+def schema(fake: FakeCryoSPARC) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{fake.url}/api/cmd/openapi.json", timeout=10) as reply:
         return json.load(reply)
 
 
 @pytest.fixture
-def client(standin: StandIn) -> CryoSPARC:
-    return CryoSPARC(standin.url, email=standin.world.email, password=standin.world.password)
+def client(fake: FakeCryoSPARC) -> CryoSPARC:
+    return CryoSPARC(fake.url, email=fake.world.email, password=fake.world.password)
 
 
 def test_every_operation_is_as_the_interface_file_says(schema: dict[str, Any]) -> None:
@@ -65,11 +65,11 @@ def test_a_job_arrives_as_the_clients_model(client: CryoSPARC) -> None:
     assert [one.uid for one in client.find_jobs("P1", "W1", type="snowflake")] == [job.uid]
 
 
-def test_wrong_password_and_missing_token_are_refused(standin: StandIn) -> None:
+def test_wrong_password_and_missing_token_are_refused(fake: FakeCryoSPARC) -> None:
     with pytest.raises(RuntimeError, match="401"):
-        CryoSPARC(standin.url, email=standin.world.email, password="wrong")
+        CryoSPARC(fake.url, email=fake.world.email, password="wrong")
     with pytest.raises(urllib.error.HTTPError, match="401") as refusal:
-        urllib.request.urlopen(f"{standin.url}/api/cmd/users.me", timeout=10)
+        urllib.request.urlopen(f"{fake.url}/api/cmd/users.me", timeout=10)
     refusal.value.close()
 
 
@@ -96,13 +96,13 @@ def test_wrong_types_are_refused(client: CryoSPARC, field: str, values: Any, mes
         job.save_output("particles", good)
 
 
-def test_states_are_strict(client: CryoSPARC, standin: StandIn) -> None:
+def test_states_are_strict(client: CryoSPARC, fake: FakeCryoSPARC) -> None:
     job = client.create_external_job("P1", "W1")
     job.add_output("particle", "particles", slots=["location"])
     with pytest.raises(APIError, match="400"):
         job.save_output("particles", job.alloc_output("particles", 1))
     job.start("running")
-    standin.world.set_status(standin.world.jobs[job.uid], "killed")
+    fake.world.set_status(fake.world.jobs[job.uid], "killed")
     with pytest.raises(APIError, match="400"):
         job.save_output("particles", job.alloc_output("particles", 1))
     with pytest.raises(APIError, match="400"):

@@ -1,13 +1,16 @@
-"""Making and connecting jobs once, though a lost reply makes the client ask twice."""
+"""Jobs of a workspace: found, made and connected, each once although a lost reply makes the client ask twice."""
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
+from cryosegnet_ext._version import __version__
 from cryosegnet_ext.errors import CryoSegNetError
 
 from .connection import Connection, OutputName
@@ -17,6 +20,18 @@ TRIES = 3
 RETRY_SECONDS = 1.0
 #: The client lists jobs by the hundred, newest first.
 _NEWEST, _ALL = 100, 5000
+
+
+def find_workspace(connection: Connection, project: str, workspace: str) -> None:
+    """See that a project and a workspace exist.
+
+    Raises
+    ------
+    ServerError
+        They do not, or are not open to this user.
+    """
+    connection.call(f"finding the project {project}", connection.api.projects.find_one, project)
+    connection.call(f"finding the workspace {workspace}", connection.api.workspaces.find_one, project, workspace)
 
 
 def find_marked(
@@ -77,6 +92,21 @@ def create_once(
             break
         time.sleep(RETRY_SECONDS)
     raise error or ServerError("CryoSPARC made a job and does not list it: look at the workspace.")
+
+
+def create_external_job(connection: Connection, project: str, workspace: str, title: str, note: str = "") -> Any:
+    """Make an external job, once, marked in its description.
+
+    Raises
+    ------
+    ServerError
+        It cannot be made.
+    """
+    mark = f"run {secrets.token_hex(6)}"
+    text = f"Picked with cryosegnet-ext {__version__} ({mark}{', ' * bool(note)}{note})"
+    make = partial(connection.cs.create_external_job, project, workspace, title, text)
+    made = create_once(connection, project, workspace, mark, "snowflake", make)
+    return connection.call("finding the new job", connection.cs.find_external_job, project, made.uid)
 
 
 def connect_once(connection: Connection, job: Any, name: str, source: OutputName, **options: Any) -> None:

@@ -16,7 +16,7 @@ STEPS = ("extract", "classify", "select", "abinit")
 
 
 @dataclass(frozen=True)
-class Rule:
+class ClassRule:
     """Which 2D classes to keep.
 
     Attributes
@@ -67,7 +67,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChainPlan:
     """A chain of jobs after picking.
 
     Attributes
@@ -97,7 +97,7 @@ class Plan:
     lane: str | None = None
     lanes: Mapping[str, str] = field(default_factory=dict)
     box: int | None = None
-    rule: Rule = Rule()
+    rule: ClassRule = ClassRule()
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     last: str = STEPS[-1]
     hours: float = 72.0
@@ -124,7 +124,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Arguments of `Plan`.
+        Arguments of `ChainPlan`.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
         )
     found: dict[str, Any] = {name: content[name] for name in ("lane", "box", "last", "hours") if name in content}
     try:
-        found["rule"] = Rule(**(content.get("rule") or {}))
+        found["rule"] = ClassRule(**(content.get("rule") or {}))
         found["params"] = {name: dict(content[name] or {}) for name in STEPS if name in content}
     except (TypeError, ValueError) as error:
         raise CryoSegNetError(

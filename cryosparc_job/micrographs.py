@@ -8,21 +8,35 @@ import os
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import atomic_path
 from cryosegnet_ext.files.micrograph import Micrograph, read_micrograph
+from cryosegnet_ext.runs.reading import Prefetcher
 
 from .connection import Connection
 from .errors import ServerError
 from .locations import Exposure
 
 CACHE_BYTES = 20 * 2**30
+#: Files that were fetched ahead and wait to be picked; one more is on its way.
+_FETCHED_AHEAD = 4
 
 
-class Source:
+@dataclass(frozen=True)
+class FetchedExposure:
+    """An exposure and its file on this machine, or the error that kept the file away."""
+
+    exposure: Exposure
+    path: Path | None = None
+    error: Exception | None = None
+
+
+class ProjectMicrographs:
     """Reads the micrographs of a project.
 
     Parameters
@@ -102,6 +116,17 @@ class Source:
         except BaseException:
             self.release(exposure)
             raise
+
+    def prefetcher(self, exposures: Sequence[Exposure]) -> Prefetcher[Exposure, FetchedExposure]:
+        """Brings the files of exposures, in their order and in a thread, a few ahead of what was taken."""
+
+        def fetch(exposure: Exposure) -> FetchedExposure:
+            try:
+                return FetchedExposure(exposure, self.bring(exposure))
+            except Exception as error:
+                return FetchedExposure(exposure, error=error)
+
+        return Prefetcher(fetch, exposures, _FETCHED_AHEAD, "fetch micrographs")
 
     def release(self, exposure: Exposure) -> None:
         """Say that a file is not needed any more: once for each time that `bring` gave it."""

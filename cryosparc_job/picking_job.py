@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from .connection import OutputName
-from .source import CACHE_BYTES
+from .micrographs import CACHE_BYTES
 
 TITLE = "CryoSegNet particle picking"
 
 
 @dataclass(frozen=True)
-class Task:
+class PickingJob:
     """What to pick, and how to bring it back.
 
     Attributes
@@ -65,7 +65,7 @@ class Task:
 
 
 @dataclass
-class Outcome:
+class PickingResult:
     """What became of a task.
 
     Attributes

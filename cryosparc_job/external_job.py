@@ -27,7 +27,7 @@ _LONGEST_ERROR = 1500
 _QUIET_SECONDS = 60.0
 
 
-class Run:
+class ExternalJobRun:
     """An external job while it runs.
 
     Use it as a context. It marks the job running, watches its state from a thread, and on the way out marks it failed
@@ -71,7 +71,7 @@ class Run:
         self._quiet_until = 0.0
         self._events: dict[str, str] = {}
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> ExternalJobRun:
         if self._main is not None:
             self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         try:
@@ -254,18 +254,18 @@ class Run:
         self._before = {}
 
 
-class Stopping(Stop):
+class ExternalJobStop(Stop):
     """A run as an engine asks whether it is to stop: by `JobLost` and `Interrupted`, never by ``Stopped``.
 
     It is not opened: the signals are the run's, which raises by itself whatever the engine is doing.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: ExternalJobRun) -> None:
         super().__init__()
         self._run = run
 
     def check(self) -> None:
-        """As `Run.check`."""
+        """As `ExternalJobRun.check`."""
         self._run.check()
 
 

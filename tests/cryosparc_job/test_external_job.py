@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cryosparc_job import ends
+from cryosparc_job import external_job
 from cryosparc_job.connection import connect
-from cryosparc_job.ends import Run
 from cryosparc_job.errors import ServerError
+from cryosparc_job.external_job import ExternalJobRun
 from tests.cryosparc_job.helpers import add_exposures, environment, killed_in_cryosparc, start, wait
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import StandIn
+from tests.fake_cryosparc.server import FakeCryoSPARC
 
 COUNT = 6
 
@@ -27,22 +27,22 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, err
 
 
-def picking(standin: StandIn) -> bool:
+def picking(fake: FakeCryoSPARC) -> bool:
     """Whether a micrograph or two have been picked."""
-    log = standin.world.events.get("J2", [])
+    log = fake.world.events.get("J2", [])
     return any(event["type"] == "image" for event in log)
 
 
 @pytest.fixture
-def world(standin: StandIn) -> Any:
-    add_exposures(standin.world, [(256, 256)] * COUNT, particles=8)
-    return standin.world
+def world(fake: FakeCryoSPARC) -> Any:
+    add_exposures(fake.world, [(256, 256)] * COUNT, particles=8)
+    return fake.world
 
 
-def test_a_signal_while_the_job_is_started_fails_it(standin: StandIn, world: Any, tmp_path: Path) -> None:
+def test_a_signal_while_the_job_is_started_fails_it(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
     """The request is carried out though nobody waits for its reply: the job must not stay running."""
-    standin.faults.append(Fault("jobs.mark_running", "slow", seconds=2.0))
-    process = start(standin, tmp_path)
+    fake.faults.append(Fault("jobs.mark_running", "slow", seconds=2.0))
+    process = start(fake, tmp_path)
     wait(lambda: "jobs.mark_running" in world.calls)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -55,10 +55,10 @@ def test_a_signal_while_the_job_is_started_fails_it(standin: StandIn, world: Any
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_fails_the_job_and_job_goes_on(
-    standin: StandIn, world: Any, tmp_path: Path, number: signal.Signals
+    fake: FakeCryoSPARC, world: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start(standin, tmp_path)
-    wait(lambda: picking(standin))
+    process = start(fake, tmp_path)
+    wait(lambda: picking(fake))
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 4, err
@@ -70,7 +70,7 @@ def test_a_signal_fails_the_job_and_job_goes_on(
     assert "--job J2" in last
     assert ("J2", "particles") not in world.outputs
 
-    again = start(standin, tmp_path, "--job", "J2", seconds=0)
+    again = start(fake, tmp_path, "--job", "J2", seconds=0)
     _, err = again.communicate(timeout=40)
     assert again.returncode == 0, err
     assert world.jobs["J2"].status == "completed"
@@ -79,15 +79,15 @@ def test_a_signal_fails_the_job_and_job_goes_on(
 
 
 def test_a_kill_stops_within_ten_seconds_in_the_middle_of_a_micrograph(
-    standin: StandIn, world: Any, tmp_path: Path
+    fake: FakeCryoSPARC, world: Any, tmp_path: Path
 ) -> None:
-    killed_in_cryosparc(world, start(standin, tmp_path, seconds=60))
+    killed_in_cryosparc(world, start(fake, tmp_path, seconds=60))
 
 
-def test_a_second_signal_ends_at_once_though_the_server_hangs(standin: StandIn, world: Any, tmp_path: Path) -> None:
-    process = start(standin, tmp_path)
-    wait(lambda: picking(standin))
-    standin.faults.append(Fault("jobs.mark_failed", "slow", -1, seconds=15))
+def test_a_second_signal_ends_at_once_though_the_server_hangs(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+    process = start(fake, tmp_path)
+    wait(lambda: picking(fake))
+    fake.faults.append(Fault("jobs.mark_failed", "slow", -1, seconds=15))
     process.send_signal(signal.SIGINT)
     wait(lambda: "jobs.mark_failed" in world.calls)
     begin = time.monotonic()
@@ -97,48 +97,48 @@ def test_a_second_signal_ends_at_once_though_the_server_hangs(standin: StandIn, 
     assert process.returncode == 4
     assert "may still be shown as running" in err
     assert "Traceback" not in err
-    standin.faults.clear()
+    fake.faults.clear()
 
 
-def test_a_crash_is_continued_with_the_same_particles(standin: StandIn, world: Any, tmp_path: Path) -> None:
-    process = start(standin, tmp_path)
-    wait(lambda: picking(standin))
+def test_a_crash_is_continued_with_the_same_particles(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+    process = start(fake, tmp_path)
+    wait(lambda: picking(fake))
     process.kill()
     process.communicate(timeout=20)
     assert world.jobs["J2"].status == "running"
-    finish(start(standin, tmp_path, "--job", "J2", seconds=0))
-    finish(start(standin, tmp_path, seconds=0))
+    finish(start(fake, tmp_path, "--job", "J2", seconds=0))
+    finish(start(fake, tmp_path, seconds=0))
     one, two = world.outputs["J2", "particles"], world.outputs["J3", "particles"]
     assert all(np.array_equal(one[name], two[name]) for name in one.fields())
 
 
-def test_a_completed_job_is_not_picked_again(standin: StandIn, world: Any, tmp_path: Path) -> None:
-    finish(start(standin, tmp_path, seconds=0))
-    process = start(standin, tmp_path, "--job", "J2", seconds=0)
+def test_a_completed_job_is_not_picked_again(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+    finish(start(fake, tmp_path, seconds=0))
+    process = start(fake, tmp_path, "--job", "J2", seconds=0)
     _, err = process.communicate(timeout=40)
     assert process.returncode == 3
     assert "J2 is completed already" in err
 
 
 def test_variables_that_the_client_reads_at_import_do_no_harm(
-    standin: StandIn, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: FakeCryoSPARC, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Address and host together are a TypeError of the client's own defaults.
     monkeypatch.setenv("CRYOSPARC_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("CRYOSPARC_MASTER_HOSTNAME", "nobody.invalid")
     monkeypatch.setenv("CRYOSPARC_BASE_PORT", "9")
-    finish(start(standin, tmp_path, seconds=0))
+    finish(start(fake, tmp_path, seconds=0))
     assert world.jobs["J2"].status == "completed"
 
 
-def test_an_error_of_any_length_marks_the_job_failed(standin: StandIn, world: Any, monkeypatch: Any) -> None:
-    for name, value in environment(standin).items():
+def test_an_error_of_any_length_marks_the_job_failed(fake: FakeCryoSPARC, world: Any, monkeypatch: Any) -> None:
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ends, "WATCH_SECONDS", 0.2)
-    with connect(standin.url) as connection:
+    monkeypatch.setattr(external_job, "WATCH_SECONDS", 0.2)
+    with connect(fake.url) as connection:
         job = connection.cs.create_external_job("P1", "W1")
         job.add_output("particle", "particles", slots=["location"])
-        with pytest.raises(ServerError), Run(connection, job):
+        with pytest.raises(ServerError), ExternalJobRun(connection, job):
             raise ServerError("Å" * 100_000)
     assert world.jobs[job.uid].status == "failed"
     assert 100 < len(world.events[job.uid][-1]["text"]) < 2000
@@ -146,13 +146,13 @@ def test_an_error_of_any_length_marks_the_job_failed(standin: StandIn, world: An
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, MemoryError])
 def test_no_way_out_of_the_block_completes_the_job(
-    standin: StandIn, world: Any, monkeypatch: Any, error: type[BaseException]
+    fake: FakeCryoSPARC, world: Any, monkeypatch: Any, error: type[BaseException]
 ) -> None:
-    for name, value in environment(standin).items():
+    for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    with connect(standin.url) as connection:
+    with connect(fake.url) as connection:
         job = connection.cs.create_external_job("P1", "W1")
         job.add_output("particle", "particles", slots=["location"])
-        with pytest.raises(error), Run(connection, job):
+        with pytest.raises(error), ExternalJobRun(connection, job):
             raise error
     assert world.jobs[job.uid].status == "failed"
