@@ -79,7 +79,7 @@ def _download(args: argparse.Namespace) -> bool | None:
     return True if args.download else False if args.no_download else None
 
 
-def _task(args: argparse.Namespace, **more: Any) -> Any:
+def _picking_job(args: argparse.Namespace, **more: Any) -> Any:
     from .pick import PickingJob
 
     return PickingJob(
@@ -123,10 +123,10 @@ def _pick(args: argparse.Namespace) -> int:
     exposures = OutputName.parse(args.exposures)
     # A bad option or missing weights must not leave an empty job behind.
     with engine_of(args, _complain) as picker, _connect(args) as connection:
-        task = _task(args, exposures=exposures, job=args.job, overwrite=args.overwrite)
+        job = _picking_job(args, exposures=exposures, job=args.job, overwrite=args.overwrite)
         show = Shown(not args.quiet)
         try:
-            outcome = pick(connection, task, picker, show)
+            outcome = pick(connection, job, picker, show)
         finally:
             show.close()
     if not args.quiet:
@@ -261,7 +261,7 @@ def _live(args: argparse.Namespace) -> int:
     exposures = None if args.exposures is None else OutputName.parse(args.exposures)
     with engine_of(args, _complain) as picker, _connect(args) as connection:
         plan = LivePlan(
-            task=_task(args, exposures=exposures),
+            job=_picking_job(args, exposures=exposures),
             session=args.session,
             batch=args.batch,
             wait_minutes=args.wait,

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ class LivePlan:
 
     Attributes
     ----------
-    task
+    job
         How to pick and where the jobs go; its exposures are the growing output, None for a session.
     session
         A Live session, as S1.
@@ -53,7 +54,7 @@ class LivePlan:
         How often to look.
     """
 
-    task: PickingJob
+    job: PickingJob
     session: str | None = None
     batch: int = 50
     largest: int = 1000
@@ -65,7 +66,7 @@ class LivePlan:
     @property
     def mark(self) -> str:
         """What the descriptions of the jobs carry, by which a later run knows what is done."""
-        return f"live {self.session or self.task.exposures}"
+        return f"live {self.session or self.job.exposures}"
 
 
 class _Origin(Protocol):
@@ -74,21 +75,21 @@ class _Origin(Protocol):
     def look(self) -> tuple[list[int], str]:
         """Identifiers of the exposures that are ready, and whether more will come: "open", "paused" or "over"."""
 
-    def task(self, uids: list[int]) -> PickingJob:
-        """The task of picking some of them."""
+    def job(self, uids: list[int]) -> PickingJob:
+        """A job that picks some of them."""
 
 
-class _Output:
+class _GrowingOutput:
     """A job's output that grows."""
 
-    def __init__(self, connection: Connection, follow: LivePlan) -> None:
-        assert follow.task.exposures is not None
+    def __init__(self, connection: Connection, plan: LivePlan) -> None:
+        assert plan.job.exposures is not None
         self._connection = connection
-        self._follow = follow
-        self._source: OutputName = follow.task.exposures
+        self._plan = plan
+        self._source: OutputName = plan.job.exposures
 
     def look(self) -> tuple[list[int], str]:
-        call, jobs, project = self._connection.call, self._connection.api.jobs, self._follow.task.project
+        call, jobs, project = self._connection.call, self._connection.api.jobs, self._plan.job.project
         # The state first: what comes between the two questions is then not missed.
         status = call("asking for the job's state", jobs.get_status, project, self._source.job, patience=0.0)
         state = "over" if status in _ENDED_JOB else "open"
@@ -102,21 +103,21 @@ class _Output:
             return [], state  # nothing has been written yet
         return [int(uid) for uid in table["uid"]], state
 
-    def task(self, uids: list[int]) -> PickingJob:
-        return replace(self._follow.task, only=frozenset(uids), note=self._follow.mark)
+    def job(self, uids: list[int]) -> PickingJob:
+        return replace(self._plan.job, only=frozenset(uids), note=self._plan.mark)
 
 
-class _Session:
+class _LiveSession:
     """A Live session."""
 
-    def __init__(self, connection: Connection, follow: LivePlan) -> None:
+    def __init__(self, connection: Connection, plan: LivePlan) -> None:
         self._connection = connection
-        self._follow = follow
+        self._plan = plan
         self._ready: dict[int, Any] = {}
 
     def look(self) -> tuple[list[int], str]:
-        call, api, project = self._connection.call, self._connection.api, self._follow.task.project
-        session = call("asking for the session", api.sessions.find_one, project, self._follow.session, patience=0.0)
+        call, api, project = self._connection.call, self._connection.api, self._plan.job.project
+        session = call("asking for the session", api.sessions.find_one, project, self._plan.session, patience=0.0)
         found: dict[int, Any] = {}
         after: str | None = None
         while page := call("listing the exposures", self._page, after, patience=0.0):
@@ -131,12 +132,12 @@ class _Session:
 
     def _page(self, after: str | None) -> list[Any]:
         find = self._connection.api.exposures.find
-        wanted = {"project_uid": [self._follow.task.project], "session_uid": [self._follow.session]}
+        wanted = {"project_uid": [self._plan.job.project], "session_uid": [self._plan.session]}
         return list(find(after=after, limit=_PAGE, stage=list(_READY), **wanted))
 
-    def task(self, uids: list[int]) -> PickingJob:
+    def job(self, uids: list[int]) -> PickingJob:
         table = live_table([self._ready[uid] for uid in uids])
-        return replace(self._follow.task, exposures=None, table=table, note=self._follow.mark)
+        return replace(self._plan.job, exposures=None, table=table, note=self._plan.mark)
 
 
 def follow(
@@ -167,15 +168,7 @@ def follow(
     Interrupted
         A signal came.
     """
-    origin: _Origin = _Output(connection, plan) if plan.session is None else _Session(connection, plan)
-    done = _finished(connection, plan)
-    tries: dict[int, int] = {}
-    outcomes: list[PickingResult] = []
-    seen = 0
-    fresh_since: float | None = None
-    last_news = last_answer = time.monotonic()
-    if done:
-        say(f"{len(done)} exposures were picked by earlier jobs")
+    follower = _Follower(connection, plan, picker, say)
     received: list[int] = []
 
     def check() -> None:
@@ -186,83 +179,129 @@ def follow(
         while True:
             check()
             try:
-                ready, state = origin.look()
-                last_answer = now = time.monotonic()
-                fresh = [uid for uid in ready if uid not in done and tries.get(uid, 0) < _TRIES_EACH]
-                if len(ready) > seen:
-                    seen, last_news = len(ready), now
-                fresh_since = (fresh_since or now) if fresh else None
-                over = state == "over" or (state == "paused" and now - last_news > 60 * plan.wait_minutes)
-                waited = fresh_since is not None and now - fresh_since > 60 * plan.wait_minutes
-                if len(fresh) >= plan.batch or (fresh and (over or waited)):
-                    uids = fresh[: plan.largest]
-                    with _heard(_stop):
-                        outcome = _batch(connection, origin.task(uids), picker, say, outcomes)
-                    for uid in uids:
-                        tries[uid] = tries.get(uid, 0) + 1
-                    if outcome is not None:
-                        done.update(set(uids) - set(outcome.missed))
-                        outcomes.append(outcome)
-                        if outcome.late_signal is not None:
-                            raise Interrupted(signal.Signals(outcome.late_signal).name)
-                    fresh_since = None
-                    last_news = last_answer = time.monotonic()
+                follower.look()
+                if uids := follower.due():
+                    follower.pick_batch(uids)
                     continue
             except ServerError as error:
-                # A server that is away is no fault of the exposures: they keep their tries.
-                away = time.monotonic() - last_answer
-                if isinstance(error, Expired) or not error.passing or away > 3600 * plan.outage_hours:
-                    raise
-                say(f"waiting for CryoSPARC: {error}")
-                _sleep(plan.poll_seconds, check)
-                continue
-            if over and not fresh:
-                say("the exposures have come to their end")
-                return outcomes
-            if not fresh and now - last_news > 3600 * plan.idle_hours:
-                say(f"nothing new for {plan.idle_hours:g} hours")
-                return outcomes
+                follower.check_outage(error)
+            else:
+                if reason := follower.end():
+                    say(reason)
+                    return follower.results
             _sleep(plan.poll_seconds, check)
 
 
-def _batch(
-    connection: Connection,
-    task: PickingJob,
-    picker: MicrographPicker | Engine,
-    say: Callable[[str], None],
-    before: list[PickingResult],
-) -> PickingResult | None:
-    """Pick one batch; None where it could not be picked and the next one may."""
-    estimated = next((one.estimated for one in before if one.estimated is not None), None)
-    try:
-        outcome = pick(connection, replace(task, estimated=estimated), picker)
-    except (ServerError, EngineLost):
-        raise
-    except CryoSegNetError as error:
-        say(str(error))
+class _Follower:
+    """What was seen and picked so far, and from that what to do next."""
+
+    def __init__(
+        self, connection: Connection, plan: LivePlan, picker: MicrographPicker | Engine, say: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
+        self._plan = plan
+        self._picker = picker
+        self._say = say
+        self._origin: _Origin = (
+            _GrowingOutput(connection, plan) if plan.session is None else _LiveSession(connection, plan)
+        )
+        self._picked = _finished(connection, plan)
+        if self._picked:
+            say(f"{len(self._picked)} exposures were picked by earlier jobs")
+        self._tries: Counter[int] = Counter()
+        self._new: list[int] = []
+        self._new_since: float | None = None
+        self._over = False
+        self._seen = 0
+        self._last_news = self._last_answer = time.monotonic()
+        self.results: list[PickingResult] = []
+
+    def look(self) -> None:
+        """See which exposures are ready and not picked yet, and whether more will come."""
+        ready, state = self._origin.look()
+        now = self._last_answer = time.monotonic()
+        if len(ready) > self._seen:
+            self._seen, self._last_news = len(ready), now
+        self._new = [uid for uid in ready if uid not in self._picked and self._tries[uid] < _TRIES_EACH]
+        self._new_since = (self._new_since or now) if self._new else None
+        paused = state == "paused" and now - self._last_news > 60 * self._plan.wait_minutes
+        self._over = state == "over" or paused
+
+    def due(self) -> list[int]:
+        """The exposures that make the next job; none while waiting for more is better."""
+        since, now = self._new_since, time.monotonic()
+        waited = since is not None and now - since > 60 * self._plan.wait_minutes
+        enough = len(self._new) >= self._plan.batch or waited or self._over
+        return self._new[: self._plan.largest] if enough else []
+
+    def pick_batch(self, uids: list[int]) -> None:
+        """Pick these in a job of their own, and remember what it picked."""
+        with _heard(_stop):
+            result = self._run_job(self._origin.job(uids))
+        self._tries.update(uids)
+        self._new_since = None
+        self._last_news = self._last_answer = time.monotonic()
+        if result is None:
+            return
+        self._picked.update(set(uids) - set(result.missed))
+        self.results.append(result)
+        if result.late_signal is not None:
+            raise Interrupted(signal.Signals(result.late_signal).name)
+
+    def _run_job(self, job: PickingJob) -> PickingResult | None:
+        """Pick one batch; None where it could not be picked and the next one may."""
+        estimated = next((one.estimated for one in self.results if one.estimated is not None), None)
+        try:
+            result = pick(self._connection, replace(job, estimated=estimated), self._picker)
+        except (ServerError, EngineLost):
+            raise
+        except CryoSegNetError as error:
+            self._say(str(error))
+            return None
+        self._say(f"{result.job} completed: {result.picks} particles on {result.exposures} exposures")
+        for path, reason in result.failures:
+            self._say(f"left out {path}: {reason}")
+        return result
+
+    def check_outage(self, error: ServerError) -> None:
+        """A server that is away is waited for; it is no fault of the exposures, which keep their tries.
+
+        Raises
+        ------
+        ServerError
+            It has been away for too long, or waiting does not help.
+        """
+        away = time.monotonic() - self._last_answer
+        if isinstance(error, Expired) or not error.passing or away > 3600 * self._plan.outage_hours:
+            raise error
+        self._say(f"waiting for CryoSPARC: {error}")
+
+    def end(self) -> str | None:
+        """Why there is nothing more to wait for; None while there is."""
+        if self._new:
+            return None
+        if self._over:
+            return "the exposures have come to their end"
+        if time.monotonic() - self._last_news > 3600 * self._plan.idle_hours:
+            return f"nothing new for {self._plan.idle_hours:g} hours"
         return None
-    say(f"{outcome.job} completed: {outcome.picks} particles on {outcome.exposures} exposures")
-    for path, reason in outcome.failures:
-        say(f"left out {path}: {reason}")
-    return outcome
 
 
 def _finished(connection: Connection, plan: LivePlan) -> set[int]:
     """Exposures that earlier jobs have picked; what they left unfinished is marked as failed."""
-    task = plan.task
     done: set[int] = set()
-    for job in find_marked(connection, task.project, task.workspace, f"{plan.mark})", "snowflake"):
+    for job in find_marked(connection, plan.job.project, plan.job.workspace, f"{plan.mark})", "snowflake"):
         if job.status == "completed":
             load = connection.api.jobs.load_output
             with contextlib.suppress(ServerError):
-                names = (task.project, job.uid, "exposures")
+                names = (plan.job.project, job.uid, "exposures")
                 table = connection.call(f"reading {job.uid}:exposures", load, *names, slots="default")
                 done.update(int(uid) for uid in np.asarray(table["uid"]))
         elif job.status in ("running", "waiting"):
             reason = "The picking was cut off; its exposures are picked in a new job."
             fail = connection.api.jobs.mark_failed
             with contextlib.suppress(ServerError):
-                connection.call(f"marking {job.uid} as failed", fail, task.project, job.uid, error=reason)
+                connection.call(f"marking {job.uid} as failed", fail, plan.job.project, job.uid, error=reason)
     return done
 
 
