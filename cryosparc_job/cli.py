@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program, say
+from cryosegnet_ext.cli.logs import say, shown
+from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, positive
@@ -32,6 +33,7 @@ done, 4 stopped by a signal or killed in CryoSPARC"""
 _EPILOG = f"{_LOGIN}\n\n{_EXIT_CODES}"
 
 
+@shown(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)

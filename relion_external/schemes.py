@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryosegnet_ext.cli.logs import say
 from cryosegnet_ext.cli.options import one_of
-from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, CommandParser, say
+from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, CommandParser
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.atomic import write_atomic
 

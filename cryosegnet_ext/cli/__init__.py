@@ -7,6 +7,7 @@ They import nothing heavy at their top, so that help does not wait for torch.
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from ..errors import CryoSegNetError, UsageError
+from .logs import shown, silence
 from .parsing import (
     DONE,
     NOTHING_DONE,
@@ -24,8 +26,6 @@ from .parsing import (
     CommandParser,
     Program,
     did_you_mean,
-    say,
-    silence,
 )
 
 __all__ = [
@@ -41,6 +41,8 @@ __all__ = [
     "did_you_mean",
     "main",
 ]
+
+log = logging.getLogger(__name__)
 
 COMMANDS = (
     "pick",
@@ -62,6 +64,7 @@ _EXIT_CODES = """exit codes:
   4 stopped by a signal (the same command goes on)"""
 
 
+@shown("cryosegnet")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -77,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except CryoSegNetError as error:
-        say(f"cryosegnet: error: {error}", sys.stderr)
+        log.error("%s", error)
         return NOTHING_DONE
     except KeyboardInterrupt:
-        say("cryosegnet: error: stopped", sys.stderr)
+        log.error("stopped")
         return STOPPED
     except BrokenPipeError:
         # The reader of our output has left.
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno != errno.ENOSPC:
             raise
         silence(sys.stdout)
-        say(f"cryosegnet: error: {error.strerror}; free some disk space", sys.stderr)
+        log.error("%s; free some disk space", error.strerror)
         return NOTHING_DONE
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import logs
 from .parsing import Command, CommandParser
 
 HELP = "print the script that completes cryosegnet's commands and options in a shell"
@@ -62,6 +63,7 @@ def whole_parser(name: str, commands: Mapping[str, Callable[[], Command]]) -> ar
         summary = command.help.splitlines()[0]
         below = actions.add_parser(word, help=summary.replace("%", "%%"), description=command.help)
         command.add_args(below)
+        logs.add_args(below)
     return parser
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from ..errors import UsageError
-from .parsing import say
+from .logs import say
 
 HELP = "compare picks of any program with labels"
 

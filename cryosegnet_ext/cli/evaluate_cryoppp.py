@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CryoSegNetError, UsageError
-from .parsing import say
+from .logs import say
 
 if TYPE_CHECKING:
     from ..evaluation.compare import Question

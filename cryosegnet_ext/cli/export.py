@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UsageError
-from .parsing import say
+from .logs import say
 
 if TYPE_CHECKING:
     from ..files.picks import Picks

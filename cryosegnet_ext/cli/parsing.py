@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
-import os
+import logging
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import UsageError
+from . import logs
+from .logs import say
+
+log = logging.getLogger(__name__)
 
 DONE, USAGE, SOME_FAILED, NOTHING_DONE, STOPPED = range(5)
 
@@ -51,29 +55,6 @@ def did_you_mean(word: str, words: Sequence[str]) -> str:
     """A suggestion to append to an error, or nothing."""
     close = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print where it can be printed; file names may hold bytes that the terminal's encoding does not.
-
-    A log on a full disk, or a reader that has left, changes nothing about the work and its exit code.
-    """
-    try:
-        print(text.encode(errors="backslashreplace").decode(), file=file, flush=True)
-    except OSError:
-        silence(file or sys.stdout)
-    except ValueError:
-        pass
-
-
-def silence(stream: TextIO | None) -> None:
-    """Send nowhere what a stream could not write and all that follows; the interpreter tries again at its exit."""
-    if stream is None:
-        return
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 @dataclass(frozen=True)
@@ -128,11 +109,17 @@ class Program:
             description = command.help[:1].upper() + command.help[1:].rstrip(".") + "."
             parser = CommandParser(prog=f"{self.name} {words[0]}", description=description, epilog=command.epilog)
             command.add_args(parser)
+            logs.add_args(parser)
             args = parser.parse_args(words[1:])
+            logs.configure(args)
+            log.debug("%s %s: %s", self.name, __version__, shlex.join(words))
             try:
                 return int(command.main(args))
-            except UsageError as error:
-                parser.error(str(error))
+            except Exception as error:
+                log.debug("the error comes from here:", exc_info=True)
+                if isinstance(error, UsageError):
+                    parser.error(str(error))
+                raise
         except SystemExit as end:
             # argparse ends help and errors this way.
             return end.code if isinstance(end.code, int) else DONE if end.code is None else USAGE

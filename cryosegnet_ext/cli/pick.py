@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..runs.progress import plural
 from ..runs.stopping import terminated_as_interrupted
+from .logs import say
 from .options import add_options, check_picker, even_pixels
-from .parsing import say
 from .running_options import (
     OPTIONS,
     add_running_options,

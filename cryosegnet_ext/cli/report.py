@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..runs.progress import plural
+from .logs import say
 from .options import number
-from .parsing import say
 
 HELP = "write report.html of a folder that was picked into; choose another threshold without picking again"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UsageError
-from .parsing import say
+from .logs import say
 
 if TYPE_CHECKING:
     from ..simulation.plan import Plan, SpeciesFile

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..picking.options import DIAMETERS, PIXEL_SIZES
+from .logs import say
 from .options import device, number
-from .parsing import DONE, NOTHING_DONE, STOPPED, say
+from .parsing import DONE, NOTHING_DONE, STOPPED
 
 if TYPE_CHECKING:
     from ..training.folder import RunFolder

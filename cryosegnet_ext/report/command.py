@@ -12,7 +12,7 @@ THRESHOLD, SIZES = {"value": "threshold"}, {"value": "sizes"}
 # What changes no picks.
 _LEFT_OUT = (
     *("input", "output", "threshold", "overwrite", "watch", "quiet"),
-    *("stop_file", "idle_stop", "settle", "heartbeat", "metrics"),
+    *("stop_file", "idle_stop", "settle", "heartbeat", "metrics", "verbose", "log_file"),
 )
 
 
