@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_many, read_picks
+from cryosegnet_ext.files.relion import coordinate_list
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.journal import read_records
 
-from .nodes import strip_job
-
-_SUFFIX_FILE = "coords_suffix"
 # A pick of the picker within this share of the diameter is the same particle.
 _REACH = 0.5
-
-
-def micrographs_of(path: str) -> str:
-    """The STAR file with the micrographs that a coordinate node belongs to: 3.1 names one, lists are it themselves."""
-    if not _is_suffix_file(path):
-        return path
-    with open(path, errors="replace") as file:
-        named = file.readline().strip()
-    if not named or not os.path.exists(named):
-        raise CryoSegNetError(
-            f"{path} names no micrographs STAR that exists: choose it at 'Input micrographs' as well."
-        )
-    return named
 
 
 class ExistingPicks:
@@ -44,7 +28,9 @@ class ExistingPicks:
     Parameters
     ----------
     path
-        3.1's ``coords_suffix_X.star``, the list of 4 and 5, or a STAR file of particles with rlnMicrographName.
+        A list of coordinate files (see `coordinate_list`), or a STAR file of particles with rlnMicrographName.
+    names
+        The micrographs, as their STAR file calls them.
 
     Raises
     ------
@@ -52,28 +38,19 @@ class ExistingPicks:
         The file cannot be read as any of these.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, names: Iterable[str]) -> None:
         self.path = path
-        self._files: dict[str, str] | None = None
-        self._tables: dict[str, Picks] = {}
-        if not _is_suffix_file(path):
-            self._files = _listed(path)
-            if self._files is None:
-                self._tables = read_many(path)
+        self._files = coordinate_list(path, names)
+        self._tables = read_many(path) if self._files is None else {}
 
     def of(self, name: str) -> Picks:
-        """The picks of one micrograph, by its name in the micrographs STAR; none where the job has none."""
-        if name in self._tables:
-            return self._tables[name]
-        file = None if self._tables else self.file_of(name)
-        return read_picks(file) if file is not None and os.path.exists(file) else Picks.empty()
+        """The picks of one micrograph; none where the job has none."""
+        if self._files is None:
+            return self._tables.get(name, Picks.empty())
+        return read_picks(self._files[name]) if name in self._files else Picks.empty()
 
-    def file_of(self, name: str) -> str | None:
-        """The file that has the picks of one micrograph, or would have them; None where none is named."""
-        if _is_suffix_file(self.path):
-            suffix = os.path.basename(self.path)[len(_SUFFIX_FILE) :]
-            stem = strip_job(name)
-            return os.path.join(os.path.dirname(self.path), stem[: stem.rindex(".")] if "." in stem else stem) + suffix
+    def file_of(self, name: str) -> str | os.PathLike[str] | None:
+        """The file that has the picks of one micrograph; None where none has."""
         return self.path if self._files is None else self._files.get(name)
 
 
@@ -186,23 +163,3 @@ def match(old: Picks, new: Picks, refine: bool) -> Picks:
                     x[i], y[i] = new.x[j], new.y[j]
     found = Picks(x, y, diameter, score, new.pixel_size, new.shape)
     return found.take(paired) if refine else found
-
-
-def _is_suffix_file(path: str) -> bool:
-    return os.path.basename(path).startswith(_SUFFIX_FILE)
-
-
-def _listed(path: str) -> dict[str, str] | None:
-    """Micrograph -> coordinate file of a list of RELION 4 or 5; None where the file is something else."""
-    import pandas as pd
-    import starfile
-
-    try:
-        blocks = starfile.read(Path(path), always_dict=True)
-    except Exception as error:
-        raise CryoSegNetError(f"{path}: not a STAR file that can be read ({type(error).__name__}).") from error
-    for block in blocks.values():
-        table = block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
-        if {"rlnMicrographName", "rlnMicrographCoordinates"} <= set(table.columns):
-            return dict(zip(table["rlnMicrographName"].astype(str), table["rlnMicrographCoordinates"].astype(str)))
-    return None

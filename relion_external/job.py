@@ -118,7 +118,7 @@ def _micrographs(arguments: protocol.Arguments) -> tuple[str, list[Input]]:
     if arguments.in_mics is not None:
         star = arguments.in_mics
     else:
-        from .coordinates import micrographs_of
+        from cryosegnet_ext.files.relion import micrographs_of
 
         assert arguments.in_coords is not None
         star = micrographs_of(arguments.in_coords)
@@ -160,7 +160,7 @@ def make_picker(arguments: protocol.Arguments, inputs: Sequence[Input], device: 
         return picker
     from .coordinates import CoordinatePicker, ExistingPicks
 
-    existing = ExistingPicks(arguments.in_coords)
+    existing = ExistingPicks(arguments.in_coords, [one.name for one in inputs])
     return CoordinatePicker(picker, existing, inputs, arguments.coords == "refine", arguments.threshold)
 
 
@@ -200,7 +200,8 @@ def _pick(
     elif arguments.in_coords is not None:
         from .coordinates import ExistingPicks, forget_changed
 
-        forget_changed(arguments.folder, ExistingPicks(arguments.in_coords), unique)
+        existing = ExistingPicks(arguments.in_coords, [one.name for one in inputs])
+        forget_changed(arguments.folder, existing, unique)
     lines = ProgressLines()
 
     def watch(record: Record, finished: int, total: int) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import write_atomic
+from cryosegnet_ext.files.relion_paths import strip_job, without_extension
 
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
 SUFFIX = "_autopick.star"
@@ -26,9 +27,6 @@ _OURS = "# written by cryosegnet-relion"
 
 NO_PICKS = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
 
-# RELION's decomposePipelineFileName (src/filename.cpp): a folder whose name begins with job and three digits. It looks
-# behind each slash first, and only then at the beginning.
-_JOB_PREFIX = re.compile(r"^.*?/job\d{3}[^/]*/|^job\d{3}[^/]*/")
 # The boxes and the limit of RELION's relion_it.py: bin until Nyquist would be worse than 8.5 A.
 _BOXES = (32, 48, 64, 96, 128, 160, 192, 256, 288, 300, 320, 360, 384, 400, 420, 450, 480, 512, 640, 768, 896, 1024)
 _BINNED_PIXEL = 4.25
@@ -87,15 +85,6 @@ def read_version(folder: Path, project: Path | None = None) -> tuple[Version, st
     return None
 
 
-def strip_job(name: str) -> str:
-    """A name without its ``JobType/jobNNN/`` in front.
-
-    >>> strip_job("MotionCorr/job002/Micrographs/mic_001.mrc"), strip_job("Micrographs/mic_001.mrc")
-    ('Micrographs/mic_001.mrc', 'Micrographs/mic_001.mrc')
-    """
-    return _JOB_PREFIX.sub("", name, count=1)
-
-
 def coordinate_files(names: Sequence[str], version: Version) -> list[str]:
     """Coordinate file of each micrograph below the job's directory, where this version looks for it.
 
@@ -115,18 +104,13 @@ def coordinate_files(names: Sequence[str], version: Version) -> list[str]:
             f"{first} and {second} have the same name but for their job, and RELION 3.1 keeps one coordinate file for "
             "both: pick each job's micrographs by themselves."
         )
-    return [_with_suffix(name) if times[file] > 1 else file for name, file in zip(names, files)]
+    return [without_extension(name) + SUFFIX if times[file] > 1 else file for name, file in zip(names, files)]
 
 
 def _coordinate_file(name: str) -> str:
     if ".." in Path(name).parts:
         raise CryoSegNetError(f"{name} lies outside the project: import micrographs through a link inside it.")
-    return _with_suffix(strip_job(name).lstrip("/"))
-
-
-def _with_suffix(name: str) -> str:
-    # RELION cuts at the last dot of the whole path (FileName::withoutExtension).
-    return name[: name.rindex(".")] + SUFFIX if "." in name else name + SUFFIX
+    return without_extension(strip_job(name).lstrip("/")) + SUFFIX
 
 
 def write_coordinate_list(output: str, version: Version, mics_star: str, names: Sequence[str]) -> None:
@@ -150,11 +134,16 @@ def write_coordinate_list(output: str, version: Version, mics_star: str, names: 
     if version is Version.V31:
         write_atomic(path, f"{mics_star}\n")
         return
-    rows = [
-        f"{_quoted(name)} {_quoted(output + file)}\n" for name, file in zip(names, coordinate_files(names, version))
-    ]
-    head = f"{version.header}\ndata_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n"
-    write_atomic(path, head + "".join(rows) + "\n")
+    rows = [(_quoted(name), _quoted(output + file)) for name, file in zip(names, coordinate_files(names, version))]
+    text = loop(version, "coordinate_files", ("MicrographName", "MicrographCoordinates"), rows)
+    write_atomic(path, text + "\n")
+
+
+def loop(version: Version, block: str, labels: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as RELION writes it; labels without their ``_rln``."""
+    text = f"{version.header}\ndata_{block}\n\nloop_\n"
+    text += "".join(f"_rln{label} #{number}\n" for number, label in enumerate(labels, 1))
+    return text + "".join(" ".join(row) + "\n" for row in rows)
 
 
 def _quoted(value: str) -> str:
@@ -164,17 +153,14 @@ def _quoted(value: str) -> str:
 
 def write_output_nodes(output: str, version: Version, with_log: bool) -> None:
     """Write what RELION adds to its pipeline when the job has succeeded."""
-    rows = [(f"{output}{version.coordinates}", _COORDINATE_NODE[version])]
+    rows: list[tuple[str, ...]] = [(f"{output}{version.coordinates}", _COORDINATE_NODE[version])]
     if with_log:
         rows.append((f"{output}{LOGFILE}", _LOG_NODE[version]))
-    labels = ["_rlnPipeLineNodeName", "_rlnPipeLineNodeTypeLabel" if version.has_labels else "_rlnPipeLineNodeType"]
+    labels = ["PipeLineNodeName", "PipeLineNodeTypeLabel" if version.has_labels else "PipeLineNodeType"]
     if version.has_labels:
-        labels.append("_rlnPipeLineNodeTypeLabelDepth")
-        rows = [(name, f"{label} 1") for name, label in rows]
-    text = f"{version.header}\ndata_output_nodes\n\nloop_\n"
-    text += "".join(f"{label} #{number}\n" for number, label in enumerate(labels, 1))
-    text += "".join(f"{name} {label}\n" for name, label in rows)
-    write_atomic(Path(output) / OUTPUT_NODES, text + "\n")
+        labels.append("PipeLineNodeTypeLabelDepth")
+        rows = [(*row, "1") for row in rows]
+    write_atomic(Path(output) / OUTPUT_NODES, loop(version, "output_nodes", labels, rows) + "\n")
 
 
 def suggest_boxes(diameter: float, pixel_size: float) -> tuple[int, int]:
@@ -211,11 +197,12 @@ def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size
     Those of an earlier run stay: a median that drifts as micrographs come would have Extract, when it is continued,
     join particles of two box sizes, which Class2D does not take.
     """
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        lines = (folder / SUGGESTION).read_text().splitlines()
-        known = dict(line.split() for line in lines if line.startswith("_rln"))
-        if known["_rlnMicrographPixelSize"] == f"{pixel_size:.6g}":
-            return int(known["_rlnOriginalImageSize"]), int(known["_rlnImageSize"])
+    from cryosegnet_ext.files.star import read_star_blocks
+
+    with contextlib.suppress(CryoSegNetError, IndexError, ValueError):
+        known = read_star_blocks(folder / SUGGESTION)[0]
+        if known.text("rlnMicrographPixelSize") == [f"{pixel_size:.6g}"]:
+            return int(known.text("rlnOriginalImageSize")[0]), int(known.text("rlnImageSize")[0])
     box, binned = suggest_boxes(diameter, pixel_size)
     text = f"{version.header}\ndata_picker\n\n"
     text += f"_rlnParticleDiameter {diameter:.1f}\n_rlnOriginalImageSize {box}\n_rlnImageSize {binned}\n"
@@ -288,5 +275,5 @@ def job_star(version: Version, job: str, options: dict[str, str], is_continue: i
     """The text of a job.star: ``job`` is its line with the type; options that are left out get RELION's defaults."""
     text = f"{version.header}\ndata_job\n\n{job}\n_rlnJobIsContinue {is_continue}\n"
     text += "_rlnJobIsTomo 0\n" if version is Version.V5 else ""
-    text += f"\n{version.header}\ndata_joboptions_values\n\nloop_\n_rlnJobOptionVariable #1\n_rlnJobOptionValue #2\n"
-    return text + "".join(f"{name} {value}\n" for name, value in sorted(options.items())) + "\n"
+    labels = ("JobOptionVariable", "JobOptionValue")
+    return text + "\n" + loop(version, "joboptions_values", labels, sorted(options.items())) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from .nodes import Version, job_star
+from .nodes import Version, job_star, loop
 
 #: Settings that the picker is run with.
 PICKED = ("particle_diameter", "min_diameter", "max_diameter", "threshold", "weights", "gpu")
@@ -202,12 +202,13 @@ class Scheme:
         return value[len(self.home) :].split("/")[0] if value.startswith(self.home) else None
 
     def _tables(self, block: str, word: str, tables: list[tuple[str, tuple[str, ...], Rows]]) -> str:
-        text = ""
-        for name, labels, rows in tables:
-            text += f"\n{self.version.header}\ndata_{block}_{name}\n\nloop_\n"
-            text += "".join(f"_rln{word}{label} #{number}\n" for number, label in enumerate(labels, 1))
-            text += "".join(" ".join(row) + "\n" for row in rows)
-        return text + "\n"
+        return (
+            "".join(
+                "\n" + loop(self.version, f"{block}_{name}", [word + label for label in labels], rows)
+                for name, labels, rows in tables
+            )
+            + "\n"
+        )
 
     def _variables(self) -> tuple[Rows, Rows, Rows]:
         # 3.1 has no operator that ends a Schedule at a time.

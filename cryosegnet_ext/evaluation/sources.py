@@ -11,13 +11,13 @@ import numpy as np
 from ..errors import CryoSegNetError
 from ..files.micrograph import read_shape
 from ..files.picks import Picks, read_many
+from ..files.relion import coordinate_list
 from .folders import coordinate_files, inner, is_mask
 from .masks import read_mask
 from .names import assign, stem_of
 
 Shape = tuple[int, int]
 
-_HEAD = 65536
 # Boxes are chosen larger than the particle, by habit and not by measure, and would let wrong picks pass as right.
 _SIZELESS = (".box",)
 
@@ -136,7 +136,8 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
     if path.is_dir():
         files, emptied = coordinate_files(inner(path), masks=False)
     else:
-        files, emptied = _listed(path) or [path], []
+        listed = coordinate_list(path)
+        files, emptied = [path] if listed is None else list(listed.values()), []
     if not files:
         what = "there are no pick files in this folder or below it"
         if emptied:
@@ -198,32 +199,6 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise CryoSegNetError(f"{path}: no such file or folder; check the path.")
     return path
-
-
-def _listed(path: Path) -> list[Path] | None:
-    """The coordinate files that RELION 4's autopick.star or manualpick.star lists; None for any other file."""
-    if path.suffix.lower() != ".star":
-        return None
-    try:
-        if b"_rlnMicrographCoordinates" not in path.read_bytes()[:_HEAD]:
-            return None
-    except OSError:
-        return None
-    import starfile
-
-    try:
-        tables = starfile.read(path, always_dict=True).values()
-        names = next([str(n) for n in t["rlnMicrographCoordinates"]] for t in tables if "rlnMicrographCoordinates" in t)
-    except Exception as error:
-        raise CryoSegNetError(
-            f"{path}: its list of coordinate files cannot be read; give the folder itself."
-        ) from error
-    # The names are relative to the project, some folders above this file.
-    for root in (Path(), *path.absolute().parents):
-        there = [root / name for name in names if (root / name).exists()]
-        if there:
-            return there
-    raise CryoSegNetError(f"{path}: none of the coordinate files that it lists is there; give the folder of them.")
 
 
 def _add_file(found: Found, stem: str, file: Path, pixel_size: float | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
 import re
 from collections import Counter
@@ -11,14 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import CryoSegNetError
-from .formats.star import star_blocks
 from .micrograph import MICROGRAPH_SUFFIXES, micrograph_stem
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .relion import listed_micrographs
 
 #: The folder inside an output folder that holds its journal; it marks a folder as an output of this program.
 STATE_FOLDER = ".cryosegnet"
@@ -28,8 +23,6 @@ OUTPUT_FOLDERS = ("picks", "overlays")
 FACILITY_FOLDERS = ("STAR", "CBOX", "JPEG", "JSON")
 #: In the state folder: what the report needs of each micrograph.
 CANDIDATES_FOLDER = "candidates"
-
-_MOVIE_COLUMN = "rlnMicrographMovieName"
 
 
 @dataclass(frozen=True)
@@ -224,83 +217,4 @@ def read_micrographs_star(path: str | Path) -> list[Input]:
     CryoSegNetError
         The file cannot be read, lists movies, or lists nothing.
     """
-    path = Path(path)
-    table, optics = _read_star(path)
-    names = [str(name) for name in table["rlnMicrographName"]]
-    if not names:
-        raise CryoSegNetError(f"{path}: the STAR file lists no micrographs")
-    root = _project_root(path, names)
-    return [Input(root / name, name, size) for name, size in zip(names, _pixel_sizes(table, optics))]
-
-
-def read_micrographs_table(path: str | Path) -> pd.DataFrame:
-    """The table of micrographs of a STAR file, with every column it has.
-
-    Raises
-    ------
-    CryoSegNetError
-        The file cannot be read, or lists no micrographs.
-    """
-    return _read_star(Path(path))[0]
-
-
-def _read_star(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The table of micrographs and, where there is one, the table of optics groups; every value as it is written."""
-    import pandas as pd
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CryoSegNetError(f"{path}: the STAR file cannot be read ({error.strerror}); check the path") from error
-    if b"\0" in content:
-        raise CryoSegNetError(f"{path}: no STAR file, or a damaged one (it holds null bytes); write it again")
-    # A file that is being written may end within a row. That is refused: with numbers missing, the rows before it lost
-    # their optics groups, and with them their pixel size.
-    blocks = star_blocks(content, path)
-    tables = {block.name: pd.DataFrame(block.rows, columns=block.labels) for block in blocks}
-    optics = tables.pop("optics", None)
-    for table in tables.values():
-        if "rlnMicrographName" in table:
-            return table, optics
-    if any(_MOVIE_COLUMN in table for table in tables.values()):
-        raise CryoSegNetError(f"{path}: this STAR file lists movies; run motion correction and give the micrographs")
-    raise CryoSegNetError(f"{path}: no column rlnMicrographName; give a STAR file of micrographs")
-
-
-def _project_root(star: Path, names: Sequence[str]) -> Path:
-    """The folder that the names are relative to: here, or the nearest folder above the STAR file where one exists."""
-    # From all over the list: the first ones of a long session may be archived by now.
-    some = names[:: -(-len(names) // 20)]
-    for root in (Path(), *Path(os.path.abspath(star)).parents):
-        if any((root / name).exists() for name in some):
-            return root
-    return Path()
-
-
-def _pixel_sizes(table: pd.DataFrame, optics: pd.DataFrame | None) -> list[float | None]:
-    """Angstrom per pixel of each row: its optics group's (RELION 3.1 on), else its own columns (before 3.1)."""
-    if optics is not None and {"rlnOpticsGroup", "rlnMicrographPixelSize"} <= set(optics):
-        groups = zip(optics["rlnOpticsGroup"], optics["rlnMicrographPixelSize"])
-        of_group = {str(group): _positive(size) for group, size in groups}
-        if "rlnOpticsGroup" in table:
-            return [of_group.get(str(group)) for group in table["rlnOpticsGroup"]]
-        only = next(iter(of_group.values())) if len(of_group) == 1 else None
-        return [only] * len(table)
-    if "rlnMicrographPixelSize" in table:
-        return [_positive(size) for size in table["rlnMicrographPixelSize"]]
-    if {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table):
-        pairs = zip(table["rlnDetectorPixelSize"], table["rlnMagnification"])
-        return [_positive(_number(detector) * 1e4 / (_number(mag) or math.nan)) for detector, mag in pairs]
-    return [None] * len(table)
-
-
-def _number(value: object) -> float:
-    try:
-        return float(str(value))
-    except ValueError:
-        return math.nan
-
-
-def _positive(value: object) -> float | None:
-    number = _number(value)
-    return number if math.isfinite(number) and number > 0 else None
+    return [Input(file, name, pixel_size) for name, file, pixel_size in listed_micrographs(path)]

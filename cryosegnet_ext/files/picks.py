@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CryoSegNetError
 from .atomic import write_atomic
-from .formats import READERS, WRITERS, TableOfPicks, bad, cs_bytes
+from .formats import READERS, WRITERS, TableOfPicks, cs_bytes
+from .text import bad, read_bytes
 
 __all__ = ["Picks", "read_many", "read_picks", "write_cs", "write_picks"]
 
@@ -199,13 +200,8 @@ def read_many(path: str | Path, pixel_size: float | None = None) -> dict[str, Pi
         raise bad(path, f"'{path.suffix}' is no known format of picks", f"use one of {', '.join(READERS)}")
     if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
         raise CryoSegNetError(f"the pixel size is {pixel_size}: give it in angstrom per pixel, above zero.")
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise bad(path, f"cannot be read ({reason})", "check the name and its permissions") from error
     with np.errstate(all="ignore"):
-        return _by_micrograph(reader(data, path, pixel_size), path, pixel_size)
+        return _by_micrograph(reader(read_bytes(path), path, pixel_size), path, pixel_size)
 
 
 def write_cs(table: Mapping[str, Picks], path: str | Path) -> None:

@@ -16,6 +16,7 @@ from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.inputs import STATE_FOLDER
 from ..files.picks import Picks, read_picks
+from ..files.relion import read_micrographs_table
 from ..runs.candidates import Kept, read_candidates
 from ..runs.journal import Record, read_records, read_settings
 
@@ -160,25 +161,17 @@ def _read_notes(output: Path) -> dict[str, Any]:
 
 def read_columns(stars: Sequence[str]) -> list[Column]:
     """What micrographs STAR files say of the micrographs; files that have gone since are left out."""
-    from ..files.inputs import read_micrographs_table
-
     found: dict[str, dict[str, float]] = {}
     for star in stars:
         try:
-            table = read_micrographs_table(star)
+            table, _ = read_micrographs_table(star)
         except CryoSegNetError:
             continue
-        names = [str(name) for name in table["rlnMicrographName"]]
+        names = table.text("rlnMicrographName")
         for key, labels, factor, _, _ in _COLUMNS:
-            there = [label for label in labels if label in table]
+            there = [label for label in labels if label in table.labels]
             if not there:
                 continue
-            values = np.mean([_numbers(table[label]) for label in there], axis=0) * factor
+            values = np.mean([table.floats(label) for label in there], axis=0) * factor
             found.setdefault(key, {}).update((n, v) for n, v in zip(names, values.tolist()) if math.isfinite(v))
     return [Column(key, label, unit, found[key]) for key, _, _, label, unit in _COLUMNS if found.get(key)]
-
-
-def _numbers(column: Any) -> Any:
-    import pandas as pd
-
-    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)

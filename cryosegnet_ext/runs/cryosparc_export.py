@@ -17,9 +17,10 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
-from ..files.formats import Floats
 from ..files.micrograph import read_shape
 from ..files.picks import Picks, read_picks, write_cs
+from ..files.star import star_text
+from ..files.text import Floats
 from .journal import STATE_FOLDER
 from .summary import SCHEMA
 
@@ -233,24 +234,25 @@ def _sizes(table: Mapping[str, Picks]) -> list[str]:
 def _star(table: Mapping[str, Picks]) -> str:
     """RELION 3.1's particle table: optics groups by pixel size, and a row a pick."""
     sizes = _sizes(table)
-    groups = [f"opticsGroup{i} {i} {size}" for i, size in enumerate(sizes, 1)]
-    optics = _loop("optics", ["OpticsGroupName", "OpticsGroup", "MicrographPixelSize"], groups)
-    rows = []
-    for name, picks in table.items():
-        word = _word(PurePath(name).name)
-        group = sizes.index(f"{picks.pixel_size:.6f}") + 1
-        rows += [f"{word} {x:.6f} {y:.6f} {s:.6f} {group}" for x, y, s in zip(picks.x, picks.y, picks.score)]
-    labels = ["MicrographName", "CoordinateX", "CoordinateY", "AutopickFigureOfMerit", "OpticsGroup"]
-    return "# version 30001\n\n" + optics + "\n\n# version 30001\n\n" + _loop("particles", labels, rows)
-
-
-def _loop(block: str, labels: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f"_rln{label} #{i}\n" for i, label in enumerate(labels, 1))
-    return f"data_{block}\n\nloop_\n{head}" + "".join(f"{row}\n" for row in rows)
+    groups = range(1, len(sizes) + 1)
+    optics: dict[str, Sequence[object]] = {
+        "rlnOpticsGroupName": [f"opticsGroup{i}" for i in groups],
+        "rlnOpticsGroup": list(groups),
+        "rlnMicrographPixelSize": sizes,
+    }
+    rows = [
+        (_word(PurePath(name).name), x, y, score, sizes.index(f"{picks.pixel_size:.6f}") + 1)
+        for name, picks in table.items()
+        for x, y, score in zip(picks.x, picks.y, picks.score)
+    ]
+    labels = ("MicrographName", "CoordinateX", "CoordinateY", "AutopickFigureOfMerit", "OpticsGroup")
+    columns = zip(*rows) if rows else [()] * len(labels)
+    return star_text({"optics": optics, "particles": {f"rln{n}": list(c) for n, c in zip(labels, columns)}})
 
 
 def _word(name: str) -> str:
-    return f'"{name}"' if " " in name or name[0] in "#'_" else name
+    """A name as a word of a STAR file; `starfile` puts those with a space into quotes."""
+    return f'"{name}"' if name[0] in "#'_" and " " not in name else name
 
 
 _FOLDERS = """

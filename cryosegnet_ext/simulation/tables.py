@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files.atomic import atomic_path, write_atomic
+from ..files.star import read_star_blocks, star_text
 from .detector import modulation_transfer
 from .optics import Optics
 from .scene import Truth
@@ -48,23 +49,27 @@ def truth_star(truth: Truth | None, micrograph: str, species: Sequence[str]) -> 
     but crashes on coordinates that come with a defocus of their own. A comment holds what `read_truth_summary` reads.
     """
     coverage = truth.coverage if truth is not None else 0.0
-    lines = ["# version 30001", f"# particles cover {coverage:.4f} of the frame", "", "data_", "", "loop_"]
-    lines += [f"_{name} #{i}" for i, name in enumerate(TRUTH_COLUMNS, 1)]
+    rows: list[tuple[object, ...]] = []
     if truth is not None:
         angles = truth.angles if truth.angles is not None else np.full((len(truth.x), 3), np.nan)
         depth = truth.depth if truth.depth is not None else np.zeros(len(truth.x))
-        for x, y, (rot, tilt, psi), z, name in zip(truth.x, truth.y, angles, depth, truth.name):
-            lines.append(
-                f"{x:.2f} {y:.2f} {rot:.4f} {tilt:.4f} {psi:.4f} 0.0 0.0 {species.index(name) + 1} {micrograph} {z:.2f}"
-            )
-    return "\n".join([*lines, ""])
+        for x, y, turned, z, name in zip(truth.x, truth.y, angles, depth, truth.name):
+            rot, tilt, psi = (f"{angle:.4f}" for angle in turned)
+            number = species.index(name) + 1
+            rows.append((f"{x:.2f}", f"{y:.2f}", rot, tilt, psi, "0.0", "0.0", number, micrograph, f"{z:.2f}"))
+    return star_text({"": _columns(TRUTH_COLUMNS, rows)}, f"particles cover {coverage:.4f} of the frame")
+
+
+def _columns(labels: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Sequence[object]]:
+    return {label: [row[i] for row in rows] for i, label in enumerate(labels)}
 
 
 def read_truth_summary(path: Path) -> tuple[int, float]:
     """How many particles one of our truth tables lists, and the share of the frame that all of them cover."""
+    (block,) = read_star_blocks(path)
     lines = path.read_text().split("\n")
     covered = next((line.split()[3] for line in lines if line.startswith("# particles cover ")), "nan")
-    return sum(1 for line in lines if line and line[0] not in "#_dl"), float(covered)
+    return len(block.rows), float(covered)
 
 
 def micrographs_star(rows: Sequence[tuple[str, Optics, str | None]], pixel_size: float) -> str:
@@ -74,25 +79,25 @@ def micrographs_star(rows: Sequence[tuple[str, Optics, str | None]], pixel_size:
     """
     optics = rows[0][1]
     groups = {mtf: number for number, mtf in enumerate(dict.fromkeys(mtf for _, _, mtf in rows), 1)}
-    columns = ["rlnOpticsGroupName", "rlnOpticsGroup", *([] if None in groups else ["rlnMtfFileName"])]
-    columns += ["rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize", "rlnVoltage", "rlnSphericalAberration"]
-    columns += ["rlnAmplitudeContrast"]
-    values = [f"{pixel_size:.6f}", f"{pixel_size:.6f}"]
-    values += [f"{optics.voltage:.3f}", f"{optics.cs:.4f}", f"{optics.amplitude_contrast:.4f}"]
-    lines = ["# version 30001", "", "data_optics", "", "loop_"]
-    lines += [f"_{name} #{i}" for i, name in enumerate(columns, 1)]
-    for mtf, number in groups.items():
-        lines.append(" ".join([f"opticsGroup{number}", str(number), *([mtf] if mtf else []), *values]))
-    lines += ["", "# version 30001", "", "data_micrographs", "", "loop_"]
-    columns = ["rlnMicrographName", "rlnOpticsGroup", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
-    columns += ["rlnCtfMaxResolution"]
-    lines += [f"_{name} #{i}" for i, name in enumerate(columns, 1)]
-    for name, o, mtf in rows:
-        lines.append(
-            f"{name} {groups[mtf]} {o.defocus_u:.2f} {o.defocus_v:.2f} {o.defocus_angle:.3f} "
-            f"{max(2 * pixel_size, 3.0):.2f}"
-        )
-    return "\n".join([*lines, ""])
+    columns: dict[str, Sequence[object]] = {
+        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()],
+        "rlnOpticsGroup": list(groups.values()),
+        **({} if None in groups else {"rlnMtfFileName": list(groups)}),
+        "rlnMicrographOriginalPixelSize": [pixel_size] * len(groups),
+        "rlnMicrographPixelSize": [pixel_size] * len(groups),
+        "rlnVoltage": [f"{optics.voltage:.3f}"] * len(groups),
+        "rlnSphericalAberration": [f"{optics.cs:.4f}"] * len(groups),
+        "rlnAmplitudeContrast": [f"{optics.amplitude_contrast:.4f}"] * len(groups),
+    }
+    micrographs: dict[str, Sequence[object]] = {
+        "rlnMicrographName": [name for name, _, _ in rows],
+        "rlnOpticsGroup": [groups[mtf] for _, _, mtf in rows],
+        "rlnDefocusU": [f"{o.defocus_u:.2f}" for _, o, _ in rows],
+        "rlnDefocusV": [f"{o.defocus_v:.2f}" for _, o, _ in rows],
+        "rlnDefocusAngle": [f"{o.defocus_angle:.3f}" for _, o, _ in rows],
+        "rlnCtfMaxResolution": [f"{max(2 * pixel_size, 3.0):.2f}"] * len(rows),
+    }
+    return star_text({"optics": columns, "micrographs": micrographs})
 
 
 def write_mtfs(output: Path, values: Sequence[float], drawn: tuple[float, float]) -> dict[float, str | None]:
@@ -112,6 +117,5 @@ def write_mtfs(output: Path, values: Sequence[float], drawn: tuple[float, float]
 def mtf_star(at_nyquist: float) -> str:
     """The detector's response as RELION's PostProcess reads it: frequency in 1 / pixel, and value."""
     frequency: NDArray[np.float64] = np.linspace(0, 0.5, 51)
-    lines = ["# version 30001", "", "data_", "", "loop_", "_rlnResolutionInversePixel #1", "_rlnMtfValue #2"]
-    lines += [f"{s:.4f} {m:.6f}" for s, m in zip(frequency, modulation_transfer(frequency, at_nyquist))]
-    return "\n".join([*lines, ""])
+    values = modulation_transfer(frequency, at_nyquist)
+    return star_text({"": {"rlnResolutionInversePixel": [f"{s:.4f}" for s in frequency], "rlnMtfValue": list(values)}})

@@ -18,6 +18,7 @@ from ..files.formats import READABLE
 from ..files.inputs import Input
 from ..files.micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
 from ..files.picks import Picks, read_many
+from ..files.relion import coordinate_list
 from ..runs.progress import plural
 
 Floats = NDArray[np.float64]
@@ -139,10 +140,9 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path) -> list[_Found]:
     if path.suffix.lower() not in READABLE:
         return [_Found(micrograph_stem(path), False, path)]
-    if path.suffix.lower() == ".star":
-        listed = _coordinate_list(path)
-        if listed is not None:
-            return [_Found(name, True, _labels(picks, file)) for name, file in listed for picks in _one(file)]
+    listed = coordinate_list(path)
+    if listed is not None:
+        return [_Found(name, True, _labels(picks, file)) for name, file in listed.items() for picks in _one(file)]
     table = read_many(path, 1.0)
     if not table:  # a table without rows: a micrograph without particles
         table = {path.stem: Picks.empty()}
@@ -151,26 +151,6 @@ def _read(path: Path) -> list[_Found]:
 
 def _one(path: Path) -> list[Picks]:
     return list(read_many(path, 1.0).values())[:1] or [Picks.empty()]
-
-
-def _coordinate_list(path: Path) -> list[tuple[str, Path]] | None:
-    """Micrograph and coordinate file of each row of RELION 4's and 5's ``autopick.star``; None for other tables."""
-    try:
-        if b"_rlnMicrographCoordinates" not in path.read_bytes()[:100_000]:
-            return None
-    except OSError as error:
-        raise CryoSegNetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    import starfile
-
-    try:
-        blocks = starfile.read(path, always_dict=True)
-        table = next(b for b in blocks.values() if "rlnMicrographCoordinates" in b)
-        pairs = [(str(m), str(c)) for m, c in zip(table["rlnMicrographName"], table["rlnMicrographCoordinates"])]
-    except Exception as error:
-        raise CryoSegNetError(f"{path}: its list of coordinate files cannot be read: export it again") from error
-    roots = (Path(), *Path(os.path.abspath(path)).parents)
-    root = next((r for r in roots if any((r / c).exists() for _, c in pairs[:20])), Path())
-    return [(m, root / c) for m, c in pairs]
 
 
 def _labels(picks: Picks, path: Path) -> Labels:

@@ -7,7 +7,8 @@ import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.picks import Picks
-from relion_external.coordinates import ExistingPicks, match, micrographs_of
+from cryosegnet_ext.files.relion import micrographs_of
+from relion_external.coordinates import ExistingPicks, match
 
 from .project import PIXEL, SHAPE, Project
 from .stub import DIAMETER
@@ -59,17 +60,18 @@ def test_lists_of_every_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         f"data_particles\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnMicrographName #3\n10 20 {NAME}\n",
     )
     assert micrographs_of("ManualPick/job005/coords_suffix_manualpick.star") == "CtfFind/job003/mics.star"
+    other = "MotionCorr/job002/Micrographs/other.mrc"
     for path in (
         "ManualPick/job005/coords_suffix_manualpick.star",
         "ManualPick/job005/manualpick.star",
         "Extract/job006/particles.star",
     ):
-        existing = ExistingPicks(path)
+        existing = ExistingPicks(path, [NAME, other])
         assert (existing.of(NAME).x.tolist(), existing.of(NAME).y.tolist()) == ([10.0], [20.0]), path
-        assert len(existing.of("MotionCorr/job002/Micrographs/other.mrc")) == 0
+        assert len(existing.of(other)) == 0
     write("broken.star", "no star")
     with pytest.raises(CryoSegNetError):
-        ExistingPicks("broken.star")
+        ExistingPicks("broken.star", [NAME])
 
 
 @pytest.mark.parametrize("coords", ["rescore", "refine"])

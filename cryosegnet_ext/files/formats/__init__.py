@@ -14,20 +14,9 @@ from .boxes import read_box, read_cbox, write_box, write_cbox
 from .cryosparc import cs_bytes, read_cs, write_cs_file
 from .csv import read_csv, write_csv
 from .star import read_star, write_star
-from .table import MISSING, Floats, PicksToWrite, TableOfPicks, bad
+from .table import PicksToWrite, TableOfPicks
 
-__all__ = [
-    "MISSING",
-    "READABLE",
-    "READERS",
-    "WRITABLE",
-    "WRITERS",
-    "Floats",
-    "PicksToWrite",
-    "TableOfPicks",
-    "bad",
-    "cs_bytes",
-]
+__all__ = ["READABLE", "READERS", "WRITABLE", "WRITERS", "PicksToWrite", "TableOfPicks", "cs_bytes"]
 
 READERS: dict[str, Callable[[bytes, Path, float | None], TableOfPicks]] = {
     ".star": read_star,

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CryoSegNetError
-from .star import star_blocks
-from .table import Floats, PicksToWrite, TableOfPicks, bad, check_finite, numbers, text_of, whole_pixels
+from ..star import star_blocks
+from ..text import Floats, bad, numbers, text_of
+from .table import PicksToWrite, TableOfPicks, check_finite, whole_pixels
 
 _CBOX_HEADER = """\
 data_global

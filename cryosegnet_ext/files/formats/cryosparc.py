@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .table import Floats, PicksToWrite, TableOfPicks, bad, check_finite
+from ..text import Floats, bad
+from .table import PicksToWrite, TableOfPicks, check_finite
 
 
 def read_cs(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:

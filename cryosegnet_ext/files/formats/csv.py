@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .table import Floats, PicksToWrite, TableOfPicks, bad, check_finite, numbers, text_of
+from ..text import Floats, bad, numbers, text_of
+from .table import PicksToWrite, TableOfPicks, check_finite
 
 _CSV_NAMES = {
     "x": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),

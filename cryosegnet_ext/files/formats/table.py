@@ -1,4 +1,4 @@
-"""What every format is read into and written from, and the complaints about files."""
+"""What every format is read into and written from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import CryoSegNetError
-
-Floats = NDArray[np.float64]
-
-MISSING = {"", "<NA>", "NA", "None", "null", "?", "."}
-"""What programs write where a value is not known."""
+from ..text import Floats, bad
 
 
 @dataclass(frozen=True)
@@ -67,29 +62,6 @@ class PicksToWrite(Protocol):
         """The data set's particle diameter, in the unit of ``diameter``."""
 
     def __len__(self) -> int: ...
-
-
-def bad(path: str | Path, what: str, remedy: str) -> CryoSegNetError:
-    """The complaint about a file, as one sentence."""
-    return CryoSegNetError(f"{path}: {what}; {remedy}.")
-
-
-def text_of(data: bytes) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark."""
-    # A byte that is no UTF-8 may stand in a comment or a name; in a number it is caught as one.
-    return data.decode("utf-8-sig", errors="replace")
-
-
-def numbers(texts: Sequence[str], lines: Sequence[int], column: str, path: Path) -> Floats:
-    """The numbers (n,) that texts stand for, NaN where one is missing; ``lines`` (n,) are theirs in the file."""
-    values = np.empty(len(texts))
-    for i, text in enumerate(texts):
-        try:
-            values[i] = np.nan if text in MISSING else float(text)
-        except ValueError:
-            what = f"line {lines[i]} has {text[:40]!r} for a number in column {column}"
-            raise bad(path, what, "the file is damaged: export it again") from None
-    return values
 
 
 def check_finite(picks: PicksToWrite, path: Path) -> None:
