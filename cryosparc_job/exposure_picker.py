@@ -14,9 +14,8 @@ from cryosegnet_ext.files.atomic import atomic_path, write_atomic
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs import task as core
-from cryosegnet_ext.runs.advice import about_diameter, checked_diameter
+from cryosegnet_ext.runs.diameter import MICROGRAPHS, Estimate, doubted, find_diameter, given_diameter
 from cryosegnet_ext.runs.engines.base import Engine
-from cryosegnet_ext.runs.estimate import Estimate
 from cryosegnet_ext.runs.journal import Journal, Record
 from cryosegnet_ext.runs.overlay import draw_overlay
 from cryosegnet_ext.runs.progress import duration
@@ -31,8 +30,6 @@ from .picking_job import PickingJob, PickingResult
 
 _ANNOTATED = 4
 _CROPS_EACH = 9
-_ESTIMATE_EXPOSURES = 8
-_CHECK_EXPOSURES = 2
 _WAIT_SECONDS = 0.2
 #: Where the engine could take more: so long at most does a file that has come wait for it.
 _BRIEF_SECONDS = 0.02
@@ -167,12 +164,7 @@ class ExposurePicker:
 
     def _work_on(self, exposure: Exposure, path: Path) -> core.Task:
         """An exposure as the engine takes it; the stem is what its outcome is known by."""
-        return core.Task(
-            _input(exposure, path),
-            str(exposure.uid),
-            diameter=self.journal.diameter,
-            in_angstrom=self.journal.in_angstrom,
-        )
+        return core.Task(_input(exposure, path), str(exposure.uid), diameter=self.journal.diameter)
 
     def _outcomes(self, seconds: float) -> list[core.Outcome]:
         with _engine_lost():
@@ -219,41 +211,24 @@ class ExposurePicker:
         diameters = [record.diameter for record in done if record.diameter is not None]
         outcome.diameter = float(np.median(diameters)) if diameters else None
         outcome.estimated = self.journal.diameter
-        given = checked_diameter(self.engine.settings)
-        outcome.doubt = None if given is None else about_diameter(given, self.journal.diameter)
+        outcome.doubt = doubted(given_diameter(self.journal.settings), self.journal.diameter)
 
     def _find_diameter(self, exposures: Sequence[Exposure]) -> None:
-        """Estimate the particle's diameter once for the job, from exposures spread evenly over it."""
-        if self.journal.has_diameter:
-            return
-        given = checked_diameter(self.engine.settings)
-        if given is not None and self.task.estimated is None:
-            self._check_diameter(given, exposures)
-        if not self.engine.needs_diameter:
-            return
-        if self.task.estimated is not None:
+        """Know the particle's diameter, once for the job."""
+        needed = self.engine.needs_diameter
+        if self.task.estimated is None:
+            find_diameter(self.journal, needed, lambda most: [self._estimate(exposures, most)], self._say)
+        elif needed and not self.journal.has_diameter:
             self.journal.set_diameter(self.task.estimated)
-            return
-        found = self._estimate(exposures, _ESTIMATE_EXPOSURES)
-        if found.read:
-            # Where nothing could be read, nothing is known, and a run that goes on asks again.
-            self.journal.set_diameter(found.diameter, found.in_angstrom)
-        unit = "angstrom" if found.in_angstrom else "pixels"
-        what = "could not be estimated" if found.diameter is None else f"is about {found.diameter:.0f} {unit}"
-        self.run.say(f"The particle's diameter {what} ({found.read} exposures).")
 
-    def _check_diameter(self, given: float, exposures: Sequence[Exposure]) -> None:
-        """See whether a diameter that was given, angstrom, fits; it is what is picked for all the same."""
-        found = self._estimate(exposures, _CHECK_EXPOSURES)
-        if not found.read or not found.in_angstrom:
-            return
-        self.journal.set_diameter(found.diameter, True)
-        doubt = about_diameter(given, found.diameter)
-        if doubt:
-            self.run.say(f"Look into this: {doubt}.", level="warning")
+    def _say(self, text: str) -> None:
+        """Put what the package says into the job's log."""
+        warning = text.startswith("warning: ")
+        self.run.say(text.removeprefix("warning: "), level="warning" if warning else "text")
 
-    def _estimate(self, exposures: Sequence[Exposure], count: int) -> Estimate:
+    def _estimate(self, exposures: Sequence[Exposure], most: int) -> Estimate:
         """The diameter, from exposures spread evenly over all; those that cannot be read are left out."""
+        count = min(most, MICROGRAPHS)
         chosen = [exposures[i] for i in np.unique(np.linspace(0, len(exposures) - 1, count).astype(int))]
         fetched: list[FetchedExposure] = []
         try:
@@ -267,14 +242,10 @@ class ExposurePicker:
                     continue
             inputs = [_input(one.exposure, one.path) for one in fetched if one.path is not None]
             with _engine_lost():
-                found = self.engine.estimate(inputs, None, self._stopping) if inputs else Estimate()
+                return self.engine.estimate(inputs, None, self._stopping) if inputs else Estimate()
         finally:
             for one in fetched:
                 self.source.release(one.exposure)
-        if found.problem:
-            reason = found.problem.strip().splitlines()[-1]
-            self.run.say(f"The estimate of the particle's diameter failed: {reason}", level="warning")
-        return found
 
     @contextlib.contextmanager
     def _engine_heard(self) -> Iterator[None]:

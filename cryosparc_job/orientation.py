@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.files.diameter import to_pixels
 
 from .connection import Connection, OutputName
 from .errors import ServerError
@@ -234,13 +235,12 @@ def _load(connection: Connection, project: str, name: OutputName) -> Dataset:
 def _diameter_px(table: Dataset, exposure: Exposure, diameter: float | None) -> float:
     """Particle diameter in pixels: as given, as the picks carry it, or a thirtieth of the micrograph."""
     shape = exposure.shape or (4096, 4096)
-    size = exposure.pixel_size or 1.0
     if diameter is not None:
-        return max(diameter / size, 2.0)
+        return max(to_pixels(diameter, exposure.pixel_size), 2.0)
     if "location/min_dist_A" in table.fields():
         carried = float(np.median(np.asarray(table["location/min_dist_A"])))
         if carried > 0:
-            return max(carried / size, 2.0)
+            return max(to_pixels(carried, exposure.pixel_size), 2.0)
     return max(shape) / 30
 
 

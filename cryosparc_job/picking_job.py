@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryosegnet_ext.files.diameter import Diameter
+
 from .connection import OutputName
 from .micrographs import CACHE_BYTES
 
@@ -29,7 +31,7 @@ class PickingJob:
     title, note
         Title of a new job, and a word for its description.
     estimated
-        Particle diameter, angstrom, as another job of the same specimen has estimated it.
+        Particle diameter, as another job of the same specimen has estimated it.
     flip_y
         Mirror the picks top to bottom.
     only
@@ -53,7 +55,7 @@ class PickingJob:
     job: str | None = None
     title: str = TITLE
     note: str = ""
-    estimated: float | None = None
+    estimated: Diameter | None = None
     flip_y: bool = False
     only: frozenset[int] | None = None
     overwrite: bool = False
@@ -74,7 +76,7 @@ class PickingResult:
     exposures, without_picks, picks : numbers, over the exposures that were picked
     failures : (path, reason) of each exposure that was not; ``missed`` are their identifiers
     diameter : median over the picks, angstrom (pixels without a pixel size)
-    estimated : the particle's diameter that was estimated before picking, as ``diameter``
+    estimated : the particle's diameter that was estimated before picking
     doubt : a sentence where the diameter that was given does not fit
     late_signal : the signal that came while the job was being completed, too late to stop it
     """
@@ -86,7 +88,7 @@ class PickingResult:
     failures: list[tuple[str, str]] = field(default_factory=list)
     missed: list[int] = field(default_factory=list)
     diameter: float | None = None
-    estimated: float | None = None
+    estimated: Diameter | None = None
     doubt: str | None = None
     late_signal: int | None = None
 

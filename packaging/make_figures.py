@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryosegnet_ext import Picker, read_micrograph, read_picks
+from cryosegnet_ext.files.diameter import to_pixels
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
 from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.runs.overlay import draw_overlay
@@ -43,7 +44,7 @@ def main() -> None:
         cv2.imwrite(str(output / f"{name}.jpg"), small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
 
     save("stage_1_micrograph", grey(micrograph.data))
-    scale = picker._working_diameter / (diameter / (micrograph.pixel_size or 1))
+    scale = picker._working_diameter / to_pixels(diameter, micrograph.pixel_size)
     work = working_image(micrograph.data, scale, bad_areas(micrograph.data, micrograph.valid))
     save("stage_2_working_image", grey(work.data))
     probability = picker.probability_map(micrograph, diameter).data

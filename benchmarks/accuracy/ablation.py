@@ -22,6 +22,7 @@ from benchmarks.accuracy import held_out
 from benchmarks.weights.calibrate import WORKING_DIAMETER
 from cryosegnet_ext import Picker, Picks
 from cryosegnet_ext.evaluation import SetScore
+from cryosegnet_ext.files.diameter import to_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
 from cryosegnet_ext.picking.postprocess import Frame
@@ -80,7 +81,7 @@ class Steps:
 
     def _without_postprocessing(self, m: Micrograph, size: float) -> Iterator[tuple[str, Picks]]:
         probability = self._default.probability_map(m, size).data
-        scale = WORKING_DIAMETER / (size / (m.pixel_size or 1.0))
+        scale = WORKING_DIAMETER / to_pixels(size, m.pixel_size)
         work = working_image(m.data, scale, bad_areas(m.data, m.valid))
         frame = Frame((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, m.pixel_size, None)
         label, count = ndimage.label(probability > 0.5)

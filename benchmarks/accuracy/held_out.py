@@ -78,7 +78,7 @@ def simulated(count: int) -> Iterator[HeldOut]:
     """Specimens that training never saw; particles within half a diameter of the border do not count."""
     for stack, images, truths in scenes(count) if count else ():
         micrographs = [replace(m, name=m.name.replace(" ", "_")) for m in images]
-        pixel_size = float(micrographs[0].pixel_size or 1.0)
+        pixel_size = float(micrographs[0].pixel_size)
         rim = 0.5 * stack.diameter / pixel_size
         labels = {m.name: xy for m, xy in zip(micrographs, truths)}
         limits = {m.name: np.array(m.data.shape[::-1]) - 1 - rim for m in micrographs}

@@ -23,8 +23,8 @@ import numpy as np
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs import batch
+from cryosegnet_ext.runs.diameter import Estimate
 from cryosegnet_ext.runs.engines.base import Engine
-from cryosegnet_ext.runs.estimate import Estimate
 from cryosegnet_ext.runs.journal import Record
 from cryosegnet_ext.runs.monitor import Monitor, resident_bytes
 from cryosegnet_ext.runs.reading import file_identity

@@ -27,6 +27,7 @@ def main(args: argparse.Namespace) -> int:
 
     from .. import Picker, read_micrograph, read_picks
     from ..evaluation import agreement
+    from ..files.diameter import to_pixels
     from ..files.inputs import expand_inputs
     from ..runs.batch import run
 
@@ -49,8 +50,7 @@ def main(args: argparse.Namespace) -> int:
         done = time.monotonic()
         picks = read_picks(args.output / "picks" / "sample.star")
         labels = read_picks(truth)
-        pixel_size = read_micrograph(sample).pixel_size or 1.0
-    reach = 0.3 * (result.diameter or 170.0) / pixel_size
+        reach = 0.3 * to_pixels(result.diameter or 170.0, read_micrograph(sample).pixel_size)
     found = agreement(np.c_[picks.x, picks.y], np.c_[labels.x, labels.y], reach)
     print(f"Loading the network took {loaded - began:.1f} s, picking {done - loaded:.1f} s on {picker.device}.")
     print(f"Particle diameter, estimated from the micrograph: {result.diameter or float('nan'):.0f} A.")

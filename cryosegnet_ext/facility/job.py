@@ -7,10 +7,10 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,33 +18,15 @@ from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
 from ..files.picks import Picks, read_picks
+from ..runs.diameter import MICROGRAPHS, seen_diameter
 from ..runs.journal import Record
 from ..runs.overlay import encode_overlay
+from ..runs.task import MicrographPicker
 from . import layout
 from .layout import PickedMicrograph
 
-#: So many micrographs tell the particle's size; it does not change after them.
-MICROGRAPHS = 8
 _DIAMETER = "diameter.json"
 _ERRORS = "errors.log"
-
-
-class WarmPicker(Protocol):
-    """What a job needs of a picker; `cryosegnet_ext.Picker` is the one."""
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that changes picks, as JSON-able values."""
-
-    @property
-    def needs_diameter(self) -> bool:
-        """Whether the picker wants a diameter estimated from the data."""
-
-    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
-        """Particle diameter in angstrom; None where it cannot be determined."""
-
-    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
-        """Picks of one micrograph."""
 
 
 class FacilityJob:
@@ -82,7 +64,7 @@ class FacilityJob:
     """
 
     def __init__(
-        self, picker: WarmPicker, folder: str | Path, *, pixel_size: float | None = None, pictures: bool = True
+        self, picker: MicrographPicker, folder: str | Path, *, pixel_size: float | None = None, pictures: bool = True
     ) -> None:
         self.picker = picker
         self.folder = Path(folder)
@@ -172,9 +154,9 @@ class FacilityJob:
 
     def _diameter_for(self, micrograph: Micrograph) -> float | None:
         if self.picker.needs_diameter and len(self._estimates) < MICROGRAPHS:
-            estimate = self.picker.estimate_diameter([micrograph])
-            if estimate is not None:
-                self._estimates.append(float(estimate))
+            seen = seen_diameter(self.picker, [micrograph])
+            if seen is not None:
+                self._estimates.append(seen.value)
                 write_atomic(self._state / _DIAMETER, json.dumps({"angstrom": self._estimates}) + "\n")
         return self.diameter
 

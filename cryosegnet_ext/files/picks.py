@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CryoSegNetError
 from .atomic import write_atomic
+from .diameter import to_pixels
 from .formats import READERS, WRITERS, TableOfPicks, cs_bytes
 from .text import bad, read_bytes
 
@@ -86,7 +87,7 @@ class Picks:
     @property
     def diameter_px(self) -> NDArray[np.float64]:
         """Diameters in pixels of the micrograph, (n,)."""
-        return self.diameter / (self.pixel_size or 1.0)
+        return to_pixels(self.diameter, self.pixel_size)
 
     def take(self, which: ArrayLike) -> Picks:
         """The picks chosen by a boolean mask or by indices, in that order."""

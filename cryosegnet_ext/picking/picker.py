@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import weights
 from ..errors import CryoSegNetError, UsageError
+from ..files.diameter import Diameter, from_pixels, to_pixels
 from ..files.micrograph import Micrograph, require_pixel_size
 from ..files.picks import Picks
 from ..networks.unet import AttentionUNet, probability_map
@@ -166,12 +167,11 @@ class Picker:
             )
         votes = []
         for micrograph in micrographs:
-            unit = micrograph.pixel_size or 1.0
             low, high = self._diameter_limits(micrograph)
             found = diameter_votes_of(
                 self._view(micrograph).seen, micrograph.data.shape, low, high, self._working_diameter, self._label_share
             )
-            votes.append(found.scaled(unit))
+            votes.append(found.scaled(from_pixels(1.0, micrograph.pixel_size)))
         size = consensus_diameter(votes)
         if size is None:
             return None
@@ -212,12 +212,13 @@ class Picker:
             return Picks.empty(micrograph.pixel_size, shape), Evidence(np.zeros(0), np.zeros(0))
         if self.diameter is not None:
             require_pixel_size(micrograph, "a diameter in angstrom")
-        diameter_px = size / (micrograph.pixel_size or 1.0)
+        diameter_px = to_pixels(size, micrograph.pixel_size)
         largest = max(shape) * self._working_diameter / diameter_px
         if not 4 <= diameter_px <= max(shape) or largest > LARGEST_WORKING_SIDE:
+            given = Diameter.of(size, micrograph.pixel_size)
             raise CryoSegNetError(
-                f"{micrograph.name}: a diameter of {size:g} angstrom is {diameter_px:.3g} pixels of this micrograph, "
-                f"which cannot be picked: check --diameter and --pixel-size."
+                f"{micrograph.name}: a diameter of {given} is {diameter_px:.3g} pixels of this micrograph, which "
+                "cannot be picked: check --diameter and --pixel-size."
             )
         view = self._view(micrograph)
         work, probability = view.seen(self._working_diameter / diameter_px)
@@ -240,7 +241,7 @@ class Picker:
 
     def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
         """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
-        scale = self._working_diameter / (diameter / (micrograph.pixel_size or 1.0))
+        scale = self._working_diameter / to_pixels(diameter, micrograph.pixel_size)
         work, probability = self._view(micrograph).seen(scale)
         return denoise.WorkingImage(probability, work.scale_y, work.scale_x)
 

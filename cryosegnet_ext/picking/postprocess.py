@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
+from ..files.diameter import from_pixels
 from ..files.picks import Picks
 from .masks import Masks
 from .scoring import LEAST_REFERENCES, LIKELY, Calibration, Evidence, likely_share, texture
@@ -113,8 +114,8 @@ def default_rule(
     kept = np.flatnonzero(keep)
     kept = kept[np.lexsort((x[kept], y[kept], -score[kept]))]
     kept = kept[_not_too_close(x[kept], y[kept], separation * diameter_px)]
-    unit = frame.pixel_size or 1.0
-    picks = Picks(x[kept], y[kept], own[kept] * unit, score[kept], frame.pixel_size, frame.shape)
+    size = from_pixels(own[kept], frame.pixel_size)
+    picks = Picks(x[kept], y[kept], size, score[kept], frame.pixel_size, frame.shape)
     return picks, evidence.take(kept)
 
 
@@ -228,7 +229,7 @@ def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Pic
     if frame.bad is not None and inside.any():
         row, column = np.floor(y + 0.5).astype(int), np.floor(x + 0.5).astype(int)
         inside[inside] = ~frame.bad[row[inside], column[inside]]
-    size = np.full(int(inside.sum()), diameter * (frame.pixel_size or 1.0))
+    size = np.full(int(inside.sum()), from_pixels(diameter, frame.pixel_size))
     score = np.clip(masks.score[keep][inside], 0, 1)
     return Picks(x[inside], y[inside], size, score, frame.pixel_size, frame.shape).by_score()
 

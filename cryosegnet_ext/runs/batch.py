@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +11,15 @@ from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.inputs import Input
 from ..files.picks import Picks
-from .advice import ONE_ANGSTROM, about_diameter, advice, checked_diameter, is_header_of_one
 from .candidates import write_candidates
+from .diameter import MICROGRAPHS, Estimate, find_diameter
 from .engines.base import Engine
 from .engines.threads import engine_for
-from .estimate import MICROGRAPHS, Estimate
 from .journal import Journal, Record, remove_files
 from .monitor import Monitor
 from .progress import Progress, plural
 from .reading import file_identity
-from .result import BatchResult, ended, result_of, warn
+from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn, warnings_of
 from .sources import Listed, Source
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
@@ -33,8 +31,6 @@ __all__ = ["FORMATS", "BatchResult", "MicrographPicker", "run"]
 FORMATS = ("star", "box", "cbox", "csv")
 #: Longest wait for an outcome, or for micrographs to come, before both are looked for again.
 _WAIT_SECONDS = 1.0
-#: A diameter that was given is compared with what this many micrographs show.
-_CHECKED = 2
 
 
 def run(
@@ -145,9 +141,7 @@ def run(
             write_summary(journal, records, stopped)
         except (OSError, CryoSegNetError) as error:
             failure = failure or error
-        result = replace(
-            result_of(records, touched, stopped), warnings=advice(journal.settings, journal.diameter, records)
-        )
+        result = replace(result_of(records, touched, stopped), warnings=warnings_of(journal, records))
         monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
     finished = result.done + result.skipped
     if failure is not None:
@@ -201,54 +195,19 @@ class _Batch:
         return all(name in files and _has_size(self.output / name, files[name]) for name in self.names(stem))
 
     def find_diameter(self, source: Source) -> None:
-        """Estimate the dataset's diameter, once for all runs into this folder.
+        """Know the dataset's diameter, once for all runs into this folder."""
+        # To check one that was given is not worth waiting for the first micrographs of a source that grows.
+        if self.engine.needs_diameter if source.growing else not source.over:
+            find_diameter(self.journal, self.engine.needs_diameter, lambda most: self._look(source, most), self.say)
+        self.monitor.set_diameter(self.journal.diameter)
 
-        An estimate that came to nothing is tried again as long as no micrograph has been picked without one.
-        """
-        journal = self.journal
-        if self.engine.needs_diameter and journal.diameter is None and not (source.over and not source.growing):
-            picked_without = journal.has_diameter and any(record.done for record in journal.records.values())
-            if not picked_without:
-                self._estimate(source)
-            if journal.diameter is None and (picked_without or journal.has_diameter):
-                self.say("warning: no particle diameter could be estimated from the dataset; --diameter A gives one")
-        elif not journal.has_diameter and not source.over and not source.growing:
-            self._check_diameter(source)
-        self.monitor.set_diameter(journal.diameter)
-
-    def _check_diameter(self, source: Source) -> None:
-        """See whether a diameter that was given fits the first micrographs; it is what is picked for all the same."""
-        given = checked_diameter(self.engine.settings)
-        if given is None:
-            return
-        for inputs in source.samples(self.stopping):
-            found = self.engine.estimate(inputs[:_CHECKED], self.pixel_size, self.stopping)
-            if found.problem:
-                self._log("check of the particle diameter", found.problem)
-            if found.read and found.in_angstrom:
-                self.journal.set_diameter(found.diameter, True)
-                doubt = about_diameter(given, found.diameter)
-                if doubt:
-                    self.say(f"warning: {doubt}")
-            return
-
-    def _estimate(self, source: Source) -> None:
-        found = Estimate()
+    def _look(self, source: Source, most: int) -> Iterator[Estimate]:
+        """Estimates from at most so many micrographs."""
         for inputs in source.samples(self.stopping):
             self._tell("estimating", source)
-            count = min(len(inputs), MICROGRAPHS)
+            count = min(len(inputs), most, MICROGRAPHS)
             self.say(f"estimating the particle size from {plural(count, 'micrograph')}")
-            found = self.engine.estimate(inputs, self.pixel_size, self.stopping)
-            if found.problem:
-                self._log("estimate of the particle diameter", found.problem)
-            if found.diameter is not None:
-                break
-        if found.read:
-            # Where nothing could be read, nothing is known, and the failures say so.
-            self.journal.set_diameter(found.diameter, found.in_angstrom)
-        if found.diameter is not None:
-            unit = "A" if found.in_angstrom else "pixels"
-            self.say(f"the particles are about {found.diameter:.0f} {unit} large; all micrographs are picked for that")
+            yield self.engine.estimate(inputs[:most], self.pixel_size, self.stopping)
 
     def records(self, source: Source) -> Generator[Record, None, None]:
         """Have each micrograph picked, write its files, and yield its record; ends early when the run is to stop."""
@@ -258,9 +217,7 @@ class _Batch:
             self.stopping.check()
             for one, stem in source.take(self.engine.room):
                 self.monitor.begin(one.key, one.name)
-                self.engine.submit(
-                    Task(one, stem, self.pixel_size, self.journal.diameter, self.overlays, self.journal.in_angstrom)
-                )
+                self.engine.submit(Task(one, stem, self.pixel_size, self.journal.diameter, self.overlays))
                 at_hand += 1
             if not at_hand:
                 self._tell("waiting", source)
@@ -283,7 +240,7 @@ class _Batch:
     def _keep(self, outcome: Outcome) -> Record:
         """Write the files of one micrograph; gives its record, for the journal."""
         for what, trace in outcome.log:
-            self._log(what, trace)
+            self.journal.log_error(what, trace)
         record = outcome.record
         if outcome.picks is not None:
             if outcome.kept is not None:
@@ -314,7 +271,7 @@ class _Batch:
                 except Exception as error:
                     outcome = failed(record, error)
                     for entry in outcome.log:
-                        self._log(*entry)
+                        self.journal.log_error(*entry)
                     return outcome.record
             elif picture is not None:
                 write_atomic(path, picture)
@@ -324,10 +281,6 @@ class _Batch:
                 continue
             files[name] = path.stat().st_size
         return replace(record, files=files)
-
-    def _log(self, what: str, trace: str) -> None:
-        with contextlib.suppress(OSError), open(self.journal.folder / "errors.log", "a", errors="replace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{trace}\n")
 
 
 def _has_size(path: Path, size: int | None) -> bool:

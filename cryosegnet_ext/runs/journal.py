@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import CryoSegNetError
+from ..files.diameter import Diameter
 from ..files.inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input
 from .reading import file_identity
 
@@ -100,10 +102,9 @@ class Journal:
         self.path = self.folder / "journal.jsonl"
         self.settings: dict[str, object] = json.loads(json.dumps(settings, default=str))
         self.records: dict[str, Record] = {}
-        self.diameter: float | None = None
+        self.diameter: Diameter | None = None
+        #: the dataset's diameter was estimated, be it without a result
         self.has_diameter = False
-        #: the unit of the diameter; None where an earlier version did not note it
-        self.in_angstrom: bool | None = None
         #: every output that any run into this folder wrote, also in formats that later runs left out
         self._written: set[str] = set()
         #: name, size and time of change of a file -> keys of the records of such files; made when it is asked for
@@ -190,10 +191,16 @@ class Journal:
         _replay(entry, self.records)
         return old[0]
 
-    def set_diameter(self, diameter: float | None, in_angstrom: bool | None = None) -> None:
-        """Append the dataset's diameter and its unit, angstrom or pixels; None: it could not be determined."""
-        self._append({"record": "diameter", "diameter": diameter, "in_angstrom": in_angstrom})
-        self.diameter, self.has_diameter, self.in_angstrom = diameter, True, in_angstrom
+    def set_diameter(self, diameter: Diameter | None) -> None:
+        """Append the dataset's diameter; None: it could not be determined."""
+        entry = {"diameter": None, "in_angstrom": None} if diameter is None else diameter.as_json()
+        self._append({"record": "diameter", **entry})
+        self.diameter, self.has_diameter = diameter, True
+
+    def log_error(self, what: str, trace: str) -> None:
+        """Note what was being done and a traceback in ``errors.log``, for people who look for a bug."""
+        with contextlib.suppress(OSError), open(self.folder / "errors.log", "a", errors="replace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{trace}\n")
 
     def stems(self) -> dict[str, str]:
         """Key -> stem of every micrograph that has a record."""
@@ -236,11 +243,11 @@ class Journal:
         if known is not None and overwrite:
             self._remove_outputs()
             os.truncate(self.path, 0)
-            self.records, self.diameter, self.has_diameter, self.in_angstrom = {}, None, False, None
+            self.records, self.diameter, self.has_diameter = {}, None, False
         elif known is not None and differences(known, self.settings) and not any(r.done for r in self.records.values()):
             # nothing was picked yet, so new settings spoil nothing, and the advice of a message can be followed
             os.truncate(self.path, 0)
-            self.records, self.diameter, self.has_diameter, self.in_angstrom = {}, None, False, None
+            self.records, self.diameter, self.has_diameter = {}, None, False
             known = None
             self._remove_unfinished()
         elif known is not None:
@@ -269,8 +276,7 @@ class Journal:
                     if kind == "settings":
                         known = dict(entry["settings"])
                     elif kind == "diameter":
-                        self.diameter, self.has_diameter = entry["diameter"], True
-                        self.in_angstrom = entry.get("in_angstrom")
+                        self.diameter, self.has_diameter = Diameter.from_json(entry), True
                     else:
                         _replay(entry, self.records)
                         self._written.update(entry.get("files") or ())

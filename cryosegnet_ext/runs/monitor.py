@@ -19,6 +19,7 @@ from pathlib import Path
 from .._version import __version__
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
+from ..files.diameter import Diameter
 from .journal import Record
 
 SCHEMA = 1
@@ -124,9 +125,9 @@ class Monitor:
             self._counts["waiting"], self._counts["skipped"] = waiting, skipped
             self._workers, self._restarts = workers, restarts
 
-    def set_diameter(self, diameter: float | None) -> None:
+    def set_diameter(self, diameter: Diameter | None) -> None:
         """The dataset's diameter is known."""
-        self._diameter = diameter
+        self._diameter = None if diameter is None else diameter.value
 
     def write(self) -> None:
         """Write both files now; raises CryoSegNetError."""

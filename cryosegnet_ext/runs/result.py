@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import CryoSegNetError
+from .diameter import doubted, given_diameter
 from .engines.base import EngineError
-from .journal import Record
+from .journal import Journal, Record
 from .progress import Progress, plural
 
 #: Above this share of micrographs without picks the user is told.
 _WARN_SHARE = 0.1
+ONE_ANGSTROM = (
+    "the headers say exactly 1.0 A per pixel, which many programs write when they do not know it; --pixel-size sets it"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class BatchResult:
     stopped
         Whether a signal or ``stop`` ended the run early.
     warnings
-        What does not fit the data, in sentences; see `cryosegnet_ext.runs.advice`.
+        What does not fit the data, in sentences; see `warnings_of`.
     """
 
     done: int
@@ -88,6 +92,19 @@ def result_of(records: Sequence[Record], touched: set[str], stopped: bool) -> Ba
         failures=tuple((record.name, record.reason or "") for record in failed),
         stopped=stopped,
     )
+
+
+def warnings_of(journal: Journal, records: Iterable[Record]) -> tuple[str, ...]:
+    """What was given, or what headers say, that does not fit the data: a sentence each."""
+    sentences = [doubted(given_diameter(journal.settings), journal.diameter)]
+    if any(is_header_of_one(record, journal.settings.get("pixel_size")) for record in records):
+        sentences.append(ONE_ANGSTROM)
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def is_header_of_one(record: Record, pixel_size: object) -> bool:
+    """Whether a micrograph's pixel size is an exact 1.0 that nobody gave; ``pixel_size`` is the run's."""
+    return record.done and record.pixel_size == 1.0 and record.given_pixel_size is None and pixel_size is None
 
 
 def ended(failure: Exception, finished: int, total: int) -> CryoSegNetError:

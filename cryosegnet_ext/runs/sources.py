@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from ..files.inputs import Input, output_stems
-from .estimate import TRIES, spread
+from .diameter import TRIES, spread
 from .journal import Journal, Record
 from .stopping import Stop
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from .._version import __version__
 from ..files.atomic import write_atomic
-from .advice import advice
 from .journal import Journal, Record
+from .result import warnings_of
 from .sources import Source
 
 SCHEMA = 1
@@ -60,8 +60,8 @@ def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) ->
         "schema": SCHEMA,
         "version": __version__,
         "settings": journal.settings,
-        "dataset_diameter": journal.diameter,
-        "warnings": list(advice(journal.settings, journal.diameter, every)),
+        "dataset_diameter": None if journal.diameter is None else journal.diameter.value,
+        "warnings": list(warnings_of(journal, every)),
         "stopped": stopped,
         "totals": {
             "micrographs": len(done),

@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import CryoSegNetError
+from ..files.diameter import Diameter
 from ..files.inputs import Input
-from ..files.micrograph import Micrograph, read_micrograph, require_pixel_size
+from ..files.micrograph import Micrograph, read_micrograph
 from ..files.picks import Picks
 from .candidates import encode_candidates
 from .journal import Record
@@ -60,8 +61,6 @@ class Task:
         Angstrom per pixel; wins over the input's own.
     diameter
         The dataset's particle diameter, where it was estimated.
-    in_angstrom
-        The diameter's unit: angstrom or pixels; None: angstrom where the micrograph has a pixel size, else pixels.
     overlay
         Draw the picks.
     """
@@ -69,9 +68,8 @@ class Task:
     input: Input
     stem: str
     pixel_size: float | None = None
-    diameter: float | None = None
+    diameter: Diameter | None = None
     overlay: bool = False
-    in_angstrom: bool | None = None
 
     def read(self) -> Read:
         """Read the micrograph."""
@@ -118,7 +116,8 @@ def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
         if len(os.fsencode(os.path.basename(task.stem))) > _LONGEST_STEM:
             raise CryoSegNetError(f"{one.name}: the file name is too long for its pick file; rename the micrograph")
         assert got.micrograph is not None
-        picks, candidates = _pick(picker, got.micrograph, _diameter_for(task, got.micrograph))
+        size = None if task.diameter is None else task.diameter.for_picks(got.micrograph.pixel_size)
+        picks, candidates = _pick(picker, got.micrograph, size)
     except Exception as error:
         return failed(record, error, one.path)
     record = replace(
@@ -138,17 +137,6 @@ def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
         # Picks are worth more than their picture.
         log = ((f"overlay of {one.name}", traceback.format_exc()),)
     return Outcome(record, picks, picture, kept, log)
-
-
-def _diameter_for(task: Task, micrograph: Micrograph) -> float | None:
-    """The dataset's diameter in the unit in which the picker takes it for this micrograph."""
-    if task.diameter is None or task.in_angstrom is None:
-        return task.diameter
-    if task.in_angstrom:
-        require_pixel_size(micrograph, "the particle diameter of this dataset, which is known in angstrom,")
-        return task.diameter
-    # Estimated on micrographs without a pixel size, which this one will share with them.
-    return task.diameter * (micrograph.pixel_size or 1.0)
 
 
 def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | None) -> tuple[Picks, Picks]:

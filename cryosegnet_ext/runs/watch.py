@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError
 from ..files.inputs import Input, Stems, expand_one, is_micrograph, natural_key, walk
-from .estimate import MICROGRAPHS
+from .diameter import MICROGRAPHS
 from .journal import Journal, Record
 from .sources import Finished, Source
 from .stopping import Stop

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
+from ..files.diameter import from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
 from ..files.picks import Picks, read_picks
@@ -172,7 +173,7 @@ class Desk:
 
     def _diameter_px(self, number: int) -> float:
         sheet = self.sheets[number]
-        return (sheet.diameter or self.diameter) / (sheet.pixel_size or 1.0)
+        return to_pixels(sheet.diameter or self.diameter, sheet.pixel_size)
 
     def _edited(self) -> dict[int, list[list[float | None]]]:
         """Edited picks of earlier sessions, by number."""
@@ -277,7 +278,7 @@ def open_micrographs(
     if not sheets:
         raise CryoSegNetError(f"none of the {len(inputs)} micrographs can be read; the first: {failed[0][1]}")
     longest = float(np.median([max(sheet.shape) for sheet in sheets]))
-    typical = diameter or round(longest / 30 * (pixel_size or 1.0))
+    typical = diameter or round(from_pixels(longest / 30, pixel_size))
     return Desk(sheets, _blank(sheets, failed, pixel_size), Path(target), typical, suffixes, blank=True)
 
 

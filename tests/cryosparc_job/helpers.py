@@ -15,6 +15,7 @@ import mrcfile
 import numpy as np
 from scipy import ndimage
 
+from cryosegnet_ext.files.diameter import from_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 
@@ -34,7 +35,7 @@ class BlobPicker:
         self.settings: dict[str, object] = {"picker": "blobs", "threshold": threshold}
 
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
-        return 2 * RADIUS * (micrographs[0].pixel_size or 1.0)
+        return from_pixels(2.0 * RADIUS, micrographs[0].pixel_size)
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         self.picked.append(Path(micrograph.name).name)

@@ -43,8 +43,8 @@ WHOLE = Frame((400, 500), 1.0, 1.0)
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 1.6])
-@pytest.mark.parametrize("pixel_size", [None, 2.5])
-def test_positions_and_sizes_are_those_of_the_micrograph(scale, pixel_size):
+@pytest.mark.parametrize(("pixel_size", "diameter"), [(None, 40), (2.5, 100)])
+def test_positions_and_sizes_are_those_of_the_micrograph(scale, pixel_size, diameter):
     frame = Frame((400, 500), scale, scale, pixel_size)
     x, y = np.array([100.0, 250.0, 440.2]), np.array([90.0, 300.5, 60.0])
     masks = discs((x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5, 0.7 * 40 * scale, [0.9, 0.8, 0.7])
@@ -52,7 +52,7 @@ def test_positions_and_sizes_are_those_of_the_micrograph(scale, pixel_size):
     assert picks.x == pytest.approx(x)
     assert picks.y == pytest.approx(y)
     assert picks.diameter_px == pytest.approx(40)
-    assert picks.diameter == pytest.approx(40 * (pixel_size or 1))
+    assert picks.diameter == pytest.approx(diameter)
     assert (picks.pixel_size, picks.shape) == (pixel_size, (400, 500))
 
 

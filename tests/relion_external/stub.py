@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.files.diameter import to_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 
@@ -55,7 +56,7 @@ class Picker:
 
 def find_blobs(micrograph: Micrograph, diameter: float) -> Picks:
     """Minima of the smoothed micrograph, scored by their depth."""
-    d = diameter / (micrograph.pixel_size or 1.0)
+    d = to_pixels(diameter, micrograph.pixel_size)
     smooth = ndimage.gaussian_filter(micrograph.data, d / 5) - ndimage.gaussian_filter(micrograph.data, d)
     lowest = ndimage.minimum_filter(smooth, size=2 * int(d / 2) + 1)
     y, x = np.nonzero((smooth == lowest) & (smooth < 0))

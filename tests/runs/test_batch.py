@@ -20,7 +20,8 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_picks
-from cryosegnet_ext.runs import batch, estimate, progress, task
+from cryosegnet_ext.runs import batch, progress, task
+from cryosegnet_ext.runs.diameter import spread
 from cryosegnet_ext.runs.journal import Journal, read_records
 from tests.damage import damaged_files
 from tests.stub_picker import StubPicker, write_micrograph
@@ -519,11 +520,11 @@ def test_cost_of_a_micrograph_does_not_grow(mics: Path, tmp_path: Path) -> None:
 
 
 def test_sample_for_the_estimate_is_spread() -> None:
-    assert estimate.spread(1) == [0]
+    assert spread(1) == [0]
     for count in (2, 7, 8, 9, 100, 1000):
-        order = estimate.spread(count)
+        order = spread(count)
         assert sorted(order) == list(range(count))
-    first = sorted(estimate.spread(1000)[:8])
+    first = sorted(spread(1000)[:8])
     assert max(b - a for a, b in pairwise(first)) == 125
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.runs.engines.base import Here
 from cryosegnet_ext.runs.engines.threads import InFlight, engine_for
@@ -52,7 +53,7 @@ class Slow(StubPicker):
 
 def outcomes_of(engine, inputs):
     stopping = SimpleNamespace(check=lambda: None, interrupts=contextlib.nullcontext)
-    todo = [Task(one, one.path.stem, diameter=30.0) for one in inputs]
+    todo = [Task(one, one.path.stem, diameter=Diameter(30.0, "angstrom")) for one in inputs]
     found = []
     with engine:
         while todo or len(found) < len(inputs):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CryoSegNetError
+from ..diameter import to_pixels
 from ..star import star_blocks
 from ..text import Floats, bad, numbers, text_of
 from .table import PicksToWrite, TableOfPicks, check_finite, whole_pixels
@@ -116,7 +117,7 @@ def one_box(picks: PicksToWrite, path: Path, box_size: int | None) -> int:
             raise CryoSegNetError(f"the box size is {box_size} pixels: give an even number of at least 2.")
         return int(box_size)
     if picks.sought is not None:
-        diameter = picks.sought / (picks.pixel_size or 1.0)
+        diameter = to_pixels(picks.sought, picks.pixel_size)
     elif len(picks) == 0:
         return 0  # nothing is written of it
     else:

@@ -11,7 +11,7 @@ from types import TracebackType
 from ...errors import CryoSegNetError
 from ...files.inputs import Input
 from ...files.micrograph import Micrograph, read_micrograph
-from ..estimate import Estimate, estimate
+from ..diameter import Estimate, estimate
 from ..reading import Reader
 from ..stopping import Stop
 from ..task import MicrographPicker, Outcome, Task, pick_task

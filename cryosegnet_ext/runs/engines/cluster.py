@@ -22,7 +22,7 @@ from typing import Any
 
 from ...errors import CryoSegNetError
 from ...files.inputs import Input
-from ..estimate import Estimate, estimate
+from ..diameter import Estimate, estimate
 from ..progress import duration, plural
 from ..stopping import Stop
 from ..task import MicrographPicker, Outcome, Task, blank_record, failed, pick_task, refused

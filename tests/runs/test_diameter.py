@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.errors import UsageError
+from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import Input, expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.runs import batch
-from cryosegnet_ext.runs.advice import about_diameter
+from cryosegnet_ext.runs.diameter import doubted, seen_diameter
 from tests.stub_picker import StubPicker, write_micrograph
 
 
@@ -81,9 +82,9 @@ def test_real_micrographs_give_no_false_alarm(
     if not file.is_file():
         pytest.skip(f"{name} is not there")
     picker = Picker(device="cpu", denoised=denoised, diameter=true)
-    seen = picker.estimate_diameter([read_micrograph(file, pixel_size)])
-    assert about_diameter(true, seen) is None
-    assert about_diameter(true / 2, seen) and about_diameter(2 * true, seen)
+    seen = seen_diameter(picker, [read_micrograph(file, pixel_size)])
+    assert doubted(Diameter(true, "angstrom"), seen) is None
+    assert all(doubted(Diameter(factor * true, "angstrom"), seen) for factor in (0.5, 2))
 
 
 def test_no_doubt_where_nothing_can_be_seen(tmp_path: Path) -> None:
@@ -91,7 +92,8 @@ def test_no_doubt_where_nothing_can_be_seen(tmp_path: Path) -> None:
     for name, picker in (("few", Given(85, seen=None)), ("published", Given(85, recipe="published"))):
         result, said = run(picker, inputs, tmp_path / name)
         assert (result.warnings, said, in_summary(tmp_path / name)) == ((), [], [])
-    assert about_diameter(100, None) is None
+    given = Diameter(100, "angstrom")
+    assert doubted(given, None) is None and doubted(given, Diameter(300, "pixels")) is None
 
 
 def test_a_header_of_exactly_one_is_doubted_once(tmp_path: Path) -> None:
@@ -137,6 +139,29 @@ def test_micrographs_with_and_without_a_pixel_size(tmp_path: Path, first: str, m
         # 40 pixels; with 2 A per pixel these are 80 A
         assert result.done == 4
         assert dict(picker.picked) == {"m0.mrc": 40.0, "m1.mrc": 40.0, "m2.mrc": 80.0, "m3.mrc": 80.0}
+
+
+@pytest.mark.parametrize(
+    ("angstrom", "pixel_size", "expected"), [(True, 2.0, 33.0), (False, 0.0, 33.0), (False, 2.0, 66.0)]
+)
+def test_a_run_goes_on_with_the_diameter_in_its_journal(
+    tmp_path: Path, angstrom: bool, pixel_size: float, expected: float
+) -> None:
+    """The journal holds the unit as ``in_angstrom``; the first versions held no unit, and null came from Live jobs."""
+    for name, entry in {"noted": {"in_angstrom": angstrom}, "null": {"in_angstrom": None}, "without": {}}.items():
+        inputs = mics(tmp_path / name / "mics", 2, pixel_size)
+        first = StubPicker()
+        first.needs_diameter = False
+        run(first, inputs[:1], tmp_path / name / "out")
+        journal = tmp_path / name / "out/.cryosegnet/journal.jsonl"
+        lines = journal.read_text().splitlines()
+        line = json.dumps({"record": "diameter", "diameter": 33.0, **entry})
+        journal.write_text("\n".join([lines[0], line, *lines[1:], ""]))
+        picker = StubPicker()
+        result, said = run(picker, inputs, tmp_path / name / "out")
+        assert (result.done, result.skipped, said, picker.estimated) == (1, 1, [], [])
+        assert picker.picked == [("m1.mrc", expected if name == "noted" else 33.0)]
+        assert json.loads((tmp_path / name / "out/summary.json").read_text())["dataset_diameter"] == 33.0
 
 
 def test_the_picker_refuses_a_mixture(tmp_path: Path) -> None:

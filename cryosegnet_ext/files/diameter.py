@@ -1,0 +1,95 @@
+"""Lengths in angstrom or in pixels: the particle diameter, and the columns of picks.
+
+A `Diameter` names its unit. Columns of picks, and the picker's arguments, do not: they are in angstrom where the pixel
+size of the micrograph is known, and in pixels where it is not. `to_pixels` and `from_pixels` convert them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CryoSegNetError
+
+Unit = Literal["angstrom", "pixels"]
+Length = TypeVar("Length", float, NDArray[np.float64])
+
+
+def to_pixels(length: Length, pixel_size: float | None) -> Length:
+    """Pixels, of a length as picks hold it.
+
+    >>> to_pixels(180.0, 1.5), to_pixels(180.0, None)
+    (120.0, 180.0)
+    """
+    return length if pixel_size is None else length / pixel_size
+
+
+def from_pixels(length: Length, pixel_size: float | None) -> Length:
+    """A length in pixels as picks hold it: angstrom, or pixels where the pixel size is not known."""
+    return length if pixel_size is None else length * pixel_size
+
+
+@dataclass(frozen=True)
+class Diameter:
+    """A particle diameter and its unit.
+
+    Attributes
+    ----------
+    value
+        The number.
+    unit
+        ``"angstrom"`` or ``"pixels"``; None in journals of earlier versions that did not note it: as picks hold it.
+
+    Examples
+    --------
+    >>> str(Diameter(176.3, "angstrom")), str(Diameter(108, "pixels"))
+    ('176 A', '108 pixels')
+    """
+
+    value: float
+    unit: Unit | None
+
+    @classmethod
+    def of(cls, length: float, pixel_size: float | None) -> Diameter:
+        """The diameter of a length as picks hold it."""
+        return cls(float(length), "pixels" if pixel_size is None else "angstrom")
+
+    def __str__(self) -> str:
+        unit = {"angstrom": " A", "pixels": " pixels", None: ""}[self.unit]
+        return f"{self.value:.0f}{unit}"
+
+    def for_picks(self, pixel_size: float | None) -> float:
+        """The diameter as picks of a micrograph hold it.
+
+        Raises
+        ------
+        CryoSegNetError
+            The diameter is in angstrom and there is no pixel size.
+        """
+        if self.unit == "pixels":
+            return from_pixels(self.value, pixel_size)
+        if self.unit == "angstrom" and pixel_size is None:
+            raise CryoSegNetError(
+                f"the particle diameter is known in angstrom ({self}) and the pixel size of this micrograph is not: "
+                "give it with --pixel-size, in angstrom per pixel"
+            )
+        return self.value
+
+    def in_pixels(self, pixel_size: float | None) -> float:
+        """The diameter in pixels of a micrograph; raises as `for_picks` does."""
+        return to_pixels(self.for_picks(pixel_size), pixel_size)
+
+    def as_json(self) -> dict[str, object]:
+        """As journals hold it."""
+        return {"diameter": self.value, "in_angstrom": None if self.unit is None else self.unit == "angstrom"}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Diameter | None:
+        """The diameter that `as_json` gave; None where it could not be estimated."""
+        units: dict[bool | None, Unit | None] = {True: "angstrom", False: "pixels", None: None}
+        value = entry["diameter"]
+        return None if value is None else cls(float(value), units[entry.get("in_angstrom")])
