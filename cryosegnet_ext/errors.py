@@ -1,4 +1,4 @@
-"""The errors that a user can cause."""
+"""The errors that a user can cause, and the wording of counts in messages."""
 
 
 class CryoSegNetError(Exception):
@@ -10,3 +10,12 @@ class CryoSegNetError(Exception):
 
 class UsageError(CryoSegNetError):
     """An option that makes no sense, does not go with another, or names what does not exist; commands end with 1."""
+
+
+def plural(count: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> plural(1, "micrograph"), plural(3, "micrograph")
+    ('1 micrograph', '3 micrographs')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

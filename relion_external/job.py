@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.cli.options import picker_from
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.picking.options import split_devices
-from cryosegnet_ext.runs.progress import plural
 
 from . import nodes, outputs, protocol
 from .life import DONE, FAILED, STOPPED, complain, say, supervise

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
-from ..runs.progress import plural
+from ..errors import UsageError, plural
 from ..runs.stopping import terminated_as_interrupted
 from .logs import say
 from .options import add_options, check_picker, even_pixels

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..errors import UsageError
-from ..runs.progress import plural
+from ..errors import UsageError, plural
 from .logs import say
 from .options import number
 

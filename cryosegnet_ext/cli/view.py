@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import UsageError, plural
 from ..picking.options import DIAMETERS, PIXEL_SIZES
-from ..runs.progress import plural
 from ..runs.stopping import terminated_as_interrupted
 from .options import number
 

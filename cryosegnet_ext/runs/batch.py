@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.atomic import write_atomic
 from ..files.inputs import Input
 from ..files.picks import Picks
@@ -17,7 +17,7 @@ from .engines.base import Engine
 from .engines.threads import engine_for
 from .journal import Journal, Record, remove_files
 from .monitor import Monitor
-from .progress import Progress, plural
+from .progress import Progress
 from .reading import file_identity
 from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn, warnings_of
 from .sources import Listed, Source

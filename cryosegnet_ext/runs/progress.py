@@ -111,12 +111,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def plural(count: int, noun: str) -> str:
-    """A number and its noun.
-
-    >>> plural(1, "micrograph"), plural(3, "micrograph")
-    ('1 micrograph', '3 micrographs')
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

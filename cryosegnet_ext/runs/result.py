@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from .diameter import doubted, given_diameter
 from .engines.base import EngineError
 from .journal import Journal, Record
-from .progress import Progress, plural
+from .progress import Progress
 
 #: Above this share of micrographs without picks the user is told.
 _WARN_SHARE = 0.1

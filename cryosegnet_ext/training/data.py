@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.atomic import write_atomic
 from ..files.inputs import Input, expand_inputs
 from ..files.micrograph import Micrograph, read_micrograph
-from ..runs.progress import plural
 from ..weights import resolve, sha256_of
 from . import checks
 from .examples import Example, LabelledInput, Preparation, Say, prepare

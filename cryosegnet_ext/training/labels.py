@@ -12,14 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.discs import centres_of_mask
 from ..files.formats import READABLE
 from ..files.inputs import Input
 from ..files.micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
 from ..files.picks import Picks, read_many
 from ..files.relion import coordinate_list
-from ..runs.progress import plural
 
 Floats = NDArray[np.float64]
 

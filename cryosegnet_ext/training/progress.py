@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.atomic import atomic_path, write_atomic
-from ..runs.progress import duration, plural
+from ..runs.progress import duration
 from .folder import explained
 
 LOSS_COLUMNS = ["step", "loss", "learning_rate", "seconds"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..errors import plural
 from ..files.atomic import write_atomic
 from ..picking.scoring import Calibration
-from ..runs.progress import plural
 from .calibration import MOST_MICROGRAPHS, Scores
 from .crops import LABEL_SHARE
 from .data import Data

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..evaluation import match
 from ..files.atomic import atomic_path
 from ..files.inputs import expand_inputs
@@ -21,7 +21,6 @@ from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from ..picking.denoise import working_image
 from ..picking.picker import Picker
-from ..runs.progress import plural
 from ..weights import resolve, sha256_of
 from . import result
 from .calibration import REACH, Scores, with_size

@@ -20,10 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import CryoSegNetError
+from ...errors import CryoSegNetError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
-from ..progress import duration, plural
+from ..progress import duration
 from ..stopping import Stop
 from ..task import MicrographPicker, Outcome, Task, blank_record, failed, pick_task, refused
 from . import cluster_file

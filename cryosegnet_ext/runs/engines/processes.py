@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
-from ...errors import CryoSegNetError, UsageError
+from ...errors import CryoSegNetError, UsageError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
-from ..progress import plural
 from ..stopping import Stop
 from ..task import MicrographPicker, Outcome, Task, blank_record, refused
 from .base import Engine, EngineError
