@@ -12,7 +12,7 @@ import pytest
 
 if all(importlib.util.find_spec(name) is not None for name in ("cryosparc", "fastapi", "uvicorn")):
     from cryosparc_job.connection import Connection, connect
-    from tests.cryosparc_job.helpers import environment
+    from tests.cryosparc_job.helpers import LIMIT, environment
     from tests.fake_cryosparc.server import FakeCryoSPARC
     from tests.fake_cryosparc.world import World
 else:
@@ -63,5 +63,5 @@ def connection(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """A client that has logged in."""
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    with connect(fake.url, patience=3.0) as one:
+    with connect(fake.url, patience=LIMIT) as one:
         yield one

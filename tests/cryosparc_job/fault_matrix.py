@@ -20,7 +20,7 @@ from cryosparc_job import external_job, jobs
 from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.errors import JobLost
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import LIMIT, BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 
@@ -87,7 +87,7 @@ def quick() -> Iterator[None]:
         yield
 
 
-def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times: int, patience: float = 2.0) -> Case:
+def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times: int, patience: float = LIMIT) -> Case:
     """One run with a fault, in a world of its own, and a second one that goes on with its job."""
     world = server.reset(root / "server")
     add_exposures(world, [(256, 256)] * EXPOSURES, particles=PARTICLES)

@@ -13,7 +13,7 @@ from cryosparc_job import chain, cli, jobs
 from cryosparc_job.chain import ChainPlan, ClassRule, read_plan, run, steps
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import LIMIT, BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
@@ -34,7 +34,7 @@ def connection(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
     fake.world.class_info = CLASSES
     add_exposures(fake.world, [(256, 256)] * 3, particles=8)
-    with connect(fake.url, patience=2.0) as one:
+    with connect(fake.url, patience=LIMIT) as one:
         pick(one, PickingJob("P1", "W1", OutputName("J1", "exposures")), BlobPicker())
         yield one
 

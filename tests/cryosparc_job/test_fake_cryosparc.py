@@ -15,6 +15,7 @@ from cryosparc.errors import APIError
 from cryosparc.models.job import Job
 from cryosparc.tools import CryoSPARC
 
+from tests.cryosparc_job.helpers import LIMIT
 from tests.fake_cryosparc.handlers import HANDLERS
 from tests.fake_cryosparc.interface import operations
 from tests.fake_cryosparc.server import FakeCryoSPARC
@@ -24,7 +25,7 @@ JSON_TYPES = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 @pytest.fixture
 def schema(fake: FakeCryoSPARC) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{fake.url}/api/cmd/openapi.json", timeout=10) as reply:
+    with urllib.request.urlopen(f"{fake.url}/api/cmd/openapi.json", timeout=LIMIT) as reply:
         return json.load(reply)
 
 
@@ -69,7 +70,7 @@ def test_wrong_password_and_missing_token_are_refused(fake: FakeCryoSPARC) -> No
     with pytest.raises(RuntimeError, match="401"):
         CryoSPARC(fake.url, email=fake.world.email, password="wrong")
     with pytest.raises(urllib.error.HTTPError, match="401") as refusal:
-        urllib.request.urlopen(f"{fake.url}/api/cmd/users.me", timeout=10)
+        urllib.request.urlopen(f"{fake.url}/api/cmd/users.me", timeout=LIMIT)
     refusal.value.close()
 
 

@@ -6,7 +6,6 @@ import datetime
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,12 +24,12 @@ from cryosparc_job.errors import Interrupted, JobLost
 from cryosparc_job.jobs import create_external_job
 from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.picking_job import PickingJob
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
+from tests.cryosparc_job.helpers import LIMIT, BlobPicker, add_exposures, environment, make_blobs, wait
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
 
-QUICK = {"batch": 3, "wait_minutes": 0.01, "poll_seconds": 0.05, "idle_hours": 0.01, "outage_hours": 0.001}
+QUICK = {"batch": 3, "wait_minutes": 0.01, "poll_seconds": 0.05, "idle_hours": 1.0, "outage_hours": 1.0}
 JOB = PickingJob("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
 
 
@@ -47,7 +46,7 @@ def server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> FakeCryoSPAR
 
 @pytest.fixture
 def client(server: FakeCryoSPARC) -> Iterator[Connection]:
-    with connect(server.url, patience=1.0) as one:
+    with connect(server.url, patience=LIMIT) as one:
         yield one
 
 
@@ -106,16 +105,19 @@ def add_live(world: World, count: int, stage: str = "ready", **more: Any) -> dic
 def picked(world: World) -> Counter[int]:
     """How often each exposure is in a completed job's output."""
     counts: Counter[int] = Counter()
-    for (uid, name), table in world.outputs.items():
-        if name == "exposures" and uid != "J1" and world.jobs[uid].status == "completed":
-            counts.update(int(one) for one in table["uid"])
+    with world.lock:
+        for (uid, name), table in world.outputs.items():
+            if name == "exposures" and uid != "J1" and world.jobs[uid].status == "completed":
+                counts.update(int(one) for one in table["uid"])
     return counts
 
 
-def later(*steps: Callable[[], Any]) -> threading.Thread:
+def later(world: World, truth: dict[int, np.ndarray], *steps: Callable[[], Any]) -> threading.Thread:
+    """Does each of the steps when everything there was before it has been picked."""
+
     def work() -> None:
         for step in steps:
-            time.sleep(0.6)
+            wait(lambda: set(picked(world)) == set(truth))
             step()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -133,12 +135,11 @@ def test_a_session_from_beginning_to_end(client: Connection, server: FakeCryoSPA
     truth = add_live(world, 4)
     add_live(world, 1, stage="motion")
     add_live(world, 1, manual_reject=True)
-    thread = later(
-        lambda: truth.update(add_live(world, 5)), lambda: truth.update(add_live(world, 1)), lambda: complete(world)
-    )
+    more = (lambda: truth.update(add_live(world, 5)), lambda: truth.update(add_live(world, 1)))
+    thread = later(world, truth, *more, lambda: complete(world))
     said: list[str] = []
     outcomes = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), said.append)
-    thread.join(10)
+    thread.join(LIMIT)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert len(outcomes) >= 2
     assert sum(one.picks for one in outcomes) == 80
@@ -158,9 +159,9 @@ def test_a_growing_output(client: Connection, server: FakeCryoSPARC) -> None:
     def more() -> None:
         truth.update(add_exposures(world, [(256, 256)] * 4, particles=8, first=2))
 
-    thread = later(more, lambda: world.set_status(world.jobs["J1"], "completed"))
+    thread = later(world, truth, more, lambda: world.set_status(world.jobs["J1"], "completed"))
     outcomes = follow(client, LivePlan(JOB, **QUICK), BlobPicker(), lambda line: None)
-    thread.join(10)
+    thread.join(LIMIT)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert all(world.jobs[one.job].parents == ["J1"] for one in outcomes)
     # The diameter is estimated once.
@@ -188,11 +189,10 @@ def test_a_server_that_goes_away_is_waited_for(client: Connection, server: FakeC
     client.patience = 0.05
     add_session(world)
     truth = add_live(world, 4)
-    later(lambda: truth.update(add_live(world, 4)), lambda: complete(world))
+    later(world, truth, lambda: truth.update(add_live(world, 4)), lambda: complete(world))
     server.faults.append(Fault("*", kind, 90, after=25))
-    plan = LivePlan(JOB, "S1", **{**QUICK, "outage_hours": 1.0})
     said: list[str] = []
-    follow(client, plan, BlobPicker(), said.append)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), said.append)
     assert set(picked(world)) == set(truth)
     assert max(picked(world).values()) == 1
     assert any("waiting for CryoSPARC" in line for line in said)

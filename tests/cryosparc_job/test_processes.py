@@ -29,6 +29,8 @@ from cryosparc_job.errors import EngineLost, ServerError
 from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import (
+    FOREVER,
+    LIMIT,
     BlobPicker,
     add_exposures,
     killed_in_cryosparc,
@@ -52,15 +54,15 @@ class Logged(BlobPicker):
     def estimate_diameter(self, micrographs: Any) -> float | None:
         self._note(f"estimate {len(micrographs)}")
         if (self.folder / "asleep").exists():
-            time.sleep(30)
+            time.sleep(FOREVER)
         return super().estimate_diameter(micrographs)
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         name = Path(micrograph.name).name[:4]
         self._note(name)
-        if (self.folder / "slow").exists():
-            # The first one comes back after those that were given out after it.
-            time.sleep(0.6 if name == "0000" else 0.1)
+        if (self.folder / "first_last").exists() and name == "0000":
+            # The first one comes back after one that was given to another process after it.
+            wait(lambda: any(pid != os.getpid() and "estimate" not in what for pid, what in log(self.folder)))
         if (self.folder / f"poison_{name}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         with contextlib.suppress(FileNotFoundError):
@@ -138,7 +140,7 @@ def test_in_flight_on_one_device(connection: Connection, world: World) -> None:
     """As on a GPU, where several exposures are on their way at once, in this process."""
     add_exposures(world, [(256, 256)] * 9, particles=8)
     one = pick(connection, task(), BlobPicker())
-    with InFlight(BlobPicker(seconds=0.05), 3) as engine:
+    with InFlight(BlobPicker(), 3) as engine:
         two = pick(connection, task(download=True), engine)
     assert two.picks == 72
     same(world, one.job, two.job)
@@ -156,7 +158,7 @@ def test_the_same_particles_in_the_same_order(
     options = {"download": download, "cache": tmp_path / "cache", "cache_bytes": 1}
     one = pick(connection, task(**options), BlobPicker())
     world.calls.clear()
-    (folder / "slow").touch()
+    (folder / "first_last").touch()
     two = pick(connection, task(**options), engine)
     assert (two.exposures, two.picks) == (10, 80)
     assert two.failures == one.failures
@@ -285,7 +287,7 @@ def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, wor
         wait(lambda: log(tmp_path))
         with world.lock:
             world.set_status(world.jobs["J2"], "killed")
-        thread.join(10)
+        thread.join(LIMIT)
     assert [str(error) for error in ends_with] == ["J2 was killed in CryoSPARC: stopped, and left as it is."]
 
 
@@ -352,7 +354,7 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
     fake: FakeCryoSPARC, tmp_path: Path, number: str
 ) -> None:
     add_exposures(fake.world, [(256, 256)] * 16, particles=8)
-    process = start(fake, tmp_path, "--device", "cpu,cpu")
+    process = start(fake, tmp_path, "--device", "cpu,cpu", stuck_at=8)
     try:
         wait(lambda: picking(fake))
         assert len(alive(tmp_path)) >= 3
@@ -361,8 +363,8 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
             os.killpg(process.pid, signal.Signals[number])
         else:
             process.send_signal(signal.Signals[number])
-        _, err = process.communicate(timeout=20)
-        wait(lambda: not alive(tmp_path), 5)
+        _, err = process.communicate(timeout=LIMIT)
+        wait(lambda: not alive(tmp_path))
     finally:
         for one in alive(tmp_path):
             os.kill(one, signal.SIGKILL)
@@ -372,14 +374,14 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
         assert "--job J2" in err
         assert fake.world.jobs["J2"].status == "failed"
         assert number in fake.world.events["J2"][-1]["text"]
-    again = start(fake, tmp_path, "--job", "J2", "--device", "cpu", seconds=0)
-    _, err = again.communicate(timeout=40)
+    again = start(fake, tmp_path, "--job", "J2", "--device", "cpu")
+    _, err = again.communicate(timeout=LIMIT)
     assert again.returncode == 0, err
     texts = [event.get("text", "") for event in fake.world.events["J2"]]
     assert any("were picked by an earlier run" in text for text in texts)
     assert len(fake.world.outputs["J2", "particles"]) == 16 * 8
-    fresh = start(fake, tmp_path, "--device", "cpu", seconds=0)
-    assert fresh.wait(timeout=40) == 0
+    fresh = start(fake, tmp_path, "--device", "cpu")
+    assert fresh.wait(timeout=LIMIT) == 0
     fresh.communicate()
     same(fake.world, "J2", "J3")
 
@@ -388,10 +390,10 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
 def test_a_kill_in_cryosparc_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) -> None:
     world = fake.world
     add_exposures(world, [(256, 256)] * 4, particles=8)
-    process = start(fake, tmp_path, "--device", "cpu,cpu", seconds=60)
+    process = start(fake, tmp_path, "--device", "cpu,cpu", stuck_at=0)
     try:
-        killed_in_cryosparc(world, process)
-        wait(lambda: not alive(tmp_path), 5)
+        killed_in_cryosparc(world, process, tmp_path / "stuck")
+        wait(lambda: not alive(tmp_path))
     finally:
         for one in alive(tmp_path):
             os.kill(one, signal.SIGKILL)
@@ -403,13 +405,13 @@ def test_live_that_waits_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) 
     add_exposures(world, [(256, 256)] * 2, particles=8)
     world.set_status(world.jobs["J1"], "running")
     more = ["--device", "cpu,cpu", "--batch", "2", "--poll", "0.1"]
-    process = start(fake, tmp_path, *more, command="live", seconds=0)
+    process = start(fake, tmp_path, *more, command="live")
     try:
         wait(lambda: "J2" in world.jobs and world.jobs["J2"].status == "completed")
         assert len(alive(tmp_path)) >= 3
         process.terminate()
-        _, err = process.communicate(timeout=20)
-        wait(lambda: not alive(tmp_path), 5)
+        _, err = process.communicate(timeout=LIMIT)
+        wait(lambda: not alive(tmp_path))
     finally:
         for one in alive(tmp_path):
             os.kill(one, signal.SIGKILL)

@@ -148,7 +148,7 @@ class FakeCryoSPARC:
 
     def __enter__(self) -> FakeCryoSPARC:
         self._thread.start()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 600
         while not self._server.started:
             if time.monotonic() > end:
                 raise TimeoutError("the fake CryoSPARC server does not start")
