@@ -16,7 +16,6 @@ from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, positive
 from .connection import require_client
 from .engine import engine_of
-from .errors import Interrupted, JobLost
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -48,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CryoSegNetError as error:
         _complain(f"error: {error}")
         return NOTHING_DONE
-    except (JobLost, Interrupted, KeyboardInterrupt) as end:
-        _complain(str(end) if isinstance(end, JobLost) or " " in str(end) else "stopped; the same command goes on")
+    except KeyboardInterrupt as end:
+        _complain(str(end) if " " in str(end) else "stopped; the same command goes on")
         return STOPPED
 
 

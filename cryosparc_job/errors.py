@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.runs.stopping import Stopped
 
 
 class ServerError(CryoSegNetError):
@@ -30,13 +31,9 @@ class EngineLost(CryoSegNetError):
     """Nothing can be picked here any more, be it these exposures or others: the worker processes are gone."""
 
 
-class JobLost(BaseException):
-    """The job was killed, cleared or deleted as it ran; not an Exception: nothing may take it for a failed exposure."""
+class JobLost(Stopped):
+    """The job was killed, cleared or deleted as it ran; there is nothing left to stop or to mark as failed."""
 
     def __init__(self, uid: str, status: str) -> None:
         super().__init__(f"{uid} was {status} in CryoSPARC: stopped, and left as it is.")
         self.status = status
-
-
-class Interrupted(BaseException):
-    """The process was asked to stop by a signal; not an Exception for the same reason."""

@@ -22,7 +22,6 @@ from cryosegnet_ext.runs.progress import duration
 
 from . import plots
 from .errors import EngineLost, ServerError
-from .external_job import ExternalJobStop
 from .locations import Exposure
 from .micrographs import FetchedExposure, ProjectMicrographs
 from .outputs import JobOutputs
@@ -71,7 +70,6 @@ class ExposurePicker:
         self.run = store.run
         self.folder = journal.output / "picks"
         self.progress = progress
-        self._stopping = ExternalJobStop(self.run)
         self._said = 0.0
 
     def every(self, exposures: Sequence[Exposure]) -> PickingResult:
@@ -137,7 +135,7 @@ class ExposurePicker:
         left = len(todo)
         with self.source.prefetcher(todo) as prefetcher:
             while at_hand or (left and away is None):
-                self.run.check()
+                self.run.stop.check()
                 while away is None and left and self.engine.room > 0:
                     fetched = prefetcher.take(0.0 if at_hand else _WAIT_SECONDS)
                     if fetched is None:
@@ -168,7 +166,7 @@ class ExposurePicker:
 
     def _outcomes(self, seconds: float) -> list[core.Outcome]:
         with _engine_lost():
-            return self.engine.wait(self._stopping, seconds)
+            return self.engine.wait(self.run.stop, seconds)
 
     def _keep(self, exposure: Exposure, picked: core.Outcome, annotate: bool) -> str | None:
         """Remember the picks of one exposure; the reason where there are none to be remembered."""
@@ -180,7 +178,7 @@ class ExposurePicker:
             self.source.check_shape(exposure, shape)
         except CryoSegNetError as error:
             return _reason(error)
-        self.run.check()
+        self.run.stop.check()
         file = self._file(exposure)
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as temporary:
@@ -233,7 +231,7 @@ class ExposurePicker:
         fetched: list[FetchedExposure] = []
         try:
             for one in chosen:
-                self.run.check()
+                self.run.stop.check()
                 try:
                     fetched.append(FetchedExposure(one, self.source.bring(one, look=True)))
                 except ServerError:
@@ -242,7 +240,7 @@ class ExposurePicker:
                     continue
             inputs = [_input(one.exposure, one.path) for one in fetched if one.path is not None]
             with _engine_lost():
-                return self.engine.estimate(inputs, None, self._stopping) if inputs else Estimate()
+                return self.engine.estimate(inputs, None, self.run.stop) if inputs else Estimate()
         finally:
             for one in fetched:
                 self.source.release(one.exposure)

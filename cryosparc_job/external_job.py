@@ -10,17 +10,16 @@ import signal
 import threading
 import time
 import urllib.parse
-from types import TracebackType
-from typing import Any, Literal
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.runs.stopping import Stop
+from cryosegnet_ext.runs.stopping import Stop, Stopped
 
 from .connection import Connection
-from .errors import Interrupted, JobLost, ServerError
+from .errors import JobLost, ServerError
 
 WATCH_SECONDS = 2.0
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _ENDING_PATIENCE = 60.0
 #: The error travels in the address of the request; servers refuse long ones.
 _LONGEST_ERROR = 1500
@@ -32,8 +31,8 @@ class ExternalJobRun:
 
     Use it as a context. It marks the job running, watches its state from a thread, and on the way out marks it failed
     with the reason, unless `complete` was called. A job that was killed, cleared or deleted in CryoSPARC is left alone:
-    the block is left by `JobLost` within seconds. SIGINT, SIGTERM and SIGHUP leave it by `Interrupted`. Both are raised
-    wherever the main thread is; elsewhere than in the main thread only `check` raises them.
+    the block is left by `JobLost` within seconds. A signal leaves it by `Stopped`. Both are raised wherever the main
+    thread is; elsewhere than in the main thread only ``stop.check`` raises them.
 
     Parameters
     ----------
@@ -46,6 +45,8 @@ class ExternalJobRun:
 
     Attributes
     ----------
+    stop
+        Stops the work on the job. After a run that completed, ``stop.signal`` is the signal that came too late.
     unsaid
         Number of lines that could not be written to the job's log.
     note
@@ -58,65 +59,45 @@ class ExternalJobRun:
         self.where = (job.project_uid, job.uid)
         self.unsaid = 0
         self._resume = resume
-        # Until the job is known to run, a signal waits: a request that is cut off may still be carried out.
-        self._state: Literal["running", "ending", "completed"] = "ending"
-        self._lost: str | None = None
-        self._signal: int | None = None
-        self._before: dict[int, Any] = {}
+        self.stop = _JobStop(job.uid)
+        self._listening = contextlib.ExitStack()
+        self._completed = False
         self._over = threading.Event()
         self._lock = threading.Lock()
         self.note: str | None = None
-        self._main = threading.main_thread().ident if threading.current_thread() is threading.main_thread() else None
         self._watch = threading.Thread(target=self._watch_status, name=f"watch {job.uid}", daemon=True)
         self._quiet_until = 0.0
         self._events: dict[str, str] = {}
 
     def __enter__(self) -> ExternalJobRun:
-        if self._main is not None:
-            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        self._listening.enter_context(self.stop)
         try:
+            # Until the job is known to run, a signal waits: a request that is cut off may still be carried out.
             self.settle("running", "starting the job", self.connection.api.jobs.mark_running, status="running")
-            self._state = "running"
-            self.check()
+            self.stop.at_once = True
+            self.stop.check()
             self._watch.start()
         except BaseException as error:
-            self._state = "ending"
-            if isinstance(error, Interrupted):
+            self.stop.at_once = False
+            if isinstance(error, Stopped) and not isinstance(error, JobLost):
                 self._fail(_reason(error, self._resume))
-            self._restore()
+            self._listening.close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        completed, self._state = self._state == "completed", "ending"
+        self.stop.at_once = False
         with self._lock:
             self._over.set()
         try:
-            if not completed and not isinstance(error, JobLost):
+            if not self._completed and not isinstance(error, JobLost):
                 self._fail(_reason(error, self._resume))
         finally:
-            self._restore()
+            self._listening.close()
             self._watch.join(5.0)
-        if self._lost is not None and isinstance(error, ServerError):
+        if self.stop.lost is not None and isinstance(error, ServerError):
             # What the server refused to a job that was killed is no news beside the kill.
-            raise JobLost(self.job.uid, self._lost) from error
-
-    def check(self) -> None:
-        """Raise where the run is to stop.
-
-        Raises
-        ------
-        JobLost, Interrupted
-        """
-        if self._lost is not None:
-            raise JobLost(self.job.uid, self._lost)
-        if self._signal is not None:
-            raise Interrupted(_signal_name(self._signal))
-
-    @property
-    def late_signal(self) -> int | None:
-        """Of a run that completed: the signal that came when it could no longer be stopped, for who started it."""
-        return self._signal
+            raise JobLost(self.job.uid, self.stop.lost) from error
 
     def settle(self, wanted: str, what: str, function: Any, **options: Any) -> None:
         """Bring the job into a state and see that it is in it; a reply that was lost is no failure.
@@ -167,9 +148,9 @@ class ExternalJobRun:
         if status not in ("running", "waiting"):
             raise JobLost(self.job.uid, _lost(status))
         # From here on a signal would only spoil what is done.
-        self._state = "ending"
+        self.stop.at_once = False
         self.settle("completed", "completing the job", self.connection.api.jobs.mark_completed)
-        self._state = "completed"
+        self._completed = True
 
     # The job's log: nothing here may stop the picking.
 
@@ -207,13 +188,13 @@ class ExternalJobRun:
             status = self.status(patience=_ENDING_PATIENCE)
             if status not in ("running", "waiting", "launched", "started", "queued"):
                 if status in ("killed", "deleted", "building"):
-                    self._lost = self._lost or _lost(status)
+                    self.stop.lost = self.stop.lost or _lost(status)
                 return
             while len(urllib.parse.quote(reason)) > _LONGEST_ERROR:
                 reason = reason[: len(reason) * 9 // 10]
             call, function = self.connection.call, self.connection.api.jobs.mark_failed
             call("marking the job as failed", function, *self.where, error=reason, patience=_ENDING_PATIENCE)
-        except (ServerError, Interrupted) as error:
+        except (ServerError, Stopped) as error:
             if isinstance(error, ServerError) and error.code == 400 and self._safe_status() == "failed":
                 return
             self.note = f"{self.job.uid} could not be marked as failed and may still be shown as running"
@@ -230,43 +211,46 @@ class ExternalJobRun:
                 status = self.status(patience=0.0)
             except (ServerError, CryoSegNetError):
                 continue  # the calls of the main thread say what is wrong with the server
-            if status not in ("running", "waiting") and self._state == "running":
-                self._lost = _lost(status)
+            if status not in ("running", "waiting") and self.stop.at_once and not self.stop.requested:
                 with self._lock:
-                    # Not only a flag: a micrograph may take a minute, and a signal cuts a blocking call short, too.
                     # Under the lock our handler is still in place.
-                    if self._main is not None and not self._over.is_set():
-                        signal.pthread_kill(self._main, signal.SIGTERM)
+                    if not self._over.is_set():
+                        self.stop.lose(_lost(status))
                 return
 
-    def _receive(self, number: int, _frame: object) -> None:
-        if self._lost is None:
-            if self._signal is not None and self._state == "ending":
-                raise Interrupted(_signal_name(number))
-            self._signal = number
-        if self._state == "running":
-            self._state = "ending"
-            self.check()
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._before = {}
+class _JobStop(Stop):
+    """Stops the work on a job: on a signal, by `Stopped`, or because the job is gone, by `JobLost`."""
 
-
-class ExternalJobStop(Stop):
-    """A run as an engine asks whether it is to stop: by `JobLost` and `Interrupted`, never by ``Stopped``.
-
-    It is not opened: the signals are the run's, which raises by itself whatever the engine is doing.
-    """
-
-    def __init__(self, run: ExternalJobRun) -> None:
+    def __init__(self, uid: str) -> None:
         super().__init__()
-        self._run = run
+        self.lost: str | None = None
+        self._uid = uid
+        self._main = threading.main_thread().ident if threading.current_thread() is threading.main_thread() else None
 
     def check(self) -> None:
-        """As `ExternalJobRun.check`."""
-        self._run.check()
+        """Raise `JobLost` or `Stopped` if the work is to stop."""
+        if self.lost is not None:
+            raise JobLost(self._uid, self.lost)
+        super().check()
+
+    def lose(self, what: str) -> None:
+        """Note what was done to the job; for the thread that watches it."""
+        self.lost = what
+        if self._main is not None:
+            # Not only a flag: a micrograph may take a minute, and a signal cuts a blocking call short, too.
+            signal.pthread_kill(self._main, signal.SIGTERM)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.lost is None:
+            super()._receive(number, frame)
+        elif self.at_once:
+            self.at_once = False
+            self.check()
+
+    def _receive_again(self, name: str) -> NoReturn:
+        # A server that hangs is left alone, but the user is told what became of the job.
+        raise Stopped(name)
 
 
 def _lost(status: str) -> str:
@@ -274,16 +258,12 @@ def _lost(status: str) -> str:
     return {"building": "cleared", "failed": "marked as failed"}.get(status, status)
 
 
-def _signal_name(number: int) -> str:
-    return signal.Signals(number).name
-
-
 def _reason(error: BaseException | None, resume: str) -> str:
     """Why the job failed, in a line or two."""
     again = f" It can be continued: {resume}" if resume else ""
     if error is None:
         return "The picking ended without saying so." + again
-    if isinstance(error, Interrupted | KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt):
         return f"The picking was stopped ({str(error) or 'Ctrl-C'})." + again
     if isinstance(error, CryoSegNetError):
         return f"{error}{again}"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,9 +14,10 @@ import numpy as np
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
+from cryosegnet_ext.runs.stopping import Stop, Stopped
 
 from .connection import Connection, OutputName
-from .errors import EngineLost, Expired, Interrupted, ServerError
+from .errors import EngineLost, Expired, ServerError
 from .jobs import find_marked
 from .locations import live_table
 from .pick import PickingJob, PickingResult, pick
@@ -29,7 +28,6 @@ _ENDED_JOB = ("completed", "failed", "killed")
 #: Stages of a Live exposure at which its micrograph is final.
 _READY = ("ready",)
 _TRIES_EACH = 2
-_SLICE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -165,23 +163,19 @@ def follow(
         gone.
     JobLost
         A batch was killed in CryoSPARC, which ends the following.
-    Interrupted
+    Stopped
         A signal came.
     """
     follower = _Follower(connection, plan, picker, say)
-    received: list[int] = []
-
-    def check() -> None:
-        if received:
-            _stop(received[0])
-
-    with _heard(lambda number, _: received.append(number)):
+    with Stop() as stop:
         while True:
-            check()
+            stop.check()
             try:
                 follower.look()
                 if uids := follower.due():
-                    follower.pick_batch(uids)
+                    # While the batch's job runs, `ExternalJobRun` takes the signals.
+                    with stop.interrupts():
+                        follower.pick_batch(uids)
                     continue
             except ServerError as error:
                 follower.check_outage(error)
@@ -189,7 +183,7 @@ def follow(
                 if reason := follower.end():
                     say(reason)
                     return follower.results
-            _sleep(plan.poll_seconds, check)
+            stop.pause(plan.poll_seconds)
 
 
 class _Follower:
@@ -236,8 +230,7 @@ class _Follower:
 
     def pick_batch(self, uids: list[int]) -> None:
         """Pick these in a job of their own, and remember what it picked."""
-        with _heard(_stop):
-            result = self._run_job(self._origin.job(uids))
+        result = self._run_job(self._origin.job(uids))
         self._tries.update(uids)
         self._new_since = None
         self._last_news = self._last_answer = time.monotonic()
@@ -246,7 +239,7 @@ class _Follower:
         self._picked.update(set(uids) - set(result.missed))
         self.results.append(result)
         if result.late_signal is not None:
-            raise Interrupted(signal.Signals(result.late_signal).name)
+            raise Stopped(result.late_signal)
 
     def _run_job(self, job: PickingJob) -> PickingResult | None:
         """Pick one batch; None where it could not be picked and the next one may."""
@@ -303,30 +296,3 @@ def _finished(connection: Connection, plan: LivePlan) -> set[int]:
             with contextlib.suppress(ServerError):
                 connection.call(f"marking {job.uid} as failed", fail, plan.job.project, job.uid, error=reason)
     return done
-
-
-def _sleep(seconds: float, check: Callable[[], None]) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        check()
-        time.sleep(min(left, _SLICE_SECONDS))
-
-
-def _stop(number: int, _frame: object = None) -> None:
-    raise Interrupted(signal.Signals(number).name)
-
-
-@contextlib.contextmanager
-def _heard(receive: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Signals go to ``receive``: between the batches they end the following where it may end, in one at once.
-
-    While a batch's job runs, `ExternalJobRun` takes them.
-    """
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

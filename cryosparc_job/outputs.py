@@ -52,7 +52,7 @@ class JobOutputs:
                 )
             except ServerError as error:
                 problem = error
-            self.run.check()
+            self.run.stop.check()
             if self._is_stored(output, dataset):
                 return
             if problem is not None and not problem.passing:

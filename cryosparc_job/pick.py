@@ -16,10 +16,11 @@ from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.engines.threads import engine_for
 from cryosegnet_ext.runs.journal import Journal
+from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.weights import cache_folder
 
 from .connection import Connection
-from .errors import EngineLost, Interrupted, ServerError
+from .errors import EngineLost, JobLost, ServerError
 from .exposure_picker import ExposurePicker
 from .external_job import ExternalJobRun
 from .jobs import connect_once, create_external_job, find_workspace
@@ -63,7 +64,7 @@ def pick(
         The task could not be done; the job, where there is one, says so too. `EngineLost`: nor can another one be.
     JobLost
         The job was killed, cleared or deleted in CryoSPARC.
-    Interrupted
+    Stopped
         A signal stopped the process.
     """
     with contextlib.nullcontext(picker) if isinstance(picker, Engine) else engine_for(picker) as engine:
@@ -86,17 +87,19 @@ def _pick(
             _prepare(connection, task, job)
             with run:
                 outcome = _work(connection, task, engine, run, journal, progress)
-            outcome.late_signal = run.late_signal
+            outcome.late_signal = run.stop.signal
         except CryoSegNetError as error:
             raise _with_note(error, job.uid, run) from error
         except OSError as error:
             # What is remembered here cannot be written: no other exposure, and no other batch, would fare better.
             what = f"{error.filename or folder}: {error.strerror or error}"
             raise _with_note(EngineLost(f"Nothing can be picked here any more: {what}."), job.uid, run) from error
-        except Interrupted as end:
+        except JobLost:
+            raise
+        except Stopped as end:
             note = "" if run.note is None else f" {run.note}: kill it there, or continue it."
             again = f" It can be continued: {resume}" if resume else ""
-            raise Interrupted(f"{job.uid} was stopped ({end}).{note}{again}") from None
+            raise Stopped(f"{job.uid} was stopped ({end}).{note}{again}") from None
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)
     return outcome

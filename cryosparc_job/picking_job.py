@@ -78,7 +78,7 @@ class PickingResult:
     diameter : median over the picks, angstrom (pixels without a pixel size)
     estimated : the particle's diameter that was estimated before picking
     doubt : a sentence where the diameter that was given does not fit
-    late_signal : the signal that came while the job was being completed, too late to stop it
+    late_signal : name of the signal that came while the job was being completed, too late to stop it
     """
 
     job: str
@@ -90,7 +90,7 @@ class PickingResult:
     diameter: float | None = None
     estimated: Diameter | None = None
     doubt: str | None = None
-    late_signal: int | None = None
+    late_signal: str | None = None
 
     @property
     def exit_code(self) -> int:

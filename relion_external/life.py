@@ -18,13 +18,13 @@ from pathlib import Path
 from types import FrameType
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.runs.stopping import SIGNALS, Stopped, listening
 
 from .protocol import ABORTED, FAILURE, SUCCESS, Markers
 
 DONE, FAILED, STOPPED = 0, 1, 4
 """Exit codes of the work and of the job."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # An abort is to be obeyed within 5 s: one second until it is seen, three for the work to stop by itself.
 _WAIT_SECONDS = 0.1
 _ABORT_SECONDS = 1.0
@@ -53,17 +53,14 @@ def supervise(folder: Path, work: Callable[[], int]) -> int:
     def receive(number: int, _: FrameType | None) -> None:
         asked.append(number)
 
-    # The shell has RELION's background jobs ignore Ctrl-C, and nohup hanging up; they stay ignored.
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, receive) for number in heard}
-    # Where the caller ignores the ends of its children, the kernel would keep that of the work from us.
-    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        # Signals are taken until the marker is there: queues send more than one.
-        return _supervise(folder, work, asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    # Signals are taken until the marker is there: queues send more than one.
+    with listening(receive):
+        # Where the caller ignores the ends of its children, the kernel would keep that of the work from us.
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            return _supervise(folder, work, asked)
+        finally:
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _supervise(folder: Path, work: Callable[[], int], asked: list[int]) -> int:
@@ -151,13 +148,13 @@ def _be_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
     try:
         # In a group of its own it hears only of its parent, which decides what ends the job.
         os.setpgid(0, 0)
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _die_with(parent)
         code = work()
     except CryoSegNetError as error:
         complain(str(error))
-    except KeyboardInterrupt:
+    except Stopped:
         code = STOPPED
     except MemoryError:
         complain("memory ran out: run fewer jobs at a time, or ask the queue for more memory.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # `from tests.damage import ...` works under plain `pytest` too, which does not put the working directory on the path.
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
+
+# In the background of a shell, or under nohup, the suite ignores these signals. The programs that tests start would
+# inherit that; a handler is not inherited.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

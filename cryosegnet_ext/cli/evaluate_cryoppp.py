@@ -150,6 +150,7 @@ def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path
     from ..files.inputs import expand_inputs
     from ..picking.picker import Picker
     from ..runs import batch
+    from ..runs.stopping import Stopped
 
     assert data_set.micrographs is not None
     inputs = expand_inputs([str(data_set.micrographs)])
@@ -162,7 +163,7 @@ def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path
         inputs = [replace(one, pixel_size=args.pixel_size) for one in inputs]
     result = batch.run(picker, inputs, folder, pixel_size=args.pixel_size)
     if result.stopped:
-        raise KeyboardInterrupt
+        raise Stopped
     if not result.done + result.skipped:
         raise CryoSegNetError(
             f"{data_set.micrographs}: none of them could be picked; {folder / 'failed.csv'} says why."

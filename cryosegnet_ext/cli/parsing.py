@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import UsageError
+from ..runs.stopping import stops_at_once
 from . import logs
 from .logs import say
 
@@ -114,7 +115,8 @@ class Program:
             logs.configure(args)
             log.debug("%s %s: %s", self.name, __version__, shlex.join(words))
             try:
-                return int(command.main(args))
+                with stops_at_once():
+                    return int(command.main(args))
             except Exception as error:
                 log.debug("the error comes from here:", exc_info=True)
                 if isinstance(error, UsageError):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, plural
-from ..runs.stopping import terminated_as_interrupted
 from .logs import say
 from .options import add_options, check_picker, even_pixels
 from .running_options import (
@@ -81,12 +80,6 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Pick; the exit code says how it went."""
     _check(args)
-    # Modules and weights take seconds to load, and the report of a large run takes a minute.
-    with terminated_as_interrupted():
-        return _pick(args)
-
-
-def _pick(args: argparse.Namespace) -> int:
     from ..files.inputs import expand_inputs
     from ..runs import batch
 

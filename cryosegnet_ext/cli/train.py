@@ -214,7 +214,6 @@ def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..
 
 def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callable[..., None]) -> int:
     from ..runs.stopping import Stop, Stopped
-    from ..training.fit import Interrupted
     from ..training.progress import Watcher
     from ..training.result import summary
 
@@ -228,7 +227,7 @@ def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callab
         with Stop() as stop, Watcher(args.output, shown, args.tensorboard and group.first) as watcher:
             try:
                 work(folder, group, watcher, stop)
-            except (Interrupted, Stopped):
+            except Stopped:
                 again = " without --overwrite" if args.overwrite and not folder.anew else ""
                 tell(f"stopped before the end; the same command{again} goes on from here")
                 return STOPPED

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, plural
 from ..picking.options import DIAMETERS, PIXEL_SIZES
-from ..runs.stopping import terminated_as_interrupted
+from ..runs.stopping import Stopped
 from .options import number
 
 if TYPE_CHECKING:
@@ -86,12 +84,15 @@ def main(args: argparse.Namespace) -> int:
     print(f"{plural(len(desk.sheets), 'micrograph')}; saved picks go to {_shown(desk.target)}")
     print(f"open:  {server.address}")
     print("Ctrl-C ends it.", flush=True)
-    with server, _ends_quietly():
-        if not args.no_browser and _has_display():
-            import webbrowser
+    with server:
+        try:
+            if not args.no_browser and _has_display():
+                import webbrowser
 
-            webbrowser.open(server.address)
-        server.serve_forever(poll_interval=0.2)
+                webbrowser.open(server.address)
+            server.serve_forever(poll_interval=0.2)
+        except Stopped:
+            print("\nended")
     return 0
 
 
@@ -108,16 +109,6 @@ def _desk(args: argparse.Namespace) -> Desk:
     return open_micrographs(
         inputs, args.output, diameter=args.diameter, pixel_size=args.pixel_size, suffixes=args.format
     )
-
-
-@contextlib.contextmanager
-def _ends_quietly() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the server, as they are meant to."""
-    with terminated_as_interrupted():
-        try:
-            yield
-        except KeyboardInterrupt:
-            print("\nended")
 
 
 def _has_display() -> bool:

@@ -52,8 +52,9 @@ def run(
     """Pick micrographs into a folder; what an earlier run finished there is not done again.
 
     Writes ``picks/<stem>.<format>``, ``overlays/<stem>.jpg``, ``summary.json`` and ``failed.csv``. A failed micrograph
-    is recorded and the others go on. SIGINT and SIGTERM drop the micrographs at hand and end the run; a second one ends
-    the process at once. Both leave a folder that the same call continues, with the same pick files in the end.
+    is recorded and the others go on. A signal (SIGINT, SIGTERM, SIGHUP) drops the micrographs in progress and ends the
+    run; a second one ends the process at once. Both leave a folder that the same call continues, with the same pick
+    files in the end.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Ending a long run on SIGINT, SIGTERM or the caller's wish, without tearing what is being written."""
+"""How a run stops: on a signal, or when the caller wishes it. No other module of the package sets signal handlers.
+
+A signal that the process was started to ignore stays ignored: hanging up under nohup, Ctrl-C in a background job.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +11,64 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
+from typing import NoReturn
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_SECONDS = 0.2
 
 
-class Stopped(BaseException):
-    """The run is to stop. Not an Exception, so that nothing takes it for a failure of one micrograph."""
+class Stopped(KeyboardInterrupt):
+    """The work is to stop; the text is the signal's name. Commands end with exit code 4.
+
+    It is no Exception, so that nothing takes it for a failure of one micrograph. It is a KeyboardInterrupt, because
+    that is what Ctrl-C raises where nobody listens.
+    """
 
 
 class Stop:
-    """Listens for signals while it is open (in the main thread; elsewhere only to ``wish``).
+    """Listens for signals while it is open.
 
     The first signal raises `Stopped` within an `interrupts` block, at once, and from `check` anywhere; outside such a
-    block it waits for the next one. The second signal ends the process with exit code 4.
+    block it waits for the next one. The second signal ends the process with exit code 4. Elsewhere than in the main
+    thread only the wish stops the run.
 
     Parameters
     ----------
     wish
         Asked by `check`; True stops the run.
+
+    Attributes
+    ----------
+    requested
+        Whether the run is to stop.
+    signal
+        Name of the signal that came first, such as ``SIGTERM``; None if none came.
+    at_once
+        Whether a signal raises `Stopped` wherever the main thread is.
     """
 
     def __init__(self, wish: Callable[[], bool] | None = None) -> None:
         self.requested = False
+        self.signal: str | None = None
         self._wish = wish
-        self._may_raise = False
-        self._before: dict[signal.Signals, Any] = {}
+        self.at_once = False
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        self._open.enter_context(listening(self._receive))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._may_raise = False
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.at_once = False
+        self._open.close()
 
     def check(self) -> None:
-        """Raise `Stopped` where the run is to stop."""
+        """Raise `Stopped` if the run is to stop."""
         if self._wish is not None and self._wish():
             self.requested = True
         if self.requested:
-            raise Stopped
+            raise Stopped(self.signal or "")
 
     def pause(self, seconds: float) -> None:
         """Sleep, but raise `Stopped` soon after the run is to stop."""
@@ -66,42 +83,65 @@ class Stop:
     @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:
         """A block without side effects on disk, which a signal may cut short."""
-        self.check()
-        self._may_raise = True
+        before, self.at_once = self.at_once, True
         try:
+            self.check()
             yield
         finally:
-            self._may_raise = False
+            self.at_once = before
 
-    def _receive(self, number: int, _frame: object) -> None:
-        # os.write, since print may be what the signal interrupted.
-        if self.requested:
-            _tell("cryosegnet: ended at once; the same command goes on from here\n")
-            os._exit(4)
-        self.requested = True
-        _tell(f"\ncryosegnet: {signal.Signals(number).name}: stopping; once more to end at once\n")
-        if self._may_raise:
-            self._may_raise = False
-            raise Stopped
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.signal is not None:
+            self._receive_again(name)
+        self.requested, self.signal = True, name
+        _tell(f"\ncryosegnet: {name}: stopping; once more to end at once\n")
+        if self.at_once:
+            raise Stopped(name)
+
+    def _receive_again(self, name: str) -> NoReturn:
+        _tell("cryosegnet: ended at once; the same command goes on from here\n")
+        os._exit(4)
 
 
 @contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises `KeyboardInterrupt` as Ctrl-C does, wherever `Stop` does not listen."""
+def stops_at_once() -> Iterator[None]:
+    """A block in which every signal raises `Stopped`, wherever the main thread is."""
 
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+    def receive(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(signal.Signals(number).name)
 
-    if threading.current_thread() is not threading.main_thread():
+    with listening(receive):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextlib.contextmanager
+def listening(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """A block in which `SIGNALS` go to ``receive``; the earlier handlers are back after it.
+
+    Ignored signals stay ignored. Elsewhere than in the main thread nothing changes.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
+        for number in heard:
+            signal.signal(number, receive)
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number in heard:
+            # None stands for a handler of C code, which Python cannot set again.
+            signal.signal(number, signal.SIG_DFL if before[number] is None else before[number])
+
+
+def ignore_terminal() -> None:
+    """In a worker process: leave to its owner what a terminal sends to every process of the group."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _tell(text: str) -> None:
+    # os.write, since print may be what the signal interrupted.
     with contextlib.suppress(OSError):
         os.write(2, text.encode())

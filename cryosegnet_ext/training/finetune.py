@@ -41,7 +41,7 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
     ------
     CryoSegNetError
         Something is wrong with what the user gave.
-    Interrupted, Stopped
+    Stopped
         A signal came; the same call goes on from there.
     """
     say = watcher.say if group.first else (lambda _: None)

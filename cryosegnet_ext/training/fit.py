@@ -19,6 +19,7 @@ from ..errors import CryoSegNetError
 from ..files.atomic import atomic_path
 from ..networks.memory import ran_out
 from ..networks.unet import AttentionUNet
+from ..runs.stopping import Stopped
 from .folder import CHECKPOINT
 from .parallel import Group
 from .progress import LOSS_COLUMNS, VALIDATION_COLUMNS, Moment, Table
@@ -80,10 +81,6 @@ class Course:
     best_step: int
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint holds everything up to there."""
-
-
 def loss(logits: Tensor, label: Tensor) -> Tensor:
     """(BCE with logits + Dice of the sigmoid) / 2, as published; (B, 1, H, W) each.
 
@@ -141,7 +138,7 @@ def fit(
     watch
         Told every 10 steps and of each validation, and of the first steps, from which it can tell how long all takes.
     stop
-        Asked after each step; True saves a checkpoint and raises `Interrupted`.
+        Asked after each step; True saves a checkpoint and raises `Stopped`.
     checkpoint_every
         Steps between checkpoints.
 
@@ -152,7 +149,7 @@ def fit(
 
     Raises
     ------
-    Interrupted
+    Stopped
         ``stop`` said so.
     CryoSegNetError
         The loss is no number any more; the folder cannot be written, or holds a run of another recipe or a checkpoint
@@ -188,7 +185,7 @@ def fit(
         if run.step % checkpoint_every == 0 or ends or run.tired or wished:
             run.save()
         if wished and not ends and not run.tired:
-            raise Interrupted
+            raise Stopped
     return run.result()
 
 

@@ -39,7 +39,7 @@ def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, s
     ------
     CryoSegNetError
         Something is wrong with what the user gave.
-    Interrupted, Stopped
+    Stopped
         A signal came; the same call goes on from there.
     """
     say = watcher.say if group.first else _silent

@@ -18,9 +18,10 @@ from cryosparc.models.session import Session
 
 from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.runs.stopping import Stopped
 from cryosparc_job import cli, connection, external_job, jobs
 from cryosparc_job.connection import Connection, OutputName, connect
-from cryosparc_job.errors import Interrupted, JobLost
+from cryosparc_job.errors import JobLost
 from cryosparc_job.jobs import create_external_job
 from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.picking_job import PickingJob
@@ -266,7 +267,7 @@ def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
     add_session(server.world)
     add_live(server.world, 3)
     picker = BlobPicker()
-    with pytest.raises(Interrupted, match="SIGTERM"):
+    with pytest.raises(Stopped, match="SIGTERM"):
         follow(client, LivePlan(JOB, "S1", **QUICK), picker, lambda line: None)
     assert picker.picked == []
     assert server.world.jobs["J2"].status == "building"
@@ -284,7 +285,7 @@ def test_a_signal_while_a_batch_is_completed_ends_the_following(
     monkeypatch.setattr(external_job.ExternalJobRun, "complete", complete_and_signal)
     add_session(server.world)
     add_live(server.world, 3)
-    with pytest.raises(Interrupted, match="SIGTERM"):
+    with pytest.raises(Stopped, match="SIGTERM"):
         follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
     assert server.world.jobs["J2"].status == "completed"
     assert len(server.world.jobs) == 2

@@ -12,6 +12,7 @@ import torch
 
 from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.cli import main
+from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.training import fit
 from cryosegnet_ext.training.folder import RunFolder
 
@@ -105,7 +106,7 @@ def stopped(data, output, *more):
 
     def save_and_stop(self):
         kept(self)
-        raise fit.Interrupted
+        raise Stopped
 
     fit._Run.save = save_and_stop
     try:

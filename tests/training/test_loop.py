@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from cryosegnet_ext import CryoSegNetError
+from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.training import fit, progress
-from cryosegnet_ext.training.fit import UNKNOWN, Interrupted, Recipe
+from cryosegnet_ext.training.fit import UNKNOWN, Recipe
 from cryosegnet_ext.training.progress import Table, Watcher, draw_curves
 
 RECIPE = Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.02, precision="float32", validate_every=5)
@@ -70,7 +71,7 @@ def test_no_better_validation_ends_the_run(tmp_path):
 def test_a_stopped_run_with_validation_ends_as_an_undisturbed_one(tmp_path):
     whole = fit.fit(RECIPE, batch, tmp_path / "whole", validation=VALIDATION)
     asked = iter([False] * 6 + [True])
-    with pytest.raises(Interrupted):
+    with pytest.raises(Stopped):
         fit.fit(RECIPE, batch, tmp_path / "parts", validation=VALIDATION, stop=lambda: next(asked))
     assert same(whole, fit.fit(RECIPE, batch, tmp_path / "parts", validation=VALIDATION))
     for name in ("loss.csv", "validation.csv"):

@@ -23,7 +23,7 @@ from typing import Any
 from ...errors import CryoSegNetError, UsageError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
-from ..stopping import Stop
+from ..stopping import Stop, ignore_terminal
 from ..task import MicrographPicker, Outcome, Task, blank_record, refused
 from .base import Engine, EngineError
 from .threads import engine_for
@@ -271,8 +271,7 @@ def _cause(code: int | None) -> str:
 
 def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
     """What a process does: load the models, then pick what comes."""
-    # Signals from the terminal reach every process of the group; the owner decides what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_terminal()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
