@@ -81,7 +81,7 @@ class Diameter:
 
     def in_pixels(self, pixel_size: float | None) -> float:
         """The diameter in pixels of a micrograph; raises as `for_picks` does."""
-        return to_pixels(self.for_picks(pixel_size), pixel_size)
+        return self.value if self.unit == "pixels" else to_pixels(self.for_picks(pixel_size), pixel_size)
 
     def as_json(self) -> dict[str, object]:
         """As journals hold it."""

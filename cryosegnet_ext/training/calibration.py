@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from ..evaluation import Counts, match
-from ..files.micrograph import Micrograph
+from ..files.diameter import from_pixels
 from ..files.picks import Picks
 from ..picking.picker import Picker
 from ..picking.scoring import Calibration, Evidence, joined
@@ -45,11 +45,6 @@ class Scores(Counts):
         return f"precision {self.precision:.3f}, recall {self.recall:.3f}, F1 {self.f1:.3f}"
 
 
-def with_size(micrograph: Micrograph, diameter_px: float) -> float:
-    """A diameter in pixels as `Picker.pick` wants it: angstrom where the pixel size is known."""
-    return diameter_px * (micrograph.pixel_size or 1.0)
-
-
 def right_picks(picks: Picks, example: Example) -> NDArray[np.bool_]:
     """(n,) which picks lie on a label, one to one."""
     right = np.zeros(len(picks), bool)
@@ -63,7 +58,7 @@ def score_picker(picker: Picker, examples: Sequence[Example]) -> Scores:
     counts = np.zeros(3, int)
     for example in examples[:MOST_MICROGRAPHS]:
         micrograph = example.micrograph()
-        picks = picker.pick(micrograph, with_size(micrograph, example.diameter_px))
+        picks = picker.pick(micrograph, from_pixels(example.diameter_px, micrograph.pixel_size))
         counts += len(picks), len(example.x), int(right_picks(picks, example).sum())
     return Scores(*counts.tolist())
 
@@ -107,7 +102,7 @@ def gather(weights: Path, examples: Sequence[Example], device: str, denoised: bo
     for example in examples[:MOST_MICROGRAPHS]:
         micrograph = example.micrograph()
         for error in (1.0,) if published else SIZE_ERRORS:
-            size = with_size(micrograph, example.diameter_px * error)
+            size = from_pixels(example.diameter_px * error, micrograph.pixel_size)
             picks, evidence = picker.candidates_and_evidence(micrograph, size)
             found.append(evidence)
             right.append(right_picks(picks, example))

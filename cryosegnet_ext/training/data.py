@@ -14,8 +14,10 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from ..files.atomic import write_atomic
+from ..files.diameter import Diameter, from_pixels
 from ..files.inputs import Input, expand_inputs
 from ..files.micrograph import Micrograph, read_micrograph
+from ..runs.diameter import seen_diameter
 from ..weights import resolve, sha256_of
 from . import checks
 from .examples import Example, LabelledInput, Preparation, Say, prepare
@@ -27,15 +29,13 @@ _SAMPLE = 6
 
 
 @dataclass(frozen=True)
-class Size:
-    """The particle's diameter: angstrom or pixels, and who said so."""
+class KnownDiameter(Diameter):
+    """The particle's diameter, and where it comes from."""
 
-    value: float
-    angstrom: bool
     source: str
 
     def __str__(self) -> str:
-        return f"{self.value:.0f} {'A' if self.angstrom else 'pixels'} ({self.source})"
+        return f"{super().__str__()} ({self.source})"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Data:
 
     training: list[Example]
     validation: list[Example]
-    size: Size
+    size: KnownDiameter
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     def described(self, name: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Data:
         return {
             "name": name,
             "diameter": self.size.value,
-            "angstrom": self.size.angstrom,
+            "angstrom": self.size.unit == "angstrom",
             "diameter_from": self.size.source,
             "train": [e.name for e in self.training],
             "validation": [e.name for e in self.validation],
@@ -107,7 +107,7 @@ def load_data(options: Options, folder: RunFolder, device: str, say: Say) -> Dat
 
 
 def split_data(
-    options: Options, examples: Sequence[Example], size: Size, inputs: Mapping[str, str], folder: RunFolder
+    options: Options, examples: Sequence[Example], size: KnownDiameter, inputs: Mapping[str, str], folder: RunFolder
 ) -> Data:
     """Examples to learn from, and those held out.
 
@@ -123,14 +123,14 @@ def split_data(
     return Data(chosen(examples, training), chosen(examples, validation), size, inputs)
 
 
-def labelled_examples(given: UserData, folder: Path, say: Say) -> tuple[list[Example], Size, dict[str, str]]:
+def labelled_examples(given: UserData, folder: Path, say: Say) -> tuple[list[Example], KnownDiameter, dict[str, str]]:
     """Labelled micrographs, checked; what an earlier, killed call found is not found again.
 
     Returns
     -------
     list of Example
         Those that can be used.
-    Size
+    KnownDiameter
         The particle's.
     dict of str to str
         A digest of each micrograph with its labels: see `digests`.
@@ -146,8 +146,8 @@ def labelled_examples(given: UserData, folder: Path, say: Say) -> tuple[list[Exa
     if unknown:
         say(f"warning: labels without a micrograph, left out: {', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}")
     chosen = [(inputs[i], found[i]) for i in sorted(found)]
-    size = known_size(given, chosen, folder, say)
-    tasks = [LabelledInput(one, labels, size.value, size.angstrom) for one, labels in chosen]
+    size = known_diameter(given, chosen, folder, say)
+    tasks = [LabelledInput(one, labels, size) for one, labels in chosen]
     examples, problems = prepare(tasks, given.how, folder / FRAMES, say)
     serious = [p for p in problems if p.serious]
     minor = [p for p in problems if not p.serious]
@@ -187,7 +187,9 @@ def digests(chosen: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
     return found
 
 
-def known_size(given: UserData, chosen: Sequence[tuple[Input, Labels | None]], folder: Path, say: Say) -> Size:
+def known_diameter(
+    given: UserData, chosen: Sequence[tuple[Input, Labels | None]], folder: Path, say: Say
+) -> KnownDiameter:
     """The particle's diameter: given, from the label files, or estimated by the network; kept for the next call.
 
     Raises
@@ -196,48 +198,49 @@ def known_size(given: UserData, chosen: Sequence[tuple[Input, Labels | None]], f
         It cannot be told.
     """
     if given.diameter is not None:
-        return Size(given.diameter, True, "given")
+        return KnownDiameter(given.diameter, "angstrom", "given")
     note = folder / FRAMES / f"size-{_size_key(given, chosen)}.json"
     if note.exists():
-        return Size(**json.loads(note.read_text()))
+        found = json.loads(note.read_text())
+        return KnownDiameter(found["value"], "angstrom" if found["angstrom"] else "pixels", found["source"])
     picked = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).round().astype(int)).tolist()]
-    picked, micrographs = _readable(picked, given.how.pixel_size)
-    angstrom = all(m.pixel_size is not None for m in micrographs)
-    from_labels = [_labelled_size(m, labels, given) for m, (_, labels) in zip(micrographs, picked)]
+    readable = _readable(picked, given.how.pixel_size)
+    # angstrom and pixels cannot be averaged
+    readable = [(m, labels) for m, labels in readable if m.pixel_size is not None] or readable
+    from_labels = [_labelled_size(m, labels, given) for m, labels in readable]
     sizes = [s for s in from_labels if np.isfinite(s)]
-    if len(sizes) > len(picked) / 2:
-        size = Size(float(np.median(sizes)), angstrom, "from the labels")
+    if len(sizes) > len(readable) / 2:
+        seen, source = Diameter.of(float(np.median(sizes)), readable[0][0].pixel_size), "from the labels"
     else:
         from ..picking.picker import Picker
 
         say("estimating the particle's size; --diameter A saves this")
-        estimate = Picker(given.weights, device=given.device).estimate_diameter(micrographs)
+        estimate = seen_diameter(Picker(given.weights, device=given.device), [m for m, _ in readable])
         if estimate is None:
             raise CryoSegNetError(
                 "the particle's size can neither be read off the labels nor estimated: give --diameter"
             )
-        size = Size(estimate, angstrom, "estimated")
+        seen, source = estimate, "estimated"
     with explained(note.parent):
         note.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(note, json.dumps(vars(size)))
-    return size
+    found = {"value": seen.value, "angstrom": seen.unit == "angstrom", "source": source}
+    write_atomic(note, json.dumps(found))
+    return KnownDiameter(seen.value, seen.unit, source)
 
 
 def _readable(
     chosen: Sequence[tuple[Input, Labels | None]], pixel_size: float | None
-) -> tuple[list[tuple[Input, Labels | None]], list[Micrograph]]:
+) -> list[tuple[Micrograph, Labels | None]]:
     """Those of the micrographs that can be read, which `prepare` says of each; an error where none can."""
-    readable, micrographs, failure = [], [], None
+    readable, failure = [], None
     for one, labels in chosen:
         try:
-            micrographs.append(read_micrograph(one.path, pixel_size or one.pixel_size))
+            readable.append((read_micrograph(one.path, pixel_size or one.pixel_size), labels))
         except CryoSegNetError as error:
             failure = error
-        else:
-            readable.append((one, labels))
-    if failure is not None and not micrographs:
+    if failure is not None and not readable:
         raise failure
-    return readable, micrographs
+    return readable
 
 
 def _size_key(given: UserData, chosen: Sequence[tuple[Input, Labels | None]]) -> str:
@@ -253,7 +256,7 @@ def _labelled_size(micrograph: Micrograph, labels: Labels | None, given: UserDat
         return float("nan")
     ny, nx = micrograph.data.shape
     placed = scaled_labels(labels, (ny, nx))
-    return placed.diameter * given.how.scale * (micrograph.pixel_size or 1.0)
+    return from_pixels(placed.diameter * given.how.scale, micrograph.pixel_size)
 
 
 def split(names: Sequence[str], file: Path | None, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:

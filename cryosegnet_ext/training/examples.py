@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
 from ..files.atomic import atomic_path, write_atomic
+from ..files.diameter import Diameter
 from ..files.inputs import Input
-from ..files.micrograph import Micrograph, read_micrograph, require_pixel_size
+from ..files.micrograph import Micrograph, read_micrograph
 from ..picking import denoise
 from . import checks
 from .checks import Evidence, Problem
@@ -118,17 +119,14 @@ class LabelledInput:
 
     one: Input
     labels: Labels
-    diameter: float
-    angstrom: bool = False  # else the diameter is in pixels
+    diameter: Diameter
 
     def diameter_px(self, micrograph: Micrograph) -> float:
         """The particle's diameter in pixels of its micrograph."""
-        if not self.angstrom:
-            return self.diameter
-        size = self.diameter / require_pixel_size(micrograph, "a diameter in angstrom")
-        if not 4 <= size <= max(micrograph.data.shape) / 2:
+        size = self.diameter.in_pixels(micrograph.pixel_size)
+        if self.diameter.unit == "angstrom" and not 4 <= size <= max(micrograph.data.shape) / 2:
             raise CryoSegNetError(
-                f"a diameter of {self.diameter:.0f} A is {size:.3g} pixels of {micrograph.name}: "
+                f"a diameter of {self.diameter} is {size:.3g} pixels of {micrograph.name}: "
                 "check --diameter and --pixel-size"
             )
         return size
@@ -279,8 +277,8 @@ def _fingerprint(task: LabelledInput, how: Preparation) -> str:
         task.one.key,
         status and (status.st_size, status.st_mtime_ns),
         vars(how),
-        round(task.diameter, 4),
-        task.angstrom,
+        round(task.diameter.value, 4),
+        task.diameter.unit == "angstrom",
     ]
     words += [task.one.pixel_size, task.labels.mask_shape, task.labels.micrograph_shape, task.labels.source]
     digest.update(repr(words).encode(errors="surrogateescape"))

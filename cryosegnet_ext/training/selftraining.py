@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import CryoSegNetError, plural
 from ..evaluation import match
 from ..files.atomic import atomic_path
+from ..files.diameter import from_pixels
 from ..files.inputs import expand_inputs
 from ..files.micrograph import Micrograph
 from ..files.picks import Picks
@@ -23,8 +24,8 @@ from ..picking.denoise import working_image
 from ..picking.picker import Picker
 from ..weights import resolve, sha256_of
 from . import result
-from .calibration import REACH, Scores, with_size
-from .data import Data, UserData, digests, known_size, labelled_examples, split_data
+from .calibration import REACH, Scores
+from .data import Data, UserData, digests, known_diameter, labelled_examples, split_data
 from .examples import Example, LabelledInput, Preparation, prepare
 from .folder import FRAMES, RunFolder
 from .labels import Labels
@@ -71,7 +72,7 @@ def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, s
         inputs = [one for one in inputs if str(one.path) not in held]
     else:
         given = UserData(options.micrographs, [], options.diameter, how, weights=start, device=device)
-        size, digest = known_size(given, [(one, None) for one in inputs], folder.path, say), {}
+        size, digest = known_diameter(given, [(one, None) for one in inputs], folder.path, say), {}
     if len(inputs) > MOST_MICROGRAPHS:
         spread = np.linspace(0, len(inputs) - 1, MOST_MICROGRAPHS).round().astype(int)
         inputs = [inputs[i] for i in spread.tolist()]
@@ -79,7 +80,7 @@ def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, s
     if not inputs:
         raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
     none = np.zeros(0)
-    tasks = [LabelledInput(one, Labels(one.name, none, none), size.value, size.angstrom) for one in inputs]
+    tasks = [LabelledInput(one, Labels(one.name, none, none), size) for one in inputs]
     blank, problems = prepare(tasks, how, folder.path / FRAMES, say)
     for problem in problems:
         say(f"warning: {problem}")
@@ -108,7 +109,7 @@ def _confident(blank: list[Example], confident: float, frames: Path, start: str,
             table = np.load(file)
         else:
             micrograph = example.micrograph()
-            picks = picker.pick(micrograph, with_size(micrograph, example.diameter_px))
+            picks = picker.pick(micrograph, from_pixels(example.diameter_px, micrograph.pixel_size))
             table = np.c_[picks.x, picks.y, picks.score]
             with atomic_path(file) as temporary:
                 np.save(temporary, table)
@@ -131,7 +132,7 @@ def conclude(trained: Trained) -> None:
     ]
     images = [Micrograph(m.data, None, "simulated") for m in _simulated()]
     held = [(example, example.micrograph()) for example in data.validation[:4]]
-    old_picks = [old.pick(m, with_size(m, e.diameter_px)) for e, m in held]
+    old_picks = [old.pick(m, from_pixels(e.diameter_px, m.pixel_size)) for e, m in held]
     old_simulated = _score(old, simulated, images)
     scores = {"start weights": old_simulated}
     untouched = Choice(0.0, prior, threshold, old_simulated.f1)
@@ -140,7 +141,7 @@ def conclude(trained: Trained) -> None:
     for share in BLENDS:
         result.write_weights(trained.blend(share), note, trained.candidate)
         new = Picker(trained.candidate, device=device)
-        picks = [new.pick(m, with_size(m, e.diameter_px)) for e, m in held]
+        picks = [new.pick(m, from_pixels(e.diameter_px, m.pixel_size)) for e, m in held]
         seen = _score(new, simulated, images)
         counts = sum(map(len, old_picks)), sum(map(len, picks))
         verdict = _verdict([e for e, _ in held], [m for _, m in held], old_picks, picks)

@@ -9,7 +9,7 @@ import torch
 from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.picking.scoring import Calibration
 from cryosegnet_ext.training import result
-from cryosegnet_ext.training.data import Data, Size
+from cryosegnet_ext.training.data import Data, KnownDiameter
 from cryosegnet_ext.training.examples import Example
 from cryosegnet_ext.training.folder import RunFolder
 from cryosegnet_ext.training.selection import Trained
@@ -34,7 +34,7 @@ def trained(tmp_path):
     result.write_weights(start.state_dict(), result.note_of("default", "start", STARTED, 0.4, {"peaks": {}}), file)
     before, note = load_unet(file)
     example = Example("m", "m", None, (64, 64), 32.0, np.zeros(3), np.zeros(3), tmp_path)
-    data = Data([example], [example], Size(32.0, False, "given"))
+    data = Data([example], [example], KnownDiameter(32.0, "pixels", "given"))
     folder = RunFolder(tmp_path / "run", "finetune", {"preset": "default", "base_channels": 2, "levels": 2})
     folder.open()
     folder.write({"data": data.described("run"), "environment": result.environment("cpu")})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import CryoSegNetError, read_micrograph
+from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.picking import denoise
 from cryosegnet_ext.training import examples
@@ -27,7 +28,7 @@ def tasks(tmp_path):
     make(tmp_path, 3)
     inputs = expand_inputs([tmp_path / "mics"])
     labels, _ = find_labels(inputs, [tmp_path / "labels"])
-    return [LabelledInput(inputs[i], labels[i], DIAMETER * PIXEL_SIZE, True) for i in range(3)]
+    return [LabelledInput(inputs[i], labels[i], Diameter(DIAMETER * PIXEL_SIZE, "angstrom")) for i in range(3)]
 
 
 def silent(_):
@@ -44,7 +45,7 @@ def test_prepared_examples_carry_labels_and_frames(tasks, tmp_path):
 
 
 def test_large_particles_are_reduced_and_labels_follow(tasks, tmp_path):
-    big = [LabelledInput(t.one, t.labels, 150.0) for t in tasks]
+    big = [LabelledInput(t.one, t.labels, Diameter(150.0, "pixels")) for t in tasks]
     for example in prepare(big, Preparation(), tmp_path / "frames", silent)[0]:
         assert example.pixels().shape == (192, 218)
         labelled = example.labelled()
@@ -61,8 +62,7 @@ def test_what_is_prepared_is_not_read_again(tasks, tmp_path, monkeypatch):
     monkeypatch.undo()
     # other labels are another task
     moved = [
-        LabelledInput(t.one, type(t.labels)(t.labels.source, t.labels.x + 1, t.labels.y), t.diameter, True)
-        for t in tasks
+        LabelledInput(t.one, type(t.labels)(t.labels.source, t.labels.x + 1, t.labels.y), t.diameter) for t in tasks
     ]
     assert prepare(moved, Preparation(), tmp_path / "frames", silent)[0][0].x == pytest.approx(first[0].x + 1)
 

@@ -14,7 +14,7 @@ from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.cli import main
 from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.training import fit
-from cryosegnet_ext.training.folder import RunFolder
+from cryosegnet_ext.training.folder import FRAMES, RunFolder
 
 from .helpers import dataset, write_star
 
@@ -166,7 +166,7 @@ def test_a_corrected_split_is_read_again(data, capsys):
 
 def test_sizes_are_not_those_of_other_labels(data):
     from cryosegnet_ext.files.inputs import expand_inputs
-    from cryosegnet_ext.training.data import UserData, known_size
+    from cryosegnet_ext.training.data import UserData, known_diameter
     from cryosegnet_ext.training.examples import Preparation
     from cryosegnet_ext.training.labels import Labels
 
@@ -175,9 +175,12 @@ def test_sizes_are_not_those_of_other_labels(data):
 
     def size(diameter):
         chosen = [(one, Labels("l", np.zeros(2), np.zeros(2), diameter)) for one in inputs]
-        return known_size(wanted, chosen, data / "out", lambda _: None).value
+        return known_diameter(wanted, chosen, data / "out", lambda _: None).value
 
     assert size(20.0) == pytest.approx(80) and size(30.0) == pytest.approx(120) and size(20.0) == pytest.approx(80)
+    notes = [json.loads(file.read_text()) for file in (data / "out" / FRAMES).glob("size-*.json")]
+    assert sorted(note["value"] for note in notes) == pytest.approx([80, 120])
+    assert all(note["angstrom"] is True and note["source"] == "from the labels" for note in notes)
 
 
 def test_a_locked_folder_is_refused(tmp_path):
@@ -228,7 +231,7 @@ def test_a_damaged_micrograph_is_no_problem_with_the_labels(data, capsys):
 
 def test_a_damaged_micrograph_is_left_out_where_the_size_is_still_to_be_found(data):
     from cryosegnet_ext.files.inputs import expand_inputs
-    from cryosegnet_ext.training.data import UserData, known_size
+    from cryosegnet_ext.training.data import UserData, known_diameter
     from cryosegnet_ext.training.examples import Preparation
     from cryosegnet_ext.training.labels import Labels
 
@@ -236,9 +239,9 @@ def test_a_damaged_micrograph_is_left_out_where_the_size_is_still_to_be_found(da
     one = Labels("l", np.zeros(2), np.zeros(2), 20.0)
     chosen = [(each, one) for each in expand_inputs([data / "mics"])]
     wanted = UserData([], [], None, Preparation())
-    assert known_size(wanted, chosen, data / "out", lambda _: None).value == pytest.approx(80)
+    assert known_diameter(wanted, chosen, data / "out", lambda _: None).value == pytest.approx(80)
     with pytest.raises(CryoSegNetError, match="mic_1"):
-        known_size(wanted, chosen[1:2], data / "out", lambda _: None)
+        known_diameter(wanted, chosen[1:2], data / "out", lambda _: None)
 
 
 def test_an_early_end_is_on_record(data, capsys):
