@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from cryosegnet_ext.cli.options import PIXEL_SIZE, add_options
-from cryosegnet_ext.cli.running_options import OPTIONS
+from cryosegnet_ext.cli.options import add_options
+from cryosegnet_ext.cli.readers import above_zero
+from cryosegnet_ext.picking.options import PickerOptions
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -16,17 +17,19 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--url", metavar="URL", help="CryoSPARC's web address (default: CRYOSPARC_BASE_URL)")
     add("--project", metavar="P1", required=True, type=identifier("P"), help="the project")
-    add("--patience", metavar="S", type=positive, default=300.0, help="seconds to wait for a server that is down (300)")
+    add(
+        "--patience",
+        metavar="S",
+        type=above_zero,
+        default=300.0,
+        help="seconds to wait for a server that is away (300)",
+    )
     add("--no-prompt", action="store_true", help="never ask for a login")
 
 
 def add_picker(parser: argparse.ArgumentParser) -> None:
-    """How to pick."""
-    # CryoSPARC knows the pixel size.
-    options = [option for option in OPTIONS if option is not PIXEL_SIZE]
-    add_options(parser, options, "how to pick, as for cryosegnet pick (sizes in angstrom)")
-    # What `engine_from` asks for besides: the cache of downloads is this machine's.
-    parser.set_defaults(cluster=None, scheduler=None)
+    """How to pick; CryoSPARC knows the pixel size."""
+    add_options(parser, PickerOptions, "how to pick, as for cryosegnet pick (sizes in angstrom)")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "--no-download", action="store_true", help="fail where the project's folder is not mounted here"
     )
     add("--cache", metavar="DIR", type=Path, help="folder for downloaded micrographs")
-    add("--cache-size", metavar="GB", type=positive, default=20.0, help="most it may hold (default: 20)")
+    add("--cache-size", metavar="GB", type=above_zero, default=20.0, help="most it may hold (default: 20)")
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:
@@ -56,18 +59,7 @@ def identifier(letter: str) -> Callable[[str], str]:
 
     def check(text: str) -> str:
         if not (text.startswith(letter) and text[1:].isdigit()):
-            raise argparse.ArgumentTypeError(f"{text} is not of the form {letter}12")
+            raise argparse.ArgumentTypeError(f"must be of the form {letter}12 (got {text})")
         return text
 
     return check
-
-
-def positive(text: str) -> float:
-    """The type of a number above zero."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
-    return number

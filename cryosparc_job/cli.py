@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext.cli.logs import say, shown
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
+from cryosegnet_ext.cli.readers import above_zero
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
-from .arguments import add_picker, add_reading, add_server, add_writing, identifier, positive
+from .arguments import add_picker, add_reading, add_server, add_writing, identifier
 from .connection import require_client
 from .engine import engine_of
 
@@ -188,16 +189,16 @@ def _add_chain(parser: argparse.ArgumentParser) -> None:
     add("--lane", metavar="NAME", help="lane of the jobs")
     add("--box", metavar="N", type=int, help="box side, pixels (default: 1.5 particle diameters)")
     add("--classes", metavar="N", type=int, help="number of 2D classes (default: 50)")
-    add("--max-resolution", metavar="A", type=positive, help="poorest resolution of a class to keep (default: 15)")
+    add("--max-resolution", metavar="A", type=above_zero, help="poorest resolution of a class to keep (default: 15)")
     add("--min-particles", metavar="N", type=int, help="fewest particles of a class to keep (default: 100)")
     add(
         "--keep",
         metavar="F",
-        type=positive,
+        type=above_zero,
         help="keep the best classes up to this share of all particles (default: 1)",
     )
     add("--last", choices=STEPS, help="the step to end with")
-    add("--hours", metavar="H", type=positive, help="most time for one step (default: 72)")
+    add("--hours", metavar="H", type=above_zero, help="most time for one step (default: 72)")
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
 
 
@@ -244,10 +245,10 @@ def _add_live(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the jobs go")
     add("--batch", metavar="N", type=int, default=50, help="new exposures that make a job (default: 50)")
-    add("--wait", metavar="MIN", type=positive, default=15.0, help="minutes after which fewer make a job (15)")
-    add("--idle-hours", metavar="H", type=positive, default=3.0, help="end when nothing has come for so long (3)")
-    add("--outage-hours", metavar="H", type=positive, default=12.0, help="how long the server may be away (12)")
-    add("--poll", metavar="S", type=positive, default=30.0, help="seconds between two looks (default: 30)")
+    add("--wait", metavar="MIN", type=above_zero, default=15.0, help="minutes after which fewer make a job (15)")
+    add("--idle-hours", metavar="H", type=above_zero, default=3.0, help="end when nothing has come for so long (3)")
+    add("--outage-hours", metavar="H", type=above_zero, default=12.0, help="how long the server may be away (12)")
+    add("--poll", metavar="S", type=above_zero, default=30.0, help="seconds between two looks (default: 30)")
     add_picker(parser)
     add_reading(parser)
     add_writing(parser)
@@ -290,7 +291,7 @@ def _add_orientation(parser: argparse.ArgumentParser) -> None:
     add("--exposures", metavar="J12:exposures", required=True, help="the exposures that were picked")
     add("--picks", metavar="J34:particles", required=True, help="the picks in question")
     add("--reference", metavar="J20:particles", help="picks or particles that are known to be right")
-    add("--diameter", metavar="A", type=positive, help="particle diameter, angstrom (default: what the picks carry)")
+    add("--diameter", metavar="A", type=above_zero, help="particle diameter, angstrom (default: what the picks carry)")
     add_reading(parser)
 
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cryosegnet_ext.cli.options import check_picker
+from cryosegnet_ext.cli.options import picker_options
 from cryosegnet_ext.cli.running_options import engine_from
 from cryosegnet_ext.picking.options import split_devices
 
@@ -34,15 +34,15 @@ def engine_of(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[
     CryoSegNetError
         The weights cannot be loaded.
     """
-    check_picker(args)
-    devices = split_devices(args.device)
+    options = picker_options(args)
+    devices = split_devices(options.device)
     if len(devices) > 1 and any(name.startswith("cuda") for name in devices):
         from cryosegnet_ext.picking.picker import choose_device
 
         # A process tells of its device when it has come to it, which may be after the first picks of another one.
         for name in devices:
             choose_device(name)
-    with engine_from(args) as picker:
+    with engine_from(options) as picker:
         from cryosegnet_ext.runs.engines.base import Engine
 
         if isinstance(picker, Engine):

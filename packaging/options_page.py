@@ -32,7 +32,7 @@ RELION calls it with `--o`, `--in_mics`, `--in_coords`, `--j` and the parameters
 def options_page() -> str:
     """The page."""
     parts = [_HEAD, *sections(whole_parser("cryosegnet", commands())), _RELION]
-    rows = [(f"`{label}`", "", option.help) for label, option in protocol.OPTIONS.items()]
+    rows = [(f"`{label}`", "", text) for label, text in protocol.HELP.items()]
     parts += [table(("parameter", "default", "meaning"), rows)]
     if hasattr(schemes, "build_parser"):
         parts += section(schemes.build_parser())

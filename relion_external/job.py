@@ -8,10 +8,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.cli.options import picker_from
+from cryosegnet_ext.cli.options import make_picker
 from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.picking.options import split_devices
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cryosegnet-relion {__version__}")
         return DONE
     if not words or (folder is None and {"-h", "--help"} & set(words)):
-        print(USAGE + "".join(f"  {name:<19}{option.help}\n" for name, option in protocol.OPTIONS.items()), end="")
+        print(USAGE + "".join(f"  {label:<19}{text}\n" for label, text in protocol.HELP.items()), end="")
         return DONE if words else FAILED
     if folder is None:
         complain("error: --o is missing: RELION gives the job's directory there, as in --o External/job004/.")
@@ -138,25 +139,24 @@ def _picker(arguments: protocol.Arguments, inputs: Sequence[Input]) -> Iterator[
         say(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} shared out")
         each = None if arguments.threads is None else max(1, arguments.threads // len(devices))
         named = inputs if arguments.in_coords is not None else ()
-        with Devices(functools.partial(make_picker, arguments, named), devices, each) as engine:
+        with Devices(functools.partial(job_picker, arguments, named), devices, each) as engine:
             yield engine
         return
     if arguments.threads is not None and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(arguments.threads)
-    picker = make_picker(arguments, inputs, arguments.device)
+    picker = job_picker(arguments, inputs, arguments.device)
     say(f"weights {arguments.weights}, device {getattr(picker, 'device', arguments.device)}, {threads}")
     if arguments.in_coords is not None:
         say(f"{'refining' if arguments.coords == 'refine' else 'scoring'} the picks of {arguments.in_coords}")
     yield picker
 
 
-def make_picker(arguments: protocol.Arguments, inputs: Sequence[Input], device: str) -> MicrographPicker:
+def job_picker(arguments: protocol.Arguments, inputs: Sequence[Input], device: str) -> MicrographPicker:
     """The picker that a job asks for; it knows the ``inputs``' names where it is given coordinates."""
-    # Existing picks keep their number; only their scores change.
-    changes = {} if arguments.in_coords is None else {"threshold": 0.0}
-    picker = picker_from(arguments, device=device, **changes)
     if arguments.in_coords is None:
-        return picker
+        return make_picker(arguments, device)
+    # Existing picks keep their number; only their scores change.
+    picker = make_picker(replace(arguments, threshold=0.0), device)
     from .coordinates import CoordinatePicker, ExistingPicks
 
     existing = ExistingPicks(arguments.in_coords, [one.name for one in inputs])

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +36,16 @@ except ImportError as error:
 
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.errors import UsageError
-from cryosegnet_ext.picking.options import SEGMENTERS, check_choices
+from cryosegnet_ext.picking.options import SCORE, SIZE, RunOptions
 
 from . import nodes
-from .job import in_relion_words
-from .protocol import LABELS, OPTIONS
+from .protocol import HELP, LABELS, in_relion_words, read
 
 EXECUTABLE_VARIABLE = "CRYOSEGNET_RELION"
 """Environment variable with the path of ``cryosegnet-relion`` where it lives in an environment of its own."""
 
-#: Job options that are handed on, under the names of `protocol.OPTIONS`.
-_NUMBERS = {
-    "particle_diameter": ("Particle diameter (A):", 1.0, 10_000.0, 10.0),
-    "min_diameter": ("Smallest diameter (A):", 1.0, 10_000.0, 10.0),
-    "max_diameter": ("Largest diameter (A):", 1.0, 10_000.0, 10.0),
-    "threshold": ("Figure of merit threshold:", 0.0, 1.0, 0.05),
-    "angpix": ("Pixel size (A), over the STAR file's:", 0.05, 100.0, 0.01),
-}
-_TEXTS = {"weights": "Network:", "sam": "Segment Anything model:", "gpu": "GPU:"}
-_MAIN = ("particle_diameter", "min_diameter", "max_diameter", "threshold")
-_CHECKED = ("diameter", "min_diameter", "max_diameter", "threshold", "segmenter", "sam")
-_METHOD = "Method"
+#: Options that are handed on, under RELION's names.
+_OPTIONS = {LABELS[option.name]: option for option in fields(RunOptions) if option.metadata["label"]}
 _EITHER = "default"
 #: Micrographs shown, from the fewest picks to the most, and coordinate files read for the histogram of merits.
 _SHOWN = 3
@@ -113,44 +103,41 @@ class CryoSegNetAutopick(PipelinerJob):
             help_text="STAR file with the micrographs to pick, of Import, motion correction, CTF estimation or Select.",
             is_required=True,
         )
-        for name, (label, low, high, step) in _NUMBERS.items():
-            self.joboptions[name] = FloatJobOption(
-                label=label,
-                hard_min=low,
-                hard_max=high,
-                step_value=step,
-                help_text=_sentence(name),
-                in_continue=True,
-                jobop_group="Main" if name in _MAIN else _METHOD,
-            )
-        for name, label in _TEXTS.items():
-            self.joboptions[name] = StringJobOption(
-                label=label, help_text=_sentence(name), in_continue=True, jobop_group=_METHOD
-            )
-        self.joboptions["segmenter"] = MultipleChoiceJobOption(
-            label="Segmenter:",
-            choices=[_EITHER, *SEGMENTERS],
-            default_value_index=0,
-            help_text=_sentence("segmenter"),
-            in_continue=True,
-            jobop_group=_METHOD,
-        )
+        for name, option in _OPTIONS.items():
+            about = option.metadata
+            shown = {
+                "label": about["label"],
+                "help_text": HELP[name][:1].upper() + HELP[name][1:] + ".",
+                "in_continue": True,
+                "jobop_group": "Main" if about["group"] in (SIZE, SCORE) else "Method",
+            }
+            if about["limits"]:
+                low, high = about["limits"]
+                made = FloatJobOption(hard_min=low, hard_max=high, step_value=about["step"], **shown)
+            elif about["choices"]:
+                made = MultipleChoiceJobOption(choices=[_EITHER, *about["choices"]], default_value_index=0, **shown)
+            else:
+                made = StringJobOption(**shown)
+            self.joboptions[name] = made
         self.get_runtab_options(threads=True, addtl_args=True)
 
     def additional_joboption_validation(self) -> list[JobOptionValidationResult]:
         """Options that exclude each other, said before the job runs and not by its failure."""
-        raised_by = [self.joboptions[label] for label in LABELS.values() if label in self.joboptions]
-        values = {name: self._value(LABELS[name]) for name in _CHECKED}
         try:
-            check_choices(**values)
+            RunOptions(**{_OPTIONS[label].name: read(label, text) for label, text in self._given().items()})
         except UsageError as error:
+            raised_by = [self.joboptions[label] for label in _OPTIONS]
             return [JobOptionValidationResult("error", raised_by, in_relion_words(str(error)))]
         return []
 
-    def _value(self, label: str) -> Any:
-        """The value of an option; None where it was left alone."""
-        option = self.joboptions[label]
-        return None if option.is_blank or option.value == _EITHER else option.value
+    def _given(self) -> dict[str, str]:
+        """The options that were not left alone, as they are typed."""
+        values = {label: self.joboptions[label].value for label in _OPTIONS if not self.joboptions[label].is_blank}
+        return {
+            label: f"{value:g}" if isinstance(value, float) else str(value)
+            for label, value in values.items()
+            if value != _EITHER
+        }
 
     def create_output_nodes(self) -> None:
         """The list of coordinate files, which Extract takes, and the report."""
@@ -164,10 +151,8 @@ class CryoSegNetAutopick(PipelinerJob):
         """One command: the executable of RELION's External job."""
         inputs = self.joboptions["input_file"].get_string()
         words = [self.executable, "--o", self.output_dir, "--in_mics", inputs]
-        for label in (*_NUMBERS, *_TEXTS, "segmenter"):
-            value = self._value(label)
-            if value is not None:
-                words += [f"--{label}", f"{value:g}" if isinstance(value, float) else str(value)]
+        for label, text in self._given().items():
+            words += [f"--{label}", text]
         words += ["--relion", "5", "--j", str(self.get_nr_threads())]
         return [PipelinerCommand([*words, *self.parse_additional_args()])]
 
@@ -271,12 +256,6 @@ class CryoSegNetAutopick(PipelinerJob):
                 },
             )
         ]
-
-
-def _sentence(name: str) -> str:
-    """The help of an option, the same as `cryosegnet-relion --help` gives."""
-    text = OPTIONS[name].help
-    return text[:1].upper() + text[1:] + "."
 
 
 def _merits(star: str) -> list[float]:

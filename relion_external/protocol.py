@@ -15,37 +15,33 @@ import errno
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cryosegnet_ext.cli.options import DEVICE, PICKER_OPTIONS, PIXEL_SIZE, Option, check_picker, one_of, text
+from cryosegnet_ext.cli.options import reader_of
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
-from cryosegnet_ext.picking.options import split_devices
+from cryosegnet_ext.picking.options import RunOptions, about, flag, split_devices
 
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 _RESERVE = ".RELION_JOB_EXIT_reserve"
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(RunOptions):
     """One External job as RELION asks for it.
 
     Attributes
     ----------
     output
         The job's directory relative to the project, with a slash at its end, as RELION writes it.
-    in_mics, in_coords
-        Micrographs STAR, and existing picks, relative to the project.
     unused
         Inputs that RELION sent and that a picker has no use for.
+    in_mics, in_coords
+        Micrographs STAR, and existing picks, relative to the project.
     threads
-        CPU threads (``--j``).
-    diameter, min_diameter, max_diameter, threshold, weights, sam, segmenter, recipe, denoised, device
-        As `cryosegnet_ext.Picker` takes them.
-    pixel_size
-        Angstrom per pixel; overrides the optics table.
+        CPU threads.
     coords
         What is done with ``in_coords``: ``rescore`` or ``refine``.
     relion
@@ -53,23 +49,25 @@ class Arguments:
     """
 
     output: str
-    in_mics: str | None = None
-    in_coords: str | None = None
     unused: tuple[str, ...] = ()
-    threads: int | None = None
-    pixel_size: float | None = None
-    diameter: float | None = None
-    min_diameter: float | None = None
-    max_diameter: float | None = None
-    threshold: float | None = None
-    weights: str = "default"
-    sam: str | None = None
-    segmenter: str | None = None
-    recipe: str | None = None
-    denoised: bool = False
-    device: str = "auto"
-    coords: str = "rescore"
-    relion: str | None = None
+    in_mics: str | None = field(
+        default=None, metadata=about("micrographs STAR of Import, MotionCorr, CtfFind, Select or another job")
+    )
+    in_coords: str | None = field(default=None, metadata=about("existing picks, to be scored again or refined"))
+    threads: int | None = field(default=None, metadata=about("CPU threads", limits=(1, 4096), relion="j"))
+    coords: str = field(
+        default="rescore",
+        metadata=about(
+            "what is done with in_coords: rescore (new scores only) or refine (new centres too)",
+            choices=("rescore", "refine"),
+        ),
+    )
+    relion: str | None = field(
+        default=None,
+        metadata=about(
+            "write files for RELION 3.1, 4 or 5 (default: job.star tells which it is)", choices=("3.1", "4", "5")
+        ),
+    )
 
     @property
     def folder(self) -> Path:
@@ -95,9 +93,9 @@ def parse(words: Sequence[str]) -> Arguments:
         if name not in OPTIONS:
             raise CryoSegNetError(_unknown(name))
         # A label without a value in the GUI arrives as a bare flag and means: not set.
-        if value is not None or name == "denoised":
+        if value is not None or OPTIONS[name].default is False:
             values[OPTIONS[name].name] = read(name, value or "yes")
-    arguments = replace(Arguments(_with_slash(output), unused=unused), **values)
+    arguments = Arguments(output=_with_slash(output), unused=unused, **values)
     _check(arguments)
     return arguments
 
@@ -167,7 +165,6 @@ def _check(arguments: Arguments) -> None:
     for path in (arguments.in_mics, arguments.in_coords):
         if path is not None and not os.path.exists(path):
             raise CryoSegNetError(f"{path} does not exist: check the job that should have made it.")
-    check_picker(arguments)
 
 
 def read(label: str, text: str) -> Any:
@@ -178,16 +175,11 @@ def read(label: str, text: str) -> Any:
     UsageError
         The text makes no sense.
     """
+    option = OPTIONS[label]
     try:
-        return OPTIONS[label].read(text)
+        return _gpu(text) if option.name == "device" else reader_of(option)(text)
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--{label} {error}.") from None
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text} is no number of threads: give 1 or more")
-    return int(text)
 
 
 def _gpu(text: str) -> str:
@@ -197,60 +189,34 @@ def _gpu(text: str) -> str:
     try:
         split_devices(devices)
     except UsageError:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not known: use GPUs' numbers, as in 0 or 0:1, auto or cpu"
-        ) from None
+        raise argparse.ArgumentTypeError(f"must be numbers of GPUs, as 0 or 0:1, or auto or cpu (got {text})") from None
     return devices
 
 
-_OWN_LABELS = {"diameter": "particle_diameter", "device": "gpu", "pixel_size": "angpix"}
-_HELP = {
-    "diameter": "particle diameter in angstrom; estimated from the data without it",
-    "min_diameter": "smallest particle diameter in angstrom",
-    "max_diameter": "largest particle diameter in angstrom",
-    "threshold": "least figure of merit, 0 to 1; by default what the weights were calibrated for",
-    "weights": "network: a name that `cryosegnet weights list` shows, or a file",
-    "sam": "Segment Anything model: a name or a file",
-    "segmenter": "how particles are parted: peaks, grid (both need sam) or watershed",
-    "recipe": "published: the chain of the paper, for its weights",
-    "denoised": "the micrographs went through the published denoising already (Yes or No)",
-    "device": "number of the GPU, several as 0:1, or cpu; by default the first GPU, else the CPU",
-    "pixel_size": "pixel size in angstrom, where the STAR file's is wrong or missing",
-}
+def _label(option: Field[Any]) -> str:
+    return option.metadata["relion"] or option.name
 
 
-def _parameter(option: Option) -> Option:
-    """An option of the picker as RELION's user knows it."""
-    return replace(option, help=_HELP.get(option.name, option.help), read=_gpu if option is DEVICE else option.read)
+def _help(option: Field[Any]) -> str:
+    if option.name == "device":
+        return "number of the GPU, several as 0:1, or cpu (default: the first GPU, else the CPU)"
+    return option.metadata["help"] + (" (Yes or No)" if option.default is False else "")
 
 
-LABELS = {option.name: _OWN_LABELS.get(option.name, option.name) for option in (*PICKER_OPTIONS, PIXEL_SIZE)}
-"""What the core's options are called in RELION, by their names there."""
+LABELS = {option.name: _label(option) for option in fields(RunOptions)}
+"""What the options of a run are called in RELION, by their names in `RunOptions`."""
 
-OPTIONS: dict[str, Option] = {
-    "in_mics": Option("in_mics", text, "micrographs STAR of Import, MotionCorr, CtfFind, Select or another job", "V"),
-    "in_coords": Option("in_coords", text, "existing picks, to be scored again or refined", "V"),
-    "j": Option("threads", _count, "CPU threads", "V"),
-    **{LABELS[option.name]: _parameter(option) for option in (*PICKER_OPTIONS, PIXEL_SIZE)},
-    "coords": Option(
-        "coords", one_of("rescore", "refine"), "what is done with in_coords: new scores only, or new centres too", "V"
-    ),
-    "relion": Option(
-        "relion",
-        one_of("3.1", "4", "5"),
-        "write files for this RELION; by default job.star tells which it is",
-        "V",
-    ),
-}
+OPTIONS = {_label(option): option for option in fields(Arguments) if option.metadata}
 """Every option, by the name that is typed as a parameter's label in RELION's GUI."""
 
+HELP = {label: _help(option) for label, option in OPTIONS.items()}
+"""What each option means, in a line for RELION's user."""
+
 # How the sentences of the core name things, and what they are called here.
-_WORDS = {OPTIONS[label].flag: label for label in LABELS.values()}
+_WORDS = {flag(name): label for name, label in LABELS.items()}
 
 _OF_RELION = ("o", "pipeline_control")
 _UNUSED_INPUTS = ("in_movies", "in_parts", "in_3dref", "in_mask")
-
-assert {option.name for option in OPTIONS.values()} <= {field.name for field in fields(Arguments)}
 
 
 def _with_slash(folder: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from .nodes import Version, job_star, loop
+from .protocol import LABELS
 
-#: Settings that the picker is run with.
-PICKED = ("particle_diameter", "min_diameter", "max_diameter", "threshold", "weights", "gpu")
+#: Settings that the picker is run with; the pixel size is in the STAR file by then.
+PICKED = tuple(label for name, label in LABELS.items() if name != "pixel_size")
 
 # Numbers of job types in 3.1 and labels in 4 and 5 (RELION's src/pipeline_jobs.h).
 _TYPES = {

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryosegnet_ext.cli.logs import say
-from cryosegnet_ext.cli.options import one_of
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, CommandParser
+from cryosegnet_ext.cli.readers import one_of
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.atomic import write_atomic
 
 from .nodes import Version, read_version
-from .protocol import read
+from .protocol import HELP, read
 from .scheme_star import PICKED, Scheme
 
 
@@ -45,12 +45,7 @@ SETTINGS: dict[str, Setting] = {
     "bin_factor": Setting("1", "binning of the micrographs in motion correction"),
     "ctffind_exe": Setting("ctffind", "CTFFIND-4.1 executable"),
     "exe": Setting("cryosegnet-relion", "the picker's executable, with its path where RELION does not find it"),
-    "particle_diameter": Setting("", "particle diameter, angstrom; estimated from the data without it"),
-    "min_diameter": Setting("", "smallest particle diameter, angstrom"),
-    "max_diameter": Setting("", "largest particle diameter, angstrom"),
-    "threshold": Setting("", "least figure of merit of a pick; by default what the weights were calibrated for"),
-    "weights": Setting("", "network: a name or a file"),
-    "gpu": Setting("", "GPU of the picker; by default the first"),
+    **{label: Setting("", HELP[label]) for label in PICKED},
     "gpu_ids": Setting(
         "", "GPUs of Class2D and InitialModel, as RELION writes them (0:1); without it they use the CPU"
     ),

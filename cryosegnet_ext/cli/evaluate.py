@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .logs import say
+from .readers import above_zero, whole
 
 HELP = "compare picks of any program with labels"
 
@@ -47,8 +48,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         type=_diameter,
         help="particle diameter, angstrom, or pixels as 108px (default: from the labels)",
     )
-    add("--pixel-size", metavar="A", type=_positive, help="angstrom per pixel of the labelled micrographs")
-    add("--max-distance", metavar="D", type=_positive, default=0.3, help="of the diameter (default: 0.3)")
+    add("--pixel-size", metavar="A", type=above_zero, help="angstrom per pixel of the labelled micrographs")
+    add("--max-distance", metavar="D", type=above_zero, default=0.3, help="of the diameter (default: 0.3)")
     add(
         "--threshold",
         metavar="[NAME=]S",
@@ -58,12 +59,18 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="least score that counts, for all sets or the named one (default: all picks there are)",
     )
     frame = parser.add_argument_group("the micrographs")
-    add = frame.add_argument
+    add, count = frame.add_argument, whole(1, 10**6)
     add("--micrographs", metavar="FOLDER", type=Path, help="to take their shapes and pixel size from")
-    add("--shape", metavar=("NY", "NX"), type=_pixels, nargs=2, help="rows and columns, where they are all the same")
+    add(
+        "--shape",
+        metavar=("NY", "NX"),
+        type=count,
+        nargs=2,
+        help="rows and columns, where they are all the same",
+    )
     add("--flip-labels", action="store_true", help="exchange top and bottom of the labels")
     add("--common", action="store_true", help="only micrographs that every set has picks of")
-    add("--limit", metavar="N", type=_pixels, help="the first N micrographs of each data set only")
+    add("--limit", metavar="N", type=count, help="the first N micrographs of each data set only")
     method = parser.add_argument_group("picking, with --cryoppp and no PICKS")
     method.add_argument("--weights", metavar="NAME|FILE", default="default", help="network (default: the built-in one)")
     method.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -154,27 +161,11 @@ def _writable(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"{text} is no number above zero")
-    return number
-
-
-def _pixels(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above zero")
-    return int(text)
-
-
 def _diameter(text: str) -> tuple[float, str]:
     """A diameter and its unit, A or px."""
     unit = "px" if text.lower().endswith("px") else "A"
     number = text[:-2] if unit == "px" else text.rstrip("Aa")
-    return _positive(number), unit
+    return above_zero(number), unit
 
 
 def _threshold(text: str) -> tuple[str | None, float]:
@@ -184,5 +175,5 @@ def _threshold(text: str) -> tuple[str | None, float]:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is no score; give S or NAME=S")
+        raise argparse.ArgumentTypeError(f"must be a score, as S or NAME=S (got {text})")
     return (name if equals else None), value

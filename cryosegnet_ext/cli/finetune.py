@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import number
-from .train import add_data_args, add_run_args, check, run, whole
+from .readers import number, whole
+from .train import add_data_args, add_run_args, check, run
 
 if TYPE_CHECKING:
     from ..training.folder import RunFolder
@@ -53,13 +53,13 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add(
         "--confident",
         metavar="S",
-        type=number(0.3, 0.99, "score"),
+        type=number(0.3, 0.99),
         default=0.75,
         help="least score of such a pick (0.75)",
     )
-    add("--steps", metavar="N", type=whole(1, 10**6, "number of steps"), help="length (default: 200 of 8 crops)")
-    add("--batch", metavar="N", type=whole(1, 4096, "batch"), help="crops a step (default: 8)")
-    add("--learning-rate", metavar="R", type=number(1e-7, 1, "learning rate"), help="(default: 5e-4)")
+    add("--steps", metavar="N", type=whole(1, 10**6), help="length (default: 200 of 8 crops)")
+    add("--batch", metavar="N", type=whole(1, 4096), help="crops a step (default: 8)")
+    add("--learning-rate", metavar="R", type=number(1e-7, 1), help="(default: 5e-4)")
     add_run_args(parser)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, plural
+from ..picking.options import PickerOptions, RunOptions
 from .logs import say
-from .options import add_options, check_picker, even_pixels
+from .options import add_options, picker_options
+from .readers import PICK_FORMATS, even_pixels, pick_formats
 from .running_options import (
-    OPTIONS,
     add_running_options,
     check_running,
     engine_from,
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from ..runs.batch import BatchResult
 
 HELP = "find the particles on micrographs and write their coordinates"
-
-FORMATS = ("star", "box", "cbox", "csv")
 
 _DESCRIPTION = """Find the particles on micrographs and write their coordinates.
 
@@ -54,11 +53,11 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="INPUT", nargs="+", help="micrographs, folders, globs, @list or STAR files")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, type=Path, help="folder for the results")
 
-    add_options(parser, OPTIONS)
+    add_options(parser, RunOptions)
 
     output = parser.add_argument_group("output")
     add = output.add_argument
-    add("--format", metavar="F", type=_formats, default=("star",), help="star,box,cbox,csv (default: star)")
+    add("--format", metavar="F", type=pick_formats, default=("star",), help=f"{','.join(PICK_FORMATS)} (default: star)")
     add(
         "--box-size",
         metavar="N",
@@ -79,13 +78,13 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Pick; the exit code says how it went."""
-    _check(args)
+    options = _check(args)
     from ..files.inputs import expand_inputs
     from ..runs import batch
 
     inputs = watch_from(args) if args.watch else expand_inputs(args.input)
     stop, monitor = stop_from(args), monitor_from(args)
-    with engine_from(args) as picker:
+    with engine_from(options, args.cluster, args.scheduler) as picker:
         publish = None
         if args.layout == "facility":
             from ..facility.job import Publisher
@@ -117,11 +116,13 @@ def main(args: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def _check(args: argparse.Namespace) -> None:
-    check_picker(args)
+def _check(args: argparse.Namespace) -> PickerOptions:
+    """The picker's options, where all options go together."""
+    options = picker_options(args)
     check_running(args)
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
+    return options
 
 
 def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:
@@ -162,11 +163,3 @@ def _report(result: BatchResult, args: argparse.Namespace, reported: bool) -> No
     if result.stopped:
         lines.append("stopped before the end; the same command goes on from here")
     say("\n".join(lines))
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(f"unknown format {', '.join(unknown)}; choose from {','.join(FORMATS)}")
-    return names

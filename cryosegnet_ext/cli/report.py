@@ -7,11 +7,9 @@ from pathlib import Path
 
 from ..errors import UsageError, plural
 from .logs import say
-from .options import number
+from .readers import PICK_FORMATS, number
 
 HELP = "write report.html of a folder that was picked into; choose another threshold without picking again"
-
-FORMATS = ("star", "box", "cbox", "csv")
 
 _DESCRIPTION = """Write DIR/report.html: one file with the micrographs, their picks, and sliders for threshold and size.
 
@@ -34,11 +32,11 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_argument_group("choose picks")
     add = choice.add_argument
     add("--write-picks", metavar="DIR", type=Path, help="folder for the chosen picks, one file a micrograph")
-    add("--threshold", metavar="S", type=number(0, 1, "score"), help="least score (default: the run's)")
-    size = number(0, 100_000, "diameter")
+    add("--threshold", metavar="S", type=number(0, 1), help="least score (default: the run's)")
+    size = number(0, 100_000)
     add("--min-diameter", metavar="A", type=size, help="least diameter, angstrom (pixels without a pixel size)")
     add("--max-diameter", metavar="A", type=size, help="largest diameter")
-    add("--format", metavar="F", choices=FORMATS, default="star", help="star, box, cbox or csv (default: star)")
+    add("--format", metavar="F", choices=PICK_FORMATS, default="star", help="star, box, cbox or csv (default: star)")
 
 
 def main(args: argparse.Namespace) -> int:

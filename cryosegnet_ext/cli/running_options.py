@@ -5,39 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..picking import options as choices
-from .options import DEVICE, PICKER_OPTIONS, PIXEL_SIZE
+from ..picking.options import PickerOptions, split_devices
+from .options import make_picker
+from .readers import above_zero
 
 if TYPE_CHECKING:
     from ..runs.engines.base import Engine
     from ..runs.monitor import Monitor
     from ..runs.task import MicrographPicker
     from ..runs.watch import Watch
-
-
-def _devices(text: str) -> str:
-    try:
-        choices.split_devices(text)
-    except UsageError:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not known: use auto, cpu, cuda, cuda:0, or a list like cuda:0,1"
-        ) from None
-    return text
-
-
-_LIST = replace(
-    DEVICE, read=_devices, help="auto, cpu, cuda, cuda:N, or a list like cuda:0,1: a process each (default: auto)"
-)
-#: The picker's options where one of them names several devices.
-OPTIONS = (PIXEL_SIZE, *(_LIST if option is DEVICE else option for option in PICKER_OPTIONS))
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +38,20 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="end when this file appears; with --watch after what is at hand (default: DIR/STOP with --watch)",
     )
-    add("--idle-stop", metavar="MINUTES", type=_positive, help="with --watch: end when nothing new came for so long")
-    add("--settle", metavar="SECONDS", type=_positive, default=5.0, help="with --watch: a file is complete when it has "
-        "not changed for so long (default: 5)")  # fmt: skip
-    add("--heartbeat", metavar="FILE", type=Path, help="keep a JSON file for monitors (default: DIR/heartbeat.json "
-        "with --watch)")  # fmt: skip
+    add("--idle-stop", metavar="MINUTES", type=above_zero, help="with --watch: end when nothing new came for so long")
+    add(
+        "--settle",
+        metavar="SECONDS",
+        type=above_zero,
+        default=5.0,
+        help="with --watch: a file is complete when it has not changed for so long (default: 5)",
+    )
+    add(
+        "--heartbeat",
+        metavar="FILE",
+        type=Path,
+        help="keep a JSON file for monitors (default: DIR/heartbeat.json with --watch)",
+    )
     add("--metrics", metavar="FILE.prom", type=Path, help="keep metrics for Prometheus' node_exporter (text file)")
 
 
@@ -75,7 +66,7 @@ def check_running(args: argparse.Namespace) -> None:
     if args.cluster is not None and args.scheduler is not None:
         raise UsageError("--cluster starts a scheduler of its own; leave out --scheduler")
     remote = args.cluster is not None or args.scheduler is not None
-    if remote and len(choices.split_devices(args.device)) > 1:
+    if remote and len(split_devices(args.device)) > 1:
         raise UsageError(
             f"--device {args.device} is a list, and each worker of a cluster has one device; give --device auto"
         )
@@ -89,31 +80,33 @@ def check_running(args: argparse.Namespace) -> None:
         raise UsageError(f"--metrics {args.metrics} must end with .prom, or node_exporter does not read it")
 
 
-def make_picker(options: dict[str, Any], device: str) -> MicrographPicker:
-    """A picker on a device, in the process that calls this."""
-    from ..picking.picker import Picker
-
-    return Picker(options["weights"], device=device, **{k: v for k, v in options.items() if k != "weights"})
-
-
 @contextlib.contextmanager
-def engine_from(args: Any) -> Iterator[MicrographPicker | Engine]:
-    """Where the options have the micrographs picked: a picker for this process, or an engine."""
-    values = {option.name: getattr(args, option.name) for option in PICKER_OPTIONS}
-    make = functools.partial(make_picker, {k: v for k, v in values.items() if k != "device"})
-    devices = choices.split_devices(args.device)
-    if args.cluster is not None or args.scheduler is not None:
+def engine_from(
+    options: PickerOptions, cluster: Path | None = None, scheduler: str | None = None
+) -> Iterator[MicrographPicker | Engine]:
+    """Where the options have the micrographs picked: a picker for this process, or an engine.
+
+    Parameters
+    ----------
+    options
+        The picker's.
+    cluster, scheduler
+        As ``--cluster`` and ``--scheduler`` give them.
+    """
+    make = functools.partial(make_picker, options)
+    devices = split_devices(options.device)
+    if cluster is not None or scheduler is not None:
         from ..runs.engines.cluster import Cluster
 
-        with Cluster(make, args.device, file=args.cluster, address=args.scheduler) as cluster:
-            yield cluster
+        with Cluster(make, options.device, file=cluster, address=scheduler) as engine:
+            yield engine
     elif len(devices) > 1:
         from ..runs.engines.processes import Devices
 
         with Devices(make, devices) as engine:
             yield engine
     else:
-        yield make(args.device)
+        yield make(options.device)
 
 
 def watch_from(args: argparse.Namespace) -> Watch:
@@ -141,13 +134,3 @@ def monitor_from(args: argparse.Namespace) -> Monitor:
 
     heartbeat = args.heartbeat or (args.output / "heartbeat.json" if args.watch else None)
     return Monitor(heartbeat, args.metrics)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return number

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..picking.options import DIAMETERS, PIXEL_SIZES
 from .logs import say
-from .options import device, number
 from .parsing import DONE, NOTHING_DONE, STOPPED
+from .readers import device, number, whole
 
 if TYPE_CHECKING:
     from ..training.folder import RunFolder
@@ -54,25 +54,14 @@ examples:
 
 #: Share of the micrographs that judge, where nothing is said of it.
 HELD_OUT = 0.2
-_length = number(*DIAMETERS, "diameter in angstrom")
-
-
-def whole(low: int, high: int, what: str) -> Callable[[str], int]:
-    """A reader of whole numbers."""
-
-    def read(given: str) -> int:
-        if not given.lstrip("-").isdigit() or not low <= int(given) <= high:
-            raise argparse.ArgumentTypeError(f"{given} is no {what}; give a whole number from {low} to {high}")
-        return int(given)
-
-    return read
+_length = number(*DIAMETERS, "angstrom")
 
 
 def crop_side(given: str) -> int:
     """Pixels of a side that every network of up to five levels can halve."""
-    side = whole(64, 2048, "side of a crop")(given)
+    side = whole(64, 2048)(given)
     if side % 32:
-        raise argparse.ArgumentTypeError(f"{given} is no multiple of 32")
+        raise argparse.ArgumentTypeError(f"must be a multiple of 32 (got {given})")
     return side
 
 
@@ -89,16 +78,16 @@ def add_data_args(parser: argparse.ArgumentParser, labels_required: bool) -> Non
         type=_length,
         help="particle diameter in angstrom (default: from labels, or estimated)",
     )
-    pixel = number(*PIXEL_SIZES, "pixel size in angstrom")
+    pixel = number(*PIXEL_SIZES, "angstrom")
     add("--pixel-size", metavar="A", type=pixel, help="angstrom per pixel (default: from STAR or file header)")
     add("--denoised", action="store_true", help="the micrographs went through the published denoising already")
     add("--flip-labels", choices=("x", "y", "xy", "swap"), help="mirror label coordinates; swap exchanges x and y")
-    factor = number(0.01, 100, "factor")
+    factor = number(0.01, 100)
     add(
         "--label-scale", metavar="F", type=factor, default=1.0, help="multiply label coordinates, if binned differently"
     )
     add("--skip-bad", action="store_true", help="leave out micrographs whose labels are bad, instead of stopping")
-    share = number(0.02, 0.8, "share")
+    share = number(0.02, 0.8)
     add(
         "--validation",
         metavar="S",
@@ -117,8 +106,8 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", metavar="D", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--precision", choices=("auto", "bf16", "float16", "float32"), default="auto", help="of the arithmetic")
-    add("--workers", metavar="N", type=whole(0, 256, "number of processes"), help="processes that cut crops")
-    add("--seed", metavar="N", type=whole(0, 2**31, "seed"), default=0, help="another number, another network")
+    add("--workers", metavar="N", type=whole(0, 256), help="processes that cut crops")
+    add("--seed", metavar="N", type=whole(0, 2**31), default=0, help="another number, another network")
     add("--tensorboard", action="store_true", help="also write TensorBoard events into DIR/tensorboard")
     add("--overwrite", action="store_true", help="forget an earlier run in DIR and begin anew")
     add("--quiet", action="store_true", help="no progress and no summary; errors only")
@@ -145,16 +134,16 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="mix in simulated particles of these maps or PDB files",
     )
-    share = number(0.05, 0.95, "share")
+    share = number(0.05, 0.95)
     add("--simulated", metavar="S", type=share, default=0.5, help="share of simulated crops (default 0.5)")
-    add("--steps", metavar="N", type=whole(1, 10**7, "number of steps"), help="length (default: 3000 of 8 crops)")
-    add("--epochs", metavar="N", type=whole(1, 10**5, "number of epochs"), help="length of the published preset (200)")
-    add("--batch", metavar="N", type=whole(1, 4096, "batch"), help="crops or frames a step (default: 8, published 6)")
-    rate = number(1e-7, 1, "learning rate")
+    add("--steps", metavar="N", type=whole(1, 10**7), help="length (default: 3000 of 8 crops)")
+    add("--epochs", metavar="N", type=whole(1, 10**5), help="length of the published preset (200)")
+    add("--batch", metavar="N", type=whole(1, 4096), help="crops or frames a step (default: 8, published 6)")
+    rate = number(1e-7, 1)
     add("--learning-rate", metavar="R", type=rate, help="(default: 2e-3, with --start 1e-3, published 1e-4)")
-    add("--base-channels", metavar="N", type=whole(1, 256, "number"), help="width (default: 16, published 64)")
-    add("--levels", metavar="N", type=whole(1, 6, "number of levels"), help="depth (default: 4, published 5)")
-    patience = whole(0, 10**6, "number of validations")
+    add("--base-channels", metavar="N", type=whole(1, 256), help="width (default: 16, published 64)")
+    add("--levels", metavar="N", type=whole(1, 6), help="depth (default: 4, published 5)")
+    patience = whole(0, 10**6)
     add("--patience", metavar="N", type=patience, help="stop after N validations without a better one; 0: never")
     add_run_args(parser)
 

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError, plural
 from ..picking.options import DIAMETERS, PIXEL_SIZES
 from ..runs.stopping import Stopped
-from .options import number
+from .readers import PICK_FORMATS, number, pick_formats, whole
 
 if TYPE_CHECKING:
     from ..viewer.desk import Desk
 
 HELP = "look at picks at full resolution in the browser, correct them, label micrographs"
-
-FORMATS = ("star", "box", "cbox", "csv")
 
 _DESCRIPTION = """Open a folder that was picked into in the browser: the page of report.html, with full resolution, and
 picks that a click adds or removes. What you save goes to DIR/picks_edited/<micrograph>.star; the run's own files stay
@@ -42,21 +40,21 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "--micrographs", metavar="INPUT", nargs="+", help="micrographs without picks: files, folders, globs, STAR files"
     )
     add("-o", "--output", metavar="DIR", type=Path, help="folder for saved picks (default: DIR/picks_edited)")
-    add("--format", metavar="F", type=_formats, default=("star",), help="star,box,cbox,csv (default: star)")
+    add("--format", metavar="F", type=pick_formats, default=("star",), help=f"{','.join(PICK_FORMATS)} (default: star)")
     add(
         "--diameter",
         metavar="A",
-        type=number(*DIAMETERS, "diameter"),
+        type=number(*DIAMETERS),
         help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size is given",
     )
     add(
         "--pixel-size",
         metavar="A",
-        type=number(*PIXEL_SIZES, "pixel size in angstrom"),
+        type=number(*PIXEL_SIZES, "angstrom"),
         help="angstrom per pixel of --micrographs",
     )
     group = parser.add_argument_group("server")
-    group.add_argument("--port", metavar="N", type=_port, default=0, help="port (default: any free one)")
+    group.add_argument("--port", metavar="N", type=whole(0, 65535), default=0, help="port (default: any free one)")
     group.add_argument(
         "--host", metavar="H", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
@@ -114,20 +112,6 @@ def _desk(args: argparse.Namespace) -> Desk:
 def _has_display() -> bool:
     """Whether a browser has a screen; a browser for terminals would take this one over."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(f"unknown format {', '.join(unknown)}; choose from {','.join(FORMATS)}")
-    return names
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port from 0 to 65535")
-    return int(text)
 
 
 def _shown(path: Path) -> str:

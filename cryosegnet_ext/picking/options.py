@@ -1,12 +1,15 @@
-"""What the picker's options may be, and what of them goes together; light, so that mistakes are told at once.
+"""The options of the picker: values, limits, help, and which go together. Every program makes its own from this table.
 
-The sentences name the options as the command line does.
+It imports nothing heavy, so that errors appear before torch loads. Errors name the options as the command line does.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from ..files.limits import PIXEL_SIZES
@@ -15,21 +18,206 @@ __all__ = [
     "BUILT_IN_SAM",
     "DIAMETERS",
     "PIXEL_SIZES",
-    "RECIPES",
-    "SEGMENTERS",
-    "check_choices",
+    "PickerOptions",
+    "RunOptions",
+    "about",
+    "flag",
     "is_device",
+    "not_between",
     "split_devices",
 ]
 
-SEGMENTERS = ("peaks", "grid", "watershed")
 #: For ``peaks`` where no other SAM is named.
 BUILT_IN_SAM = "sam_small"
-RECIPES = ("default", "published")
 #: Least and largest particle diameter, angstrom.
 DIAMETERS = (1.0, 10_000.0)
+#: Titles of the groups of options.
+MICROGRAPHS, SIZE, SCORE, METHOD = "micrographs", "particle size (angstrom)", "what counts as a particle", "method"
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def about(
+    help: str,
+    *,
+    limits: tuple[float, float] | None = None,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    metavar: str = "V",
+    group: str = METHOD,
+    relion: str = "",
+    label: str = "",
+    step: float = 0.0,
+) -> dict[str, Any]:
+    """What a table of options says of one of its fields (its metadata). A field whose default is False is a switch.
+
+    Parameters
+    ----------
+    help
+        One line.
+    limits, unit
+        Least and largest number, both allowed; whole numbers only where the limits are.
+    choices
+        All values there are.
+    metavar
+        Stands for the value in the help.
+    group
+        Title in the help.
+    relion
+        The parameter's name in RELION where it is another one than the field's.
+    label, step
+        In the form of the CCP-EM pipeliner; no label: the form does not have it.
+    """
+    shown = {"help": help, "metavar": metavar, "group": group, "relion": relion, "label": label, "step": step}
+    return shown | {"limits": limits, "unit": unit, "choices": choices}
+
+
+_size = partial(about, limits=DIAMETERS, unit="angstrom", metavar="A", group=SIZE, step=10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickerOptions:
+    """What `cryosegnet_ext.Picker` takes, under the same names; None: not given.
+
+    Raises
+    ------
+    UsageError
+        A value is not allowed, or does not go with another one.
+    """
+
+    diameter: float | None = field(
+        default=None,
+        metadata=_size(
+            help="particle diameter (default: estimated from the data)",
+            relion="particle_diameter",
+            label="Particle diameter (A):",
+        ),
+    )
+    min_diameter: float | None = field(
+        default=None, metadata=_size(help="smallest diameter to keep", label="Smallest diameter (A):")
+    )
+    max_diameter: float | None = field(
+        default=None, metadata=_size(help="largest diameter to keep", label="Largest diameter (A):")
+    )
+    threshold: float | None = field(
+        default=None,
+        metadata=about(
+            "lowest score (figure of merit) to keep, 0 to 1 (default: the weights' own)",
+            limits=(0.0, 1.0),
+            metavar="S",
+            group=SCORE,
+            label="Figure of merit threshold:",
+            step=0.05,
+        ),
+    )
+    weights: str | Path = field(
+        default="default",
+        metadata=about(
+            "network: a name that `cryosegnet weights list` shows, or a file (default: the built-in one)",
+            metavar="NAME|FILE",
+            label="Network:",
+        ),
+    )
+    sam: str | Path | None = field(
+        default=None,
+        metadata=about(
+            "Segment Anything model for the segmenters peaks and grid: a name or a file",
+            metavar="NAME|FILE",
+            label="Segment Anything model:",
+        ),
+    )
+    segmenter: str | None = field(
+        default=None,
+        metadata=about(
+            "how touching particles are separated: peaks (SAM at the network's peaks), grid (SAM's grid, as published) "
+            "or watershed (no SAM); default: see cryosegnet doctor",
+            choices=("peaks", "grid", "watershed"),
+            label="Segmenter:",
+        ),
+    )
+    recipe: str | None = field(
+        default=None,
+        metadata=about(
+            "filters and rules: default (our own) or published; without it what the weights were trained for",
+            choices=("default", "published"),
+        ),
+    )
+    denoised: bool = field(
+        default=False, metadata=about("the micrographs went through the published denoising already")
+    )
+    device: str = field(
+        default="auto",
+        metadata=about(
+            "auto, cpu, cuda, cuda:N, or a list like cuda:0,1: a process each (default: auto)",
+            metavar="D",
+            relion="gpu",
+            label="GPU:",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value, limits, choices = getattr(self, one.name), one.metadata.get("limits"), one.metadata.get("choices")
+            if value is None:
+                continue
+            if limits and not limits[0] <= value <= limits[1]:
+                wrong = not_between(limits[0], limits[1], one.metadata["unit"], f"{value:g}")
+                raise UsageError(f"{flag(one.name)} {wrong}.")
+            if choices and value not in choices:
+                raise UsageError(f"{flag(one.name)} must be one of {', '.join(choices)} (got {value}).")
+        split_devices(self.device)
+        if self.segmenter == "grid" and self.sam is None:
+            raise UsageError(
+                "--segmenter grid needs a SAM of the published sizes and none is built in: "
+                "add --sam sam_vit_b (or a file), or use peaks or watershed."
+            )
+        if self.segmenter == "watershed" and self.sam is not None:
+            raise UsageError("--segmenter watershed does not use SAM: leave out --sam, or choose peaks or grid.")
+        low, high = self.min_diameter, self.max_diameter
+        if low is not None and high is not None and low >= high:
+            raise UsageError(f"--min-diameter {low:g} is not below --max-diameter {high:g}: exchange them.")
+        if self.diameter is not None and (low is not None or high is not None):
+            raise UsageError(
+                "--diameter sets the range by itself: give one or the other, --diameter or "
+                "--min-diameter and --max-diameter."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(PickerOptions):
+    """The picker's options, and what a run over many micrographs takes besides."""
+
+    pixel_size: float | None = field(
+        default=None,
+        metadata=about(
+            "angstrom per pixel (default: from STAR or file header)",
+            limits=PIXEL_SIZES,
+            unit="angstrom",
+            metavar="A",
+            group=MICROGRAPHS,
+            relion="angpix",
+            label="Pixel size (A), over the STAR file's:",
+            step=0.01,
+        ),
+    )
+
+
+def flag(name: str) -> str:
+    """An option as it is typed.
+
+    >>> flag("min_diameter")
+    '--min-diameter'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def not_between(low: float, high: float, unit: str, got: str) -> str:
+    """The rest of the sentence that tells of a number out of its limits; the option's name begins it.
+
+    >>> not_between(1, 10_000, "angstrom", "1e9")
+    'must be between 1 and 10000 angstrom (got 1e9)'
+    """
+    return f"must be between {low:.10g} and {' '.join((f'{high:.10g}', unit)).strip()} (got {got})"
 
 
 def is_device(name: str) -> bool:
@@ -53,50 +241,5 @@ def split_devices(names: str) -> list[str]:
         follows = name.strip().isdigit() and bool(found) and found[-1].startswith("cuda:")
         found.append(f"cuda:{name.strip()}" if follows else name.strip())
         if not is_device(found[-1]):
-            raise UsageError(f"--device {names} is not known: use auto, cpu, cuda, cuda:0, or a list like cuda:0,1.")
+            raise UsageError(f"--device must be auto, cpu, cuda, cuda:0, or a list like cuda:0,1 (got {names}).")
     return found
-
-
-def check_choices(
-    segmenter: str | None = None,
-    sam: str | Path | None = None,
-    recipe: str | None = None,
-    diameter: float | None = None,
-    min_diameter: float | None = None,
-    max_diameter: float | None = None,
-    threshold: float | None = None,
-) -> None:
-    """See that options make sense, each and together; None: not given. They are those of `cryosegnet_ext.Picker`.
-
-    Raises
-    ------
-    UsageError
-        They do not.
-    """
-    if segmenter is not None and segmenter not in SEGMENTERS:
-        raise UsageError(f"--segmenter {segmenter} is not known: use {', '.join(SEGMENTERS)}.")
-    if recipe is not None and recipe not in RECIPES:
-        raise UsageError(f"--recipe {recipe} is not known: use {' or '.join(RECIPES)}.")
-    if segmenter == "grid" and sam is None:
-        raise UsageError(
-            "--segmenter grid needs a SAM of the published sizes and none is built in: "
-            "add --sam sam_vit_b (or a file), or use peaks or watershed."
-        )
-    if segmenter == "watershed" and sam is not None:
-        raise UsageError("--segmenter watershed does not use SAM: leave out --sam, or choose peaks or grid.")
-    sizes = (("--diameter", diameter), ("--min-diameter", min_diameter), ("--max-diameter", max_diameter))
-    least, largest = DIAMETERS
-    for option, value in sizes:
-        if value is not None and not least <= value <= largest:
-            raise UsageError(f"{option} {value:g} is no diameter in angstrom from {least:g} to {largest:g}.")
-    if min_diameter is not None and max_diameter is not None and min_diameter >= max_diameter:
-        raise UsageError(
-            f"--min-diameter {min_diameter:g} is not below --max-diameter {max_diameter:g}: exchange them."
-        )
-    if diameter is not None and (min_diameter is not None or max_diameter is not None):
-        raise UsageError(
-            "--diameter sets the range by itself: give one or the other, --diameter or "
-            "--min-diameter and --max-diameter."
-        )
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(f"--threshold {threshold:g} is no score from 0 to 1.")

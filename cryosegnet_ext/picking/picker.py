@@ -23,7 +23,7 @@ from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes_of, disc_diameter
 from .masks import Masks
 from .on_device import OnCpu, OnDevice
-from .options import BUILT_IN_SAM, check_choices, is_device
+from .options import BUILT_IN_SAM, PickerOptions, is_device
 from .postprocess import Frame, default_rule, published_rule
 from .scoring import Calibration, Evidence
 from .surroundings import darkness, local_noise
@@ -96,7 +96,18 @@ class Picker:
         max_diameter: float | None = None,
         threshold: float | None = None,
     ) -> None:
-        check_choices(segmenter, sam, recipe, diameter, min_diameter, max_diameter, threshold)
+        options = PickerOptions(
+            weights=weights,
+            segmenter=segmenter,
+            sam=sam,
+            device=device,
+            recipe=recipe,
+            denoised=denoised,
+            diameter=diameter,
+            min_diameter=min_diameter,
+            max_diameter=max_diameter,
+            threshold=threshold,
+        )
         self.device = choose_device(device)
         self._on_device = self.device.type != "cpu"
         self.denoised = denoised
@@ -121,22 +132,20 @@ class Picker:
         fitted = _fitted_for(self.segmenter, self._windows, note, sam)
         self._calibration = Calibration(**fitted.get("calibration", {}))
         self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
-        self.settings = self._describe(weights, sam)
+        chosen = replace(options, segmenter=self.segmenter, sam=sam, recipe=self.recipe, threshold=self.threshold)
+        self.settings = self._describe(chosen)
 
-    def _describe(self, unet: str | Path, sam: str | Path | None) -> dict[str, object]:
-        return {
+    def _describe(self, options: PickerOptions) -> dict[str, object]:
+        """Everything that changes picks: the options but for the device, and what names stand for."""
+        unet, sam = options.weights, options.sam
+        settings = asdict(options)
+        del settings["device"]
+        return settings | {
             "algorithm": ALGORITHM,
             "weights": Path(unet).name,
             "weights_sha256": weights.sha256_of(weights.resolve(unet)),
-            "segmenter": self.segmenter,
-            "sam": None if self._sam is None or sam is None else Path(sam).name,
-            "sam_sha256": None if self._sam is None or sam is None else weights.sha256_of(weights.resolve(sam)),
-            "recipe": self.recipe,
-            "denoised": self.denoised,
-            "diameter": self.diameter,
-            "min_diameter": self.min_diameter,
-            "max_diameter": self.max_diameter,
-            "threshold": self.threshold,
+            "sam": None if sam is None else Path(sam).name,
+            "sam_sha256": None if sam is None else weights.sha256_of(weights.resolve(sam)),
             "calibration": asdict(self._calibration),
         }
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from cryosegnet_ext import cli as commands
-from cryosegnet_ext.cli.options import PICKER_OPTIONS
-from cryosegnet_ext.picking import options as choices
 from cryosegnet_ext.picking import segment
+from cryosegnet_ext.picking.options import PickerOptions
 from cryosparc_job import cli
 from relion_external import job, protocol
 from tests.stub_picker import write_micrograph
@@ -20,15 +20,15 @@ from tests.stub_picker import write_micrograph
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 WRONG = [
-    ("device", "gpu", "gpu is not known"),
+    ("device", "gpu", "(got gpu)"),
     ("device", "cuda:99", "--device cuda:99: "),
     ("weights", "cryosegnett", "no weights file cryosegnett"),
     ("sam", "nowhere.pth", "no weights file nowhere.pth"),
-    ("segmenter", "magic", "use peaks, grid, watershed"),
+    ("segmenter", "magic", "must be one of peaks, grid, watershed (got magic)"),
     ("segmenter", "grid", "needs a SAM"),
     ("recipe", "published", "trained for the default recipe"),
-    ("diameter", "1e9", "no diameter in angstrom from 1 to 10000"),
-    ("threshold", "2", "no score from 0 to 1"),
+    ("diameter", "1e9", "must be between 1 and 10000 angstrom (got 1e9)"),
+    ("threshold", "2", "must be between 0 and 1 (got 2)"),
 ]
 
 
@@ -83,9 +83,11 @@ def test_the_options_are_those_of_the_picker() -> None:
 
     from cryosegnet_ext import Picker
 
-    assert {option.name for option in PICKER_OPTIONS} == set(inspect.signature(Picker).parameters)
-    assert set(choices.SEGMENTERS) == set(segment.SEGMENTERS)
-    assert set(protocol.LABELS) == {option.name for option in PICKER_OPTIONS} | {"pixel_size"}
+    defaults = {option.name: option.default for option in fields(PickerOptions)}
+    assert defaults == {name: one.default for name, one in inspect.signature(Picker).parameters.items()}
+    choices = {option.name: option.metadata["choices"] for option in fields(PickerOptions)}
+    assert set(choices["segmenter"]) == set(segment.SEGMENTERS)
+    assert set(protocol.LABELS) == {*defaults, "pixel_size"}
 
 
 def test_a_gpu_that_is_not_there(

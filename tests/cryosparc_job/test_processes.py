@@ -311,7 +311,7 @@ def test_the_command(
 
 @pytest.mark.parametrize(
     ("given", "code", "said"),
-    [("cpu,gpu", 1, "--device: cpu,gpu is not known"), ("cpu,cuda:99", 1, "--device cuda:99:"), ("cpu,", 1, "cpu,")],
+    [("cpu,gpu", 1, "--device: must be auto, cpu, cuda"), ("cpu,cuda:99", 1, "--device cuda:99:"), ("cpu,", 1, "cpu,")],
 )
 def test_a_device_that_is_not_there_leaves_no_job(
     fake: FakeCryoSPARC,

@@ -220,7 +220,7 @@ def test_labels_outside_are_noted(project, capsys):
         (["--labels", "labels", "--diameter", "40px", "nowhere"], 3, "nowhere: no such file or folder"),
         (["--labels", "labels", "--diameter", "0px", "picks"], 1, "above zero"),
         (["--labels", "labels", "--threshold", "x=1", "picks"], 1, "no set of that name; the sets are picks"),
-        (["--labels", "labels", "--threshold", "high", "picks"], 1, "high is no score"),
+        (["--labels", "labels", "--threshold", "high", "picks"], 1, "must be a score, as S or NAME=S (got high)"),
         (["--cryoppp", "labels", "-o", "out"], 3, "no CryoPPP data set"),
         (["--cryoppp", "labels", "picks", "--common"], 1, "--common does not go with --cryoppp"),
         (["--cryoppp", "nowhere", "picks"], 3, "nowhere: no such folder"),

@@ -88,9 +88,12 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert install(tmp_path, "--relion", "5", "--name", "a/b") == 1
     capsys.readouterr()
     for words, said in (
-        (["--relion", "7"], "--relion: 7 is not known: use 3.1, 4, 5"),
-        (["--relion", "5", "--particle_diameter", "big"], "--particle_diameter big is no diameter"),
-        (["--relion", "5", "--gpu", "x"], "--gpu x is not known"),
+        (["--relion", "7"], "--relion: must be one of 3.1, 4, 5 (got 7)"),
+        (
+            ["--relion", "5", "--particle_diameter", "big"],
+            "--particle_diameter must be between 1 and 10000 angstrom (got big)",
+        ),
+        (["--relion", "5", "--gpu", "x"], "--gpu must be numbers of GPUs, as 0 or 0:1, or auto or cpu (got x)"),
         (["--relion", "5", "--nr_iter", "many"], "--nr_iter many is no whole number above 0"),
         (["--relion", "5", "--threads", "0"], "--threads 0 is no whole number above 0"),
         (["--relion", "5", "--angpix", "0,83"], "--angpix 0,83 is no number: write it as in 1.0"),

@@ -308,10 +308,10 @@ def test_command_with_two_processes_and_a_stop_file(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ("--idle-stop 3", "--idle-stop goes with --watch"),
-        ("--watch --idle-stop 0", "0 is not above zero"),
+        ("--watch --idle-stop 0", "must be a number above zero (got 0)"),
         ("--stop-file .", ". is there, which ends a run; remove it"),
         ("--metrics run.txt", "must end with .prom"),
-        ("--device cuda:0,tpu", "cuda:0,tpu is not known"),
+        ("--device cuda:0,tpu", "(got cuda:0,tpu)"),
         ("--cluster none.yaml", "none.yaml: no such file"),
         ("--scheduler tcp://a:1 --device cpu,cpu", "each worker of a cluster has one device"),
         ("--cluster c.yaml --scheduler tcp://a:1", "leave out --scheduler"),
