@@ -224,6 +224,6 @@ def test_what_is_waited_for_is_said(fake: FakeCryoSPARC, monkeypatch: pytest.Mon
 
 def test_wrong_usage_names_the_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pick", "--project", "1", "--workspace", "W1", "--exposures", "J1:exposures"]) == 1
-    assert "1 is not of the form P12" in capsys.readouterr().err
+    assert "must be of the form P12 (got 1)" in capsys.readouterr().err
     assert cli.main(["pikc"]) == 1
     assert "did you mean pick" in capsys.readouterr().err
