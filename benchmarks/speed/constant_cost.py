@@ -20,14 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cryosegnet_ext.files.inputs import Input
+from cryosegnet_ext.files.inputs import Input, file_identity
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.diameter import Estimate
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.journal import Record
 from cryosegnet_ext.runs.monitor import Monitor, resident_bytes
-from cryosegnet_ext.runs.reading import file_identity
 from cryosegnet_ext.runs.stopping import Stop
 from cryosegnet_ext.runs.task import Outcome, Task, blank_record
 from cryosegnet_ext.runs.watch import Watch
@@ -63,7 +62,7 @@ class Stubbed(Engine):
 
     def wait(self, stopping: Stop, seconds: float) -> list[Outcome]:
         task = self._tasks.popleft()
-        size, mtime = file_identity(task.input) or (-1, -1)
+        size, mtime = file_identity(task.input.path) or (-1, -1)
         record = replace(blank_record(task), status="done", picks=PICKS, diameter=180.0, pixel_size=1.0)
         return [Outcome(replace(record, size=size, mtime_ns=mtime), self._picks)]
 

@@ -1,6 +1,6 @@
-"""Picking for automated pipelines: one micrograph at a time with a warm model, in files that other services wait for.
+"""Picking for automated pipelines: one micrograph at a time, the model stays loaded, other services wait for files.
 
-The contract, for people, is ``docs/facilities.md``; for programs, the JSON schemas that `schema` gives.
+``docs/facilities.md`` describes the contract for people; the JSON files that `schema` reads describe it for programs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ __all__ = ["FacilityJob", "PickedMicrograph", "schema"]
 
 
 def schema(name: str) -> dict[str, Any]:
-    """A published JSON schema (draft 2020-12).
+    """Read a published JSON schema (draft 2020-12).
 
     Parameters
     ----------
     name
-        ``"summary"``, of the ``summary.json`` that ``cryosegnet pick`` writes, or ``"micrograph"``, of the
-        ``JSON/<stem>.json`` of each micrograph.
+        ``"summary"`` for the ``summary.json`` of ``cryosegnet pick``, or ``"micrograph"`` for ``JSON/<stem>.json``.
 
     Raises
     ------

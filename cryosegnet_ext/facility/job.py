@@ -1,4 +1,4 @@
-"""One message, one micrograph: a job folder that is filled by a process whose model stays loaded."""
+"""A job folder that a running process fills: one message, one micrograph, and the model stays loaded."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
+from ..files.inputs import file_identity
 from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
 from ..files.picks import Picks, read_picks
 from ..runs.diameter import MICROGRAPHS, seen_diameter
-from ..runs.journal import Record
+from ..runs.journal import Record, log_error
 from ..runs.overlay import encode_overlay
 from ..runs.task import MicrographPicker
 from . import layout
 from .layout import PickedMicrograph
 
 _DIAMETER = "diameter.json"
-_ERRORS = "errors.log"
 
 
 class FacilityJob:
     """Picks micrographs one by one into a job folder.
 
-    Each micrograph gets ``STAR/<stem>.star``, ``CBOX/<stem>.cbox``, ``JPEG/<stem>.jpg`` and ``JSON/<stem>.json``; while
-    it is being picked there is ``STAR/<stem>.tmp``. A micrograph that was picked before, by the same settings from the
-    same file, is answered from its JSON file, so a message may be delivered twice. Several processes may work in one
-    folder, each on micrographs of its own.
+    Each micrograph gets ``STAR/<stem>.star``, ``CBOX/<stem>.cbox``, ``JPEG/<stem>.jpg`` and ``JSON/<stem>.json``.
+    ``STAR/<stem>.tmp`` exists while it is being picked. A micrograph that was picked before, from the same file with
+    the same settings, is answered from its JSON file, so a message may be delivered twice. Several processes may work
+    in one folder, each on micrographs of its own.
 
-    Where the picker was given no diameter it is estimated from the first eight micrographs, anew with each of them, and
-    kept in the folder from then on; picks of those eight may differ a little from what a later run would give.
+    Without a given diameter the job estimates one from each of the first eight micrographs and uses the median so far.
+    It stays in the folder for later processes. The picks of those eight may differ a little from those of a later run.
 
     Parameters
     ----------
     picker
-        The warm model, `cryosegnet_ext.Picker`.
+        The loaded model, `cryosegnet_ext.Picker`.
     folder
-        The job folder, such as ``AutoPick/job005``; it is made where it is missing.
+        The job folder, such as ``AutoPick/job005``; created if it does not exist.
     pixel_size
-        Angstrom per pixel of micrographs that are given without one; by default their header's.
+        Angstrom per pixel of micrographs that are given without one; by default that of their header.
     pictures
         Write the JPEG pictures.
 
@@ -82,7 +82,7 @@ class FacilityJob:
 
     @property
     def diameter(self) -> float | None:
-        """Particle diameter estimated so far, angstrom."""
+        """Median of the estimates so far, angstrom; None before the first."""
         return float(np.median(self._estimates)) if self._estimates else None
 
     def pick(self, path: str | Path, pixel_size: float | None = None) -> PickedMicrograph:
@@ -93,23 +93,23 @@ class FacilityJob:
         path
             The micrograph.
         pixel_size
-            Angstrom per pixel; by default the job's, then the header's.
+            Angstrom per pixel; by default that of the job, then that of the header.
 
         Returns
         -------
         PickedMicrograph
-            Also of a micrograph that failed: it says why, and no STAR file of it is left.
+            Also for a micrograph that failed: it gives the reason, and there is no STAR file.
 
         Raises
         ------
         CryoSegNetError
-            The files cannot be written, so that the next micrograph would fail as well.
+            The files cannot be written: the next micrograph would fail as well.
         """
         name, stem = os.fspath(path), micrograph_stem(path)
         blank = PickedMicrograph(name, stem, "failed", settings=self._settings)
-        with contextlib.suppress(OSError, ValueError):
-            status = os.stat(path)
-            blank = replace(blank, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        identity = file_identity(path)
+        if identity is not None:
+            blank = replace(blank, size=identity[0], mtime_ns=identity[1])
         pixel_size = pixel_size or self.pixel_size
         before = layout.read_json(self.folder, stem)
         if before is not None and before.done and _differ(before.micrograph, name):
@@ -129,7 +129,7 @@ class FacilityJob:
         start = time.monotonic()
         try:
             micrograph = read_micrograph(path, pixel_size=pixel_size)
-            # Sizes in angstrom are part of the contract.
+            # The contract promises diameters in angstrom.
             require_pixel_size(micrograph, "the size of its particles")
             picks = self.picker.pick(micrograph, self._diameter_for(micrograph))
         except Exception as error:
@@ -146,7 +146,7 @@ class FacilityJob:
         return result
 
     def _is_current(self, before: PickedMicrograph, now: PickedMicrograph, pixel_size: float | None) -> bool:
-        """Whether this very file was picked with these settings, and its picks are there."""
+        """Whether the same file was picked with the same settings, and its pick files exist."""
         same = (before.size, before.mtime_ns, before.settings) == (now.size, now.mtime_ns, now.settings)
         sized = pixel_size is None or before.pixel_size == pixel_size
         there = all((self.folder / name).exists() for name in (before.star, before.cbox) if name)
@@ -171,22 +171,23 @@ class FacilityJob:
         try:
             return encode_overlay(micrograph.data, picks)
         except Exception:
-            # Picks are worth more than their picture.
+            # A picture that fails must not cost the picks.
             self._log(f"picture of {micrograph.name}")
             return None
 
     def _log(self, what: str) -> None:
-        with contextlib.suppress(OSError), open(self._state / _ERRORS, "a", errors="replace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{traceback.format_exc()}\n")
+        log_error(self._state, what, traceback.format_exc())
 
 
 class Publisher:
-    """What ``cryosegnet pick --layout facility`` calls for each finished micrograph: the same files, from ``picks/``.
+    """Writes the same files for ``cryosegnet pick --layout facility``, from those in ``picks/`` and ``overlays/``.
+
+    The run calls it for each finished micrograph.
 
     Parameters
     ----------
     folder
-        The output folder, with ``picks/<stem>.star`` and ``.cbox``, and ``overlays/<stem>.jpg`` where they are drawn.
+        The output folder, with ``picks/<stem>.star`` and ``.cbox``, and ``overlays/<stem>.jpg`` if overlays are drawn.
     settings
         Everything that changes picks.
     """
@@ -211,21 +212,21 @@ class Publisher:
         layout.write_done(folder, result, _contents(star.read_bytes(), cbox.read_bytes(), picture))
 
     def finish(self) -> None:
-        """Write what is missing: of micrographs that were picked before this layout was asked for, or lost since."""
+        """Write the missing files of micrographs that were picked without this layout, or whose files were lost."""
         summary = json.loads((self._folder / "summary.json").read_text())
         for entry in summary["micrographs"]:
             names = (layout.file_of(entry["stem"], kind) for kind in (layout.STAR, layout.CBOX, layout.JSON))
             if entry["status"] == "done" and not all((self._folder / name).exists() for name in names):
                 known = {name: entry[name] for name in ("name", "stem", "status", "picks", "pixel_size", "seconds")}
                 record = Record(key=os.path.realpath(entry["name"]), **known)
-                with contextlib.suppress(OSError):
-                    status = os.stat(record.key)
-                    record = replace(record, size=status.st_size, mtime_ns=status.st_mtime_ns)
+                identity = file_identity(record.key)
+                if identity is not None:
+                    record = replace(record, size=identity[0], mtime_ns=identity[1])
                 self(record)
 
 
 def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | None) -> PickedMicrograph:
-    """The message of a micrograph that was picked."""
+    """The answer for a micrograph that was picked."""
     stem = blank.stem
     return replace(
         blank,
@@ -243,7 +244,7 @@ def _contents(star: Picks | bytes, cbox: Picks | bytes, picture: bytes | None) -
 
 
 def _plain(settings: Mapping[str, object]) -> dict[str, Any]:
-    """As they come back from JSON, so that they can be compared."""
+    """The settings as JSON gives them back, so that they can be compared."""
     return dict(json.loads(json.dumps(dict(settings), default=str)))
 
 

@@ -1,6 +1,6 @@
 """The files of one micrograph in a facility's job folder.
 
-``STAR/<stem>.star`` is written last: who sees it finds the other files too. ``STAR/<stem>.tmp`` is there as long as the
+``STAR/<stem>.star`` is written last: when it exists, the other files exist too. ``STAR/<stem>.tmp`` exists while the
 micrograph is being picked.
 """
 
@@ -30,12 +30,12 @@ STAR, CBOX, JPEG, JSON = ("STAR", ".star"), ("CBOX", ".cbox"), ("JPEG", ".jpg"),
 
 @dataclass(frozen=True)
 class PickedMicrograph:
-    """What became of one micrograph; as JSON it follows the schema ``micrograph``.
+    """The result for one micrograph; as JSON it follows the schema ``micrograph``.
 
     Attributes
     ----------
     micrograph, stem
-        The micrograph as it was named, and the stem of its files.
+        The micrograph's name as it was given, and the stem of its files.
     status
         ``done`` or ``failed``.
     picks
@@ -53,11 +53,11 @@ class PickedMicrograph:
     reason
         Why it failed, one sentence.
     star, cbox, jpeg
-        The files, relative to the job folder; None where there is none.
+        The files, relative to the job folder; None if there is none.
     version, settings
-        Of this program, and everything that changes picks.
+        Version of this program, and everything that changes picks.
     size, mtime_ns
-        Of the micrograph's file, by which a message that is delivered twice is known.
+        Size and modification time of the micrograph's file. A message that is delivered twice is recognised by them.
     """
 
     micrograph: str
@@ -85,7 +85,7 @@ class PickedMicrograph:
         return self.status == "done"
 
     def as_json(self) -> dict[str, Any]:
-        """The message as JSON-able values, which follow the schema ``micrograph``."""
+        """The result as values for JSON; they follow the schema ``micrograph``."""
         made = {"schema": SCHEMA, **asdict(self)}
         return dict(json.loads(json.dumps(made, default=str)))
 
@@ -102,7 +102,7 @@ def file_of(stem: str, kind: tuple[str, str]) -> str:
 
 @contextmanager
 def working(folder: Path, stem: str) -> Iterator[None]:
-    """Show with ``STAR/<stem>.tmp`` that a micrograph is being picked; the file goes however the block ends."""
+    """Keep ``STAR/<stem>.tmp`` while a micrograph is being picked; it is removed however the block ends."""
     path = folder / STAR[0] / f"{stem}.tmp"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -114,16 +114,16 @@ def working(folder: Path, stem: str) -> Iterator[None]:
 
 
 def write_done(folder: Path, result: PickedMicrograph, contents: Mapping[tuple[str, str], Picks | bytes]) -> None:
-    """Write the files of a micrograph that was picked, the STAR file last.
+    """Write the files of a picked micrograph, the STAR file last.
 
     Parameters
     ----------
     folder
         The job folder.
     result
-        What the JSON file says.
+        Content of the JSON file.
     contents
-        What goes into the others: picks, or the file's bytes.
+        Contents of the other files: picks, or bytes.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def write_done(folder: Path, result: PickedMicrograph, contents: Mapping[tuple[s
 
 
 def write_failed(folder: Path, result: PickedMicrograph) -> None:
-    """Write why a micrograph failed; what an earlier version of it left goes, so that it cannot pass for its picks.
+    """Write why a micrograph failed, and remove the files of earlier picks so that nobody takes them for new ones.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def write_json(folder: Path, result: PickedMicrograph) -> None:
 
 
 def read_json(folder: Path, stem: str) -> PickedMicrograph | None:
-    """What an earlier run said of a micrograph; None where it said nothing that can be read."""
+    """The result that an earlier run wrote; None if there is none or it cannot be read."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         entry = json.loads((folder / file_of(stem, JSON)).read_text())
         if entry.pop("schema") == SCHEMA:
@@ -176,7 +176,7 @@ def read_json(folder: Path, stem: str) -> PickedMicrograph | None:
 
 
 def columns(picks: Picks) -> dict[str, Any]:
-    """Of picks with a pixel size, what `PickedMicrograph` says of them."""
+    """The fields of `PickedMicrograph` that come from picks with a pixel size."""
     return {
         "picks": len(picks),
         "diameter": round(float(np.median(picks.diameter)), 2) if len(picks) else None,

@@ -49,6 +49,15 @@ class Input:
         return os.path.realpath(self.path)
 
 
+def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Size and modification time (ns) of a file, by which a change is noticed; None if it is missing or unreachable."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def expand_inputs(arguments: Iterable[str | Path]) -> list[Input]:
     """The micrographs that the arguments stand for, in natural order of their paths, each file once.
 

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
 from ..files.atomic import write_atomic
-from ..files.inputs import Input
+from ..files.inputs import Input, file_identity
 from ..files.picks import Picks
 from .candidates import write_candidates
 from .diameter import MICROGRAPHS, Estimate, find_diameter
 from .engines.base import Engine
 from .engines.threads import engine_for
-from .journal import Journal, Record, remove_files
+from .journal import Journal, Record, log_error, remove_files
 from .monitor import Monitor
 from .progress import Progress
-from .reading import file_identity
 from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn, warnings_of
 from .sources import Listed, Source
 from .stopping import Stop, Stopped
@@ -190,7 +189,7 @@ class _Batch:
         if record is None or not record.done or record.given_pixel_size != one.pixel_size:
             return False
         # A micrograph that was archived after it was picked needs no second pick.
-        if file_identity(one) not in (None, (record.size, record.mtime_ns)):
+        if file_identity(one.path) not in (None, (record.size, record.mtime_ns)):
             return False
         files = record.files or {}
         return all(name in files and _has_size(self.output / name, files[name]) for name in self.names(stem))
@@ -241,7 +240,7 @@ class _Batch:
     def _keep(self, outcome: Outcome) -> Record:
         """Write the files of one micrograph; gives its record, for the journal."""
         for what, trace in outcome.log:
-            self.journal.log_error(what, trace)
+            log_error(self.journal.folder, what, trace)
         record = outcome.record
         if outcome.picks is not None:
             if outcome.kept is not None:
@@ -272,7 +271,7 @@ class _Batch:
                 except Exception as error:
                     outcome = failed(record, error)
                     for entry in outcome.log:
-                        self.journal.log_error(*entry)
+                        log_error(self.journal.folder, *entry)
                     return outcome.record
             elif picture is not None:
                 write_atomic(path, picture)

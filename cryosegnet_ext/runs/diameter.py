@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..files.diameter import Diameter
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph, read_micrograph
-from .journal import Journal
+from .journal import Journal, log_error
 from .task import MicrographPicker
 
 #: The diameter is estimated from at most this many micrographs, and from this many pixels.
@@ -146,7 +146,7 @@ def _first(journal: Journal, estimates: Iterable[Estimate], say: Callable[[str],
     found = Estimate()
     for found in estimates:
         if found.problem:
-            journal.log_error("estimate of the particle diameter", found.problem)
+            log_error(journal.folder, "estimate of the particle diameter", found.problem)
             say(f"warning: the estimate of the particle diameter failed: {found.problem.strip().splitlines()[-1]}")
         if found.diameter is not None:
             break

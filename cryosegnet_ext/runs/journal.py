@@ -23,8 +23,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import CryoSegNetError
 from ..files.diameter import Diameter
-from ..files.inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input
-from .reading import file_identity
+from ..files.inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input, file_identity
 
 SCHEMA = 1
 #: How `cryosegnet_ext.files.atomic` begins the names of files that are not finished.
@@ -178,7 +177,7 @@ class Journal:
             self._by_file = {}
             for record in self.records.values():
                 self._by_file.setdefault(_file_of(record), {})[record.key] = None
-        identity = file_identity(one) or (-1, -1)
+        identity = file_identity(one.path) or (-1, -1)
         keys = self._by_file.get((os.path.basename(one.key), *identity), {})
         old = [key for key in keys if key in self.records and key not in listed and not _is_another(key, one)]
         if len(old) != 1 or identity == (-1, -1):
@@ -196,11 +195,6 @@ class Journal:
         entry = {"diameter": None, "in_angstrom": None} if diameter is None else diameter.as_json()
         self._append({"record": "diameter", **entry})
         self.diameter, self.has_diameter = diameter, True
-
-    def log_error(self, what: str, trace: str) -> None:
-        """Note what was being done and a traceback in ``errors.log``, for people who look for a bug."""
-        with contextlib.suppress(OSError), open(self.folder / "errors.log", "a", errors="replace") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{trace}\n")
 
     def stems(self) -> dict[str, str]:
         """Key -> stem of every micrograph that has a record."""
@@ -349,6 +343,12 @@ def _is_another(key: str, one: Input) -> bool:
         return not os.path.samefile(key, one.path)
     except (OSError, ValueError):
         return False
+
+
+def log_error(folder: Path, what: str, trace: str) -> None:
+    """Add what was being done and a traceback to ``errors.log``, for people who look for a bug."""
+    with contextlib.suppress(OSError), open(folder / "errors.log", "a", errors="replace") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{trace}\n")
 
 
 def differences(known: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..files.inputs import Input
+from ..files.inputs import Input, file_identity
 from ..files.micrograph import Micrograph
 
 _POLL_SECONDS = 0.2
@@ -104,7 +103,7 @@ class Reader(Prefetcher[Input, "Read"]):
 
 def read_one(one: Input, read: Callable[[Input], Micrograph]) -> Read:
     """Read one micrograph; what goes wrong is in the answer."""
-    got = Read(*(file_identity(one) or (-1, -1)))
+    got = Read(*(file_identity(one.path) or (-1, -1)))
     start = time.monotonic()
     try:
         got.micrograph = read(one)
@@ -112,12 +111,3 @@ def read_one(one: Input, read: Callable[[Input], Micrograph]) -> Read:
         got.error = error
     got.seconds = time.monotonic() - start
     return got
-
-
-def file_identity(one: Input) -> tuple[int, int] | None:
-    """Size and modification time (ns) of the file; None where it is missing or out of reach."""
-    try:
-        status = os.stat(one.path)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import CryoSegNetError
-from ..files.inputs import Input, Stems, expand_one, is_micrograph, natural_key, walk
+from ..files.inputs import Input, Stems, expand_one, file_identity, is_micrograph, natural_key, walk
 from .diameter import MICROGRAPHS
 from .journal import Journal, Record
 from .sources import Finished, Source
@@ -181,7 +181,7 @@ class Watch(Source):
                 self.total += 1
                 self._growing[one.key] = (one, (-1, -1), start)
         for key, (one, known) in list(self._failed.items()):
-            if _identity(one) not in (None, known):
+            if file_identity(one.path) not in (None, known):
                 del self._failed[key]
                 self._growing[key] = (one, (-1, -1), start)
         ready = [one for key, one in self._complete(start)]
@@ -193,7 +193,7 @@ class Watch(Source):
 
     def _complete(self, now: float) -> Iterator[tuple[str, Input]]:
         for key, (one, before, since) in list(self._growing.items()):
-            identity = _identity(one)
+            identity = file_identity(one.path)
             if identity is None:
                 continue
             if identity != before:
@@ -268,14 +268,6 @@ class Watch(Source):
             is_file = os.path.isfile(fixed) or is_micrograph(fixed) or fixed.lower().endswith((".star", ".txt"))
             folders.append(os.path.dirname(fixed) if is_file else fixed)
         return os.path.commonpath(folders)
-
-
-def _identity(one: Input) -> tuple[int, int] | None:
-    try:
-        status = os.stat(one.path)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _is_whole(path: Path, size: int) -> bool:
