@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..evaluation.compare import Question
     from ..evaluation.cryoppp import DataSet
     from ..evaluation.measures import SetScore
-    from ..evaluation.sources import Found
+    from ..evaluation.reading import PickSet
     from ..files.picks import Picks
 
 OURS = "cryosegnet-ext"
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
 
 def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]) -> list[SetScore]:
     from ..evaluation.compare import Question, score
+    from ..evaluation.reading import read_set, read_shapes, with_shapes
     from ..evaluation.report import terminal, write_files
-    from ..evaluation.sources import read_set, read_shapes, with_shapes
 
     found = data_set.labels()
     labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
@@ -119,7 +119,7 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
 
 
 def _orient(
-    labels: dict[str, Picks], found: Found, forced: bool, question: Question
+    labels: dict[str, Picks], found: PickSet, forced: bool, question: Question
 ) -> tuple[dict[str, Picks], str | None]:
     """The labels the way up that the picks have, and what to say about it.
 
@@ -146,15 +146,15 @@ def _orient(
 
 def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path:
     """Pick the labelled micrographs with default options; the folder of the picks."""
-    from ..evaluation.names import assign
     from ..files.inputs import expand_inputs
+    from ..files.labels import match_names
     from ..picking.picker import Picker
     from ..runs import batch
     from ..runs.stopping import Stopped
 
     assert data_set.micrographs is not None
     inputs = expand_inputs([str(data_set.micrographs)])
-    wanted = assign([one.path.name for one in inputs], stems)
+    wanted = match_names([one.path.name for one in inputs], stems)
     inputs = [one for one in inputs if one.path.name in wanted]
     folder: Path = args.output / data_set.name / "picked"
     folder.mkdir(parents=True, exist_ok=True)

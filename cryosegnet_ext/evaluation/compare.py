@@ -12,8 +12,8 @@ import numpy as np
 from ..errors import CryoSegNetError, UsageError
 from ..files.picks import Picks
 from .cryoppp import flipped
-from .measures import SetScore, score_set
-from .sources import Found, Shape, picks_of_others, read_labels, read_set, read_shapes, with_shapes
+from .measures import SetScore, Shape, score_set
+from .reading import PickSet, picks_of_others, read_labels, read_set, read_shapes, with_shapes
 from .suspicions import outside, repeated, suspicions
 
 
@@ -96,7 +96,7 @@ def compare(question: Question) -> Answer:
 
 
 def score(
-    labels: Mapping[str, Picks], sets: Mapping[str, Found], question: Question, notes: list[str] | None = None
+    labels: Mapping[str, Picks], sets: Mapping[str, PickSet], question: Question, notes: list[str] | None = None
 ) -> Answer:
     """Score sets of picks that were read already."""
     notes = list(notes or [])

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CryoSegNetError
+from ..files.labels import CoordinateFile
 from ..files.picks import Picks
-from .sources import Found, read_label_files, read_labels
+from .reading import PickSet, read_label_files, read_labels
 
 PICKERS = ("template", "DeepPicker", "crYOLO", "Topaz", "CASSPER", "CryoTransformer", "CryoSegNet")
 
@@ -51,12 +52,12 @@ class DataSet:
     folder: Path
     micrographs: Path | None
 
-    def labels(self) -> Found:
+    def labels(self) -> PickSet:
         """Its labels; CryoPPP's y, which counts from the other end than the rows of its MRC files, is as it is."""
         folder = self.folder / _COORDINATES
         files = sorted(file for file in folder.glob("**/*.csv") if not file.name.startswith("."))
         # Every one counts, whatever its header says; coordinates in another format were put there by the user.
-        return read_label_files(files) if files else read_labels(folder)
+        return read_label_files(map(CoordinateFile, files)) if files else read_labels(folder)
 
 
 def find_data_sets(folder: str | Path) -> list[DataSet]:

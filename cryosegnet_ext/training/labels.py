@@ -1,31 +1,21 @@
-"""Labels of the user: which file belongs to which micrograph, and where its particles are."""
+"""Labels of the user: which of them belong to which micrograph."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError, plural
-from ..files.discs import centres_of_mask
 from ..files.formats import READABLE
 from ..files.inputs import Input
-from ..files.micrograph import MICROGRAPH_SUFFIXES, micrograph_stem, read_micrograph
-from ..files.picks import Picks, read_many
-from ..files.relion import coordinate_list
-
-Floats = NDArray[np.float64]
-
-# What programs append to a micrograph's stem in the names of its coordinates and masks.
-_JOINTS = ("_", "-", ".")
-# Box sizes are chosen half as large again as the particle, by habit, not by measure.
-_SIZELESS = (".box",)
+from ..files.labels import CoordinateFile, label_files, match_name, stem_of
+from ..files.masks import MASK_SUFFIXES, in_micrograph, is_mask
+from ..files.micrograph import micrograph_stem
+from ..files.picks import Picks
+from ..files.text import Floats
 
 
 @dataclass(frozen=True)
@@ -57,15 +47,6 @@ class Labels:
         return len(self.x)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Labels before they are given to a micrograph: by the name that their file uses, which may be a path."""
-
-    name: str
-    exact: bool  # the file names the micrograph; else its own stem stands for it
-    labels: Labels | Path  # a mask is read when it is known to be wanted
-
-
 def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tuple[dict[int, Labels], list[str]]:
     """Give each micrograph its labels.
 
@@ -91,26 +72,27 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
         A label file cannot be read, one micrograph has two sets of labels, or no micrograph has any.
     """
     own = {one.key for one in inputs}
-    files = [path for argument in arguments for path in _files(Path(argument)) if os.path.realpath(path) not in own]
+    files = [file for argument in arguments for file in label_files(argument, own)]
     if not files:
-        raise CryoSegNetError("--labels names no file of labels; give STAR, BOX, CBOX, CSV, .cs files or mask images")
-    by_stem: dict[str, list[int]] = {}
-    for i, one in enumerate(inputs):
-        by_stem.setdefault(micrograph_stem(one.path), []).append(i)
+        wanted = ", ".join((*READABLE, *MASK_SUFFIXES))
+        raise CryoSegNetError(f"--labels {' '.join(map(str, arguments))}: there are no labels; looked for {wanted}")
+    by_stem = _by_stem(inputs)
     result: dict[int, Labels] = {}
     unknown: list[str] = []
-    for path in files:
-        for found in _read(path):
-            owner = _micrograph_of(found, inputs, by_stem)
+    for file in files:
+        if is_mask(file.path) and match_name(file.name, by_stem) is None:
+            unknown.append(file.name)  # any image may lie in a folder, and is read only where it is asked for
+            continue
+        for name, picks in file.read_labels(1.0).items():
+            owner = _micrograph_of(name, inputs, by_stem)
             if owner is None:
-                unknown.append(found.name)
+                unknown.append(name)
                 continue
-            labels = _read_mask(found.labels) if isinstance(found.labels, Path) else found.labels
             if owner in result:
                 raise CryoSegNetError(
-                    f"{inputs[owner].name} has labels in {result[owner].source} and in {labels.source}: give one"
+                    f"{inputs[owner].name} has labels in {result[owner].source} and in {file.path}: give one"
                 )
-            result[owner] = labels
+            result[owner] = _labels(picks, file)
     if not result:
         example = f" (a label file says {unknown[0]}, a micrograph is called {inputs[0].path.name})" if unknown else ""
         raise CryoSegNetError(
@@ -120,77 +102,31 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
     return result, unknown
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        wanted = (*READABLE, *MICROGRAPH_SUFFIXES)
-        found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(wanted) and not p.name.startswith("."))
-        if not found:
-            raise CryoSegNetError(f"--labels {path}: the folder holds no labels; looked for {', '.join(wanted)}")
-        return found
-    if not path.is_file():
-        raise CryoSegNetError(f"--labels {path}: no such file or folder; check the path")
-    if not path.name.lower().endswith((*READABLE, *MICROGRAPH_SUFFIXES)):
-        raise CryoSegNetError(
-            f"--labels {path}: '{path.suffix}' is no format of labels; use one of {', '.join(READABLE)} or a mask image"
-        )
-    return [path]
-
-
-def _read(path: Path) -> list[_Found]:
-    if path.suffix.lower() not in READABLE:
-        return [_Found(micrograph_stem(path), False, path)]
-    listed = coordinate_list(path)
-    if listed is not None:
-        return [_Found(name, True, _labels(picks, file)) for name, file in listed.items() for picks in _one(file)]
-    table = read_many(path, 1.0)
-    if not table:  # a table without rows: a micrograph without particles
-        table = {path.stem: Picks.empty()}
-    return [_Found(name, name != path.stem, _labels(picks, path)) for name, picks in table.items()]
-
-
-def _one(path: Path) -> list[Picks]:
-    return list(read_many(path, 1.0).values())[:1] or [Picks.empty()]
-
-
-def _labels(picks: Picks, path: Path) -> Labels:
+def _labels(picks: Picks, file: CoordinateFile) -> Labels:
     sizes = picks.diameter_px[np.isfinite(picks.diameter_px)]
-    usable = len(sizes) > 0 and path.suffix.lower() not in _SIZELESS
-    diameter = float(np.median(sizes)) if usable else float("nan")
-    return Labels(str(path), picks.x, picks.y, diameter, micrograph_shape=picks.shape)
+    diameter = float(np.median(sizes)) if len(sizes) else float("nan")
+    mask, micrograph = (picks.shape, None) if is_mask(file.path) else (None, picks.shape)
+    return Labels(str(file.path), picks.x, picks.y, diameter, mask, micrograph)
 
 
-def _read_mask(path: Path) -> Labels:
-    image: NDArray[Any] | None = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:  # MRC, or a TIFF that OpenCV does not know
-        try:
-            mask: NDArray[Any] = read_micrograph(path).data
-        except CryoSegNetError as error:
-            if "constant" in str(error):
-                raise CryoSegNetError(
-                    f"{path}: the mask is empty or full; leave it out, or give an empty STAR file for a micrograph "
-                    "without particles"
-                ) from None
-            raise
-    else:
-        mask = image if image.ndim == 2 else image[..., :3].max(-1)
-    try:
-        x, y, diameter = centres_of_mask(mask)
-    except CryoSegNetError as error:
-        raise CryoSegNetError(f"{path}: {error}") from None
-    return Labels(str(path), x, y, diameter, mask_shape=(mask.shape[0], mask.shape[1]))
+def _by_stem(inputs: Sequence[Input]) -> dict[str, list[int]]:
+    """Indices of the micrographs by their stems, and by what is left of them without what programs add to a name."""
+    stems: dict[str, list[int]] = {}
+    shorter: dict[str, list[int]] = {}
+    for i, one in enumerate(inputs):
+        stems.setdefault(micrograph_stem(one.path), []).append(i)
+        shorter.setdefault(stem_of(one.path.name), []).append(i)
+    return {**shorter, **stems}
 
 
-def _micrograph_of(found: _Found, inputs: Sequence[Input], by_stem: dict[str, list[int]]) -> int | None:
-    """Index of the micrograph that labels belong to, or None."""
-    stem = micrograph_stem(found.name)
-    candidates = by_stem.get(stem, [])
-    if not candidates and not found.exact:
-        longest = max((s for s in by_stem if stem.startswith(tuple(s + j for j in _JOINTS))), key=len, default=None)
-        candidates = by_stem[longest] if longest is not None else []
-    if len(candidates) < 2:
-        return candidates[0] if candidates else None
-    # files of one name in several folders: the one whose path agrees furthest from its end
-    words = Path(found.name if found.exact else found.labels.source if isinstance(found.labels, Labels) else "").parts
+def _micrograph_of(name: str, inputs: Sequence[Input], by_stem: Mapping[str, list[int]]) -> int | None:
+    """Index of the micrograph that labels of this name or path belong to, or None."""
+    stem = match_name(name, by_stem)
+    if stem is None:
+        return None
+    candidates = by_stem[stem]
+    # Files of one name in several folders: the one whose path agrees furthest from its end.
+    words = Path(name).parts
 
     def agreement(i: int) -> int:
         other = inputs[i].path.parts
@@ -199,7 +135,7 @@ def _micrograph_of(found: _Found, inputs: Sequence[Input], by_stem: dict[str, li
     best = max(candidates, key=agreement)
     if sum(agreement(i) == agreement(best) for i in candidates) > 1:
         raise CryoSegNetError(
-            f"labels of {found.name} could belong to {inputs[candidates[0]].path} or {inputs[candidates[1]].path}: "
+            f"labels of {name} could belong to {inputs[candidates[0]].path} or {inputs[candidates[1]].path}: "
             "train on micrographs whose names differ, or give labels that name the micrographs with their folders"
         )
     return best
@@ -209,6 +145,5 @@ def scaled_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
     """Labels in pixels of their micrograph of that shape (ny, nx): a mask may be smaller or larger than it."""
     if labels.mask_shape is None:
         return labels
-    fy, fx = shape[0] / labels.mask_shape[0], shape[1] / labels.mask_shape[1]
-    x, y = (labels.x + 0.5) * fx - 0.5, (labels.y + 0.5) * fy - 0.5
-    return Labels(labels.source, x, y, labels.diameter * float(np.sqrt(fx * fy)))
+    x, y, diameter = in_micrograph(labels.x, labels.y, labels.diameter, labels.mask_shape, shape)
+    return Labels(labels.source, x, y, float(diameter))

@@ -135,7 +135,7 @@ def test_mistakes_are_named(mics, tmp_path):
         ([tmp_path / "elsewhere.star"], "no labels for the 3 micrographs.*elsewhere"),
         ([tmp_path / "mic_1.xyz"], "no format of labels"),
         ([tmp_path / "missing.star"], "no such file"),
-        ([tmp_path / "none"], "holds no labels"),
+        ([tmp_path / "none"], "there are no labels"),
     ):
         with pytest.raises(CryoSegNetError, match=words):
             found(mics, *labels)

@@ -44,6 +44,7 @@ __all__ = [
     "Micrograph",
     "micrograph_stem",
     "read_micrograph",
+    "read_pixels",
     "read_shape",
     "require_pixel_size",
 ]
@@ -160,6 +161,19 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
             raw, from_file = _read_file(name)
             data, valid = _clean(raw)
     return Micrograph(data, from_file if pixel_size is None else pixel_size, name, valid)
+
+
+def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Pixels as a file stores them, (ny, nx), of an image that is no micrograph: a mask may be of one value.
+
+    Raises
+    ------
+    CryoSegNetError
+        As `read_micrograph`, but values are not looked at.
+    """
+    name = os.fsdecode(path)
+    with _explained(name):
+        return _read_file(name)[0]
 
 
 def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""Centres of particles from mask images: discs that may overlap, single shapes, or one number for each particle."""
+"""Particles of mask images: discs that may overlap, single shapes, or one number for each particle."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import CryoSegNetError
+from .micrograph import MICROGRAPH_SUFFIXES, read_pixels
+from .picks import Picks
+from .text import Floats
 
-Floats = NDArray[np.float64]
+MASK_SUFFIXES = (*MICROGRAPH_SUFFIXES, ".bmp")
 
 # A component of at most this many disc areas is one particle; larger ones are overlapping discs.
 _SINGLE = 1.3
@@ -19,6 +23,49 @@ _SINGLE = 1.3
 _INSIDE, _NEW = 0.93, 0.4
 # Smallest disc that can be told from a speck, pixels of the mask.
 _LEAST_RADIUS = 1.5
+
+
+def is_mask(path: str | Path) -> bool:
+    """Whether a file of this name may be a mask: it has an image's suffix."""
+    return str(path).lower().endswith(MASK_SUFFIXES)
+
+
+def read_mask(path: str | Path) -> Picks:
+    """The particles of a mask image.
+
+    Parameters
+    ----------
+    path
+        An image, zero where there is no particle: see `centres_of_mask`.
+
+    Returns
+    -------
+    Picks
+        In pixels of the mask, whose shape they have; see `in_micrograph`.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read, or is no mask.
+    """
+    image: NDArray[Any] | None = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    # None: an MRC file, or a TIFF that OpenCV does not know.
+    pixels = read_pixels(path) if image is None else image
+    mask = pixels if pixels.ndim == 2 else pixels[..., :3].max(-1)
+    try:
+        x, y, diameter = centres_of_mask(mask)
+    except CryoSegNetError as error:
+        raise CryoSegNetError(f"{path}: {error}") from None
+    none = np.ones(len(x))
+    return Picks(x, y, none * diameter, none, shape=(mask.shape[0], mask.shape[1]))
+
+
+def in_micrograph(
+    x: Floats, y: Floats, diameter: Floats | float, mask: tuple[int, int], micrograph: tuple[int, int]
+) -> tuple[Floats, Floats, Floats | float]:
+    """Centres and diameters in a mask as those in its micrograph; masks of the shape (ny, nx) are often reduced."""
+    fy, fx = micrograph[0] / mask[0], micrograph[1] / mask[1]
+    return (x + 0.5) * fx - 0.5, (y + 0.5) * fy - 0.5, diameter * float(np.sqrt(fx * fy))
 
 
 def centres_of_mask(mask: NDArray[Any]) -> tuple[Floats, Floats, float]:
@@ -40,12 +87,12 @@ def centres_of_mask(mask: NDArray[Any]) -> tuple[Floats, Floats, float]:
     Raises
     ------
     CryoSegNetError
-        More than half of it is particle: it is inverted, or no mask.
+        Most of it is particle: it is inverted, or no mask.
     """
     instances = _instances(mask)
     if instances is None:
         low, high = float(mask.min()), float(mask.max())
-        plane = (mask > (low + high) / 2) if high > low else np.zeros(mask.shape, bool)
+        plane = (mask > (low + high) / 2) if high > low else np.full(mask.shape, high != 0)
         if plane.mean() > 0.6:
             raise CryoSegNetError(
                 f"particles cover {plane.mean():.0%} of the mask: it is inverted or no mask; particles must be the "

@@ -8,7 +8,7 @@ import pytest
 
 from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.evaluation import agreement
-from cryosegnet_ext.files.discs import centres_of_mask
+from cryosegnet_ext.files.masks import centres_of_mask
 
 
 def painted(points, radius, shape=(500, 620)):

@@ -1,0 +1,220 @@
+"""The labels and the sets of picks that are compared, by micrograph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CryoSegNetError
+from ..files.inputs import expand_inputs
+from ..files.labels import CoordinateFile, coordinate_files, label_files, match_names, stem_of
+from ..files.masks import in_micrograph, is_mask
+from ..files.micrograph import read_shape
+from ..files.picks import Picks
+from .measures import Shape
+
+
+@dataclass
+class PickSet:
+    """Picks or labels of some micrographs.
+
+    Attributes
+    ----------
+    tables
+        Picks by the micrograph's stem.
+    files
+        Where those of each stem were read.
+    notes
+        What was odd, one sentence each.
+    unread
+        Stems of files that belong to no labelled micrograph and were not read.
+    """
+
+    tables: dict[str, Picks] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+def read_labels(
+    path: str | Path,
+    shapes: Mapping[str, Shape] | None = None,
+    pixel_size: float | None = None,
+    shape: Shape | None = None,
+) -> PickSet:
+    """Read the labels of a file or of a folder with its subfolders.
+
+    Parameters
+    ----------
+    path
+        A STAR, CSV, BOX, CBOX, Topaz or .cs file, a RELION list of coordinate files, a mask image, a folder of them, or
+        what ``cryosegnet simulate`` or ``cryosegnet pick`` wrote to.
+    shapes
+        (ny, nx) of micrographs by stem, so that reduced masks can be scaled to them.
+    pixel_size
+        Angstrom per pixel, for files that do not carry it.
+    shape
+        (ny, nx) of micrographs that are not in ``shapes``.
+
+    Raises
+    ------
+    CryoSegNetError
+        There are none, one is empty or cannot be read, or two files are of one micrograph.
+    """
+    files = label_files(path)
+    if not files:
+        hint = "; it has the layout of CryoPPP: use --cryoppp" if any(Path(path).glob("**/ground_truth")) else ""
+        raise CryoSegNetError(f"{path}: there are no labels in this folder or below it{hint}.")
+    return read_label_files(files, shapes, pixel_size, shape)
+
+
+def read_label_files(
+    files: Iterable[CoordinateFile],
+    shapes: Mapping[str, Shape] | None = None,
+    pixel_size: float | None = None,
+    shape: Shape | None = None,
+) -> PickSet:
+    """Read labels from every one of the files; else as `read_labels`."""
+    found = PickSet()
+    for file in files:
+        for name, table in file.read_labels(pixel_size).items():
+            stem = stem_of(name)
+            of = (shapes or {}).get(stem, shape)
+            if of is not None and table.shape is not None and is_mask(file.path):
+                x, y, diameter = in_micrograph(table.x, table.y, table.diameter, table.shape, of)
+                table = Picks(x, y, np.asarray(diameter), table.score, shape=of)
+            if stem in found.tables:
+                raise CryoSegNetError(
+                    f"micrograph {stem} has labels twice, in {found.files[stem]} and {file.path}: "
+                    "give one folder of labels."
+                )
+            found.tables[stem], found.files[stem] = table, file.path
+    return found
+
+
+def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None = None) -> PickSet:
+    """Read the picks of the labelled micrographs.
+
+    Parameters
+    ----------
+    path
+        A file of one or many micrographs, a RELION list of coordinate files, a folder with subfolders (also a RELION
+        job's), or what ``cryosegnet pick`` wrote to.
+    stems
+        Of the labelled micrographs. Picks of others are kept under their own stems where a table holds them, and not
+        read where they are files of their own.
+    pixel_size
+        Angstrom per pixel, for files that do not carry it.
+
+    Raises
+    ------
+    CryoSegNetError
+        There are no picks, one cannot be read, or none is of a labelled micrograph.
+    """
+    files, emptied = coordinate_files(path)
+    if not files:
+        what = "there are no pick files in this folder or below it"
+        if emptied:
+            what = f"its pick files ({len(emptied)}) are all empty or have lost their header"
+        raise CryoSegNetError(f"{path}: {what}; check the path.")
+    found = PickSet()
+    alone = len(files) == 1 and not Path(path).is_dir()
+    named = {} if alone else match_names([file.name for file in files], stems)
+    others: list[str] = []
+    if named:
+        for file in files:
+            if file.name in named:
+                _add_file(found, named[file.name], file, pixel_size)
+        found.unread = sorted({stem_of(file.name) for file in files if file.name not in named})
+    else:
+        others = _add_tables(found, files, stems, pixel_size, alone)
+    for name, stem in match_names([file.name for file in emptied], stems).items():
+        if stem not in found.tables:
+            found.notes.append(f"{name} is empty or has lost its header, so there are no picks for {stem}.")
+    if not any(stem in found.tables for stem in stems):
+        raise CryoSegNetError(_nothing_in_common(path, others, stems))
+    return found
+
+
+def picks_of_others(found: PickSet, stems: Collection[str]) -> list[str]:
+    """Micrographs that have picks and no labels."""
+    return [*(stem for stem in found.tables if stem not in stems), *found.unread]
+
+
+def read_shapes(folder: str | Path, stems: Collection[str]) -> dict[str, Shape]:
+    """Shapes (ny, nx) of the micrographs below a folder, by stem, of those that are asked for; from their headers.
+
+    Raises
+    ------
+    CryoSegNetError
+        The folder is missing, or a micrograph's header cannot be read.
+    """
+    inputs = expand_inputs([str(folder)])
+    named = match_names([Path(one.path).name for one in inputs], stems)
+    return {named[one.path.name]: read_shape(one.path) for one in inputs if one.path.name in named}
+
+
+def with_shapes(tables: Mapping[str, Picks], shapes: Mapping[str, Shape]) -> dict[str, Picks]:
+    """The same picks, with the shapes of the micrographs where they are known."""
+    return {stem: replace(p, shape=shapes[stem]) if stem in shapes else p for stem, p in tables.items()}
+
+
+def _add_file(found: PickSet, stem: str, file: CoordinateFile, pixel_size: float | None) -> None:
+    """Add the picks of a file that is called as a labelled micrograph."""
+    if stem in found.tables:
+        exact, other = sorted((found.files[stem], file.path), key=lambda f: (len(f.name), str(f)))
+        found.notes.append(f"micrograph {stem} has picks in {exact} and in {other}; the first was taken.")
+        if exact != file.path:
+            return
+    tables = list(file.read(pixel_size).values())
+    if len(tables) > 1:
+        raise CryoSegNetError(f"{file.path}: it holds picks of {len(tables)} micrographs; give this file by itself.")
+    found.tables[stem], found.files[stem] = tables[0], file.path
+
+
+def _add_tables(
+    found: PickSet, files: Iterable[CoordinateFile], stems: Collection[str], pixel_size: float | None, alone: bool
+) -> list[str]:
+    """Add the picks of files that may be of many micrographs each; the stems of those that are not labelled.
+
+    ``alone`` is True where there is one file, which may be called as it likes if there is one labelled micrograph.
+    """
+    joined: list[str] = []
+    others: list[str] = []
+    for file in files:
+        tables = file.read(pixel_size)
+        named = match_names(tables, stems)
+        if alone and list(tables) == [str(file.path)] and len(stems) == 1 and not named:
+            named = {str(file.path): next(iter(stems))}
+            found.notes.append(
+                f"{file.path.name} was taken for the micrograph {next(iter(stems))}, as each holds just one."
+            )
+        for name, table in tables.items():
+            stem = named.get(name, stem_of(name))
+            if stem in found.tables:
+                joined.append(f"micrograph {stem} has picks in {found.files[stem]} and under {name} in {file.path}")
+                table = _joined(found.tables[stem], table)
+            found.tables[stem], found.files[stem] = table, file.path
+        others += [stem_of(name) for name in tables if name not in named]
+    if joined:
+        more = f", and {len(joined) - 1} more likewise" if len(joined) > 1 else ""
+        found.notes.append(f"{joined[0]}{more}; all of them count: give one table if they are the same.")
+    return others
+
+
+def _joined(first: Picks, second: Picks) -> Picks:
+    x, y, diameter, score = (np.r_[getattr(first, c), getattr(second, c)] for c in ("x", "y", "diameter", "score"))
+    return replace(first, x=x, y=y, diameter=diameter, score=score)
+
+
+def _nothing_in_common(path: str | Path, others: Iterable[str], stems: Collection[str]) -> str:
+    picked = sorted(set(others))
+    shown = ", ".join(picked[:2]) + (", ..." if len(picked) > 2 else "")
+    labelled = ", ".join(sorted(stems)[:2]) + (", ..." if len(stems) > 2 else "")
+    return (
+        f"{path}: none of its picks ({shown or 'no names'}) is of a labelled micrograph ({labelled}): "
+        "rename the files so that a pick file begins with its micrograph's name."
+    )
