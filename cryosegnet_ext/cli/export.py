@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import UsageError
+from ..errors import CryoSegNetError, UsageError, plural
 from .logs import say
 
 if TYPE_CHECKING:
+    from ..files.labels import CoordinateFile
     from ..files.picks import Picks
 
 HELP = "convert pick files between formats"
 
+# Of several files of one micrograph the one that keeps most. A folder's .txt files are mostly notes; a Topaz table is
+# named by itself.
 RICHEST_FIRST = (".cs", ".csv", ".cbox", ".star", ".box")
 MICROGRAPH_SUFFIXES = {".mrc", ".mrcs", ".map", ".tif", ".tiff", ".eer", ".png", ".jpg", ".jpeg", ".gz", ".bz2"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Picks of one micrograph on their way from a file to another.
+
+    Attributes
+    ----------
+    micrograph
+        What a table of many micrographs calls it.
+    target
+        The file to be below the output folder, less its suffix.
+    picks
+    """
+
+    micrograph: str
+    target: Path
+    picks: Picks
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +74,6 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Convert; 0 when all went well, 2 when some files failed, 3 when nothing could be done."""
-    from ..errors import CryoSegNetError
-
     if args.cryosparc == (args.to is not None):
         raise UsageError("give either --to FORMAT or --cryosparc")
     if args.shape is not None and min(args.shape) < 1:
@@ -82,11 +101,9 @@ def _for_cryosparc(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from ..errors import CryoSegNetError
     from ..files.picks import write_cs, write_picks
 
     inputs = _input_files(args.picks)
-    files, kept = [file for file, _ in inputs], {below for _, below in inputs}
     found, failures = _read(inputs, args)
 
     suffix = "." + args.to
@@ -97,132 +114,103 @@ def _convert(args: argparse.Namespace) -> int:
     folder = output.parent if one_file else output
     _make(folder)
 
+    files = [file.path for file, _ in inputs]
     written: list[Picks] = []
     if args.to == "cs" and found:
         target = output if one_file else folder / "picks.cs"
         _spare_inputs(target, files)
-        write_cs({name: picks for name, _, picks in found}, target)
-        written = [picks for _, _, picks in found]
+        written = [one.picks for one in found]
+        write_cs({one.micrograph: one.picks for one in found}, target)
     elif found:
-        found = _with_one_size(found)
         targets: set[Path] = set()
-        for name, stem, picks in found:
-            below = Path(name).parent if Path(name).parent in kept else Path()
-            target = output if one_file else folder / below / (stem + suffix)
+        for one in _with_one_size(found):
+            target = output if one_file else folder / one.target.with_name(one.target.name + suffix)
             try:
                 _make(target.parent)
                 _spare_inputs(target, files)
                 if target in targets:
                     raise CryoSegNetError(f"two inputs would become {target}: convert them into different folders.")
                 targets.add(target)
-                write_picks(picks, target, box_size=args.box_size)
-                written.append(picks)
+                write_picks(one.picks, target, box_size=args.box_size)
+                written.append(one.picks)
             except CryoSegNetError as error:
                 print(error, file=sys.stderr)
                 failures += 1
-    say(f"{len(written)} micrographs, {sum(map(len, written))} picks -> {output}")
+    say(f"{plural(len(written), 'micrograph')}, {plural(sum(map(len, written)), 'pick')} -> {output}")
     if not failures:
         return 0
     return 2 if written else 3
 
 
-def _with_one_size(found: list[tuple[str, str, Picks]]) -> list[tuple[str, str, Picks]]:
+def _with_one_size(found: list[Converted]) -> list[Converted]:
     """The same picks, all sought by their median diameter, so that box files have one size of box."""
     import numpy as np
 
     middle: dict[bool, float | None] = {}
     for in_pixels in (False, True):
-        group = [picks for _, _, picks in found if (picks.pixel_size is None) == in_pixels]
+        group = [one.picks for one in found if (one.picks.pixel_size is None) == in_pixels]
         sizes = np.concatenate([np.zeros(0), *(picks.diameter[picks.diameter > 0] for picks in group)])
         middle[in_pixels] = float(np.median(sizes)) if len(sizes) else None
-    return [(name, stem, replace(picks, sought=middle[picks.pixel_size is None])) for name, stem, picks in found]
+    return [replace(one, picks=replace(one.picks, sought=middle[one.picks.pixel_size is None])) for one in found]
 
 
 def _make(folder: Path) -> None:
-    from ..errors import CryoSegNetError
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
 
 
-def _input_files(names: list[str]) -> list[tuple[Path, Path]]:
-    """Pick files, each with the folder it has below the one that was given; of several formats, the richest."""
-    from ..errors import CryoSegNetError
+def _input_files(names: list[str]) -> list[tuple[CoordinateFile, Path]]:
+    """Pick files, each with the folder that it has below the one that was given."""
+    from ..files.labels import CoordinateFile, coordinate_files, inner
 
-    files: list[tuple[Path, Path]] = []
+    found: list[tuple[CoordinateFile, Path]] = []
     for path in map(Path, names):
-        if not path.exists():
-            raise CryoSegNetError(f"{path}: no such file or folder; check the path.")
-        if not path.is_dir():
-            files.append((path, Path()))
-            continue
-        folder = path / "picks" if (path / "summary.json").is_file() and (path / "picks").is_dir() else path
-        best: dict[Path, Path] = {}
-        for file in sorted(folder.rglob("*")):
-            key, rank = file.relative_to(folder).with_suffix(""), _rank(file)
-            if rank is not None and (key not in best or rank < (_rank(best[key]) or 0)):
-                best[key] = file
-        if not best:
-            raise CryoSegNetError(f"the folder {folder} holds no pick files: give one that has some.")
-        files += [(file, key.parent) for key, file in best.items()]
-    return files
+        files, emptied = coordinate_files(path, RICHEST_FIRST)
+        files += map(CoordinateFile, emptied)  # reading them says what is wrong
+        if not files:
+            raise CryoSegNetError(f"the folder {path} holds no pick files: give one that has some.")
+        top = inner(path)
+        found += [(file, file.path.parent.relative_to(top) if path.is_dir() else Path()) for file in files]
+    return found
 
 
-def _rank(file: Path) -> int | None:
-    """Place among the formats, the one that keeps most first; None for other files.
-
-    A folder's .txt files are mostly notes; a Topaz table is named by itself.
-    """
-    suffix = file.suffix.lower()
-    return None if file.name.startswith(".") or suffix not in RICHEST_FIRST else RICHEST_FIRST.index(suffix)
-
-
-def _read(inputs: list[tuple[Path, Path]], args: argparse.Namespace) -> tuple[list[tuple[str, str, Picks]], int]:
-    """The micrographs' names, the stems of their files to be, and their picks; how many inputs failed."""
-    from ..errors import CryoSegNetError
-    from ..files.picks import read_many
-
-    found: list[tuple[str, str, Picks]] = []
+def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -> tuple[list[Converted], int]:
+    """The picks of each micrograph; how many inputs failed."""
+    found: list[Converted] = []
     names: set[str] = set()
     failures = 0
-    for path, folder in inputs:
+    for file, folder in inputs:
         try:
-            table = read_many(path, pixel_size=args.pixel_size)
-            if folder != Path():
-                table = {str(folder / name): picks for name, picks in table.items()}
-            for name in table:
-                if args.to == "cs" and name in names:
-                    raise CryoSegNetError(f"{path}: micrograph {name} was given before; give its picks once.")
-            for name, picks in table.items():
-                names.add(name)
-                # A file that names no micrograph is called as its micrograph, less one suffix: m.tif.star beside m.star
-                # are the picks of m.tif and m.mrc.
-                stem = path.stem if name == str(folder / path.stem) else _stem(name)
-                found.append((name, stem, _placed(picks, path, args)))
+            more = [_converted(name, picks, file, folder, args) for name, picks in file.read(args.pixel_size).items()]
+            for one in more:
+                if args.to == "cs" and one.micrograph in names:
+                    raise CryoSegNetError(f"{file.path}: {one.micrograph} was given before; give its picks once.")
+            names |= {one.micrograph for one in more}
+            found += more
         except CryoSegNetError as error:
             print(error, file=sys.stderr)
             failures += 1
     return found, failures
 
 
-def _placed(picks: Picks, path: Path, args: argparse.Namespace) -> Picks:
+def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args: argparse.Namespace) -> Converted:
     """The picks with the micrograph's shape and in the orientation that was asked for."""
-    from ..errors import CryoSegNetError
-
     if args.shape is not None:
         picks = replace(picks, shape=(args.shape[0], args.shape[1]))
-    if not args.flip_y:
-        return picks
-    if picks.shape is None:
-        raise CryoSegNetError(f"{path}: --flip-y needs the micrograph's height; give --shape NY NX.")
-    return replace(picks, y=picks.shape[0] - 1 - picks.y)
+    if args.flip_y:
+        if picks.shape is None:
+            raise CryoSegNetError(f"{file.path}: --flip-y needs the micrograph's height; give --shape NY NX.")
+        picks = replace(picks, y=picks.shape[0] - 1 - picks.y)
+    # A file that names no micrograph is called as its micrograph, less one suffix: m.tif.star beside m.star are the
+    # picks of m.tif and m.mrc.
+    own = name == str(file.path)
+    micrograph = folder / (file.path.stem if own else name)
+    return Converted(str(micrograph), folder / (file.path.stem if own else _stem(name)), picks)
 
 
 def _spare_inputs(target: Path, inputs: list[Path]) -> None:
-    from ..errors import CryoSegNetError
-
     if target.exists() and any(path.exists() and path.samefile(target) for path in inputs):
         raise CryoSegNetError(f"{target} is one of the inputs: choose another --output.")
 

@@ -156,7 +156,7 @@ def coordinate_files(
         return [CoordinateFile(path)] if os.path.realpath(path) not in leave_out else [], []
     best: dict[Path, tuple[int, Path]] = {}
     emptied = []
-    for file in _walk(_inner(path)):
+    for file in _walk(inner(path)):
         rank = next((i for i, suffix in enumerate(suffixes) if file.name.lower().endswith(suffix)), None)
         if rank is None or os.path.realpath(file) in leave_out:
             continue
@@ -232,7 +232,7 @@ def match_name(name: str, stems: Collection[str]) -> str | None:
 
 def _without_suffix(name: str) -> str:
     stem = micrograph_stem(name)
-    for suffix in READABLE:
+    for suffix in (*READABLE, ".bmp"):
         if stem.lower().endswith(suffix):
             return stem[: -len(suffix)]
     return stem
@@ -246,7 +246,7 @@ def _beginning(stem: str, known: Collection[str]) -> str | None:
     return None
 
 
-def _inner(folder: Path) -> Path:
+def inner(folder: Path) -> Path:
     """Where the coordinates are in what ``cryosegnet pick`` or ``simulate`` wrote to; any other folder itself."""
     if (folder / "simulation.json").is_file() and (folder / "truth").is_dir():
         return folder / "truth"

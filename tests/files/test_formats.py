@@ -559,7 +559,7 @@ def test_export_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (tmp_path / "out" / "May08_03.05.02.box").read_text() == "68\t168\t64\t64\n"
     assert run(source, "--to", "csv", "-o", tmp_path / "deep" / "x.csv") == 0
     assert (tmp_path / "deep" / "x.csv").is_file()
-    assert "1 micrographs, 1 picks" in capsys.readouterr().out
+    assert "1 micrograph, 1 pick ->" in capsys.readouterr().out
 
 
 def test_export_a_folder_to_one_cs_and_back(tmp_path: Path) -> None:

@@ -1,10 +1,23 @@
-"""Which micrograph a name means."""
+"""Files of labels and picks: which micrograph a name means, and what is read the same by everybody."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
 import pytest
 
+from cryosegnet_ext.cli import main
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.evaluation.reading import read_labels, read_set
+from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.labels import match_name, match_names, stem_of
+from cryosegnet_ext.files.picks import read_picks
+from cryosegnet_ext.training.labels import find_labels
+from relion_external.coordinates import ExistingPicks
+from tests.training.helpers import write_mrc, write_star
 
 STEMS = ["mic_1", "mic_10", "mic_1_2"]
 
@@ -40,3 +53,128 @@ def test_a_whole_name_comes_before_what_programs_add():
     stems = {"grid", "grid_particles"}
     assert match_name("grid_particles.star", stems) == "grid_particles"
     assert match_name("grid_autopick.star", stems) == "grid"
+
+
+# --- RELION's lists, wherever coordinates are read --------------------------------------------------------------------
+
+NAMES = ["MotionCorr/job002/Movies/mic_1.mrc", "MotionCorr/job002/Movies/mic_2.mrc"]
+
+
+def relion_project(folder: Path, version: str, damage: str = "") -> Path:
+    """A project with two micrographs and a picking job of RELION; its list of coordinate files."""
+    job = folder / "ManualPick/job005"
+    (folder / NAMES[0]).parent.mkdir(parents=True)
+    (job / "Movies").mkdir(parents=True)
+    for i, name in enumerate(NAMES):
+        write_mrc(folder / name, np.random.default_rng(i).normal(size=(120, 150)).astype(np.float32))
+    mics = folder / "CtfFind/job003/micrographs_ctf.star"
+    mics.parent.mkdir(parents=True)
+    mics.write_text("data_micrographs\n\nloop_\n_rlnMicrographName #1\n" + "\n".join(NAMES) + "\n")
+    for number in (1, 2):
+        if damage != "all are gone" and not (damage == "one is gone" and number == 2):
+            write_star(job / f"Movies/mic_{number}_manualpick.star", [10.0 * number], [20.0])
+    (job / "run.out").write_text("done")
+    (job / "job.star").write_text("data_job\n\n_rlnJobTypeLabel relion.manualpick\n_rlnJobIsContinue 0\n")
+    if version == "3.1":
+        (job / "coords_suffix_manualpick.star").write_text(f"{mics.relative_to(folder)}\n")
+        return job / "coords_suffix_manualpick.star"
+    rows = "".join(f"{name} ManualPick/job005/Movies/mic_{i}_manualpick.star\n" for i, name in enumerate(NAMES, 1))
+    if damage == "cut off":
+        rows = rows.rsplit(" ", 1)[0]
+    head = "data_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n"
+    (job / "manualpick.star").write_text(head + rows)
+    return job / "manualpick.star"
+
+
+def by_training(project: Path, path: Path) -> dict[str, float]:
+    inputs = expand_inputs([project / "MotionCorr"])
+    found, unknown = find_labels(inputs, [path])
+    assert not unknown
+    return {inputs[i].path.stem: float(labels.x[0]) for i, labels in found.items()}
+
+
+def by_evaluation_as_labels(project: Path, path: Path) -> dict[str, float]:
+    return {stem: float(picks.x[0]) for stem, picks in read_labels(path).tables.items()}
+
+
+def by_evaluation_as_picks(project: Path, path: Path) -> dict[str, float]:
+    return {stem: float(picks.x[0]) for stem, picks in read_set(path, ["mic_1", "mic_2"]).tables.items()}
+
+
+def by_export(project: Path, path: Path) -> dict[str, float]:
+    out = project / "out"
+    if main(["export", str(path), "--to", "csv", "-o", str(out)]) != 0:
+        raise CryoSegNetError("export failed")
+    return {
+        Path(file.stem).stem.removesuffix("_manualpick"): float(read_picks(file).x[0]) for file in out.rglob("*.csv")
+    }
+
+
+def by_in_coords(project: Path, path: Path) -> dict[str, float]:
+    existing = ExistingPicks(str(path), NAMES)
+    found = {Path(name).stem: existing.of(name) for name in NAMES}
+    return {stem: float(picks.x[0]) for stem, picks in found.items() if len(picks)}
+
+
+READERS = [by_training, by_evaluation_as_labels, by_evaluation_as_picks, by_export, by_in_coords]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("version", ["3.1", "4"])
+def test_a_list_of_relion_is_read_everywhere(tmp_path, read, version):
+    assert read(tmp_path, relion_project(tmp_path, version)) == {"mic_1": 10.0, "mic_2": 20.0}
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("version", ["3.1", "4"])
+def test_a_coordinate_file_that_is_gone_is_a_micrograph_that_was_not_picked(tmp_path, read, version):
+    assert read(tmp_path, relion_project(tmp_path, version, "one is gone")) == {"mic_1": 10.0}
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(("version", "damage"), [("3.1", "all are gone"), ("4", "all are gone"), ("4", "cut off")])
+def test_a_list_that_leads_nowhere_is_refused_everywhere(tmp_path, read, version, damage):
+    with pytest.raises(CryoSegNetError):
+        read(tmp_path, relion_project(tmp_path, version, damage))
+
+
+@pytest.mark.parametrize("read", READERS[:-1])
+def test_of_a_job_folder_the_coordinates_are_taken_everywhere(tmp_path, read):
+    assert read(tmp_path, relion_project(tmp_path, "4").parent) == {"mic_1": 10.0, "mic_2": 20.0}
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+def by_training_of_masks(folder: Path, shape: tuple[int, int]) -> dict[str, int]:
+    (folder / "mics").mkdir()
+    for name in ("mic_1", "mic_2"):
+        write_mrc(folder / "mics" / f"{name}.mrc", np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    inputs = expand_inputs([folder / "mics"])
+    found, _ = find_labels(inputs, [folder / "masks"])
+    return {inputs[i].path.stem: len(labels) for i, labels in found.items()}
+
+
+def by_evaluation_of_masks(folder: Path, shape: tuple[int, int]) -> dict[str, int]:
+    return {stem: len(picks) for stem, picks in read_labels(folder / "masks").tables.items()}
+
+
+@pytest.mark.parametrize("read", [by_training_of_masks, by_evaluation_of_masks])
+@pytest.mark.parametrize("suffix", ["png", "mrc", "bmp"])
+def test_an_empty_mask_is_a_micrograph_without_particles_and_a_full_one_is_refused(tmp_path, read, suffix):
+    (tmp_path / "masks").mkdir()
+    mask = np.zeros((80, 100), np.uint8)
+
+    def write(name: str) -> None:
+        path = tmp_path / "masks" / f"{name}_mask.{suffix}"
+        write_mrc(path, mask.astype(np.float32)) if suffix == "mrc" else cv2.imwrite(str(path), mask)
+
+    write("mic_1")
+    cv2.circle(mask, (30, 40), 9, 255, -1)
+    write("mic_2")
+    assert read(tmp_path, mask.shape) == {"mic_1": 0, "mic_2": 1}
+    mask[:] = 255
+    write("mic_1")
+    shutil.rmtree(tmp_path / "mics", ignore_errors=True)
+    with pytest.raises(CryoSegNetError, match=r"mic_1_mask.*particles cover 100% of the mask"):
+        read(tmp_path, mask.shape)

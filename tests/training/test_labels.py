@@ -139,3 +139,29 @@ def test_mistakes_are_named(mics, tmp_path):
     ):
         with pytest.raises(CryoSegNetError, match=words):
             found(mics, *labels)
+
+
+def test_names_of_cryosparc_and_numbers_that_are_no_additions(tmp_path):
+    """As evaluation has it: CryoSPARC's number in front of a name is none of it; mic_1_2 is not mic_1."""
+    (tmp_path / "mics").mkdir()
+    for name in ("001234567890123456789_mic_1_patch_aligned_doseweighted", "mic_3"):
+        write_mrc(tmp_path / "mics" / f"{name}.mrc", np.random.default_rng(0).normal(size=SHAPE).astype(np.float32))
+    for name in ("mic_1", "mic_3_autopick", "mic_3_4"):
+        write_star(tmp_path / f"{name}.star", X, Y)
+    labels, unknown = found(tmp_path / "mics", *sorted(tmp_path.glob("*.star")))
+    assert set(labels) == {"001234567890123456789_mic_1_patch_aligned_doseweighted", "mic_3"}
+    assert [name.rpartition("/")[2] for name in unknown] == ["mic_3_4.star"]
+
+
+def test_a_folder_of_labels_holds_other_files_as_well(mics, tmp_path):
+    labelled = tmp_path / "labels"
+    labelled.mkdir()
+    for suffix in ("star", "cbox"):  # one micrograph in two formats
+        write_picks(picks(), labelled / f"mic_1.{suffix}")
+    (labelled / "job.star").write_text("data_job\n\n_rlnJobTypeLabel relion.manualpick\n")
+    (labelled / "notes.txt").write_text("picked by hand\n")
+    labels, unknown = found(mics, labelled)
+    assert set(labels) == {"mic_1"} and not unknown
+    (labelled / "mic_2.star").write_text("")
+    with pytest.raises(CryoSegNetError, match=r"mic_2\.star: it is empty or has lost its header"):
+        found(mics, labelled)
