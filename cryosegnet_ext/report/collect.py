@@ -17,7 +17,7 @@ from ..files.atomic import write_atomic
 from ..files.inputs import STATE_FOLDER
 from ..files.picks import Picks, read_picks
 from ..files.relion import read_micrographs_table
-from ..runs.candidates import Kept, read_candidates
+from ..runs.candidates import SavedCandidates, read_candidates
 from ..runs.journal import Record, read_records, read_settings
 
 NOTES = "report.json"
@@ -90,12 +90,12 @@ class Run:
         value = self.settings.get("threshold") if value is None else value
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
-    def candidates(self, record: Record, thumbnail: bool = False) -> tuple[Kept, bool]:
+    def candidates(self, record: Record, thumbnail: bool = False) -> tuple[SavedCandidates, bool]:
         """What was kept of a micrograph, and whether that is every candidate or its pick file only."""
         kept = read_candidates(self.output, record.stem, thumbnail)
         if kept is not None:
             return kept, True
-        return Kept(self._picks(record)), False
+        return SavedCandidates(self._picks(record)), False
 
     def _picks(self, record: Record) -> Picks:
         """The picks of a run that kept no candidates, from its richest pick file."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files.picks import Picks
-from ..runs.candidates import Kept
+from ..runs.candidates import SavedCandidates
 from ..runs.journal import Record
 from .collect import Run
 
@@ -233,7 +233,7 @@ def _base64(values: NDArray[np.uint16]) -> str:
     return base64.b64encode(values.astype("<u2").tobytes()).decode()
 
 
-def _thumbnails(kept: Sequence[Kept], pool: ThreadPoolExecutor, room: int) -> list[str]:
+def _thumbnails(kept: Sequence[SavedCandidates], pool: ThreadPoolExecutor, room: int) -> list[str]:
     """JPEG files in base64, of the largest size with which all fit; empty where there is none."""
     each = room / max(1, len(kept)) * 0.75
     sample = [one.thumbnail for one in kept[:: max(1, len(kept) // 12)] if one.thumbnail]

@@ -1,7 +1,7 @@
-"""What a batch keeps of each micrograph for the report: every candidate, whatever its score, and a small picture.
+"""The candidates of each micrograph, whatever their score, and a small picture: one file a micrograph, for the report.
 
-Pick files hold the picks above the threshold only. A report whose slider goes below it, and a choice of another
-threshold without picking again, need the rest: one file a micrograph, ``OUT/.cryosegnet/candidates/<stem>.cand``.
+Pick files hold only the picks above the threshold. The report's slider goes below it, and another threshold can be
+chosen without picking again: both need all candidates. They lie in ``OUT/.cryosegnet/candidates/<stem>.cand``.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _MOST_CANDIDATES = 10_000_000
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What was kept of one micrograph.
+class SavedCandidates:
+    """The content of a candidates file.
 
     Attributes
     ----------
     candidates
         Best score first; their ``shape`` is the micrograph's.
     thumbnail
-        A JPEG file, 512 pixels along its longer side; empty where it was not asked for or could not be made.
+        A JPEG file, 512 pixels along its longer side; empty if it was not asked for or could not be made.
     """
 
     candidates: Picks
@@ -47,15 +47,15 @@ class Kept:
 def encode_candidates(data: NDArray[np.floating], candidates: Picks) -> bytes:
     """The content of a candidates file.
 
-    It is a row of NumPy arrays (NPY format, one after another): (4,) float64 of version, ny, nx and pixel size (NaN:
-    not known), (4, n) float64 of x, y, diameter and score, and the (m,) uint8 of a JPEG file.
+    NumPy arrays in NPY format, one after another: (4,) float64 of version, ny, nx and pixel size (NaN: not known),
+    (4, n) float64 of x, y, diameter and score, and (m,) uint8, the bytes of a JPEG file.
 
     Parameters
     ----------
     data : (ny, nx)
         The micrograph.
     candidates
-        Every candidate; as for `Picks`.
+        All of its candidates.
     """
     best_first = candidates.by_score()
     size = np.nan if candidates.pixel_size is None else candidates.pixel_size
@@ -71,7 +71,7 @@ def encode_candidates(data: NDArray[np.floating], candidates: Picks) -> bytes:
 
 
 def make_thumbnail(data: NDArray[np.floating], picks: Picks, side: int = _THUMBNAIL_SIDE) -> bytes:
-    """A JPEG file of a micrograph, at most ``side`` pixels long, smoothed a little by the particle's size."""
+    """A JPEG file of a micrograph, at most ``side`` pixels long, smoothed in proportion to the particle diameter."""
     ny, nx = data.shape
     scale = min(1.0, side / max(ny, nx))
     size = max(1, round(nx * scale)), max(1, round(ny * scale))
@@ -84,12 +84,12 @@ def make_thumbnail(data: NDArray[np.floating], picks: Picks, side: int = _THUMBN
 
 
 def candidates_path(output: Path, stem: str) -> Path:
-    """Where a micrograph's candidates are kept."""
+    """The file of a micrograph's candidates."""
     return output / STATE_FOLDER / CANDIDATES_FOLDER / f"{stem}{SUFFIX}"
 
 
 def write_candidates(output: Path, stem: str, content: bytes) -> None:
-    """Write what `encode_candidates` gave; raises CryoSegNetError where it cannot be written."""
+    """Write what `encode_candidates` returned; raises CryoSegNetError if it cannot be written."""
     path = candidates_path(output, stem)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,8 +98,8 @@ def write_candidates(output: Path, stem: str, content: bytes) -> None:
     write_atomic(path, content)
 
 
-def read_candidates(output: Path, stem: str, thumbnail: bool = False) -> Kept | None:
-    """What was kept of a micrograph; None where nothing was, or the file is not ours."""
+def read_candidates(output: Path, stem: str, thumbnail: bool = False) -> SavedCandidates | None:
+    """Read a micrograph's candidates; None if there is no file or it is not one of ours."""
     try:
         with open(candidates_path(output, stem), "rb") as file:
             version, ny, nx, size = (float(value) for value in _array(file, (4,)))
@@ -110,11 +110,11 @@ def read_candidates(output: Path, stem: str, thumbnail: bool = False) -> Kept | 
     except (OSError, ValueError, EOFError):
         return None
     shape = int(ny), int(nx)
-    return Kept(Picks(x, y, diameter, score, None if np.isnan(size) else size, shape), picture)
+    return SavedCandidates(Picks(x, y, diameter, score, None if np.isnan(size) else size, shape), picture)
 
 
 def _array(file: IO[bytes], shape: tuple[int | None, ...]) -> NDArray[Any]:
-    """The next array of a file, of float64 and of this shape; ValueError where it is another one."""
+    """Read the next array of a file; ValueError if it is not float64 of this shape."""
     found = np.load(file, allow_pickle=False)
     right = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape))
     if not right or found.dtype != np.float64 or found.size > 4 * _MOST_CANDIDATES:

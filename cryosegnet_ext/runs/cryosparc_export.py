@@ -1,7 +1,7 @@
-"""Picks of a whole run for CryoSPARC's import jobs: one STAR table, one .cs table, and what to choose there.
+"""Picks of a whole run for CryoSPARC's import jobs: a STAR table, a .cs table, and a text on what to choose there.
 
-What the text says about CryoSPARC's jobs comes from its guide (Job: Import Particle Stack), crYOLO's documentation of
-the same import and published scripts that drive it; nothing here was tried on a CryoSPARC of our own.
+Sources: CryoSPARC's guide (Job: Import Particle Stack), crYOLO's documentation of the same import, and published
+scripts that drive it. Nothing here was tried on a live CryoSPARC.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..files.text import Floats
 from .journal import STATE_FOLDER
 from .summary import SCHEMA
 
-#: Of what a run wrote, the pick file that is read: the first one that is there.
+#: The first of these pick files that exists is read.
 _FORMATS = ("star", "csv", "cbox", "box")
 
 _TEXT = """\
@@ -63,13 +63,13 @@ scripts. Its uids are its own, not those of a project's exposures; cryosegnet-cr
 
 
 @dataclass(frozen=True)
-class Export:
-    """What was written.
+class CryoSparcExport:
+    """Result of an export.
 
     Attributes
     ----------
     text
-        What to choose in CryoSPARC; the content of IMPORT.txt.
+        Content of IMPORT.txt: what to choose in CryoSPARC.
     failures
         A sentence for each micrograph that was left out.
     """
@@ -85,31 +85,31 @@ def export_cryosparc(
     flip_y: bool = False,
     shape: tuple[int, int] | None = None,
     pixel_size: float | None = None,
-) -> Export:
+) -> CryoSparcExport:
     """Write ``particles.star``, ``particles.cs`` and ``IMPORT.txt`` from the output folder of ``cryosegnet pick``.
 
-    CryoSPARC finds a micrograph by its file name alone. Where micrographs in different folders have one file name, each
-    folder gets a table of its own, ``particles-FOLDER.star``, to be imported with the micrographs of that folder.
+    CryoSPARC finds a micrograph by its file name alone. If micrographs in different folders have the same file name,
+    each folder gets its own table, ``particles-FOLDER.star``, to be imported with the micrographs of that folder.
 
-    A micrograph whose shape, pixel size or pick file is missing is left out.
+    A micrograph without shape, pixel size or pick file is left out.
 
     Parameters
     ----------
     run
-        The output folder of ``cryosegnet pick``: it holds summary.json.
+        The output folder of ``cryosegnet pick``; it holds summary.json.
     output
-        Folder to write to, made where it is missing.
+        Folder to write to; created if it does not exist.
     flip_y
         Mirror top and bottom: y becomes ny - 1 - y.
     shape
-        (ny, nx) of micrographs that cannot be read.
+        (ny, nx) for micrographs that cannot be read.
     pixel_size
-        Angstrom per pixel of micrographs for which the run knew none.
+        Angstrom per pixel for micrographs whose pixel size the run did not know.
 
     Raises
     ------
     CryoSegNetError
-        ``run`` is no such folder, nothing is left to write, or a file cannot be written.
+        ``run`` is not such a folder, there are no picks, or a file cannot be written.
     """
     run, output = Path(run), Path(output)
     entries = _entries(run)
@@ -140,11 +140,11 @@ def export_cryosparc(
         write_atomic(star, _star(part))
     write_cs(filled, output / "particles.cs")
     write_atomic(output / "IMPORT.txt", text)
-    return Export(text, tuple(failures))
+    return CryoSparcExport(text, tuple(failures))
 
 
 def _entries(run: Path) -> list[Mapping[str, object]]:
-    """The micrographs of summary.json that were picked."""
+    """Entries of summary.json for the micrographs that were picked."""
     path = run / "summary.json"
     try:
         summary = json.loads(path.read_bytes())
@@ -161,7 +161,7 @@ def _entries(run: Path) -> list[Mapping[str, object]]:
 
 
 def _journal_paths(run: Path) -> dict[str, str]:
-    """Real path by stem, for names that are relative to a folder that is not the current one."""
+    """Stem -> real path, for names that are relative to another folder than the current one."""
     paths = {}
     with suppress(OSError), open(run / STATE_FOLDER / "journal.jsonl", "rb") as file:
         for line in file:
@@ -199,7 +199,7 @@ def _picks(
     diameter = picks.diameter
     median = _positive(entry.get("diameter"))
     if median is not None and not np.isfinite(diameter).all():
-        # The run gave pixels where it knew no pixel size.
+        # Without a pixel size the run gave the diameter in pixels.
         angstrom = median if _positive(entry.get("pixel_size")) else median * size
         diameter = np.where(np.isfinite(diameter), diameter, angstrom)
     return replace(picks, diameter=diameter, pixel_size=size, shape=found)
@@ -210,7 +210,7 @@ def _positive(value: object) -> float | None:
 
 
 def _parts(table: Mapping[str, Picks]) -> dict[str, dict[str, Picks]]:
-    """The tables to write, by file name: one, or one for each folder where two micrographs have one file name."""
+    """File name -> table: one table, or one a folder if micrographs in different folders have the same file name."""
     if len({PurePath(name).name for name in table}) == len(table):
         return {"particles.star": dict(table)}
     folders = {name: PurePath(name).parent for name in table}
@@ -227,12 +227,12 @@ def _parts(table: Mapping[str, Picks]) -> dict[str, dict[str, Picks]]:
 
 
 def _sizes(table: Mapping[str, Picks]) -> list[str]:
-    """The distinct pixel sizes, one an optics group."""
+    """The different pixel sizes; each is an optics group."""
     return list(dict.fromkeys(f"{picks.pixel_size:.6f}" for picks in table.values()))
 
 
 def _star(table: Mapping[str, Picks]) -> str:
-    """RELION 3.1's particle table: optics groups by pixel size, and a row a pick."""
+    """A particle table as RELION 3.1 has it: an optics group for each pixel size, a row for each pick."""
     sizes = _sizes(table)
     groups = range(1, len(sizes) + 1)
     optics: dict[str, Sequence[object]] = {
@@ -263,12 +263,12 @@ is a table for each folder: do the steps below once for each of them, with an im
 
 
 def _text(table: Mapping[str, Picks], stars: Mapping[Path, Mapping[str, Picks]], flip_y: bool) -> str:
-    # The pick farthest from the middle row shows a mirror image best.
+    # Mirroring moves the pick farthest from the middle row the most.
     name, picks = max(table.items(), key=lambda item: float(_off_centre(item[1]).max()))
     row = int(_off_centre(picks).argmax())
     assert picks.shape is not None
     ny, nx = picks.shape
-    y = (ny - 1 - picks.y[row] if flip_y else picks.y[row]) / ny  # as it was picked: what CryoSPARC has to arrive at
+    y = (ny - 1 - picks.y[row] if flip_y else picks.y[row]) / ny  # as it was picked: CryoSPARC must show the same
     lines = [f"   {star.name}: {len(part)} micrographs of {_folder(part)}" for star, part in stars.items()]
     several = len(stars) > 1
     return _TEXT.format(

@@ -1,7 +1,7 @@
-"""For monitors of a long run: a heartbeat as JSON, and metrics as Prometheus' node_exporter reads them from text files.
+"""Files for those who monitor a long run: a heartbeat as JSON, and metrics for the text files of Prometheus.
 
-Both files are replaced whole, every few seconds and from a thread of their own, so that they go on while a micrograph
-takes long; what they say of the current micrograph tells whether the run does too. ``docs/cluster.md`` lists the names.
+A thread replaces both files every few seconds, also while one micrograph takes long. The time that the current
+micrograph has taken shows whether the run still goes on. ``docs/cluster.md`` lists the names.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from .journal import Record
 
 SCHEMA = 1
 SECONDS = 10.0
-#: The rate is that of this many micrographs.
+#: The rate is measured over this many micrographs.
 _RATE_OVER = 100
 
 _HELP = {
     "info": ("gauge", "Version of the program and the output folder; always 1"),
     "up": ("gauge", "1 while the run goes on, 0 after its end"),
-    "start_time_seconds": ("gauge", "When the run began, seconds since 1970"),
+    "start_time_seconds": ("gauge", "Start of the run, seconds since 1970"),
     "heartbeat_time_seconds": ("gauge", "When this file was written, seconds since 1970"),
     "last_micrograph_time_seconds": ("gauge", "When the last micrograph was finished, seconds since 1970"),
-    "current_micrograph_seconds": ("gauge", "For how long the oldest micrograph at hand has been at hand"),
+    "current_micrograph_seconds": ("gauge", "How long the oldest micrograph in progress has taken so far"),
     "micrographs_picked_total": ("counter", "Micrographs picked by this run"),
     "micrographs_failed_total": ("counter", "Micrographs that failed in this run"),
     "micrographs_skipped": ("gauge", "Micrographs that earlier runs had finished"),
     "micrographs_without_picks_total": ("counter", "Micrographs picked by this run that have no picks"),
-    "micrographs_waiting": ("gauge", "Micrographs that are known and not yet at hand"),
-    "micrographs_in_flight": ("gauge", "Micrographs at hand"),
+    "micrographs_waiting": ("gauge", "Micrographs that are known and not begun"),
+    "micrographs_in_flight": ("gauge", "Micrographs in progress"),
     "picks_total": ("counter", "Picks of this run"),
     "picking_seconds_total": ("counter", "Time spent on reading and picking, over all workers"),
     "micrographs_per_second": ("gauge", "Rate over the last 100 micrographs"),
@@ -51,12 +51,12 @@ _HELP = {
 
 
 class Monitor:
-    """Counts what a run does and tells it in files; a file that cannot be written never disturbs the run.
+    """Counts what a run does and writes it to files; a file that cannot be written never stops the run.
 
     Parameters
     ----------
     heartbeat, metrics
-        The files; None: not written.
+        The files to write; None: none.
     seconds
         Time between two writes.
     """
@@ -71,7 +71,7 @@ class Monitor:
         self._thread: threading.Thread | None = None
         self._output = ""
         self._start = time.time()
-        self._at_hand: dict[str, tuple[str, float]] = {}
+        self._in_progress: dict[str, tuple[str, float]] = {}
         self._last: tuple[str, float] | None = None
         self._finished: deque[float] = deque(maxlen=_RATE_OVER)
         self._counts = dict.fromkeys(("done", "failed", "skipped", "waiting", "without_picks", "picks"), 0)
@@ -81,7 +81,7 @@ class Monitor:
         self.state = "starting"
 
     def open(self, output: Path) -> None:
-        """Begin to write; raises CryoSegNetError where a file cannot be written, which later is only suffered."""
+        """Begin to write; raises CryoSegNetError if a file cannot be written. Later such errors are ignored."""
         if self.heartbeat is None and self.metrics is None:
             return
         self._output = str(output)
@@ -90,27 +90,27 @@ class Monitor:
         self._thread.start()
 
     def close(self, state: str) -> None:
-        """Write a last time how the run ended: ``ended``, ``stopped`` or ``failed``."""
+        """Write the files a last time, with the end of the run: ``ended``, ``stopped`` or ``failed``."""
         if self._thread is None:
             return
         self._ended.set()
         self._thread.join(timeout=5)
         self.state = state
         with self._lock:
-            self._at_hand.clear()
+            self._in_progress.clear()
         with contextlib.suppress(OSError, CryoSegNetError):
             self.write()
 
     def begin(self, key: str, name: str) -> None:
-        """A micrograph is at hand."""
+        """A micrograph was begun."""
         with self._lock:
-            self._at_hand[key] = (name, time.time())
+            self._in_progress[key] = (name, time.time())
 
     def add(self, record: Record) -> None:
         """A micrograph is finished."""
         now = time.time()
         with self._lock:
-            self._at_hand.pop(record.key, None)
+            self._in_progress.pop(record.key, None)
             self._last = (record.name, now)
             self._finished.append(now)
             self._counts["done" if record.done else "failed"] += 1
@@ -119,7 +119,7 @@ class Monitor:
             self._picking_seconds += record.seconds
 
     def update(self, state: str, waiting: int, skipped: int, workers: int, restarts: int) -> None:
-        """How things stand."""
+        """Set the state of the run: ``estimating``, ``picking`` or ``waiting``, and its counts."""
         with self._lock:
             self.state = state
             self._counts["waiting"], self._counts["skipped"] = waiting, skipped
@@ -130,10 +130,10 @@ class Monitor:
         self._diameter = None if diameter is None else diameter.value
 
     def write(self) -> None:
-        """Write both files now; raises CryoSegNetError."""
+        """Write both files now; raises CryoSegNetError if one cannot be written."""
         with self._lock:
             now = time.time()
-            oldest = min(self._at_hand.values(), key=lambda pair: pair[1], default=None)
+            oldest = min(self._in_progress.values(), key=lambda pair: pair[1], default=None)
             rate = len(self._finished) / max(now - self._finished[0], 1e-3) if len(self._finished) > 1 else 0.0
             beat = self._heartbeat(now, oldest, rate)
             text = self._metrics(now, oldest, rate)
@@ -159,7 +159,7 @@ class Monitor:
             "host": socket.gethostname(),
             "output": self._output,
             "started": _iso(self._start),
-            "micrographs": {name: counts[name] for name in names} | {"in_flight": len(self._at_hand)},
+            "micrographs": {name: counts[name] for name in names} | {"in_flight": len(self._in_progress)},
             "picks": counts["picks"],
             "current": oldest and {"name": oldest[0], "seconds": round(now - oldest[1], 1)},
             "last": self._last and {"name": self._last[0], "time": _iso(self._last[1])},
@@ -184,7 +184,7 @@ class Monitor:
             "micrographs_skipped": counts["skipped"],
             "micrographs_without_picks_total": counts["without_picks"],
             "micrographs_waiting": counts["waiting"],
-            "micrographs_in_flight": len(self._at_hand),
+            "micrographs_in_flight": len(self._in_progress),
             "picks_total": counts["picks"],
             "picking_seconds_total": self._picking_seconds,
             "micrographs_per_second": rate,
@@ -205,7 +205,7 @@ class Monitor:
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of this process; None where the system does not tell."""
+    """Resident memory of this process; None if the system does not tell."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The picks drawn on their micrograph, so that a person can judge them at a glance."""
+"""Picks drawn on their micrograph, to be judged by eye."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _LOWEST_COLOUR = 0.25
 def draw_overlay(data: NDArray[np.floating], picks: Picks, max_side: int = 1200) -> NDArray[np.uint8]:
     """A picture of a micrograph with a circle around each pick and a legend below.
 
-    Circles have the pick's diameter; their colour is the score (viridis, 0 to 1 on every picture, so that pictures can
-    be compared). The legend gives the number of picks, their median diameter, a scale bar and the colours.
+    Each circle has the diameter of its pick. The colour is the score (viridis, 0 to 1 on every picture, so that
+    pictures can be compared). The legend gives the number of picks, their median diameter, a scale bar and the colours.
 
     Parameters
     ----------
     data : (ny, nx)
         The micrograph.
     picks
-        Its picks; their pixel size gives the scale bar (pixels without it).
+        Its picks. Without a pixel size the scale bar is in pixels.
     max_side
-        Longest side of the micrograph on the picture, pixels; a small micrograph is enlarged to 700 or ``max_side``.
+        Longest side of the micrograph in the picture, pixels. A small micrograph is enlarged to 700 or ``max_side``.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def save_overlay(path: str | Path, data: NDArray[np.floating], picks: Picks, max
 
 
 def to_grey(data: NDArray[np.float32], size: tuple[int, int], scale: float, picks: Picks) -> NDArray[np.uint8]:
-    """Shrink a micrograph to ``size`` (w, h), smooth it a little, by the particle size, and stretch it to 0 to 255."""
+    """Resize a micrograph to ``size`` (w, h), smooth it in proportion to the diameter, and stretch it to 0 to 255."""
     small = cv2.resize(data, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     diameter = float(np.median(picks.diameter_px)) if len(picks) else max(data.shape) / 20
     sigma = 0.04 * diameter * scale
@@ -132,7 +132,7 @@ def _legend(picks: Picks, width: int, scale: float, nx: int) -> NDArray[np.uint8
 
 
 def _write_colours(strip: NDArray[np.uint8], right: int, size: float) -> int:
-    """The bar of colours with its ends' scores, flush right; returns where it begins."""
+    """Draw the colour bar with the scores 0 and 1 at its ends, aligned right; returns its left end."""
     length, half = round(200 * size), max(2, strip.shape[0] // 6)
     middle = strip.shape[0] // 2
     gap = round(12 * size)
@@ -145,7 +145,7 @@ def _write_colours(strip: NDArray[np.uint8], right: int, size: float) -> int:
 
 
 def _counts(picks: Picks) -> list[str]:
-    """What to say about the picks, the longest text first."""
+    """Texts about the picks, the longest first."""
     count = f"{len(picks)} pick{'' if len(picks) == 1 else 's'}"
     if not len(picks):
         return [count]
@@ -154,7 +154,7 @@ def _counts(picks: Picks) -> list[str]:
 
 
 def _scale_bar(pixel_size: float | None, nx: int) -> tuple[float, str]:
-    """Length in pixels of the micrograph, about an eighth of its width, and label: a round number of nm, A or px."""
+    """Length of the scale bar in pixels of the micrograph, about an eighth of its width, and its label."""
     target = nx / 8
     if pixel_size is None:
         nominal = _round_down(target)
