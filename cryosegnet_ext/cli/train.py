@@ -50,7 +50,7 @@ exit codes: 0 done, 1 wrong usage, 3 it could not be done, 4 stopped
 examples:
   cryosegnet train --micrographs mics/ --labels picks/ -o trained --diameter 180
   cryosegnet train --micrographs corrected_micrographs.star --labels Select/job020/particles.star -o trained
-  cryosegnet train --micrographs mics/ --labels cryoppp_csv/ -o published --preset published"""
+  cryosegnet train --micrographs mics/ --labels cryoppp_csv/ -o published --recipe published"""
 
 #: Share of the micrographs that judge, where nothing is said of it.
 HELD_OUT = 0.2
@@ -120,7 +120,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     method = parser.add_argument_group("how to learn")
     add = method.add_argument
     add(
-        "--preset",
+        "--recipe",
         choices=("default", "published"),
         default="default",
         help="our network at the particle's own scale, or the paper's: denoised 1024 x 1024 frames, 64 channels, "
@@ -137,7 +137,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     share = number(0.05, 0.95)
     add("--simulated", metavar="S", type=share, default=0.5, help="share of simulated crops (default 0.5)")
     add("--steps", metavar="N", type=whole(1, 10**7), help="length (default: 3000 of 8 crops)")
-    add("--epochs", metavar="N", type=whole(1, 10**5), help="length of the published preset (200)")
+    add("--epochs", metavar="N", type=whole(1, 10**5), help="length of the published recipe (200)")
     add("--batch", metavar="N", type=whole(1, 4096), help="crops or frames a step (default: 8, published 6)")
     rate = number(1e-7, 1)
     add("--learning-rate", metavar="R", type=rate, help="(default: 2e-3, with --start 1e-3, published 1e-4)")
@@ -151,16 +151,16 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train; the exit code says how it went."""
     check(args)
-    if args.epochs is not None and args.preset != "published":
-        raise UsageError("--epochs goes with --preset published: give --steps")
+    if args.epochs is not None and args.recipe != "published":
+        raise UsageError("--epochs goes with --recipe published: give --steps")
     if args.epochs is not None and args.steps is not None:
         raise UsageError("--epochs and --steps exclude each other: give one")
-    if args.preset == "published" and args.simulate:
-        raise UsageError("--preset published does not mix in simulated particles: leave out --simulate")
+    if args.recipe == "published" and args.simulate:
+        raise UsageError("--recipe published does not mix in simulated particles: leave out --simulate")
     if args.start is not None and (args.base_channels is not None or args.levels is not None):
         raise UsageError("--start tells the network's size: leave out --base-channels and --levels")
-    if args.preset == "default" and (args.levels or 0) > 5:
-        raise UsageError("--levels 6 is for the published preset: the default one's crops are too small for it")
+    if args.recipe == "default" and (args.levels or 0) > 5:
+        raise UsageError("--levels 6 is for the published recipe: the default one's crops are too small for it")
 
     from ..training.options import Options
     from ..training.train import train

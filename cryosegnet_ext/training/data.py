@@ -100,7 +100,7 @@ class Data:
 
 def load_data(options: Options, folder: RunFolder, device: str, say: Say) -> Data:
     """Prepare and split the user's micrographs."""
-    how = Preparation(options.preset, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
+    how = Preparation(options.recipe, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
     given = UserData(options.micrographs, options.labels, options.diameter, how, options.skip_bad, device=device)
     examples, size, inputs = labelled_examples(given, folder.path, say)
     return split_data(options, examples, size, inputs, folder)

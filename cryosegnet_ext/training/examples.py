@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 #: Side of the published network's input, pixels.
 PUBLISHED_SIDE = 1024
-# Frames of the default preset are reduced until the particle has this many pixels: crops show it at 64 at most, but for
+# Frames of the default recipe are reduced until the particle has this many pixels: crops show it at 64 at most, but for
 # the few that show it too large.
 _FRAME_DIAMETER = 96.0
 _NONE = np.zeros((0, 2))
@@ -43,7 +43,7 @@ class Preparation:
 
     Attributes
     ----------
-    preset
+    recipe
         ``default``: the micrograph, reduced; ``published``: denoised as published, 1024 x 1024, upside down.
     denoised
         The micrographs went through the published denoising already.
@@ -53,7 +53,7 @@ class Preparation:
         What to do to label coordinates: see `checks.place`.
     """
 
-    preset: Literal["default", "published"] = "default"
+    recipe: Literal["default", "published"] = "default"
     denoised: bool = False
     pixel_size: float | None = None
     flip: str | None = None
@@ -235,7 +235,7 @@ def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str
         what = f"has {(~within).sum()} of {len(labels)} labels outside {name}: left out"
         problems.append(Problem(name, labels.source, what, serious=False))
     x, y = np.clip(labels.x[within], 0, shape[1] - 1), np.clip(labels.y[within], 0, shape[0] - 1)
-    pixels = _published_frame(micrograph, how) if how.preset == "published" else _reduced(micrograph, diameter_px)
+    pixels = _published_frame(micrograph, how) if how.recipe == "published" else _reduced(micrograph, diameter_px)
     known = {
         "name": task.one.name,
         "pixel_size": micrograph.pixel_size,

@@ -50,7 +50,7 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
     if note.get("recipe") != "default":
         raise CryoSegNetError(
             f"the weights {start} were not trained for the default recipe: fine-tune those with 'cryosegnet train "
-            f"--preset published --start {start}'"
+            f"--recipe published --start {start}'"
         )
     with stop.interrupts():
         if options.self_train:

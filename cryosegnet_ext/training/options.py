@@ -17,7 +17,7 @@ class Options:
     ----------
     micrographs, labels
         Files, folders, globs, lists.
-    preset
+    recipe
         ``default`` or ``published``.
     pixel_size, diameter
         Angstrom per pixel; angstrom.
@@ -28,11 +28,11 @@ class Options:
     split
         A split file of the user's.
     steps, epochs
-        Length; None for the preset's. Epochs are of the published preset.
+        Length; None for the recipe's. Epochs are of the published recipe.
     batch, learning_rate, base_channels, levels, patience, seed
-        None for the preset's.
+        None for the recipe's.
     crop
-        Side of a crop of the default preset, pixels of the working image.
+        Side of a crop of the default recipe, pixels of the working image.
     precision
         ``auto``, ``bf16``, ``float16`` or ``float32``.
     simulate, simulated
@@ -45,7 +45,7 @@ class Options:
 
     micrographs: Sequence[str]
     labels: Sequence[str]
-    preset: Literal["default", "published"] = "default"
+    recipe: Literal["default", "published"] = "default"
     pixel_size: float | None = None
     diameter: float | None = None
     denoised: bool = False
@@ -73,6 +73,7 @@ class Options:
         """What changes the result, for ``training.json``; the number of workers does not."""
         values = asdict(self)
         del values["workers"]
+        values["preset"] = values.pop("recipe")  # what training.json calls it
         base, levels = self.sizes()
         return values | {"base_channels": base, "levels": levels}
 
@@ -81,7 +82,7 @@ class Options:
         if self.start is not None:
             network, _ = load_unet(self.start)
             return network.base_channels, network.levels
-        usual = (64, 5) if self.preset == "published" else (16, 4)
+        usual = (64, 5) if self.recipe == "published" else (16, 4)
         return self.base_channels or usual[0], self.levels or usual[1]
 
 

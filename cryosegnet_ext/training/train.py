@@ -78,10 +78,10 @@ def begin(folder: RunFolder, data: Data, group: Group, seed: int, say: Callable[
 
 
 def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop) -> AttentionUNet:
-    """The training loop with the preset's recipe; returns the best network."""
+    """The training loop of a recipe; returns the best network."""
     source: Source
     validation: Sequence[Batch]
-    if options.preset == "published":
+    if options.recipe == "published":
         frames = Frames(data.training, options.batch or 6, options.seed, least=group.size)
         steps = options.steps or (options.epochs or 200) * frames.steps_an_epoch
         recipe = published_recipe(options, steps, frames.steps_an_epoch, group.device)
@@ -99,7 +99,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
         validation, every = validation_crops(data.validation, options.crop, batch, options.seed), recipe.validate_every
     start: Mapping[str, Tensor] | None = load_unet(options.start)[0].state_dict() if options.start else None
     workers = default_workers(group.device) if options.workers is None else options.workers
-    less = "--batch" if options.preset == "published" else "--batch or --crop"
+    less = "--batch" if options.recipe == "published" else "--batch or --crop"
     with enough_memory(group.device, less):
         return fit(
             recipe,
@@ -222,12 +222,12 @@ def conclude(
     """Calibrate, score, and write the weights, the card and the report."""
     say("calibrating the score on the validation micrographs")
     candidate = folder.path / CANDIDATE
-    result.write_weights(model.state_dict(), result.note_of(options.preset, "candidate"), candidate)
+    result.write_weights(model.state_dict(), result.note_of(options.recipe, "candidate"), candidate)
     seen = gather(candidate, data.validation, device, options.denoised)
-    published = options.preset == "published"
+    published = options.recipe == "published"
     calibration = Calibration() if published else fit_calibration(seen)
     threshold = best_threshold(seen, calibration)
-    note = result.note_of(options.preset, folder.path.name, None if published else calibration, threshold)
+    note = result.note_of(options.recipe, folder.path.name, None if published else calibration, threshold)
     result.write_weights(model.state_dict(), note, folder.path / WEIGHTS)
 
     scores: dict[str, Scores] = {}

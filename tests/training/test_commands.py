@@ -173,10 +173,10 @@ def test_sigint_stops_and_the_same_command_goes_on(data, tmp_path):
     assert (tmp_path / "out" / "checkpoint.pt").exists()
 
 
-def test_the_published_preset(data, tmp_path):
+def test_the_published_recipe(data, tmp_path):
     size = ["--base-channels", "2", "--levels", "2", "--device", "cpu", "--diameter", "96", "--denoised"]
     words = ["train", "--micrographs", str(data / "mics"), "--labels", str(data / "labels"), "-o", str(tmp_path / "p")]
-    assert main([*words, *size, "--preset", "published", "--epochs", "2", "--batch", "2", "--quiet"]) == 0
+    assert main([*words, *size, "--recipe", "published", "--epochs", "2", "--batch", "2", "--quiet"]) == 0
     note = metadata_of(tmp_path / "p" / "unet.safetensors")
     assert note["recipe"] == "published" and "calibration" not in note and "threshold" in note
     report = json.loads((tmp_path / "p" / "training.json").read_text())
@@ -198,11 +198,11 @@ def test_flipped_labels_stop_the_training_with_their_remedy(data, tmp_path, caps
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (["--epochs", "3"], 1, "--epochs goes with --preset published"),
+        (["--epochs", "3"], 1, "--epochs goes with --recipe published"),
         (["--levels", "9"], 1, "--levels"),
         (["--crop", "100"], 1, "no multiple of 32"),
         (["--split", "nowhere.json"], 1, "no such file"),
-        (["--preset", "published", "--simulate", "x.mrc"], 1, "leave out --simulate"),
+        (["--recipe", "published", "--simulate", "x.mrc"], 1, "leave out --simulate"),
         (["--start", "default", "--levels", "3"], 1, "leave out"),
         (["--device", "cuda:77"], 1, "cuda:77"),
         (["--diameter", "20000"], 1, "diameter"),
