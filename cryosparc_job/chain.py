@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,9 +21,12 @@ from .jobs import connect_once, create_once, find_marked
 
 __all__ = ["STEPS", "ChainPlan", "ClassRule", "Step", "read_plan", "run", "steps"]
 
+log = logging.getLogger(__name__)
+
 #: Box side in particle diameters, and the multiple it is rounded up to, which Fourier transforms like.
 _BOX_DIAMETERS, _BOX_MULTIPLE = 1.5, 16
-_POLL_SECONDS = 10.0
+#: How often the state of a job is asked for.
+POLL_SECONDS = 10.0
 _DONE = ("completed", "failed", "killed")
 
 
@@ -148,8 +152,6 @@ def _check(connection: Connection, chain: Sequence[Step]) -> None:
 def run(
     connection: Connection,
     plan: ChainPlan,
-    say: Callable[[str], None] = print,
-    poll_seconds: float = _POLL_SECONDS,
 ) -> dict[str, str]:
     """Make and queue the jobs of a plan, one after the other, and wait for each.
 
@@ -162,10 +164,6 @@ def run(
         The server.
     plan
         What to do.
-    say
-        Told what happens, a line each.
-    poll_seconds
-        How often a job's state is asked for.
 
     Returns
     -------
@@ -183,17 +181,17 @@ def run(
         made[step.name] = job.uid
         if job.status == "building":
             _queue(connection, step, job)
-            say(f"{step.name}: {job.uid} queued")
+            log.info("%s: %s queued", step.name, job.uid)
         if step.kind == "select_2D":
-            _select(connection, plan, job, say, poll_seconds)
-        status = _wait(connection, job, ("completed",), plan.hours, poll_seconds)
+            _select(connection, plan, job)
+        status = _wait(connection, job, ("completed",), plan.hours)
         if status != "completed":
             raise CryoSegNetError(
                 f"{job.uid} ({step.kind}) {'was ' if status == 'killed' else ''}{status}: look at its log; "
                 "clear it in CryoSPARC and run the same command to try it again."
             )
-        counts = {name: output.num_items for name, output in job.outputs.items()}
-        say(f"{step.name}: {job.uid} completed, " + ", ".join(f"{n} {name}" for name, n in counts.items()))
+        counts = ", ".join(f"{output.num_items} {name}" for name, output in job.outputs.items())
+        log.info("%s: %s completed, %s", step.name, job.uid, counts)
     return made
 
 
@@ -224,7 +222,7 @@ def _queue(connection: Connection, step: Step, job: Any) -> None:
             connection.call(f"queueing {job.uid}", job.queue, step.lane)
 
 
-def _wait(connection: Connection, job: Any, wanted: Sequence[str], hours: float, poll_seconds: float) -> str:
+def _wait(connection: Connection, job: Any, wanted: Sequence[str], hours: float) -> str:
     """Wait for a state, or for the job's end; never for ever."""
     end = time.monotonic() + 3600 * hours
     while True:
@@ -238,12 +236,12 @@ def _wait(connection: Connection, job: Any, wanted: Sequence[str], hours: float,
             raise CryoSegNetError(
                 f"{job.uid} is still {status} after {hours:g} hours: run the same command to wait for it again."
             )
-        time.sleep(poll_seconds)
+        time.sleep(POLL_SECONDS)
 
 
-def _select(connection: Connection, plan: ChainPlan, job: Any, say: Callable[[str], None], poll_seconds: float) -> None:
+def _select(connection: Connection, plan: ChainPlan, job: Any) -> None:
     """Choose the classes of an interactive Select 2D job, when it waits for that."""
-    if _wait(connection, job, ("waiting",), plan.hours, poll_seconds) != "waiting":
+    if _wait(connection, job, ("waiting",), plan.hours) != "waiting":
         return
     classes = connection.call("reading the 2D classes", job.interact, "get_class_info")
     chosen = plan.rule.choose(classes)
@@ -251,7 +249,7 @@ def _select(connection: Connection, plan: ChainPlan, job: Any, say: Callable[[st
         number = int(one["class_idx"])
         body = {"class_idx": number, "selected": number in chosen}
         connection.call("selecting 2D classes", job.interact, "set_class_selected", body)
-    say(f"select: {len(chosen)} of {len(classes)} classes kept")
+    log.info("select: %d of %d classes kept", len(chosen), len(classes))
     try:
         connection.call("finishing the selection", job.interact, "finish", patience=0)
     except ServerError:

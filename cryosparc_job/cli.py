@@ -74,7 +74,7 @@ def _complain(text: str) -> None:
 def _connect(args: argparse.Namespace) -> Connection:
     from .connection import connect
 
-    return connect(args.url, prompt=not args.no_prompt, patience=args.patience, notice=_complain)
+    return connect(args.url, prompt=not args.no_prompt, patience=args.patience)
 
 
 def _download(args: argparse.Namespace) -> bool | None:
@@ -225,7 +225,8 @@ def _chain(args: argparse.Namespace) -> int:
             limit = f"{plan.rule.resolution:g} A or better, {plan.rule.particles} particles or more"
             print(f"classes to keep: {limit}, up to {plan.rule.fraction:.0%} of all particles")
             return DONE
-        run(connection, plan, lambda line: print(line, flush=True))
+        for name, uid in run(connection, plan).items():
+            print(f"{name}: {uid}")
     return DONE
 
 

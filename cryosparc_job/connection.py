@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import sys
@@ -20,6 +21,8 @@ from .errors import Expired, ServerError
 
 if TYPE_CHECKING:
     from cryosparc.tools import CryoSPARC
+
+log = logging.getLogger(__name__)
 
 SUPPORTED = "5.0"
 INSTALL = f'pip install "cryosparc-tools>={SUPPORTED},<5.1"'
@@ -114,7 +117,6 @@ def connect(
     *,
     prompt: bool = True,
     patience: float = _PATIENCE_SECONDS,
-    notice: Callable[[str], None] | None = None,
 ) -> Connection:
     """Connect to a CryoSPARC server.
 
@@ -130,8 +132,6 @@ def connect(
         Ask on the terminal where nothing else gives a login.
     patience
         How long a call is tried again while the network or the server is down, seconds.
-    notice
-        Told what is waited for, one sentence.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def connect(
         )
     # The client tries a broken call three times and warns of each; `Connection.call` reports what comes of it.
     warnings.filterwarnings("ignore", message=r"\*\*\* API client", category=UserWarning)
-    return Connection(cs, address, patience, notice)
+    return Connection(cs, address, patience)
 
 
 def _login(address: str, prompt: bool) -> tuple[str | None, str | None]:
@@ -204,6 +204,7 @@ def _relogin(address: str) -> str:
 
 
 def _close(cs: CryoSPARC) -> None:
+    # Private: cryosparc-tools has no close, and would leave the socket to the garbage collector.
     cs.api._client.close()
 
 
@@ -220,11 +221,10 @@ class Connection:
         How long a call is tried again while the network or the server is down, seconds.
     """
 
-    def __init__(self, cs: CryoSPARC, url: str, patience: float, notice: Callable[[str], None] | None = None) -> None:
+    def __init__(self, cs: CryoSPARC, url: str, patience: float) -> None:
         self.cs = cs
         self.url = url
         self.patience = patience
-        self._notice = notice
 
     @property
     def api(self) -> Any:
@@ -271,8 +271,8 @@ class Connection:
                 problem = _explain(error, what, self.url)
                 if not problem.passing or time.monotonic() + wait > end:
                     raise problem from error
-            if self._notice is not None and wait == _FIRST_WAIT:
-                self._notice(f"waiting up to {end - time.monotonic():.0f} s: {problem}")
+            if wait == _FIRST_WAIT:
+                log.info("waiting up to %.0f s: %s", end - time.monotonic(), problem)
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def connection(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(chain, "POLL_SECONDS", 0.02)
     fake.world.class_info = CLASSES
     add_exposures(fake.world, [(256, 256)] * 3, particles=8)
     with connect(fake.url, patience=LIMIT) as one:
@@ -44,9 +46,9 @@ def plan(**options: Any) -> ChainPlan:
     return ChainPlan("P1", "W1", OutputName("J2", "particles"), OutputName("J2", "exposures"), **options)
 
 
-def test_the_whole_chain(connection: Connection, world: World) -> None:
-    said: list[str] = []
-    made = run(connection, plan(), said.append, poll_seconds=0.02)
+def test_the_whole_chain(connection: Connection, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cryosparc_job")
+    made = run(connection, plan())
     assert made == {"extract": "J3", "classify": "J4", "select": "J5", "abinit": "J6"}
     assert [world.jobs[uid].status for uid in made.values()] == ["completed"] * 4
     assert [world.jobs[uid].queued_to_lane for uid in made.values()] == ["gpu", "gpu", None, "gpu"]
@@ -55,19 +57,20 @@ def test_the_whole_chain(connection: Connection, world: World) -> None:
     assert world.selected_classes == {0, 2}
     assert world.jobs["J5"].spec.outputs.root["particles_selected"].num_items == 14
     assert world.jobs["J6"].parents == ["J5"]
-    assert "select: 2 of 4 classes kept" in said
+    assert "select: 2 of 4 classes kept" in caplog.messages
+    assert "abinit: J6 completed, 14 particles_all_classes, 1 volume_class_0" in caplog.messages
 
 
 def test_the_same_plan_makes_no_second_chain(connection: Connection, world: World) -> None:
-    first = run(connection, plan(last="classify"), lambda line: None, poll_seconds=0.02)
+    first = run(connection, plan(last="classify"))
     assert first == {"extract": "J3", "classify": "J4"}
-    assert run(connection, plan(), lambda line: None, poll_seconds=0.02) == {
+    assert run(connection, plan()) == {
         "extract": "J3",
         "classify": "J4",
         "select": "J5",
         "abinit": "J6",
     }
-    other = run(connection, plan(box=64, last="extract"), lambda line: None, poll_seconds=0.02)
+    other = run(connection, plan(box=64, last="extract"))
     assert other == {"extract": "J7"}
 
 
@@ -80,7 +83,7 @@ def test_faults_make_no_twins(
 ) -> None:
     after = 5 if operation == "jobs.interactive_post" else 0  # the call that finishes the selection
     fake.faults.append(Fault(operation, kind, 3 if kind == "torn" else 1, after=after))
-    made = run(connection, plan(), lambda line: None, poll_seconds=0.02)
+    made = run(connection, plan())
     assert [world.jobs[uid].status for uid in made.values()] == ["completed"] * 4
     assert len([job for job in world.jobs.values() if not job.deleted]) == 6
     for uid in made.values():
@@ -92,27 +95,27 @@ def test_a_job_that_fails_ends_the_chain_and_can_be_cleared(connection: Connecti
     world.ends["class_2D_new"] = status
     for _ in range(2):
         with pytest.raises(CryoSegNetError, match=rf"J4 \(class_2D_new\) (was )?{status}"):
-            run(connection, plan(), lambda line: None, poll_seconds=0.02)
+            run(connection, plan())
     world.ends.clear()
     world.clear(world.jobs["J4"])
-    assert run(connection, plan(), lambda line: None, poll_seconds=0.02)["abinit"] == "J6"
+    assert run(connection, plan())["abinit"] == "J6"
 
 
 def test_a_select_job_that_fails_before_it_waits_does_not_hang(connection: Connection, world: World) -> None:
     world.ends["select_2D"] = "failed"
     with pytest.raises(CryoSegNetError, match=r"J5 \(select_2D\) failed"):
-        run(connection, plan(), lambda line: None, poll_seconds=0.02)
+        run(connection, plan())
 
 
 def test_a_step_has_a_time_limit(connection: Connection, world: World) -> None:
     world.step_seconds = 100
     with pytest.raises(CryoSegNetError, match="still queued after"):
-        run(connection, plan(hours=1e-6), lambda line: None, poll_seconds=0.02)
+        run(connection, plan(hours=1e-6))
 
 
 def test_no_class_passes(connection: Connection, world: World) -> None:
     with pytest.raises(CryoSegNetError, match=r"the best has 8\.0 A and 10 particles"):
-        run(connection, plan(rule=ClassRule(resolution=3.0)), lambda line: None, poll_seconds=0.02)
+        run(connection, plan(rule=ClassRule(resolution=3.0)))
     assert world.jobs["J5"].status == "waiting"
 
 
@@ -127,7 +130,7 @@ def test_no_class_passes(connection: Connection, world: World) -> None:
 )
 def test_bad_plans_make_no_jobs(connection: Connection, world: World, options: Any, message: str) -> None:
     with pytest.raises(CryoSegNetError, match=message):
-        run(connection, plan(**options), lambda line: None)
+        run(connection, plan(**options))
     assert set(world.jobs) == {"J1", "J2"}
 
 
@@ -163,7 +166,7 @@ def test_a_plan_from_a_file(tmp_path: Path) -> None:
 
 
 def test_the_command_and_its_dry_run(
-    connection: Connection, fake: FakeCryoSPARC, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    connection: Connection, fake: FakeCryoSPARC, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["chain", "--url", fake.url, "--project", "P1", "--workspace", "W1", "--particles", "J2:particles"]
     words += ["--lane", "gpu", "--classes", "20", "--min-particles", "3"]
@@ -173,9 +176,9 @@ def test_the_command_and_its_dry_run(
     assert "class2D_K=20" in said
     assert "select_2D on the master" in said
     assert set(fake.world.jobs) == {"J1", "J2"}
-    monkeypatch.setattr(chain, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(run, "__defaults__", (print, 0.02))
     assert cli.main(words) == 0
-    assert "abinit: J6 completed" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "cryosegnet-cryosparc: abinit: J6 completed" in said.err
+    assert said.out.splitlines() == ["extract: J3", "classify: J4", "select: J5", "abinit: J6"]
     with connect(fake.url) as one:
         assert [step.name for step in steps(one, plan(last="select"))] == ["extract", "classify", "select"]

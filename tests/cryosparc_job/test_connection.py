@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import logging
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -16,7 +18,7 @@ from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, clean_url, connect, require_client
-from tests.cryosparc_job.helpers import environment
+from tests.cryosparc_job.helpers import LIMIT, environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 
@@ -211,15 +213,17 @@ def test_help_says_where_the_login_comes_from(command: str, capsys: pytest.Captu
     assert "exit codes" in said
 
 
-def test_what_is_waited_for_is_said(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_waited_for_is_said(
+    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    said: list[str] = []
-    with connect(fake.url, patience=30, notice=said.append) as one:
+    caplog.set_level(logging.INFO, "cryosparc_job")
+    with connect(fake.url, patience=LIMIT) as one:
         fake.faults.append(Fault("health", "500", 1))
         assert one.call("asking for its health", one.api.health) == "OK"
-    assert len(said) == 1
-    assert "waiting up to 30 s: CryoSPARC refused asking for its health (500)" in said[0]
+    assert len(caplog.messages) == 1
+    assert re.match(r"waiting up to \d+ s: CryoSPARC refused asking for its health \(500\)", caplog.messages[0])
 
 
 def test_wrong_usage_names_the_argument(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,19 @@ NOTEBOOK = REPOSITORY / "docs" / "notebooks" / "cryosparc_picking.ipynb"
 
 
 def test_the_notebook(
-    fake: FakeCryoSPARC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fake: FakeCryoSPARC,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    # The notebook sets this level; caplog takes it back.
+    caplog.set_level(logging.INFO, "cryosparc_job")
     for name, value in {**environment(fake), "CRYOSPARC_BASE_URL": fake.url}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cryosegnet_ext, "Picker", BlobPicker, raising=False)
-    monkeypatch.setattr(chain.run, "__defaults__", (print, 0.02))
+    monkeypatch.setattr(chain, "POLL_SECONDS", 0.02)
     add_exposures(fake.world, [(256, 320)] * 4, particles=8)
     fake.world.class_info = [{"class_idx": 0, "res_A": 8.0, "num_particles_total": 1000}]
     names: dict[str, Any] = {}
@@ -34,5 +41,6 @@ def test_the_notebook(
     said = capsys.readouterr().out
     assert "4 exposures; the first: S1/motioncorrected/" in said
     assert "J2 has 32 particles on 4 exposures" in said
+    assert "abinit: J6 queued" in caplog.messages
     assert names["jobs"] == {"extract": "J3", "classify": "J4", "select": "J5", "abinit": "J6"}
     assert all(fake.world.jobs[uid].status == "completed" for uid in ("J2", "J3", "J4", "J5", "J6"))

@@ -27,7 +27,7 @@ def available() -> None:
 def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of the server; logins and caches are its own."""
     available()
-    from cryosparc_job import jobs
+    from cryosparc_job import chain, jobs
     from tests.cryosparc_job.helpers import add_exposures, environment
     from tests.fake_cryosparc.server import FakeCryoSPARC
 
@@ -35,6 +35,7 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.delenv(f"CRYOSPARC_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(chain, "POLL_SECONDS", 0.1)
     with FakeCryoSPARC(folder) as fake:
         for name, value in environment(fake).items():
             monkeypatch.setenv(name, value)
