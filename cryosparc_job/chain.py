@@ -1,4 +1,4 @@
-"""What follows picking, as CryoSPARC's own jobs: extraction, 2D classes, the good ones of them, an ab initio volume."""
+"""The chain after picking, as CryoSPARC's own jobs: extraction, 2D classes, their selection, an ab initio volume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["STEPS", "ChainPlan", "ClassRule", "Step", "read_plan", "run", "steps
 
 log = logging.getLogger(__name__)
 
-#: Box side in particle diameters, and the multiple it is rounded up to, which Fourier transforms like.
+#: Box side in particle diameters. It is rounded up to a multiple that suits Fourier transforms.
 _BOX_DIAMETERS, _BOX_MULTIPLE = 1.5, 16
 #: How often the state of a job is asked for.
 POLL_SECONDS = 10.0
@@ -37,13 +37,13 @@ class Step:
     Attributes
     ----------
     name, kind
-        Ours, as "extract", and CryoSPARC's, as "extract_micrographs_multi".
+        Our name ("extract") and CryoSPARC's job type ("extract_micrographs_multi").
     params
         Its parameters.
     inputs
-        Input -> an output of an earlier step, or of any job.
+        Input -> (step of the chain or job, output).
     lane
-        None for a job that runs on the master.
+        None: the job runs on the master.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Step:
 
 
 def steps(connection: Connection, plan: ChainPlan) -> list[Step]:
-    """The jobs of a plan, checked against what this CryoSPARC offers.
+    """The jobs of a plan, checked against the job types and lanes of this CryoSPARC.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def steps(connection: Connection, plan: ChainPlan) -> list[Step]:
     given = {name: dict(values) for name, values in plan.params.items()}
     unknown = sorted(set(given) - set(STEPS) | set(plan.lanes) - set(STEPS))
     if unknown:
-        raise CryoSegNetError(f"{unknown[0]} is no step of the chain: they are {', '.join(STEPS)}.")
+        raise CryoSegNetError(f"{unknown[0]} is not a step of the chain: use {', '.join(STEPS)}.")
 
     def params(name: str, **ours: Any) -> dict[str, Any]:
         return {**ours, **given.get(name, {})}
@@ -93,7 +93,7 @@ def steps(connection: Connection, plan: ChainPlan) -> list[Step]:
             {"particles": ("extract", "particles")},
             lane("classify"),
         ),
-        # Interactive: it is queued without a lane and waits for us on the master.
+        # Interactive: it is queued without a lane, runs on the master and waits for the selection.
         Step(
             "select",
             "select_2D",
@@ -118,7 +118,7 @@ def _source(output: OutputName) -> tuple[str, str]:
 
 
 def _box_size(connection: Connection, plan: ChainPlan) -> int:
-    """Box side in pixels from the diameters that the picks carry."""
+    """Box side in pixels, from the diameter stored with the picks."""
     load = connection.api.jobs.load_output
     table = connection.call(
         f"reading {plan.particles}", load, plan.project, plan.particles.job, plan.particles.output, slots="all"
@@ -128,7 +128,7 @@ def _box_size(connection: Connection, plan: ChainPlan) -> int:
         diameter, size = (float(np.median(np.asarray(table[name]))) for name in names)
         if diameter > 0 and size > 0:
             return math.ceil(_BOX_DIAMETERS * diameter / size / _BOX_MULTIPLE) * _BOX_MULTIPLE
-    raise CryoSegNetError(f"{plan.particles} does not say the particles' size: give --box, in pixels.")
+    raise CryoSegNetError(f"{plan.particles} does not contain the particle diameter: give --box, in pixels.")
 
 
 def _check(connection: Connection, chain: Sequence[Step]) -> None:
@@ -137,7 +137,7 @@ def _check(connection: Connection, chain: Sequence[Step]) -> None:
     lanes = [lane.name for lane in connection.call("asking for the lanes", connection.cs.get_lanes)]
     for step in chain:
         if step.kind not in known:
-            raise CryoSegNetError(f"This CryoSPARC has no job {step.kind}: its version is not supported.")
+            raise CryoSegNetError(f"This CryoSPARC has no job type {step.kind}: its version is not supported.")
         for name in step.params:
             if name not in known[step.kind].params:
                 raise CryoSegNetError(
@@ -155,15 +155,15 @@ def run(
 ) -> dict[str, str]:
     """Make and queue the jobs of a plan, one after the other, and wait for each.
 
-    The jobs carry the plan's mark, so that the same plan goes on where it was cut off, from any machine. It does not
-    take jobs back: they go on in CryoSPARC when this stops.
+    The descriptions of the jobs contain the plan's mark, so that the same plan continues where it was stopped, on any
+    machine. The jobs themselves go on in CryoSPARC when this stops.
 
     Parameters
     ----------
     connection
         The server.
     plan
-        What to do.
+        What to make.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def run(
 
 
 def _job(connection: Connection, plan: ChainPlan, step: Step, made: Mapping[str, str]) -> Any:
-    """The job of a step: of an earlier run, or a new one; connected."""
+    """The job of a step, from an earlier run or new, with its inputs connected."""
     mark = f"{plan.mark} {step.name}"
     found = find_marked(connection, plan.project, plan.workspace, mark, step.kind)
     job = found[0] if found else None
@@ -214,7 +214,7 @@ def _queue(connection: Connection, step: Step, job: Any) -> None:
     try:
         connection.call(f"queueing {job.uid}", job.queue, step.lane, patience=0)
     except ServerError as error:
-        # The reply may be lost and the job queued all the same.
+        # The job may be queued although the reply was lost.
         connection.call(f"finding {job.uid}", job.refresh)
         if job.status == "building":
             if not error.passing:
@@ -222,13 +222,13 @@ def _queue(connection: Connection, step: Step, job: Any) -> None:
             connection.call(f"queueing {job.uid}", job.queue, step.lane)
 
 
-def _wait(connection: Connection, job: Any, wanted: Sequence[str], hours: float) -> str:
-    """Wait for a state, or for the job's end; never for ever."""
+def _wait(connection: Connection, job: Any, statuses: Sequence[str], hours: float) -> str:
+    """Wait until the job has one of these states or has ended, but no longer than ``hours``."""
     end = time.monotonic() + 3600 * hours
     while True:
         connection.call(f"asking for the state of {job.uid}", job.refresh)
         status = str(job.status)
-        if status in wanted or status in _DONE:
+        if status in statuses or status in _DONE:
             return status
         if status == "building":
             raise CryoSegNetError(f"{job.uid} was cleared in CryoSPARC: run the same command to queue it again.")
@@ -240,16 +240,16 @@ def _wait(connection: Connection, job: Any, wanted: Sequence[str], hours: float)
 
 
 def _select(connection: Connection, plan: ChainPlan, job: Any) -> None:
-    """Choose the classes of an interactive Select 2D job, when it waits for that."""
+    """Select the classes of an interactive Select 2D job once it waits for them."""
     if _wait(connection, job, ("waiting",), plan.hours) != "waiting":
         return
     classes = connection.call("reading the 2D classes", job.interact, "get_class_info")
-    chosen = plan.rule.choose(classes)
+    kept = plan.rule.choose(classes)
     for one in classes:
         number = int(one["class_idx"])
-        body = {"class_idx": number, "selected": number in chosen}
+        body = {"class_idx": number, "selected": number in kept}
         connection.call("selecting 2D classes", job.interact, "set_class_selected", body)
-    log.info("select: %d of %d classes kept", len(chosen), len(classes))
+    log.info("select: %d of %d classes kept", len(kept), len(classes))
     try:
         connection.call("finishing the selection", job.interact, "finish", patience=0)
     except ServerError:

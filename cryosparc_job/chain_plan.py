@@ -1,4 +1,4 @@
-"""What is to follow picking: the steps, the rule for 2D classes, and the YAML file that tells them."""
+"""The plan of the chain after picking: its steps, the rule for 2D classes, and the YAML file that describes them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ClassRule:
     Attributes
     ----------
     resolution
-        Poorest resolution of a class, angstrom.
+        Poorest resolution of a class to keep, angstrom.
     particles
-        Fewest particles of a class.
+        Fewest particles of a class to keep.
     fraction
-        Of the classes that pass, keep the best ones until they hold this share of all particles.
+        Of the classes that pass, keep the best ones until they contain this share of all particles.
     """
 
     resolution: float = 15.0
@@ -39,21 +39,21 @@ class ClassRule:
         Parameters
         ----------
         classes
-            What ``get_class_info`` gave: ``class_idx``, ``res_A``, ``num_particles_total`` of each.
+            From ``get_class_info``: ``class_idx``, ``res_A`` and ``num_particles_total`` of each class.
 
         Raises
         ------
         CryoSegNetError
-            No class passes.
+            No class passes the rule.
         """
         rows = [(float(c["res_A"]), int(c["num_particles_total"]), int(c["class_idx"])) for c in classes]
         passing = sorted(row for row in rows if row[0] <= self.resolution and row[1] >= self.particles)
         if not passing:
             best = min(rows, default=None)
-            seen = "there is none" if best is None else f"the best has {best[0]:.1f} A and {best[1]} particles"
+            seen = "there are no classes" if best is None else f"the best has {best[0]:.1f} A and {best[1]} particles"
             raise CryoSegNetError(
-                f"No 2D class has {self.resolution:g} A or better and {self.particles} particles ({seen}): select by "
-                "hand in CryoSPARC, or loosen the rule."
+                f"No 2D class has {self.resolution:g} A or better and {self.particles} particles ({seen}): select "
+                "by hand in CryoSPARC, or relax the rule."
             )
         wanted = self.fraction * sum(row[1] for row in rows)
         chosen: list[int] = []
@@ -77,15 +77,15 @@ class ChainPlan:
     particles, micrographs
         Outputs of the picking job.
     lane
-        Lane of the jobs that compute; ``lanes`` overrides it by step.
+        Lane of the jobs that compute; ``lanes`` overrides it for single steps.
     box
         Side of the extracted boxes, pixels; by default 1.5 particle diameters.
     rule
         Which 2D classes to keep.
     params
-        Step -> CryoSPARC's own parameters of its job.
+        Step -> parameters of its job, under CryoSPARC's names.
     last
-        The step to end with.
+        Last step to run.
     hours
         Most time for one step.
     """
@@ -104,14 +104,14 @@ class ChainPlan:
 
     @property
     def mark(self) -> str:
-        """What the descriptions of the chain's jobs carry: the same plan finds its own jobs again."""
+        """The text in the descriptions of the jobs by which the same plan finds its jobs again."""
         content = repr((self.project, self.workspace, self.particles, self.micrographs, self.box, self.rule))
         content += repr(sorted((step, sorted(values.items())) for step, values in self.params.items()))
         return f"chain {hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def read_plan(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of lanes, parameters and the rule.
+    """Read a plan from a YAML file: lanes, parameters and the rule.
 
     .. code:: yaml
 
@@ -129,12 +129,12 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     CryoSegNetError
-        The file is missing, no YAML, or holds what no plan has.
+        The file is missing, is not YAML, or has an entry that a plan does not have.
     """
     try:
         import yaml
     except ImportError:
-        raise CryoSegNetError("Reading a plan needs PyYAML: pip install pyyaml, or give options instead.") from None
+        raise CryoSegNetError("A plan in a file needs PyYAML: pip install pyyaml, or give options instead.") from None
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -142,9 +142,9 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = "" if where is None else f" (line {where.line + 1})"
-        raise CryoSegNetError(f"{path} is no YAML{line}: see docs/cryosparc.md for an example.") from error
+        raise CryoSegNetError(f"{path} is not YAML{line}: see docs/cryosparc.md for an example.") from error
     if not isinstance(content, dict):
-        raise CryoSegNetError(f"{path} holds no plan: see docs/cryosparc.md for an example.")
+        raise CryoSegNetError(f"{path} is not a plan: see docs/cryosparc.md for an example.")
     unknown = sorted(str(name) for name in set(content) - {"lane", "box", "rule", "last", "hours", *STEPS})
     if unknown:
         raise CryoSegNetError(
@@ -156,9 +156,9 @@ def read_plan(path: str | Path) -> dict[str, Any]:
         found["params"] = {name: dict(content[name] or {}) for name in STEPS if name in content}
     except (TypeError, ValueError) as error:
         raise CryoSegNetError(
-            f"{path}: a step holds parameters by name, and rule has resolution, particles and fraction."
+            f"{path}: a step must hold parameters by name, and rule must hold resolution, particles or fraction."
         ) from error
     found["lanes"] = {name: str(values.pop("lane")) for name, values in found["params"].items() if "lane" in values}
     if found.get("last", STEPS[-1]) not in STEPS:
-        raise CryoSegNetError(f"{path}: last is {found['last']} and must be one of {', '.join(STEPS)}.")
+        raise CryoSegNetError(f"{path}: last must be one of {', '.join(STEPS)} (got {found['last']}).")
     return found

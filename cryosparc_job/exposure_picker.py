@@ -233,7 +233,7 @@ class ExposurePicker:
             for one in chosen:
                 self.run.stop.check()
                 try:
-                    fetched.append(FetchedExposure(one, self.source.bring(one, look=True)))
+                    fetched.append(FetchedExposure(one, self.source.fetch(one, verify=True)))
                 except ServerError:
                     raise
                 except CryoSegNetError:

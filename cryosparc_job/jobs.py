@@ -1,4 +1,4 @@
-"""Jobs of a workspace: found, made and connected, each once although a lost reply makes the client ask twice."""
+"""Find, make and connect jobs, each once, although the client repeats a call whose reply was lost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NEWEST, _ALL = 100, 5000
 
 
 def find_workspace(connection: Connection, project: str, workspace: str) -> None:
-    """See that a project and a workspace exist.
+    """Check that a project and a workspace exist.
 
     Raises
     ------
     ServerError
-        They do not, or are not open to this user.
+        They do not exist, or this user may not see them.
     """
     connection.call(f"finding the project {project}", connection.api.projects.find_one, project)
     connection.call(f"finding the workspace {workspace}", connection.api.workspaces.find_one, project, workspace)
@@ -37,7 +37,7 @@ def find_workspace(connection: Connection, project: str, workspace: str) -> None
 def find_marked(
     connection: Connection, project: str, workspace: str, mark: str, kind: str, most: int = _ALL
 ) -> list[Any]:
-    """Jobs of a workspace whose description holds a mark, oldest first; ``most`` jobs are looked at, newest first.
+    """Jobs of a workspace whose description contains a mark, oldest first; looks at the newest ``most`` jobs only.
 
     Raises
     ------
@@ -54,12 +54,12 @@ def find_marked(
 def create_once(
     connection: Connection, project: str, workspace: str, mark: str, kind: str, make: Callable[[], Any]
 ) -> Any:
-    """Make a job, once: of several that lost replies have made, all but the first are deleted again.
+    """Make a job once; if lost replies made several, all but the first are deleted.
 
     Parameters
     ----------
     mark
-        What only this job's description holds.
+        Text that only this job's description contains.
     kind
         The job's type.
     make
@@ -73,7 +73,7 @@ def create_once(
     Raises
     ------
     ServerError
-        It cannot be made.
+        The job cannot be made.
     """
     error: ServerError | None = None
     for _ in range(TRIES):
@@ -82,25 +82,25 @@ def create_once(
         except ServerError as problem:
             error = problem
         made = find_marked(connection, project, workspace, mark, kind, _NEWEST)
-        for twin in made[1:]:
-            if twin.status == "building":
+        for duplicate in made[1:]:
+            if duplicate.status == "building":
                 with contextlib.suppress(ServerError):
-                    connection.call("deleting a doubled job", connection.api.jobs.delete, project, twin.uid)
+                    connection.call("deleting a duplicate job", connection.api.jobs.delete, project, duplicate.uid)
         if made:
             return made[0]
         if error is None or not error.passing:
             break
         time.sleep(RETRY_SECONDS)
-    raise error or ServerError("CryoSPARC made a job and does not list it: look at the workspace.")
+    raise error or ServerError("CryoSPARC made a job but does not list it: look at the workspace.")
 
 
 def create_external_job(connection: Connection, project: str, workspace: str, title: str, note: str = "") -> Any:
-    """Make an external job, once, marked in its description.
+    """Make an external job once, with a mark in its description.
 
     Raises
     ------
     ServerError
-        It cannot be made.
+        The job cannot be made.
     """
     mark = f"run {secrets.token_hex(6)}"
     text = f"Picked with cryosegnet-ext {__version__} ({mark}{', ' * bool(note)}{note})"
@@ -110,7 +110,7 @@ def create_external_job(connection: Connection, project: str, workspace: str, ti
 
 
 def connect_once(connection: Connection, job: Any, name: str, source: OutputName, **options: Any) -> None:
-    """Connect an output to an input of a job, once.
+    """Connect an output to an input of a job once.
 
     Raises
     ------
@@ -139,10 +139,10 @@ def connect_once(connection: Connection, job: Any, name: str, source: OutputName
     if not connected:
         raise problem or ServerError(f"{source} could not be connected: look at {job.uid} in CryoSPARC.")
     if set(connected) != {source}:
-        raise CryoSegNetError(f"{job.uid} takes {connected[0]}, not {source}: name that, or leave out --job.")
-    # A connection that a lost reply has doubled would double every item.
+        raise CryoSegNetError(f"{job.uid} picks {connected[0]}, not {source}: name that output, or leave out --job.")
+    # A second connection, made by a lost reply, would give every exposure or particle twice.
     for extra in range(len(connected) - 1, 0, -1):
-        connection.call("removing a doubled connection", job.disconnect, name, extra)
+        connection.call("removing a duplicate connection", job.disconnect, name, extra)
 
 
 def _connected(job: Any, name: str) -> list[OutputName]:

@@ -1,4 +1,4 @@
-"""Exposures out of CryoSPARC's datasets, and picks into them: the only place that knows their fields."""
+"""CryoSPARC's data sets: exposures are read from them and picks written to them. Only here are their columns known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXPOSURE_SLOTS = ["micrograph_blob", "mscope_params", "?ctf"]
 PARTICLE_SLOTS = ["location", "pick_stats"]
-#: What of an exposure goes into an output of our own, where no job's output can be passed through.
+#: Columns of an exposure in our own output, where there is no job whose output could be passed through.
 TABLE_SLOTS = ["micrograph_blob", "mscope_params", "ctf"]
 
 
@@ -31,11 +31,11 @@ class Exposure:
     uid
         CryoSPARC's identifier, 64 bit.
     path
-        The micrograph below the project's folder; empty where there is none.
+        The micrograph, relative to the project's folder; empty if there is none.
     shape : (ny, nx) or None
-        Pixels.
+        Size in pixels.
     pixel_size
-        Angstrom per pixel, None where CryoSPARC does not say.
+        Angstrom per pixel; None if CryoSPARC does not know it.
     group
         Exposure group.
     """
@@ -48,12 +48,12 @@ class Exposure:
 
 
 def read_exposures(dataset: Dataset) -> list[Exposure]:
-    """The exposures of a dataset, in its order.
+    """The exposures of a data set, in the same order.
 
     Raises
     ------
     CryoSegNetError
-        It has no micrographs.
+        The data set has no micrographs.
     """
     fields = dataset.fields()
     if "micrograph_blob/path" not in fields:
@@ -73,17 +73,17 @@ def read_exposures(dataset: Dataset) -> list[Exposure]:
 
 
 def live_table(exposures: Sequence[Any]) -> Dataset:
-    """Exposures of a Live session as a dataset, as a job's output would give them.
+    """Exposures of a Live session as a data set, in the form of a job's output.
 
     Parameters
     ----------
     exposures
-        ``Exposure`` models of cryosparc-tools with a micrograph. A slot that not all of them have is left out.
+        ``Exposure`` models of cryosparc-tools, each with a micrograph. A slot that some of them lack is left out.
 
     Returns
     -------
     Dataset
-        Identifiers are those of ``groups.exposure.uid``, which CryoSPARC's own datasets carry.
+        Its uids are those of ``groups.exposure.uid``, as in CryoSPARC's own data sets.
     """
     from cryosparc.dataset import Dataset as Table
 
@@ -104,20 +104,20 @@ def live_table(exposures: Sequence[Any]) -> Dataset:
 
 
 def _size(value: Any) -> float | None:
-    """A pixel size as it was typed: 1.06, not 1.0599999 as its 32 bits say."""
+    """A pixel size as the user typed it: 1.06, not the 1.0599999 of a 32-bit number."""
     size = float(str(np.float32(value)))
     return size if np.isfinite(size) and size > 0 else None
 
 
 def particle_uids(exposure: int, picks: Picks) -> NDArray[np.uint64]:
-    """Identifiers of picks: the same for the same picks of the same exposure, in whatever run.
+    """Identifiers of picks; the same picks of the same exposure get the same ones in every run.
 
     Parameters
     ----------
     exposure
-        The exposure's identifier.
+        The exposure's uid.
     picks
-        Its picks; a place that is picked twice gets two identifiers.
+        Its picks. Two picks at the same place get different identifiers.
     """
     seen: dict[str, int] = {}
     uids = np.zeros(len(picks), np.uint64)
@@ -129,7 +129,7 @@ def particle_uids(exposure: int, picks: Picks) -> NDArray[np.uint64]:
 
 
 def particle_dataset(template: Dataset, picked: Iterable[tuple[Exposure, Picks]], flip_y: bool = False) -> Dataset:
-    """Picks as a dataset of particle locations.
+    """Picks as a data set of particle locations.
 
     ``location/center_y_frac`` is row / ny of mrcfile's array, without a flip and without half a pixel, as in
     Structura's own examples; ``location/micrograph_shape`` is (ny, nx).
@@ -137,23 +137,23 @@ def particle_dataset(template: Dataset, picked: Iterable[tuple[Exposure, Picks]]
     Parameters
     ----------
     template
-        What ``alloc_output`` gave: it says which columns there are and of which types.
+        The result of ``alloc_output``, which has the columns and their types.
     picked
-        Exposures with their picks; the picks have a shape.
+        Exposures with their picks, which must have a shape.
     flip_y
         Mirror top and bottom: row becomes ny - 1 - row.
 
     Raises
     ------
     CryoSegNetError
-        The server wants no locations, or a pick lies outside its micrograph.
+        CryoSPARC offers no locations in this output, or a pick lies outside its micrograph.
     """
     from cryosparc.dataset import Dataset as Table
 
     picked = list(picked)
     names = template.fields(exclude_uid=True)
     if "location/center_x_frac" not in names:
-        raise CryoSegNetError("CryoSPARC offers no particle locations for this output: its version is not known.")
+        raise CryoSegNetError("CryoSPARC offers no particle locations for this output: its version is not supported.")
     uids = _unique(np.concatenate([np.zeros(0, np.uint64), *(particle_uids(e.uid, p) for e, p in picked)]))
     dataset: Any = Table({"uid": uids}).add_fields(template.descr(exclude_uid=True))
     for name, values in _columns(picked, flip_y).items():
@@ -162,12 +162,14 @@ def particle_dataset(template: Dataset, picked: Iterable[tuple[Exposure, Picks]]
     for axis in "xy" if len(uids) else "":
         inside = np.asarray(dataset[f"location/center_{axis}_frac"])
         if not np.all((inside >= 0) & (inside <= 1)):
-            raise CryoSegNetError(f"A pick lies outside its micrograph in {axis}: the picker is at fault, report it.")
+            raise CryoSegNetError(
+                f"A pick lies outside its micrograph in {axis}. This is an error of the picker: please report it."
+            )
     return dataset
 
 
 def _columns(picked: Sequence[tuple[Exposure, Picks]], flip_y: bool) -> dict[str, NDArray[Any]]:
-    """Values by column, one a pick."""
+    """Values of each column, one for each pick."""
 
     def each(values: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
         return np.concatenate([np.zeros(0), *values]).astype(np.float32)
@@ -194,13 +196,13 @@ def _columns(picked: Sequence[tuple[Exposure, Picks]], flip_y: bool) -> dict[str
 
 
 def _repeat(values: list[Any], picked: Sequence[tuple[Exposure, Picks]], dtype: Any) -> NDArray[Any]:
-    """One value an exposure, repeated for each of its picks."""
+    """One value for each exposure, repeated for each of its picks."""
     array = np.array(values, dtype=dtype) if len(values) else np.zeros(0, dtype)
     return np.repeat(array, [len(p) for _, p in picked], axis=0)
 
 
 def _unique(uids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Give the later one of two equal identifiers the next free number; it hardly ever happens, and must not matter."""
+    """Replace the later of two equal identifiers by the next free number; this is rare, and must do no harm."""
     taken, order = np.unique(uids, return_index=True)
     if len(taken) == len(uids):
         return uids
@@ -216,15 +218,15 @@ def _unique(uids: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def read_locations(dataset: Dataset) -> dict[int, NDArray[np.float64]]:
-    """Centres of a particle dataset by exposure: uid -> (n, 2) of x / nx and y / ny.
+    """Centres in a particle data set by exposure: uid -> (n, 2) of x / nx and y / ny.
 
     Raises
     ------
     CryoSegNetError
-        It holds no locations.
+        The data set has no locations.
     """
     if "location/center_x_frac" not in dataset.fields():
-        raise CryoSegNetError("This output holds no particle locations: name one of a picker, or of particles.")
+        raise CryoSegNetError("This output has no particle locations: name the output of a picker, or of particles.")
     owner = np.asarray(dataset["location/micrograph_uid"])
     centres = np.stack(
         [np.asarray(dataset["location/center_x_frac"], float), np.asarray(dataset["location/center_y_frac"], float)],
@@ -236,7 +238,7 @@ def read_locations(dataset: Dataset) -> dict[int, NDArray[np.float64]]:
 
 
 def same_rows(one: Dataset, other: Dataset) -> bool:
-    """Whether two datasets hold the same rows in the columns of the first, in whatever order."""
+    """Whether two data sets have the same rows, in any order, in the columns of the first."""
     if len(one) != len(other) or not set(one.fields()) <= set(other.fields()):
         return False
     a, b = np.argsort(np.asarray(one["uid"])), np.argsort(np.asarray(other["uid"]))

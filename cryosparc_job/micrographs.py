@@ -1,11 +1,10 @@
-"""Where the pixels come from: the project's folder where it is mounted, else the server, through a bounded cache."""
+"""The micrographs of a project: from its folder if it is mounted here, else downloaded into a cache of bounded size."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -23,13 +22,13 @@ from .errors import ServerError
 from .locations import Exposure
 
 CACHE_BYTES = 20 * 2**30
-#: Files that were fetched ahead and wait to be picked; one more is on its way.
+#: So many files are fetched ahead and wait to be picked; one more is being fetched.
 _FETCHED_AHEAD = 4
 
 
 @dataclass(frozen=True)
 class FetchedExposure:
-    """An exposure and its file on this machine, or the error that kept the file away."""
+    """An exposure with its file on this machine, or with the error of fetching it."""
 
     exposure: Exposure
     path: Path | None = None
@@ -42,13 +41,13 @@ class ProjectMicrographs:
     Parameters
     ----------
     connection, project
-        The server and the project's identifier.
+        The server, and the project's uid.
     cache
         Folder for downloaded micrographs.
     cache_bytes
-        Most it may hold, besides what is being picked; the file that was used longest ago goes first.
+        Size limit of the cache, not counting micrographs in progress. The file used longest ago is removed first.
     download
-        True: download even where the project's folder is mounted; None: only where it is not.
+        True: download even if the project's folder is mounted; False: never; None: only if it is not mounted.
     """
 
     def __init__(
@@ -76,28 +75,28 @@ class ProjectMicrographs:
         Returns
         -------
         Micrograph
-            With CryoSPARC's pixel size where it gives one.
+            With CryoSPARC's pixel size, if there is one.
 
         Raises
         ------
         ServerError
-            The server or the network failed: nothing is wrong with the micrograph.
+            The server or the network failed; the micrograph itself may be good.
         CryoSegNetError
-            The micrograph is missing, damaged, of another shape than CryoSPARC says, or out of reach.
+            The micrograph is missing, damaged, out of reach, or its shape is not the one that CryoSPARC has.
         """
         return self._read(exposure)[1]
 
-    def bring(self, exposure: Exposure, look: bool = False) -> Path:
-        """See that an exposure's micrograph is in a file on this machine, for a process that cannot ask the server.
+    def fetch(self, exposure: Exposure, verify: bool = False) -> Path:
+        """Get an exposure's micrograph as a file on this machine, for processes that have no connection to the server.
 
-        A download has been read once, since it can be cut short; it stays in the cache until `release`.
+        A download is read once, since it may be incomplete. It stays in the cache until `release`.
 
         Parameters
         ----------
         exposure
-            Whose micrograph.
-        look
-            Read also a file that is not a download.
+            Its micrograph is fetched.
+        verify
+            Read the file even if it is not a download.
 
         Raises
         ------
@@ -108,7 +107,7 @@ class ProjectMicrographs:
         with self._lock:
             self._held[target] += 1
         try:
-            if not look:
+            if not verify:
                 path, downloaded = self._find(exposure)
                 if not downloaded:
                     return path
@@ -118,18 +117,18 @@ class ProjectMicrographs:
             raise
 
     def prefetcher(self, exposures: Sequence[Exposure]) -> Prefetcher[Exposure, FetchedExposure]:
-        """Brings the files of exposures, in their order and in a thread, a few ahead of what was taken."""
+        """Fetches the micrographs of exposures in a thread, in order, a few ahead of the one that is taken."""
 
         def fetch(exposure: Exposure) -> FetchedExposure:
             try:
-                return FetchedExposure(exposure, self.bring(exposure))
+                return FetchedExposure(exposure, self.fetch(exposure))
             except Exception as error:
                 return FetchedExposure(exposure, error=error)
 
         return Prefetcher(fetch, exposures, _FETCHED_AHEAD, "fetch micrographs")
 
     def release(self, exposure: Exposure) -> None:
-        """Say that a file is not needed any more: once for each time that `bring` gave it."""
+        """Allow the cache to remove a file; call it once for each `fetch`."""
         target = self._target(exposure)
         with self._lock:
             self._held[target] -= 1
@@ -139,17 +138,17 @@ class ProjectMicrographs:
                 self._evict()
 
     def check_shape(self, exposure: Exposure, shape: tuple[int, ...]) -> None:
-        """See that a micrograph, of ``shape`` (ny, nx), is as large as CryoSPARC says.
+        """Check that ``shape``, (ny, nx), of a micrograph is the one that CryoSPARC has.
 
         Raises
         ------
         CryoSegNetError
-            It is not.
+            It is another one.
         """
         if exposure.shape is not None and exposure.shape != tuple(shape):
             raise CryoSegNetError(
                 f"{exposure.path} has {shape[0]} rows and {shape[1]} columns and CryoSPARC says {exposure.shape[0]} "
-                f"and {exposure.shape[1]}: the file is not the one that was imported."
+                f"and {exposure.shape[1]}: the file was replaced after the import; import it again."
             )
 
     def _read(self, exposure: Exposure) -> tuple[Path, Micrograph]:
@@ -159,7 +158,7 @@ class ProjectMicrographs:
         except CryoSegNetError:
             if not downloaded:
                 raise
-            # A download can be cut short without notice; what comes a second time is the file itself.
+            # A download may be incomplete without an error. If the second one fails too, the file itself is damaged.
             path.unlink(missing_ok=True)
             path, _ = self._find(exposure)
             micrograph = read_micrograph(path, pixel_size=exposure.pixel_size)
@@ -173,11 +172,13 @@ class ProjectMicrographs:
         if self._download is not True and local.is_file():
             return local, False
         if self._download is False:
-            raise CryoSegNetError(f"{local} is not here: mount the project's folder or leave out --no-download.")
-        return self._fetch(exposure), True
+            raise CryoSegNetError(
+                f"{local} does not exist on this machine: mount the project's folder, or leave out --no-download."
+            )
+        return self._downloaded(exposure), True
 
-    def _fetch(self, exposure: Exposure) -> Path:
-        """The downloaded file, from the cache where it is there."""
+    def _downloaded(self, exposure: Exposure) -> Path:
+        """The downloaded file; from the cache if it is there."""
         target = self._target(exposure)
         if target.is_file():
             with contextlib.suppress(OSError):
@@ -220,16 +221,16 @@ class ProjectMicrographs:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> ServerError:
-        # Nothing is wrong with the exposure, which must not be left out for it.
+        # A ServerError, since the exposure itself may be good and must not be left out.
         return ServerError(
             f"The cache folder {self.cache} cannot be written ({error.strerror}): make room there, or choose another "
             "with --cache."
         )
 
     def _evict(self, keep: Path | None = None) -> None:
-        """Remove the files used longest ago until the cache is within its bounds.
+        """Remove the files used longest ago until the cache is within its size limit.
 
-        What is held stays, and the two newest do, for those who read without holding.
+        Files that were fetched and not released stay, and so do the two newest, which `read` may be using.
         """
         with self._lock:
             files = []
@@ -247,7 +248,3 @@ class ProjectMicrographs:
                     with contextlib.suppress(OSError):
                         file.unlink()
                         total -= size
-
-    def clear(self) -> None:
-        """Remove what was downloaded for this project."""
-        shutil.rmtree(self.cache, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Outputs stored and read back, and pictures for the job's log."""
+"""Save the outputs of a job and read them back; add pictures to its log."""
 
 from __future__ import annotations
 
@@ -39,11 +39,17 @@ class JobOutputs:
         self.job = run.job
 
     def template(self, output: str) -> Dataset:
-        """The columns of an output, as CryoSPARC wants them."""
+        """An empty data set with the columns that CryoSPARC wants in an output."""
         return self.connection.call("asking for the columns", self.job.alloc_output, output, 0)
 
     def save(self, output: str, dataset: Dataset) -> None:
-        """Store an output and read it back until what is there is what was sent."""
+        """Save an output and read it back; tries again until the two are equal.
+
+        Raises
+        ------
+        ServerError
+            The output is not stored as it was sent.
+        """
         problem: ServerError | None = None
         for number in range(jobs.TRIES):
             try:
@@ -59,12 +65,12 @@ class JobOutputs:
                 break
             time.sleep(jobs.RETRY_SECONDS)
         raise problem or ServerError(
-            f"CryoSPARC does not give back the output {output} as it was sent: look at its disk."
+            f"CryoSPARC did not store the output {output} as it was sent: check the disk of the server."
         )
 
     def _is_stored(self, output: str, dataset: Dataset) -> bool:
         if len(dataset) == 0:
-            # An empty output cannot be loaded; the job's document has its count.
+            # CryoSPARC cannot load an empty output, but the job says how many rows it has.
             self.connection.call("reading the job", self.job.refresh)
             found = self.job.outputs[output]
             return bool(found.num_items == 0 and any(result.versions for result in found.results))
@@ -78,15 +84,15 @@ class JobOutputs:
 
     def plot(self, picture: bytes, text: str, name: str, table: str | None = None) -> None:
         """Add a picture to the job's log, with a table to download."""
-        assets = [upload_asset(self.connection, self.job, picture, f"{name}.png")]
+        assets = [self._upload(picture, f"{name}.png")]
         if table is not None:
-            assets.append(upload_asset(self.connection, self.job, table.encode(), f"{name}.csv"))
+            assets.append(self._upload(table.encode(), f"{name}.csv"))
         self.connection.call(
             "adding a plot", self.connection.api.jobs.add_image_log, *self.run.where, assets, text=text, patience=0
         )
 
     def pictures(self, picked: Sequence[tuple[Exposure, Picks]], folder: Path) -> None:
-        """Histograms, and the thumbnail from the crops in ``folder``; a job without them is a good job."""
+        """Add histograms, and a thumbnail of the crops in ``folder``; a job without them is still good."""
         every = [picks for _, picks in picked]
         series = (
             ("Particles per exposure", "", np.array([len(picks) for picks in every], float)),
@@ -99,46 +105,37 @@ class JobOutputs:
                 self.plot(plots.png(image), title, title.lower().replace(" ", "_"), table)
             stacks = [np.load(file, allow_pickle=False) for file in sorted(folder.glob("*-crops.npy"))]
             thumbnail = plots.png(plots.sheet(stacks))
-            asset = upload_asset(self.connection, self.job, thumbnail, "particles.png")
-            call, jobs = self.connection.call, self.connection.api.jobs
-            call("setting the image", jobs.set_output_image, *self.run.where, "particles", asset, patience=0)
-            call("setting the image", jobs.set_tile_image, *self.run.where, asset, patience=0)
+            asset = self._upload(thumbnail, "particles.png")
+            call, api = self.connection.call, self.connection.api.jobs
+            call("setting the image", api.set_output_image, *self.run.where, "particles", asset, patience=0)
+            call("setting the image", api.set_tile_image, *self.run.where, asset, patience=0)
         except (OSError, ValueError, ServerError) as error:
             self.run.say(f"Some pictures are missing: {error}", level="warning")
 
+    def _upload(self, content: bytes, filename: str) -> Any:
+        """Upload a file for the job's log; its size is checked, as the client repeats a broken upload as an empty one.
 
-def upload_asset(connection: Connection, job: Any, content: bytes, filename: str) -> Any:
-    """Upload a file for the job's log, and see that it arrived: the client repeats a broken upload as an empty one.
+        Raises
+        ------
+        ServerError
+            It cannot be uploaded.
+        """
+        from cryosparc.stream import Stream
 
-    Raises
-    ------
-    ServerError
-        It does not arrive.
-    """
-    from cryosparc.stream import Stream
-
-    suffix = filename.rsplit(".", 1)[-1]
-    for _ in range(jobs.TRIES):
-        stream = Stream.load(io.BytesIO(content))
-        upload = connection.api.assets.upload
-        asset = connection.call(
-            "uploading a picture",
-            upload,
-            job.project_uid,
-            job.uid,
-            stream,
-            filename=filename,
-            format=suffix,
-            patience=0,
-        )
-        stored = connection.call("checking a picture", connection.api.assets.find_one, asset.fileid, patience=0)
-        if stored.length == len(content):
-            return asset
-    raise ServerError("CryoSPARC does not store a picture whole: check the network.")
+        api, names = self.connection.api.assets, {"filename": filename, "format": filename.rsplit(".", 1)[-1]}
+        for _ in range(jobs.TRIES):
+            stream = Stream.load(io.BytesIO(content))
+            asset = self.connection.call(
+                "uploading a picture", api.upload, *self.run.where, stream, patience=0, **names
+            )
+            stored = self.connection.call("checking a picture", api.find_one, asset.fileid, patience=0)
+            if stored.length == len(content):
+                return asset
+        raise ServerError("A picture could not be uploaded completely: check the network.")
 
 
 def exposure_rows(template: Dataset, table: Dataset, uids: Collection[int]) -> Dataset:
-    """The exposures that were picked, with the columns of the template and their values as they came."""
+    """The exposures that were picked, with the columns of the template; values are copied as they are."""
     from cryosparc.dataset import Dataset as Table
 
     kept = np.isin(np.asarray(table["uid"]), np.fromiter(uids, np.uint64, len(uids)))

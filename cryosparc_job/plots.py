@@ -1,4 +1,4 @@
-"""Pictures for the job's page: histograms and a sheet of particles, drawn with OpenCV alone."""
+"""Pictures for the job's page, drawn with OpenCV: histograms and a sheet of particles."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def histogram(values: NDArray[np.floating], title: str, unit: str = "") -> tuple
     Parameters
     ----------
     values
-        Any number of them; those that are not finite are left out.
+        Values to count; those that are not finite are left out.
     title, unit
-        What they are.
+        Name and unit of the values.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def crops(data: NDArray[np.float32], picks: Picks, count: int) -> NDArray[np.uin
     data : (ny, nx)
         The micrograph.
     picks
-        Its picks; those too near to an edge are left out, and the others are taken evenly over their order.
+        Its picks. Those near an edge are left out; the crops are spread evenly over the others.
     count
-        How many at most.
+        Most crops.
 
     Returns
     -------
@@ -103,7 +103,15 @@ def crops(data: NDArray[np.float32], picks: Picks, count: int) -> NDArray[np.uin
 
 
 def sheet(pictures: Sequence[NDArray[np.uint8]], columns: int = 6) -> NDArray[np.uint8]:
-    """Small pictures on one: (k, CROP, CROP) each, set in rows; blank where there are none."""
+    """One picture of many crops, in rows; blank if there are none.
+
+    Parameters
+    ----------
+    pictures
+        Stacks of crops, (k, CROP, CROP) each.
+    columns
+        Crops in a row; there are at most as many rows.
+    """
     parts = [picture for stack in pictures for picture in stack][: columns * columns]
     rows = max(1, -(-len(parts) // columns))
     image = np.full((rows * CROP, columns * CROP), 32, np.uint8)

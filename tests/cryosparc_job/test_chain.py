@@ -125,7 +125,7 @@ def test_no_class_passes(connection: Connection, world: World) -> None:
         ({"lane": "none"}, "There is no lane none: this CryoSPARC has default, gpu"),
         ({"lane": None}, "needs a lane"),
         ({"params": {"extract": {"box_size": 3}}}, "extract_micrographs_multi has no parameter box_size"),
-        ({"params": {"pick": {}}}, "pick is no step"),
+        ({"params": {"pick": {}}}, "pick is not a step of the chain: use extract"),
     ],
 )
 def test_bad_plans_make_no_jobs(connection: Connection, world: World, options: Any, message: str) -> None:
