@@ -11,6 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -95,21 +96,28 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     source = named(name)
     if source.url is None:
         raise UsageError(f"weights '{name}' are built in: there is nothing to download")
+    import pooch
     import requests
 
     by_hand = f"fetch {source.url} by hand and run 'cryosegnet weights import {name} FILE'"
+    pooch.get_logger().setLevel("WARNING")  # it says in other words what `_announce` says
+    download = pooch.HTTPDownloader(
+        progressbar=progress and sys.stderr.isatty(),
+        chunk_size=1 << 20,
+        timeout=_TIMEOUT_SECONDS,
+        hooks={"response": partial(_announce, name, progress)},
+    )
     with _workplace(name) as folder:
-        file = folder / "download"
         try:
-            _download(name, source.url, file, progress)
+            file = pooch.retrieve(source.url, source.sha256, "download", folder, downloader=download)
         except requests.RequestException as error:
             reason = _why_not(error, source.url)
             raise CryoSegNetError(f"cannot download weights '{name}', as {reason}: {by_hand}") from error
-        if source.sha256 is not None and sha256_of(file) != source.sha256:
+        except ValueError as error:  # pooch says so of another hash
             raise CryoSegNetError(
                 f"what {source.url} sent is not the published file (its sha256 is not {source.sha256}): {by_hand}"
-            )
-        return _install(name, file, folder, source.url)
+            ) from error
+        return _install(name, Path(file), folder, source.url)
 
 
 def adopt(name: str, file: str | Path) -> Path:
@@ -156,30 +164,17 @@ def is_offline() -> bool:
     return os.environ.get("CRYOSEGNET_OFFLINE", "").lower() not in ("", "0", "no", "false")
 
 
-def _download(name: str, url: str, target: Path, progress: bool) -> None:
-    import requests
-    from tqdm import tqdm
-
-    with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
-        response.raise_for_status()
-        total = int(response.headers.get("content-length", 0)) or None
-        if progress:
-            size = "a file of unknown size" if total is None else _size(total)
-            print(f"downloading weights '{name}': {size} from {url} to {location(name)}", file=sys.stderr, flush=True)
-        # None: a bar on terminals only
-        hidden = None if progress else True
-        with (
-            open(target, "wb") as out,
-            tqdm(desc=url.rsplit("/", 1)[1], total=total, unit="B", unit_scale=True, disable=hidden) as bar,
-        ):
-            for block in response.iter_content(1 << 20):
-                out.write(block)
-                bar.update(len(block))
-
-
-def _size(count: int) -> str:
-    """Bytes in words: 2.6 GB, 375 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+def _announce(name: str, progress: bool, response: requests.Response, **_: object) -> None:
+    """Say how much comes from where, once a server has answered with the file itself."""
+    if not response.ok:
+        response.close()  # pooch leaves it open
+    elif progress and not response.is_redirect:
+        count = int(response.headers.get("content-length", 0))
+        size = (
+            f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB" if count else "a file of unknown size"
+        )
+        url, target = SOURCES[name].url, location(name)
+        print(f"downloading weights '{name}': {size} from {url} to {target}", file=sys.stderr, flush=True)
 
 
 def _why_not(error: requests.RequestException, url: str) -> str:

@@ -17,6 +17,7 @@ import zipfile
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pooch
 import pytest
 import requests
 import torch
@@ -397,7 +398,7 @@ def test_no_space_and_no_permission(monkeypatch, tmp_path, site):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights.store, "_download", full)
+        patch.setattr(pooch.HTTPDownloader, "__call__", full)
         with pytest.raises(CryoSegNetError, match=r"No space left on device.*CRYOSEGNET_CACHE"):
             weights.fetch("sam_vit_b", progress=False)
     (tmp_path / "file").write_text("")
