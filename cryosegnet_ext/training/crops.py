@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,6 +38,38 @@ TEXTURE_SHARE, TEXTURE, FLAKES_SHARE = 0.1, (0.1, 0.7), 0.1
 # Share of crops whose power spectrum is bent, by factors of this spread (of the amplitude's logarithm) at each octave:
 # other detectors, envelopes, ice and filters than those that training has.
 BENT_SHARE, BENT = 0.5, 0.35
+
+
+class FrameKind(NamedTuple):
+    """A kind of simulated frame: its share, bounds of the fields of `Scene` that it draws, whether it has particles.
+
+    Whole numbers are drawn from the first bound to below the second.
+    """
+
+    percent: int
+    bounds: Mapping[str, tuple[Any, Any]]
+    particles: bool = True
+
+
+#: What else simulated frames hold, or that they hold no particles.
+FRAME_KINDS = (
+    FrameKind(5, {"ice_blobs": (1, 12)}, particles=False),
+    FrameKind(5, {}, particles=False),
+    FrameKind(12, {"ice_blobs": (1, 12)}),
+    FrameKind(8, {"carbon": (0.1, 0.8)}),
+    FrameKind(6, {"crystalline": (0.2, 1.5)}),
+    FrameKind(6, {"aggregates": (1, 4)}),
+    FrameKind(3, {"rings": (1, 3)}),
+    FrameKind(3, {"gold": (1, 20)}),
+    FrameKind(7, {}, particles=False),
+    FrameKind(3, {"contamination": (2, 30)}, particles=False),
+    FrameKind(3, {"contamination": (2, 30)}),
+    FrameKind(3, {"crystals": (3, 40), "leopard": (0.0, 0.3)}),
+    FrameKind(2, {"film_texture": (0.1, 0.6)}),
+    FrameKind(1, {"foil": (0.1, 0.6)}),
+    FrameKind(33, {}),
+)
+_FRAME_LIMITS = np.cumsum([frame.percent for frame in FRAME_KINDS]) / 100
 
 
 @dataclass(frozen=True)
@@ -156,7 +189,7 @@ def _random_size(rng: np.random.Generator, too_small: float, spread: float = 0.3
 
 
 def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -> Scene:
-    """Imaging conditions as they occur: one voltage of three, 0.4 to 3.5 um of defocus, junk in a third of the frames.
+    """Imaging conditions as they occur: one voltage of three, 0.4 to 3.5 um of defocus, all of `FRAME_KINDS`.
 
     ``diameter`` in angstrom sets the dose: the signal-to-noise ratio of a particle's peak is drawn, not the dose, so
     that small and large particles are seen equally often at each difficulty.
@@ -194,30 +227,11 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
         contrast=contrast,
         optics=optics,
     )
-    if kind < 0.10 or 0.48 <= kind < 0.55:  # nothing but ice, clean or not
-        scene = replace(scene, coverage=0.0)
-    if kind < 0.05 or 0.10 <= kind < 0.22:
-        scene = replace(scene, ice_blobs=int(rng.integers(1, 12)))
-    if 0.22 <= kind < 0.30:
-        scene = replace(scene, carbon=float(rng.uniform(0.1, 0.8)))
-    if 0.30 <= kind < 0.36:
-        scene = replace(scene, crystalline=float(rng.uniform(0.2, 1.5)))
-    if 0.36 <= kind < 0.42:
-        scene = replace(scene, aggregates=int(rng.integers(1, 4)))
-    if 0.42 <= kind < 0.45:
-        scene = replace(scene, rings=int(rng.integers(1, 3)))
-    if 0.45 <= kind < 0.48:
-        scene = replace(scene, gold=int(rng.integers(1, 20)))
-    if 0.55 <= kind < 0.61:
-        empty = kind < 0.58
-        scene = replace(scene, contamination=int(rng.integers(2, 30)), coverage=0.0 if empty else scene.coverage)
-    if 0.61 <= kind < 0.64:
-        scene = replace(scene, crystals=int(rng.integers(3, 40)), leopard=float(rng.uniform(0, 0.3)))
-    if 0.64 <= kind < 0.66:
-        scene = replace(scene, film_texture=float(rng.uniform(0.1, 0.6)))
-    if 0.66 <= kind < 0.67:
-        scene = replace(scene, foil=float(rng.uniform(0.1, 0.6)))
-    return scene
+    frame = FRAME_KINDS[int(np.searchsorted(_FRAME_LIMITS, kind, side="right"))]
+    drawn: dict[str, Any] = {} if frame.particles else {"coverage": 0.0}
+    for name, bounds in frame.bounds.items():
+        drawn[name] = rng.integers(*bounds).item() if isinstance(bounds[0], int) else rng.uniform(*bounds)
+    return replace(scene, **drawn)
 
 
 def distract(image: Image, d: float, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_] | None]:
