@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs wheel environment clean
+.PHONY: demo test test-quick hint lint docs wheel environment clean
 
 environment: $(VENV)/.ready
 
@@ -17,8 +17,14 @@ $(VENV)/.ready: pyproject.toml
 demo: environment
 	$(BIN)/cryosegnet demo --output demo
 
-test: environment
+test: hint environment
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+hint:
+	@echo 'Every test, which takes about half an hour on two cores; the quick ones alone take under 3 minutes: make test-quick'
+
+test-quick: environment
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser and not relion and not cluster'
 
 lint: environment
 	$(BIN)/ruff check .

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+from tests.waiting import LIMIT, wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -24,7 +25,9 @@ def open_browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = play.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"], timeout=1000 * LIMIT
+        )
         try:
             yield browser
         finally:
@@ -36,6 +39,8 @@ class Watched:
 
     def __init__(self, browser: Any, **options: Any) -> None:
         self.page = browser.new_page(viewport={"width": 1366, "height": 768}, **options)
+        self.page.set_default_timeout(1000 * LIMIT)
+        self._metrics: Any = None
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
@@ -49,16 +54,21 @@ class Watched:
         self.settle()
         return self.page
 
-    def until(self, expression: str, seconds: float = 30) -> None:
+    def until(self, expression: str) -> None:
         """Wait until an expression is true; Playwright's own way needs eval, which the page's policy forbids."""
-        end = time.monotonic() + seconds
-        while not self.page.evaluate(expression):
-            assert time.monotonic() < end, f"never came: {expression}"
-            self.page.wait_for_timeout(30)
+        wait_until(lambda: self.page.evaluate(expression), expression)
 
     def count(self) -> int:
         """The number of picks that the page shows."""
         return int(self.page.locator("#count-picks").get_attribute("data-count"))
+
+    def processor_seconds(self) -> float:
+        """Processor time of the page's main thread, which other programs on the machine hardly change."""
+        if self._metrics is None:
+            self._metrics = self.page.context.new_cdp_session(self.page)
+            self._metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
+        found = self._metrics.send("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in found if one["name"] == "TaskDuration"))
 
     def settle(self) -> None:
         """Wait until all in sight is drawn."""

@@ -1,10 +1,12 @@
-"""What all tests share: where the data is that cannot be committed, and a bound on torch's threads."""
+"""What all tests share: where the data is that cannot be committed, one thread, and an end to what hangs."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # `from tests.damage import ...` works under plain `pytest` too, which does not put the working directory on the path.
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
+
+from tests.waiting import kill_started  # noqa: E402
+
+# The networks here are small. Threads that wait for each other cost much where several tests share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 # In the background of a shell, or under nohup, the suite ignores these signals. The programs that tests start would
 # inherit that; a handler is not inherited.
@@ -32,7 +40,18 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _few_threads() -> None:
+def _one_thread() -> None:
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() > 2:
-        torch.set_num_threads(2)
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _processes_end_with_their_test() -> Iterator[None]:
+    yield
+    kill_started()
+
+
+def pytest_unconfigure() -> None:
+    """A thread that does not end would keep the process for ever, after the last test and beyond its time limit."""
+    faulthandler.dump_traceback_later(300, exit=True)

@@ -1,4 +1,7 @@
-"""A picker for tests that needs no network: local maxima on a coarse grid. Run as a program it is ``cryosegnet``."""
+"""A picker for tests that needs no network: local maxima on a coarse grid. Run as a program it is ``cryosegnet``.
+
+STUB_SECONDS is the time it takes a micrograph; it never ends one whose file is called STUB_HOLD.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
+from tests.waiting import FOREVER
 
 CELL = 16
 
@@ -32,7 +36,8 @@ class StubPicker:
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         self.picked.append((Path(micrograph.name).name, diameter))
-        time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
+        held = Path(micrograph.name).name == os.environ.get("STUB_HOLD")
+        time.sleep(FOREVER if held else float(os.environ.get("STUB_SECONDS", "0")))
         ny, nx = (side // CELL for side in micrograph.data.shape)
         cells = micrograph.data[: ny * CELL, : nx * CELL].reshape(ny, CELL, nx, CELL).swapaxes(1, 2).reshape(ny, nx, -1)
         at = cells.argmax(axis=2)

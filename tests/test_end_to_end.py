@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mrcfile
@@ -19,6 +19,7 @@ from cryosegnet_ext import Picker, read_micrograph, read_picks
 from cryosegnet_ext.evaluation import agreement
 from tests.conftest import REPOSITORY
 from tests.damage import damaged_files
+from tests.waiting import start, wait_until
 
 DATA = REPOSITORY / "cryosegnet_ext" / "data"
 SIDE = 448
@@ -31,6 +32,12 @@ def program(*words: str | Path) -> list[str]:
 def run(*words: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(program(*words), capture_output=True, text=True, env=environment, **options)  # type: ignore
+
+
+def processor_seconds() -> float:
+    """What the programs that have ended took, which other programs on the machine hardly change."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def picked(folder: Path) -> dict[str, bytes]:
@@ -52,10 +59,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_demo_finds_the_particles_within_a_minute(tmp_path: Path) -> None:
-    began = time.monotonic()
+    before = processor_seconds()
     done = run("demo", "--output", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 60
+    assert processor_seconds() - before < 60, "a minute where a core is free"
     picks, truth = read_picks(tmp_path / "demo" / "picks" / "sample.star"), read_picks(DATA / "sample_truth.star")
     found = agreement(np.c_[picks.x, picks.y], np.c_[truth.x, truth.y], 25)
     assert found.precision > 0.85 and found.recall > 0.85
@@ -85,11 +92,9 @@ def test_same_bytes_twice_and_after_a_kill(small: Path, tmp_path: Path) -> None:
     assert len(expected) == 40 and picked(tmp_path / "b") == expected
 
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(program(*words, tmp_path / "c"), env=environment)
+    process = start(program(*words, tmp_path / "c"), env=environment)
     journal = tmp_path / "c" / ".cryosegnet" / "journal.jsonl"
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit and (not journal.exists() or journal.read_bytes().count(b"\n") < 8):
-        time.sleep(0.02)
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 8, "line 8", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = len(list((tmp_path / "c" / "picks").glob("*.star")))

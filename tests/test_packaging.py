@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from cryosegnet_ext import __version__
+from tests.waiting import FOREVER, LIMIT, start, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cryosegnet_ext", "relion_external", "cryosparc_job")
@@ -153,13 +153,10 @@ def test_slurm_script_runs_the_program_and_keeps_its_exit_code(cluster: dict[str
 
 
 def test_slurm_script_goes_back_into_the_queue_before_the_time_limit(cluster: dict[str, str], tmp_path: Path) -> None:
-    job = subprocess.Popen([*SCRIPT, "mics.star", "out"], env={**cluster, "FAKE_SECONDS": "60"})
+    job = start([*SCRIPT, "mics.star", "out"], env={**cluster, "FAKE_SECONDS": str(FOREVER)})
     record = tmp_path / "cryosegnet.txt"
-    deadline = time.monotonic() + 30
-    while not (record.exists() and "started" in record.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: record.exists() and "started" in record.read_text(), "the program", job)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=30) == 4
+    assert job.wait(timeout=LIMIT) == 4
     assert record.read_text().splitlines()[-1] == "stopped"
     assert (tmp_path / "scontrol.txt").read_text().splitlines()[0] == "requeue 77"

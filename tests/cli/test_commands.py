@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from cryosegnet_ext import __version__
 from cryosegnet_ext.cli import doctor, main
 from cryosegnet_ext.errors import CryoSegNetError
 from tests.stub_picker import write_micrograph
+from tests.waiting import FOREVER, LIMIT, start
 
 STUB = Path(__file__).parents[1] / "stub_picker.py"
 ROOT = STUB.parent.parent
@@ -25,7 +25,7 @@ def cryosegnet(*words: object, stub: bool = True, **options: object) -> subproce
     program = [str(STUB)] if stub else ["-c", "import sys; from cryosegnet_ext.cli import main; sys.exit(main())"]
     command = [sys.executable, *program, *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=LIMIT, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
         "import sys; from cryosegnet_ext.cli import main; main(sys.argv[1:]); "
         f"print('loaded', [name for name in {HEAVY} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, text=True, capture_output=True, timeout=LIMIT)
     assert done.stdout.endswith("loaded []\n"), done
 
 
@@ -151,25 +151,24 @@ import runpy, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from tests import stub_picker
 def pick(self, micrograph, diameter=None):
-    print("picking", flush=True)
     try:
-        time.sleep(60)
+        print("picking", flush=True)
+        time.sleep({FOREVER})
     except BaseException:
         print("swallowed", flush=True)
-        time.sleep(60)
+        time.sleep({FOREVER})
 stub_picker.StubPicker.pick = pick
 from cryosegnet_ext import batch
 from cryosegnet_ext.inputs import expand_inputs
 batch.run(stub_picker.StubPicker(), expand_inputs([{str(mics)!r}]), {str(tmp_path / "out")!r})
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "picking\n"
-    time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "swallowed\n"
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 4 and "ended at once" in stderr and "Traceback" not in stderr
 
 
@@ -181,19 +180,19 @@ import importlib, os, signal, sys, time
 sys.argv[0] = {str(STUB)!r}
 def terminated(*args, **options):
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
+    time.sleep({FOREVER})
 setattr(importlib.import_module({module!r}), {name!r}, terminated)
 exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
 """
     command = [sys.executable, "-c", code, "pick", str(mics), "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (4, "cryosegnet: error: stopped")
 
 
 def test_reader_of_the_output_leaves(mics: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -c 'import sys; from cryosegnet_ext.cli import main; sys.exit(main())' doctor | :"
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
     )
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
@@ -206,7 +205,7 @@ def test_output_that_cannot_be_written_changes_no_exit_code(mics: Path, tmp_path
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for quiet in ("", "--quiet"):
         words = ["bash", "-c", f"set -o pipefail; {command} {quiet} {redirections}"]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert len(list((tmp_path / "out/picks").glob("*.star"))) == len(list(mics.iterdir())) - 1
@@ -214,7 +213,7 @@ def test_output_that_cannot_be_written_changes_no_exit_code(mics: Path, tmp_path
 
 def test_answer_that_cannot_be_written() -> None:
     command = f"{sys.executable} -m cryosegnet_ext weights list >/dev/full"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 3
     assert done.stderr == "cryosegnet: error: No space left on device; free some disk space\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -120,13 +120,3 @@ def run_line(line: Line, services: Services) -> None:
         outputs.check(words, args, ran)
     except (AssertionError, OSError, KeyError, IndexError) as error:
         raise AssertionError(f"{what}\n{error}") from error
-
-
-def one_thread() -> Iterator[None]:
-    """One thread: the networks are small, and other tests run beside these."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -22,14 +22,13 @@ from cryosegnet_ext.files.inputs import expand_inputs
 from cryosparc_job.cli import main as cryosegnet_cryosparc
 from relion_external.job import main as cryosegnet_relion
 from tests.docs.docs_commands import ROOT, Line
+from tests.waiting import LIMIT, start
 
 _MAIN: dict[str, Callable[[list[str]], int]] = {
     "cryosegnet": cryosegnet,
     "cryosegnet-cryosparc": cryosegnet_cryosparc,
     "cryosegnet-relion": cryosegnet_relion,
 }
-#: Seconds for what takes ten on an idle machine.
-_PATIENCE = 240.0
 
 
 class Ran(NamedTuple):
@@ -78,12 +77,12 @@ def _environment() -> dict[str, str]:
 
 def _process(words: list[str]) -> Ran:
     """Run in a process of its own, for what starts others."""
-    done = subprocess.run(words, env=_environment(), capture_output=True, text=True, timeout=_PATIENCE)
+    done = subprocess.run(words, env=_environment(), capture_output=True, text=True, timeout=LIMIT)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
 def _start(words: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return start(
         [sys.executable, "-m", "cryosegnet_ext", *words[1:]],
         env=_environment(),
         stdout=subprocess.PIPE,
@@ -94,7 +93,7 @@ def _start(words: list[str]) -> subprocess.Popen[str]:
 
 def _end(process: subprocess.Popen[str], seen: str) -> Ran:
     try:
-        out, err = process.communicate(timeout=_PATIENCE)
+        out, err = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
     return Ran(process.returncode, out, err, seen)
@@ -105,7 +104,7 @@ def _watch(words: list[str], args: argparse.Namespace) -> Ran:
     process = _start(words)
     stems = [Path(one.path).stem for one in expand_inputs(args.input)]
     picked: list[str] = []
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < end and len(picked) < len(stems):
         time.sleep(0.1)
         picked = [stem for stem in stems if list((args.output / "picks").rglob(f"{stem}.star"))]
@@ -125,7 +124,7 @@ def _view(words: list[str]) -> Ran:
     found, page = re.search(r"^open: +(http://\S+)$", said, re.MULTILINE), ""
     if found:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(found[1], timeout=30) as answer:
+        with opener.open(found[1], timeout=LIMIT) as answer:
             page = answer.read().decode()
     process.send_signal(signal.SIGINT)
     done = _end(process, page)

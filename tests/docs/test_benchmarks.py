@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.docs.docs_commands import PAGES, shell_commands
@@ -41,7 +42,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
     def run(words: list[str]) -> argparse.Namespace:
         monkeypatch.setattr("sys.argv", words)
         monkeypatch.delitem(sys.modules, words[0], raising=False)
-        with pytest.raises(Parsed) as caught:
+        with pytest.raises(Parsed) as caught, np.errstate():
             runpy.run_module(words[0], run_name="__main__")
         (args,) = caught.value.args
         return args

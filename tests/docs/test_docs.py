@@ -97,7 +97,6 @@ def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "2",
     }
     folder = tmp_path / "work"
     folder.mkdir()

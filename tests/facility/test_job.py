@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 from tests.stub_picker import StubPicker, write_micrograph
+from tests.waiting import LIMIT, start, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,7 +191,7 @@ def test_the_real_picker_keeps_the_contract(tmp_path: Path) -> None:
 def run_stub(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tests" / "stub_picker.py"), *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT)
 
 
 @pytest.mark.parametrize("how", ["list", "folder"])
@@ -296,20 +296,13 @@ def start_service(queue: Path, job: Path, *words: str, **environment: str) -> su
     code = SERVICE.format(script=str(ROOT / "packaging" / "service.py"))
     command = [sys.executable, "-c", code, str(queue), str(job), "--wait", "0.05", "--name", "test", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def send(queue: Path, name: str, message: object) -> None:
     queue.mkdir(parents=True, exist_ok=True)
     (queue / f".{name}").write_text(message if isinstance(message, str) else json.dumps(message))
     (queue / f".{name}").rename(queue / f"{name}.json")
-
-
-def wait_for(path: Path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
 
 
 def test_sample_service_answers_each_message(tmp_path: Path) -> None:
@@ -319,11 +312,11 @@ def test_sample_service_answers_each_message(tmp_path: Path) -> None:
     send(queue, "absent", {"micrograph": str(tmp_path / "absent.mrc")})
     send(queue, "nonsense", "not json")
     service = start_service(queue, job)
-    wait_for(queue / "answers" / "nonsense.json")
+    wait_until((queue / "answers" / "nonsense.json").exists, "an answer", service)
     send(queue, "late", {"micrograph": str(write_micrograph(tmp_path / "late.mrc", pixel_size=0.0)), "pixel_size": 1.5})
-    wait_for(queue / "done" / "late.json")
+    wait_until((queue / "done" / "late.json").exists, "an answer", service)
     (queue / "STOP").touch()
-    output, errors = service.communicate(timeout=60)
+    output, errors = service.communicate(timeout=LIMIT)
     assert service.returncode == 0, errors
     answers = {path.stem: json.loads(path.read_text()) for path in (queue / "answers").iterdir()}
     assert {name: answer["status"] for name, answer in answers.items()} == {
@@ -342,14 +335,14 @@ def test_sample_service_answers_each_message(tmp_path: Path) -> None:
 def test_sample_service_survives_a_kill_and_a_polite_stop(tmp_path: Path) -> None:
     queue, job = tmp_path / "queue", tmp_path / "job"
     send(queue, "m0", {"micrograph": str(write_micrograph(tmp_path / "mic.mrc"))})
-    service = start_service(queue, job, STUB_SECONDS="60")
-    wait_for(job / "STAR" / "mic.tmp")
+    service = start_service(queue, job, STUB_HOLD="mic.mrc")
+    wait_until((job / "STAR" / "mic.tmp").exists, "the picking", service)
     service.kill()
     service.communicate()
     assert not (job / "STAR" / "mic.star").exists()
     service = start_service(queue, job)
-    wait_for(queue / "done" / "m0.json")
+    wait_until((queue / "done" / "m0.json").exists, "an answer", service)
     assert sorted(one.name for one in (job / "STAR").iterdir()) == ["mic.star"]
     service.send_signal(signal.SIGTERM)
-    service.communicate(timeout=60)
+    service.communicate(timeout=LIMIT)
     assert service.returncode == 0

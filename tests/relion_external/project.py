@@ -7,9 +7,9 @@ import shlex
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -19,6 +19,7 @@ from cryosegnet_ext.files.relion_paths import strip_job
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from cryosegnet_ext.simulation.optics import Optics
 from relion_external import nodes
+from tests.waiting import LIMIT, start, wait_until
 
 from .stub import DIAMETER
 
@@ -129,8 +130,8 @@ class Project:
     def start(self, *jobs: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Run jobs, or go on with them, without waiting."""
         words = ["relion_pipeliner", "--RunJobs", " ".join(jobs), "--sec_wait_after", "0"]
-        return subprocess.Popen(
-            ["nice", "-n", "10", *words],
+        return start(
+            words,
             cwd=self.folder,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -139,16 +140,14 @@ class Project:
             text=True,
         )
 
-    def run(self, *jobs: str, env: Mapping[str, str] | None = None, timeout: float = 120) -> str:
+    def run(self, *jobs: str, env: Mapping[str, str] | None = None) -> str:
         """Run jobs and wait; the status of the last one."""
         process = self.start(*jobs, env=env)
-        process.communicate(timeout=timeout)
+        process.communicate(timeout=LIMIT)
         return self.status(jobs[-1])
 
     def relion(self, *words: str) -> str:
-        done = subprocess.run(
-            ["nice", "-n", "10", *words], cwd=self.folder, capture_output=True, text=True, timeout=120, check=True
-        )
+        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, timeout=LIMIT, check=True)
         return done.stdout + done.stderr
 
     def status(self, job: str) -> str:
@@ -156,11 +155,8 @@ class Project:
         row = table[table["rlnPipeLineProcessName"] == job]
         return STATUS[str(row["rlnPipeLineProcessStatus"].iloc[0])]
 
-    def wait_for(self, path: str, seconds: float = 120) -> None:
-        end = time.monotonic() + seconds
-        while not list(self.folder.glob(path)):
-            assert time.monotonic() < end, f"{path} did not appear in {seconds} s"
-            time.sleep(0.05)
+    def wait_for(self, path: str, process: subprocess.Popen[Any] | None = None) -> None:
+        wait_until(lambda: list(self.folder.glob(path)), path, process)
 
     # As RELION would
 
@@ -168,7 +164,7 @@ class Project:
         self, *words: str, job: str = "External/job004/", env: Mapping[str, str] | None = None, version: str = "5"
     ) -> subprocess.CompletedProcess[str]:
         """Run the stub job by a shell with RELION's words, output appended to run.out and run.err."""
-        return subprocess.run(self.shell(*words, job=job, version=version), **self.options(env), timeout=120)
+        return subprocess.run(self.shell(*words, job=job, version=version), **self.options(env), timeout=LIMIT)
 
     def shell(self, *words: str, job: str, version: str = "5") -> str:
         folder = self.folder / job

@@ -1,7 +1,9 @@
 """A picker for these tests that needs no network: dark blobs of a known size. Run as a program it is cryosegnet-relion.
 
-What it does beside picking comes from the environment, which RELION hands on: STUB_SECONDS a micrograph, spent where
-signals do not reach Python with STUB_DEAF; STUB_LOAD fails while the model loads (import, weights, kill, crash).
+What it does beside picking comes from the environment, which RELION hands on: STUB_SECONDS a micrograph, and for ever
+where its name ends with STUB_HOLD, spent where signals do not reach Python with STUB_DEAF; STUB_LOG is a file to which
+the name of each micrograph is written when its picking begins; STUB_LOAD fails while the model loads (import, weights,
+kill, crash).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.diameter import to_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
+from tests.waiting import FOREVER
 
 DIAMETER = 160.0
 
@@ -45,10 +48,14 @@ class Picker:
         return None
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        if os.environ.get("STUB_DEAF"):
+            # As a library that computes: handlers of Python do not run before it returns.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         if log := os.environ.get("STUB_LOG"):
             with open(log, "a") as file:
                 file.write(f"{micrograph.name}\n")
-        _spend(float(os.environ.get("STUB_SECONDS", "0")))
+        held = micrograph.name.endswith(os.environ.get("STUB_HOLD", "nothing"))
+        time.sleep(FOREVER if held else float(os.environ.get("STUB_SECONDS", "0")))
         if "empty" in micrograph.name:
             return Picks.empty(micrograph.pixel_size, micrograph.data.shape)
         return find_blobs(micrograph, self.diameter).above(self.threshold)
@@ -63,13 +70,6 @@ def find_blobs(micrograph: Micrograph, diameter: float) -> Picks:
     deep = -smooth[y, x] / max(float(-smooth.min()), 1e-9)
     size = np.full(len(x), diameter)
     return Picks(x, y, size, np.clip(deep, 0, 1), micrograph.pixel_size, micrograph.data.shape).by_score()
-
-
-def _spend(seconds: float) -> None:
-    if seconds and os.environ.get("STUB_DEAF"):
-        # As a library that computes: handlers of Python do not run before it returns.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    time.sleep(seconds)
 
 
 def install() -> None:

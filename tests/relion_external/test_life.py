@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from relion_external.life import supervise
 from relion_external.protocol import Markers
+from tests.waiting import LIMIT, start, wait_until
 
 from .project import Project
 
@@ -117,21 +117,20 @@ def test_all_micrographs_failed(project: Project) -> None:
     assert project.markers() == [FAILURE]
 
 
-def start(project: Project, **env: str) -> subprocess.Popen[bytes]:
+def hold(project: Project, **env: str) -> subprocess.Popen[bytes]:
+    """A job that is at its first micrograph, and stays there."""
     command = project.shell("--in_mics", project.mics_star, job=JOB)
-    process = subprocess.Popen(command, **project.options(env))  # type: ignore[call-overload]
-    project.wait_for(JOB + ".cryosegnet/journal.jsonl")
-    time.sleep(0.3)
-    return process  # type: ignore[no-any-return]
+    log = project.folder / "log"
+    process = start(command, **project.options({"STUB_HOLD": "mic_0.mrc", "STUB_LOG": str(log), **env}))
+    wait_until(log.exists, "the first micrograph", process)
+    return process
 
 
 @pytest.mark.parametrize("deaf", ["", "1"])
 def test_sigterm(project: Project, deaf: str) -> None:
-    process = start(project, STUB_SECONDS="60", STUB_DEAF=deaf)
-    begin = time.monotonic()
+    process = hold(project, STUB_DEAF=deaf)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 4
-    assert time.monotonic() - begin < 5
+    assert process.wait(timeout=LIMIT) == 4
     assert project.markers() == [ABORTED]
     assert run(project).count("Traceback") == 0
     assert project.markers() == [SUCCESS]
@@ -153,7 +152,7 @@ def test_signals_until_the_marker_is_there(tmp_path: Path, monkeypatch: pytest.M
 def test_caller_that_ignores_the_ends_of_its_children(project: Project) -> None:
     words = project.shell("--in_mics", project.mics_star, job=JOB)
     ignore = lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # noqa: E731
-    assert subprocess.run(words, preexec_fn=ignore, **project.options(), timeout=60).returncode == 0  # type: ignore[call-overload]
+    assert subprocess.run(words, preexec_fn=ignore, **project.options(), timeout=LIMIT).returncode == 0  # type: ignore[call-overload]
     assert project.markers() == [SUCCESS]
     assert project.text(JOB + "run.err") == ""
 
@@ -173,20 +172,20 @@ def test_no_process_to_be_had(
 def test_signals_that_are_ignored_stay_so(project: Project) -> None:
     """As for RELION under nohup, or in a terminal where Ctrl-C ends its window."""
     command = "trap '' HUP INT; " + project.shell("--in_mics", project.mics_star, job=JOB)
-    process = subprocess.Popen(command, **project.options({"STUB_SECONDS": "1"}))  # type: ignore[call-overload]
-    project.wait_for(JOB + ".cryosegnet/journal.jsonl")
+    process = start(command, **project.options({"STUB_SECONDS": "1"}))
+    project.wait_for(JOB + ".cryosegnet/journal.jsonl", process)
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=LIMIT) == 0
     assert project.markers() == [SUCCESS]
 
 
 def test_job_that_is_deleted_while_it_runs(project: Project) -> None:
     """RELION moves its directory into its Trash; nothing goes on in the old place."""
-    process = start(project, STUB_SECONDS="60", STUB_DEAF="1")
+    process = hold(project, STUB_DEAF="1")
     (project.folder / "Trash").mkdir()
     (project.folder / JOB).rename(project.folder / "Trash/job004")
-    assert process.wait(timeout=10) == 4
+    assert process.wait(timeout=LIMIT) == 4
     assert not (project.folder / JOB).exists()
     assert "its directory was deleted or moved" in project.text("Trash/job004/run.out")
     assert "Traceback" not in project.text("Trash/job004/run.err")
@@ -195,7 +194,7 @@ def test_job_that_is_deleted_while_it_runs(project: Project) -> None:
 def test_abort_that_came_while_the_job_queued(project: Project) -> None:
     (project.folder / JOB).mkdir(parents=True)
     (project.folder / JOB / "RELION_JOB_ABORT_NOW").touch()
-    run(project, STUB_SECONDS="20")
+    run(project, STUB_HOLD="mic_0.mrc")
     assert project.markers() == [ABORTED]
 
 
@@ -323,15 +322,10 @@ def test_coordinates_that_change_are_scored_again(project: Project, tmp_path: Pa
 def test_aborted_with_other_settings(project: Project) -> None:
     """Coordinates of the settings before do not stay among those of the new ones."""
     run(project, "--threshold", "0.3")
-    process = start(project, STUB_SECONDS="60")
-    project.wait_for(JOB + "run.err")
-    end = time.monotonic() + 20
-    while "parameters were changed" not in project.text(JOB + "run.err"):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    time.sleep(1.0)
+    process = hold(project)
+    assert "parameters were changed" in project.text(JOB + "run.err")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 4
+    assert process.wait(timeout=LIMIT) == 4
     assert not list((project.folder / JOB / "Micrographs").iterdir())
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from PIL import Image
 
 from cryosegnet_ext import __version__, read_picks
+from tests.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP, NAME = "ccpem_pipeliner.jobs", "cryosegnet.autopick"
@@ -99,7 +99,7 @@ def test_job_is_listed_with_its_version(project: Path) -> None:
     assert listed[0].always_continue_in_schedule
     info = get_job_info(NAME)
     assert info is not None and info.is_available, info and info.unavailable_message
-    assert info.programs[0].get_version(timeout=60) == __version__
+    assert info.programs[0].get_version(timeout=LIMIT) == __version__
     assert info.references[0].doi == "10.1093/bib/bbae282"
 
 
@@ -217,18 +217,12 @@ def test_continued_job_picks_only_what_is_new(stubbed: Path) -> None:
 def test_aborted_job_stops_and_is_marked(stubbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeliner.api.manage_project import PipelinerProject
 
-    monkeypatch.setenv("STUB_SECONDS", "300")
+    monkeypatch.setenv("STUB_HOLD", "sample.mrc")
     wanted = {"_rlnJobTypeLabel": NAME, "input_file": "micrographs.star", "nr_threads": 1}
     project = PipelinerProject(make_new_project=True)
     job = project.run_job(wanted)
-    deadline = time.monotonic() + 120
-    while not stubbed.exists():
-        assert time.monotonic() < deadline, "the picker does not start"
-        time.sleep(0.1)
+    wait_until(stubbed.exists, "the first micrograph")
     assert job.create_results_display()[0].dobj_type == "pending", "nothing is picked yet"
     project.abort_job(job.output_dir)
-    start_of_abort = time.monotonic()
-    while not Path(job.output_dir, "PIPELINER_JOB_EXIT_ABORTED").exists():
-        assert time.monotonic() < start_of_abort + 60, "the job does not stop"
-        time.sleep(0.1)
+    wait_until(Path(job.output_dir, "PIPELINER_JOB_EXIT_ABORTED").exists, "the end of the job")
     assert not Path(job.output_dir, "PIPELINER_JOB_EXIT_SUCCESS").exists()

@@ -9,6 +9,7 @@ import pytest
 import starfile
 
 from relion_external import schemes
+from tests.waiting import LIMIT, start
 
 from .project import Project
 
@@ -123,15 +124,15 @@ def test_schedule_runs_and_waits_for_data(tmp_path: Path) -> None:
     words += ["--min_nr_parts_2d", "160", "--nr_classes", "2", "--nr_iter", "1", "--threads", "1"]
     assert install(tmp_path, *words) == 0
     project.relion("relion_scheduler", "--schedule", "cryosegnet", "--reset")
-    command = ["nice", "-n", "10", "relion_scheduler", "--schedule", "cryosegnet", "--run"]
-    scheduler = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["relion_scheduler", "--schedule", "cryosegnet", "--run"]
+    scheduler = start(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        project.wait_for("Extract/job005/RELION_JOB_EXIT_SUCCESS", 180)
+        project.wait_for("Extract/job005/RELION_JOB_EXIT_SUCCESS")
         project.add_micrographs(2)
-        project.wait_for("Class2D/job006/RELION_JOB_EXIT_SUCCESS", 240)
+        project.wait_for("Class2D/job006/RELION_JOB_EXIT_SUCCESS")
     finally:
         scheduler.terminate()
-        scheduler.wait(timeout=20)
+        scheduler.wait(timeout=LIMIT)
     assert "3 finished by an earlier run, 2 to pick" in project.text("External/job004/run.out")
     assert project.text("External/job004/run.err") == ""
     particles = starfile.read(tmp_path / "Extract/job005/particles.star", always_dict=True)["particles"]

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from cryosegnet_ext.runs.diameter import spread
 from cryosegnet_ext.runs.journal import Journal, read_records
 from tests.damage import damaged_files
 from tests.stub_picker import StubPicker, write_micrograph
+from tests.waiting import LIMIT, start, wait_until
 
 FORMATS = ("star", "box", "cbox", "csv")
 STUB = Path(__file__).parents[1] / "stub_picker.py"
@@ -410,28 +410,26 @@ def test_signal_handlers_are_given_back(mics: Path, tmp_path: Path) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def start(mics: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
+def start_pick(mics: Path, out: Path, hold: str = "") -> subprocess.Popen[str]:
+    """Start picking in a process of its own, which never ends the micrograph called ``hold``."""
     command = [sys.executable, str(STUB), "pick", str(mics), "-o", str(out), "--format", "star,cbox"]
-    environment = {**os.environ, "STUB_SECONDS": str(seconds), "PYTHONPATH": str(STUB.parent.parent)}
-    return subprocess.Popen(
+    environment = {**os.environ, "STUB_SECONDS": "0.1", "STUB_HOLD": hold, "PYTHONPATH": str(STUB.parent.parent)}
+    return start(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
 
 
-def wait_for_lines(out: Path, count: int) -> None:
+def wait_for_lines(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     journal = out / ".cryosegnet/journal.jsonl"
-    deadline = time.monotonic() + 60
-    while not journal.exists() or journal.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= count, f"line {count}", process)
 
 
 def test_killed_and_continued(mics: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = 0
     for lines in (1, 3, 8):
-        process = start(mics, out, 0.1)
-        wait_for_lines(out, lines)
+        process = start_pick(mics, out, hold="m11.mrc")
+        wait_for_lines(out, lines, process)
         process.kill()
         process.communicate()
         now = sum(line["record"] == "micrograph" for line in journal_lines(out))
@@ -440,8 +438,8 @@ def test_killed_and_continued(mics: Path, tmp_path: Path) -> None:
     assert 0 < done < 12
     for name in ("picks/.tmp-123-abc.star", ".tmp-123-abc.json", ".tmp-123-abc.html", ".cryosegnet/.tmp-123-abc.json"):
         (out / name).write_text("cut by the kill")
-    process = start(mics, out, 0)
-    stdout, stderr = process.communicate(timeout=60)
+    process = start_pick(mics, out)
+    stdout, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, stderr
     assert not list(out.rglob(".tmp-*"))
     assert f"({done} of them by an earlier run)" in stdout
@@ -485,12 +483,10 @@ def test_copies_of_a_micrograph_are_micrographs(mics: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_promptly_and_cleanly(mics: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out"
-    process = start(mics, out, 1)
-    wait_for_lines(out, 3)
-    begin = time.monotonic()
+    process = start_pick(mics, out, hold="m3.mrc")
+    wait_for_lines(out, 5, process)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
-    assert time.monotonic() - begin < 5
+    stdout, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 4
     assert "the same command goes on from here" in stdout and number.name in stderr and "Traceback" not in stderr
     summary = json.loads((out / "summary.json").read_text())

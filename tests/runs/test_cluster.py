@@ -26,6 +26,7 @@ from cryosegnet_ext.runs.engines.cluster import Cluster
 from cryosegnet_ext.runs.journal import Record
 from tests.runs.test_processes import files, journal, make_deadly, make_nothing, make_stub, summary
 from tests.stub_picker import StubPicker, write_micrograph
+from tests.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -125,7 +126,7 @@ class Outside:
         address = f"tcp://127.0.0.1:{self.port}"
         for words in (
             ["scheduler", "--port", str(self.port), "--host", "127.0.0.1", "--no-dashboard"],
-            ["worker", address, "--no-nanny", "--nthreads", "2", "--no-dashboard", "--death-timeout", "60"],
+            ["worker", address, "--no-nanny", "--nthreads", "2", "--no-dashboard", "--death-timeout", str(LIMIT)],
         ):
             command = [sys.executable, "-m", "dask", *words]
             self.processes.append(
@@ -175,13 +176,11 @@ def test_scheduler_that_is_restarted(mics: Path, tmp_path: Path, outside: Outsid
 
 
 def wait_for_port(port: int) -> None:
-    end = time.monotonic() + 60
-    while True:
+    def answers() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert time.monotonic() < end
-        time.sleep(0.1)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers, "the scheduler")
 
 
 def test_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

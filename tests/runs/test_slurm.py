@@ -16,12 +16,15 @@ from cryosegnet_ext.runs.engines.cluster import Cluster
 from cryosegnet_ext.runs.journal import Record
 from tests.runs.test_cluster import ROOT, make_slow, same
 from tests.stub_picker import StubPicker, write_micrograph
+from tests.waiting import LIMIT
 
 
 def _runs() -> bool:
     if shutil.which("sinfo") is None:
         return False
-    said = subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True, timeout=30, check=False).stdout
+    said = subprocess.run(
+        ["sinfo", "-h", "-o", "%t"], capture_output=True, text=True, timeout=LIMIT, check=False
+    ).stdout
     return "idle" in said or "mix" in said
 
 

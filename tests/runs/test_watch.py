@@ -20,6 +20,7 @@ from cryosegnet_ext.runs.journal import Record
 from cryosegnet_ext.runs.monitor import Monitor
 from cryosegnet_ext.runs.watch import Watch
 from tests.stub_picker import StubPicker, write_micrograph
+from tests.waiting import LIMIT, start, wait_until
 
 QUICK = {"interval": 0.02, "settle": 0.15}
 
@@ -40,7 +41,7 @@ class Running:
         self.records: list[str] = []
         self.result: batch.BatchResult | None = None
         self.watch = Watch(arguments, stop_file=out / "STOP", **{**QUICK, **options})  # type: ignore[arg-type]
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
@@ -55,16 +56,9 @@ class Running:
 
     def stop(self) -> batch.BatchResult:
         (self.out / "STOP").touch()
-        self.thread.join(60)
+        self.thread.join(LIMIT)
         assert self.result is not None
         return self.result
-
-
-def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_folder_that_grows(tmp_path: Path) -> None:
@@ -198,7 +192,7 @@ def test_a_star_file_and_a_list_that_grow(tmp_path: Path) -> None:
 def test_ends(tmp_path: Path) -> None:
     out = tmp_path / "out"
     idle = Running([write_micrograph(tmp_path / "m.mrc")], out, idle=0.5)
-    idle.thread.join(60)
+    idle.thread.join(LIMIT)
     # One micrograph is enough for the estimate where no more come.
     assert idle.result is not None and (idle.result.done, idle.result.exit_code) == (1, 0)
     assert any(text.startswith("nothing new for 0.008") for text in idle.said)
@@ -259,7 +253,7 @@ def test_monitor(tmp_path: Path) -> None:
     assert values["cryosegnet_micrographs_picked"] == 3 and values["cryosegnet_micrographs_failed"] == 1
     assert values["cryosegnet_picks"] == 72 and values["cryosegnet_up"] == 0
     assert values["cryosegnet_resident_memory_bytes"] > 1e7
-    assert abs(values["cryosegnet_heartbeat_time_seconds"] - time.time()) < 60
+    assert abs(values["cryosegnet_heartbeat_time_seconds"] - time.time()) < LIMIT
     assert metrics["cryosegnet_micrographs_picked"].type == "counter"
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -277,27 +271,21 @@ def test_monitor_files_that_cannot_be_written(tmp_path: Path) -> None:
             )
 
 
-def start(words: str, tmp_path: Path) -> subprocess.Popen[str]:
+def start_pick(words: str, tmp_path: Path) -> subprocess.Popen[str]:
     stub = Path(__file__).parents[1] / "stub_picker.py"
     environment = {**os.environ, "PYTHONPATH": str(stub.parent.parent)}
     command = [sys.executable, str(stub), "pick", *words.split()]
-    return subprocess.Popen(
-        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return start(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_command_with_two_processes_and_a_stop_file(tmp_path: Path) -> None:
     for i in range(8):
         write_micrograph(tmp_path / f"mics/m{i}.mrc", seed=i)
     words = "mics -o out --watch --settle 0.2 --diameter 20 --device cpu,cpu --metrics run.prom"
-    process = start(words, tmp_path)
-    try:
-        wait_until(lambda: (tmp_path / "out/picks/m7.star").exists() or process.poll() is not None, 90)
-        (tmp_path / "out/STOP").touch()
-        stdout, stderr = process.communicate(timeout=90)
-    finally:
-        process.kill()
-        process.communicate()
+    process = start_pick(words, tmp_path)
+    wait_until((tmp_path / "out/picks/m7.star").exists, "the last micrograph", process)
+    (tmp_path / "out/STOP").touch()
+    stdout, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, stderr
     assert "192 picks on 8 micrographs" in stdout and "Traceback" not in stderr
     assert json.loads((tmp_path / "out/heartbeat.json").read_text())["workers"] == 2

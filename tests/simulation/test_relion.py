@@ -11,6 +11,7 @@ import pytest
 from scipy import ndimage
 
 from cryosegnet_ext.cli import main
+from tests.waiting import LIMIT
 
 PROGRAMS = ("relion_preprocess", "relion_reconstruct")
 pytestmark = pytest.mark.skipif(
@@ -34,7 +35,7 @@ def chiral_map(path):
 
 
 def relion(folder, *command):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 

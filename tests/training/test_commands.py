@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from cryosegnet_ext import read_picks
 from cryosegnet_ext.cli import main
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.weights import load_unet, location, metadata_of
+from tests.waiting import LIMIT, start, wait_until
 
 from .helpers import dataset, write_star
 
@@ -74,7 +74,7 @@ def test_a_trained_network_picks(tmp_path, capsys):
 
 
 def program(words, **options):
-    return subprocess.Popen([sys.executable, "-m", "cryosegnet_ext", *words], env=ONE_THREAD, text=True, **options)
+    return start([sys.executable, "-m", "cryosegnet_ext", *words], env=ONE_THREAD, text=True, **options)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
@@ -82,10 +82,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
     steps = ("--steps", 60)
     undisturbed = program(arguments(data, whole, *steps, "--quiet"))
     process = program(arguments(data, killed, *steps, "--quiet"))
-    deadline = time.monotonic() + 300
-    while not (killed / "checkpoint.pt").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((killed / "checkpoint.pt").exists, "the checkpoint", process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "unet.safetensors").exists()
@@ -107,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path):
 
 def two_processes(*words):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run([*launcher, *words], env=ONE_THREAD, capture_output=True, text=True, timeout=400)
+    return subprocess.run([*launcher, *words], env=ONE_THREAD, capture_output=True, text=True, timeout=LIMIT)
 
 
 def test_two_processes_train_one_network(data, tmp_path):
@@ -163,9 +160,7 @@ def test_a_process_whose_partner_failed_leaves_quietly(tmp_path, failing, meetin
 def test_sigint_stops_and_the_same_command_goes_on(data, tmp_path):
     words = arguments(data, tmp_path / "out", "--steps", 400)
     process = program(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    while not (tmp_path / "out" / "loss.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until((tmp_path / "out" / "loss.csv").exists, "the first losses", process)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate()
     assert process.returncode == 4 and "Traceback" not in error

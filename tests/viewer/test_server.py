@@ -28,6 +28,7 @@ from cryosegnet_ext.viewer.desk import Desk, open_micrographs, open_run
 from cryosegnet_ext.viewer.server import ViewServer
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph
+from tests.waiting import LIMIT, start
 
 NAMES = ["a.mrc", "b.mrc", "c.mrc"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ def server(out: Path) -> Iterator[ViewServer]:
 def ask(
     server: ViewServer, path: str, method: str = "GET", body: bytes | None = None, token: bool = True, **headers: str
 ) -> tuple[int, bytes, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=LIMIT)
     try:
         connection.putrequest(method, f"/{server.token}/{path}" if token else path, skip_host="Host" in headers)
         for name, value in headers.items():
@@ -246,36 +247,26 @@ def test_a_port_in_use_is_a_sentence(server: ViewServer, out: Path) -> None:
 def test_the_command_prints_its_address_listens_here_only_and_ends_cleanly(out: Path, number: int) -> None:
     command = [sys.executable, "-m", "cryosegnet_ext", "view", str(out), "--no-browser"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        try:
-            lines = [process.stdout.readline() for _ in range(3)]
-            address = re.fullmatch(r"open:  http://127\.0\.0\.1:(\d+)/([\w-]{32})/\n", lines[1])
-            assert address, lines
-            connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=20)
-            connection.request("GET", f"/{address[2]}/")
-            assert connection.getresponse().status == 200
-            connection.close()
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=30)
-        finally:
-            process.kill()
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    address = re.fullmatch(r"open:  http://127\.0\.0\.1:(\d+)/([\w-]{32})/\n", lines[1])
+    assert address, lines
+    connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=LIMIT)
+    connection.request("GET", f"/{address[2]}/")
+    assert connection.getresponse().status == 200
+    connection.close()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0 and errors == ""
 
 
 def test_another_host_is_warned_of(out: Path) -> None:
     command = [sys.executable, "-m", "cryosegnet_ext", "view", str(out), "--no-browser", "--host", "0.0.0.0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        try:
-            address = [process.stdout.readline() for _ in range(3)][1]
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
-        finally:
-            process.kill()
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    address = [process.stdout.readline() for _ in range(3)][1]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT)
     assert "lets other machines in" in errors and "0.0.0.0" not in address
