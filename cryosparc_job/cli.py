@@ -124,7 +124,7 @@ def _pick(args: argparse.Namespace) -> int:
         raise UsageError("--overwrite belongs to --job; a new job has nothing to forget")
     exposures = OutputName.parse(args.exposures)
     # A bad option or missing weights must not leave an empty job behind.
-    with engine_of(args, _complain) as picker, _connect(args) as connection:
+    with engine_of(args) as picker, _connect(args) as connection:
         job = _picking_job(args, exposures=exposures, job=args.job, overwrite=args.overwrite)
         show = Shown(not args.quiet)
         try:
@@ -262,7 +262,7 @@ def _live(args: argparse.Namespace) -> int:
     if args.batch < 1:
         raise UsageError("--batch must be at least 1")
     exposures = None if args.exposures is None else OutputName.parse(args.exposures)
-    with engine_of(args, _complain) as picker, _connect(args) as connection:
+    with engine_of(args) as picker, _connect(args) as connection:
         plan = LivePlan(
             job=_picking_job(args, exposures=exposures),
             session=args.session,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cryosegnet_ext.cli.options import picker_options
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def engine_of(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[MicrographPicker | Engine]:
+def engine_of(args: argparse.Namespace) -> Iterator[MicrographPicker | Engine]:
     """The picker that the arguments ask for, or the engine of several devices; loaded, so that no error is left in it.
 
     Parameters
     ----------
     args
         With the options that `arguments.add_picker` adds.
-    say
-        Told of worker processes that die.
 
     Raises
     ------
@@ -46,7 +44,6 @@ def engine_of(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[
         from cryosegnet_ext.runs.engines.base import Engine
 
         if isinstance(picker, Engine):
-            picker.say = say
             # Waits until a process has loaded the networks.
             _ = picker.settings
         yield picker

@@ -18,7 +18,7 @@ from cryosegnet_ext.runs.diameter import MICROGRAPHS, Estimate, doubted, find_di
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.journal import Journal, Record
 from cryosegnet_ext.runs.overlay import draw_overlay
-from cryosegnet_ext.runs.progress import duration
+from cryosegnet_ext.runs.progress import duration, heard_by
 
 from . import plots
 from .errors import EngineLost, ServerError
@@ -87,7 +87,7 @@ class ExposurePicker:
         self._count(exposures, outcome)
         if outcome.exposures:
             self.run.say(f"{outcome.exposures} exposures were picked by an earlier run and are kept.")
-        with self._engine_heard():
+        with heard_by(self._say):
             if todo:
                 self._find_diameter(exposures)
             self.run.checkpoint()
@@ -215,7 +215,7 @@ class ExposurePicker:
         """Know the particle's diameter, once for the job."""
         needed = self.engine.needs_diameter
         if self.task.estimated is None:
-            find_diameter(self.journal, needed, lambda most: [self._estimate(exposures, most)], self._say)
+            find_diameter(self.journal, needed, lambda most: [self._estimate(exposures, most)])
         elif needed and not self.journal.has_diameter:
             self.journal.set_diameter(self.task.estimated)
 
@@ -244,21 +244,6 @@ class ExposurePicker:
         finally:
             for one in fetched:
                 self.source.release(one.exposure)
-
-    @contextlib.contextmanager
-    def _engine_heard(self) -> Iterator[None]:
-        """What the engine says goes into the job's log as well."""
-        before = self.engine.say
-
-        def say(text: str) -> None:
-            before(text)
-            self.run.say(text.removeprefix("warning: "), level="warning")
-
-        self.engine.say = say
-        try:
-            yield
-        finally:
-            self.engine.say = before
 
     def _report(self, number: int, total: int, start: float, picks: int, left_out: int) -> None:
         if self.progress is not None:

@@ -17,6 +17,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", "-o", type=Path, default=Path("demo"), help="folder for the results (default: demo)"
     )
+    # It tells its story itself.
+    parser.set_defaults(quiet=True)
 
 
 def main(args: argparse.Namespace) -> int:

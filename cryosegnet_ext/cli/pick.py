@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ from .running_options import (
 
 if TYPE_CHECKING:
     from ..runs.batch import BatchResult
+
+log = logging.getLogger(__name__)
 
 HELP = "find the particles on micrographs and write their coordinates"
 
@@ -112,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
         _report(result, args, reported)
     elif result.failed:
         count = plural(result.failed, "micrograph")
-        say(f"cryosegnet: error: {count} failed: {args.output / 'failed.csv'}", sys.stderr)
+        log.error(f"{count} failed: {args.output / 'failed.csv'}")
     return result.exit_code
 
 
@@ -135,7 +137,7 @@ def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:
     stars = [name for name in map(str, args.input) if name.lower().endswith(".star")]
     problem = try_report(args.output, command=pick_commands(add_args, args), stars=stars)
     if problem is not None:
-        say(f"cryosegnet: warning: {problem}", sys.stderr)
+        log.warning(problem)
     return problem is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from .engines.base import Engine
 from .engines.threads import engine_for
 from .journal import Journal, Record, log_error, remove_files
 from .monitor import Monitor
-from .progress import Progress
+from .progress import Progress, heard_by
 from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn, warnings_of
 from .sources import Listed, Source
 from .stopping import Stop, Stopped
@@ -26,6 +27,8 @@ from .task import MicrographPicker, Outcome, Task, failed
 from .watch import Watch
 
 __all__ = ["FORMATS", "BatchResult", "MicrographPicker", "run"]
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("star", "box", "cbox", "csv")
 #: Longest wait for an outcome, or for micrographs to come, before both are looked for again.
@@ -81,7 +84,7 @@ def run(
         how many micrographs are finished (those of earlier runs included), and how many there are. An error that it
         raises (OSError, CryoSegNetError) ends the run as a full disk does.
     say
-        Called with each sentence about what is going on, where ``progress`` says nothing.
+        Where ``progress`` is False: called with each sentence that is logged for the user during the run.
     monitor
         Told what goes on.
     box_size
@@ -103,11 +106,11 @@ def run(
     if box_size is not None:
         settings["box_size"] = box_size
     output = Path(output)
-    with Journal(output, settings, overwrite) as journal, Stop(stop) as stopping:
+    heard = heard_by(None if progress else say)
+    with heard, Journal(output, settings, overwrite) as journal, Stop(stop) as stopping:
         batch = _Batch(engine, journal, stopping, tuple(formats), overlays, pixel_size, monitor, box_size)
         source = inputs if isinstance(inputs, Watch) else Listed(inputs, journal, batch.is_finished)
         shown = Progress(source.total, source.skipped, progress, source.growing)
-        batch.say = engine.say = source.say = say if say is not None and not progress else shown.say
         if isinstance(source, Watch):
             source.begin(journal, batch.is_finished)
         touched: set[str] = set()
@@ -143,12 +146,11 @@ def run(
             failure = failure or error
         result = replace(result_of(records, touched, stopped), warnings=warnings_of(journal, records))
         monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
-    finished = result.done + result.skipped
-    if failure is not None:
-        raise ended(failure, finished, source.total) from failure
-    warn(shown, result)
-    if source.waiting and not stopped:
-        shown.say(f"{plural(source.waiting, 'micrograph')} not picked yet; the same command goes on")
+        if failure is not None:
+            raise ended(failure, result.done + result.skipped, source.total) from failure
+        warn(result)
+        if source.waiting and not stopped:
+            log.info(f"{plural(source.waiting, 'micrograph')} not picked yet; the same command goes on")
     return result
 
 
@@ -176,7 +178,6 @@ class _Batch:
         self.monitor = monitor
         self.box_size = box_size
         self._doubted = False
-        self.say: Callable[[str], None] = lambda text: None
 
     def names(self, stem: str, every: bool = False) -> list[str]:
         """Outputs of a micrograph below the output folder: those of this run, or every one there can be."""
@@ -198,7 +199,7 @@ class _Batch:
         """Know the dataset's diameter, once for all runs into this folder."""
         # To check one that was given is not worth waiting for the first micrographs of a source that grows.
         if self.engine.needs_diameter if source.growing else not source.over:
-            find_diameter(self.journal, self.engine.needs_diameter, lambda most: self._look(source, most), self.say)
+            find_diameter(self.journal, self.engine.needs_diameter, lambda most: self._look(source, most))
         self.monitor.set_diameter(self.journal.diameter)
 
     def _look(self, source: Source, most: int) -> Iterator[Estimate]:
@@ -206,7 +207,7 @@ class _Batch:
         for inputs in source.samples(self.stopping):
             self._tell("estimating", source)
             count = min(len(inputs), most, MICROGRAPHS)
-            self.say(f"estimating the particle size from {plural(count, 'micrograph')}")
+            log.info(f"estimating the particle size from {plural(count, 'micrograph')}")
             yield self.engine.estimate(inputs[:most], self.pixel_size, self.stopping)
 
     def records(self, source: Source) -> Generator[Record, None, None]:
@@ -248,7 +249,7 @@ class _Batch:
             record = self._write(record, outcome.picks, outcome.picture)
             if not self._doubted and is_header_of_one(record, self.pixel_size):
                 self._doubted = True
-                self.say(f"warning: {ONE_ANGSTROM}")
+                log.warning(ONE_ANGSTROM)
         if not record.done:
             # What an earlier version of the micrograph left must not pass for its picks.
             remove_files(self.output, self.names(record.stem, every=True))

@@ -7,6 +7,7 @@ and when a diameter that was given is doubted. Runs and hosts share it, so it li
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from ..files.inputs import Input
 from ..files.micrograph import Micrograph, read_micrograph
 from .journal import Journal, log_error
 from .task import MicrographPicker
+
+log = logging.getLogger(__name__)
 
 #: The diameter is estimated from at most this many micrographs, and from this many pixels.
 MICROGRAPHS = 8
@@ -96,9 +99,7 @@ def seen_diameter(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -
     return None if found is None else Diameter.of(found, comparable[0].pixel_size)
 
 
-def find_diameter(
-    journal: Journal, needed: bool, look: Callable[[int], Iterable[Estimate]], say: Callable[[str], None]
-) -> None:
+def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable[Estimate]]) -> None:
     """Put the diameter of a data set into its journal: once for all runs, before anything is picked.
 
     Where the picker needs a diameter it is estimated. An estimate without a result is repeated by the next run as long
@@ -113,41 +114,39 @@ def find_diameter(
     look
         Called with how many micrographs to try at most. Gives an estimate, and another one from other micrographs as
         long as it is asked for one.
-    say
-        Told the result in a sentence; one that begins with ``warning:`` is worth a look.
     """
     given = given_diameter(journal.settings)
     if needed and journal.diameter is None:
         if not (journal.has_diameter and any(record.done for record in journal.records.values())):
-            _estimate(journal, look, say)
+            _estimate(journal, look)
         if journal.diameter is None and journal.has_diameter:
-            say("warning: no particle diameter could be estimated from the dataset; --diameter A gives one")
+            log.warning("no particle diameter could be estimated from the dataset; --diameter A gives one")
     elif given is not None and not journal.has_diameter:
-        found = _first(journal, look(CHECKED), say)
+        found = _first(journal, look(CHECKED))
         # Without a pixel size nothing can be compared with angstrom.
         if found.read and (found.diameter is None or found.diameter.unit == "angstrom"):
             journal.set_diameter(found.diameter)
             doubt = doubted(given, found.diameter)
             if doubt:
-                say(f"warning: {doubt}")
+                log.warning(doubt)
 
 
-def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]], say: Callable[[str], None]) -> None:
-    found = _first(journal, look(TRIES), say)
+def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]]) -> None:
+    found = _first(journal, look(TRIES))
     if found.read:
         # Where nothing could be read, nothing is known, and the failures say so.
         journal.set_diameter(found.diameter)
     if found.diameter is not None:
-        say(f"the particles are about {found.diameter} large; all micrographs are picked with it")
+        log.info(f"the particles are about {found.diameter} large; all micrographs are picked with it")
 
 
-def _first(journal: Journal, estimates: Iterable[Estimate], say: Callable[[str], None]) -> Estimate:
+def _first(journal: Journal, estimates: Iterable[Estimate]) -> Estimate:
     """The first estimate with a diameter; else the last one."""
     found = Estimate()
     for found in estimates:
         if found.problem:
             log_error(journal.folder, "estimate of the particle diameter", found.problem)
-            say(f"warning: the estimate of the particle diameter failed: {found.problem.strip().splitlines()[-1]}")
+            log.warning(f"the estimate of the particle diameter failed: {found.problem.strip().splitlines()[-1]}")
         if found.diameter is not None:
             break
     return found

@@ -1,19 +1,77 @@
-"""Progress of a batch on stderr: a bar on a terminal, plain lines in a log file."""
+"""How far long work is, how fast it goes, and how long it will take; what is said on the way is heard by callers."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _LINE_SECONDS = 30.0
 _SHORTEST_SECONDS = 5.0
 _LINE_SHARE = 0.05
 
+log = logging.getLogger(__name__)
+
+
+class Pace:
+    """A count on its way to a total: when to tell of it, how fast it grows, and how long it will take.
+
+    Parameters
+    ----------
+    total
+        What it comes to in the end.
+    count
+        What was done before; it does not count for the rate.
+    seconds
+        It is to be told of after so long;
+    shortest, share
+        or after this share of the total, but not within so many seconds.
+    """
+
+    def __init__(
+        self, total: int, count: int, seconds: float, *, shortest: float = math.inf, share: float = _LINE_SHARE
+    ) -> None:
+        self.total, self.count, self.first = total, count, count
+        self._seconds, self._shortest, self._share = seconds, shortest, share
+        self._start = time.monotonic()
+        self.told()
+
+    def told(self) -> None:
+        """The count was told of just now."""
+        self._said, self._last = self.count, time.monotonic()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the count has changed since it was told of."""
+        return self.count != self._said
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to tell of it."""
+        waited = time.monotonic() - self._last
+        much = self.count - self._said >= self._share * self.total
+        return waited >= self._seconds or (much and waited >= self._shortest)
+
+    @property
+    def rate(self) -> float:
+        """How much comes in a second."""
+        return (self.count - self.first) / max(time.monotonic() - self._start, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest will take; None where there is none, or where nothing has come yet."""
+        rate = self.rate
+        return (self.total - self.count) / rate if self.count < self.total and rate > 0 else None
+
 
 class Progress:
-    """Counts micrographs towards ``total``.
+    """Shows on stderr how many micrographs are picked: a bar on a terminal, lines elsewhere.
+
+    Where ``logging`` lets INFO through, lines go there, so that they are in a log file as well.
 
     Parameters
     ----------
@@ -22,17 +80,16 @@ class Progress:
     finished
         How many of them were finished before; they do not count for the rate.
     shown
-        False: say nothing.
+        False: the lines are for a log of DEBUG messages only.
     growing
         The total is what is known so far.
     """
 
     def __init__(self, total: int, finished: int = 0, shown: bool = True, growing: bool = False) -> None:
-        self.total = total
-        self.growing = growing
-        self.count = self._first = self._said = finished
-        self.picks = self.failed = 0
-        self._start = self._last = time.monotonic()
+        share = math.inf if growing else _LINE_SHARE
+        self._pace = Pace(total, finished, _LINE_SECONDS, shortest=_SHORTEST_SECONDS, share=share)
+        self._growing = growing
+        self._picks = self._failed = 0
         self._shown = shown
         self._bar: Any = None
         if shown and sys.stderr is not None and sys.stderr.isatty():
@@ -42,63 +99,83 @@ class Progress:
 
     def add(self, picks: int, failed: bool = False) -> None:
         """Count one micrograph."""
-        self.count += 1
-        self.picks += picks
-        self.failed += failed
-        # A closed terminal or a full log must not stop the picking.
-        with contextlib.suppress(OSError, ValueError):
-            if self._bar is not None:
-                self._bar.set_postfix(picks=self.picks, failed=self.failed, refresh=False)
+        self._pace.count += 1
+        self._picks += picks
+        self._failed += failed
+        if self._bar is not None:
+            # A closed terminal must not stop the picking.
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.set_postfix(picks=self._picks, failed=self._failed, refresh=False)
                 self._bar.update()
-            elif self._shown and self._due():
-                self._say()
+        if self._pace.is_due:
+            self._say()
 
     def close(self) -> None:
-        """Write the last line, or leave the bar as it is."""
-        with contextlib.suppress(OSError, ValueError):
-            if self._bar is not None:
-                self._bar.close()
-            elif self._shown and self._said != self.count:
-                self._say()
-
-    def say(self, text: str) -> None:
-        """Say what is going on."""
-        if self._shown:
+        """Say the last line, and leave the bar as it is."""
+        if self._bar is not None:
             with contextlib.suppress(OSError, ValueError):
-                if self._bar is not None:
-                    self._bar.clear()
-                print(f"cryosegnet: {text}", file=sys.stderr, flush=True)
-
-    def warn(self, text: str) -> None:
-        """Say something that the user should look into."""
-        self.say(f"warning: {text}")
+                self._bar.close()
+        if self._pace.is_new:
+            self._say()
 
     def grow(self, total: int, finished: int) -> None:
         """More micrographs are known, and more that earlier runs finished."""
-        earlier = finished - self._first
-        self.total, self._first, self.count = total, finished, self.count + earlier
+        pace = self._pace
+        earlier = finished - pace.first
+        pace.total, pace.first, pace.count = total, finished, pace.count + earlier
         if self._bar is not None and earlier + total != self._bar.total:
             self._bar.total, self._bar.initial = total, finished
             self._bar.update(earlier)
 
-    def _due(self) -> bool:
-        waited = time.monotonic() - self._last
-        step = self.count - self._said >= _LINE_SHARE * self.total and not self.growing
-        return waited >= _LINE_SECONDS or (step and waited >= _SHORTEST_SECONDS)
-
     def _say(self) -> None:
-        self._last, self._said = time.monotonic(), self.count
-        rate = (self.count - self._first) / max(self._last - self._start, 1e-9)
-        words = [f"{self.count}/{self.total} micrographs"]
-        if not self.growing:
-            words[0] += f" ({100 * self.count // max(self.total, 1)} %)"
-        words.append(f"{rate:.2f}/s" if rate < 10 else f"{rate:.0f}/s")
-        if self.count < self.total and rate > 0 and not self.growing:
-            words.append(f"{duration((self.total - self.count) / rate)} left")
-        words.append(f"{self.picks} picks")
-        if self.failed:
-            words.append(f"{self.failed} failed")
-        print("cryosegnet: " + ", ".join(words), file=sys.stderr, flush=True)
+        pace = self._pace
+        pace.told()
+        words = [f"{pace.count}/{pace.total} micrographs"]
+        if not self._growing:
+            words[0] += f" ({100 * pace.count // max(pace.total, 1)} %)"
+        words.append(f"{pace.rate:.2f}/s" if pace.rate < 10 else f"{pace.rate:.0f}/s")
+        if pace.seconds_left is not None and not self._growing:
+            words.append(f"{duration(pace.seconds_left)} left")
+        words.append(f"{self._picks} picks")
+        if self._failed:
+            words.append(f"{self._failed} failed")
+        line = ", ".join(words)
+        if not self._shown or self._bar is not None:
+            log.debug(line)
+        elif log.isEnabledFor(logging.INFO):
+            log.info(line)
+        else:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"cryosegnet: {line}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def heard_by(say: Callable[[str], None] | None) -> Iterator[None]:
+    """In the block, ``say`` is called with each sentence that the package logs for users.
+
+    Those of warnings begin with "warning: ". The package's logger lets INFO through meanwhile.
+    """
+    if say is None:
+        yield
+        return
+    package = logging.getLogger(__name__.partition(".")[0])
+    handler, before = _Hearer(say), package.level
+    package.addHandler(handler)
+    package.setLevel(min(logging.INFO, package.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before)
+
+
+class _Hearer(logging.Handler):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say("warning: " * (record.levelno >= logging.WARNING) + record.getMessage())
 
 
 def duration(seconds: float) -> str:

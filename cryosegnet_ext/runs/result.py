@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from ..errors import CryoSegNetError, plural
 from .diameter import doubted, given_diameter
 from .engines.base import EngineError
 from .journal import Journal, Record
-from .progress import Progress
+
+log = logging.getLogger(__name__)
 
 #: Above this share of micrographs without picks the user is told.
 _WARN_SHARE = 0.1
@@ -124,21 +126,18 @@ def _reason(error: Exception) -> str:
     return str(error).rstrip(".")
 
 
-def warn(shown: Progress, result: BatchResult) -> None:
+def warn(result: BatchResult) -> None:
     """Tell the user where many micrographs came to nothing."""
     total = result.done + result.skipped + result.failed
     if result.without_picks + result.failed <= _WARN_SHARE * total:
         return
+    of_all, have = plural(total, "micrograph"), "has" if result.without_picks == 1 else "have"
     if result.failed == total:
-        shown.warn(f"none of {plural(total, 'micrograph')} could be picked; failed.csv says why")
+        log.warning(f"none of {of_all} could be picked; failed.csv says why")
     elif not result.without_picks:
-        shown.warn(f"{result.failed} of {plural(total, 'micrograph')} failed; failed.csv says why")
+        log.warning(f"{result.failed} of {of_all} failed; failed.csv says why")
     else:
-        shown.warn(
-            f"{result.without_picks} of {plural(total, 'micrograph')} {_have(result.without_picks)} no picks and "
-            f"{result.failed} failed; look at the overlays and failed.csv, and check pixel size, diameter and threshold"
+        log.warning(
+            f"{result.without_picks} of {of_all} {have} no picks and {result.failed} failed; look at the overlays and "
+            "failed.csv, and check pixel size, diameter and threshold"
         )
-
-
-def _have(count: int) -> str:
-    return "has" if count == 1 else "have"

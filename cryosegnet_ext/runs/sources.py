@@ -27,8 +27,6 @@ class Source(ABC):
 
     #: Whether there may be more micrographs later.
     growing = False
-    #: Told what the user should know.
-    say: Callable[[str], None] = staticmethod(lambda text: None)
     total: int = 0
     skipped: int = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import math
 import os
 import struct
@@ -18,6 +19,8 @@ from .diameter import MICROGRAPHS
 from .journal import Journal, Record
 from .sources import Finished, Source
 from .stopping import Stop
+
+log = logging.getLogger(__name__)
 
 #: A file that nobody changed for this many times the settling time needs not be looked at twice.
 _OLD = 12
@@ -94,8 +97,8 @@ class Watch(Source):
         self.look()
         missing = [argument for argument in self._arguments if not self._found(argument)]
         if missing:
-            self.say(f"not there yet, waiting for it: {', '.join(missing)}")
-        self.say("watching for micrographs" + (f"; `touch {self._stop_file}` ends it" if self._stop_file else ""))
+            log.info(f"not there yet, waiting for it: {', '.join(missing)}")
+        log.info("watching for micrographs" + (f"; `touch {self._stop_file}` ends it" if self._stop_file else ""))
 
     @property
     def waiting(self) -> int:
@@ -116,7 +119,7 @@ class Watch(Source):
 
     def _end(self, why: str) -> None:
         self._ended = why
-        self.say(why)
+        log.info(why)
 
     def samples(self, stopping: Stop) -> Iterator[list[Input]]:
         """The first micrographs, when there are enough of them; newer ones where those tell nothing."""
@@ -251,7 +254,7 @@ class Watch(Source):
             # It may be half written; if it stays so, it is said once.
             if str(error) not in self._told:
                 self._told.add(str(error))
-                self.say(f"warning: {str(error).rstrip('.')}; waiting for it to change")
+                log.warning(f"{str(error).rstrip('.')}; waiting for it to change")
             found = []
         self._lists[argument] = (identity, [])
         return found

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import functools
 import json
+import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryosegnet_ext.cli.logs import configure, shown
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
@@ -74,6 +78,24 @@ class Dying(StubPicker):
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+class Talking(StubPicker):
+    """Logs from several threads while the process sends what it has picked."""
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        log = logging.getLogger("cryosegnet_ext.picking.picker")
+        threads = [threading.Thread(target=log.warning, args=(f"%s thread {i}", micrograph.name)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        log.info(f"{micrograph.name} is picked")
+        log.debug(f"{micrograph.name} in detail")
+        logging.getLogger("others").info("not for the user")
+        return super().pick(micrograph, diameter)
+
+
+def make_talking(device: str) -> StubPicker:
+    return Talking()
 
 
 def make_nothing(device: str) -> StubPicker:
@@ -178,6 +200,24 @@ def test_a_device_that_drops_off_is_given_up_and_the_others_go_on(mics: Path, tm
         result = batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False, say=said.append)
     assert (result.done, result.failed) == (24, 0)
     assert sum("cuda:0 died again (cuda:0 is not there.) and is given up" in text for text in said) == 1
+
+
+def test_what_processes_log_is_heard_once(mics: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    with Devices(make_talking, ["cpu", "cpu"]) as engine:
+        batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False, say=said.append)
+        with shown("cryosegnet"):
+            configure(argparse.Namespace(log_file=tmp_path / "log"))
+            batch.run(engine, expand_inputs([mics]), tmp_path / "out2", progress=False)
+    names = [f"{mics}/m{i}.mrc" for i in range(8)]
+    warned, told = {f"{n} thread {i}" for n in names for i in range(8)}, {f"{n} is picked" for n in names}
+    heard = [text for text in said if str(mics) in text]
+    assert set(heard) == {f"warning: {text}" for text in warned} | told and len(heard) == 72
+    lines = [line for line in capfd.readouterr().err.splitlines() if str(mics) in line]
+    assert set(lines) == {f"cryosegnet: warning: {t}" for t in warned} | {f"cryosegnet: {t}" for t in told}
+    assert len(lines) == 72
+    kept = [line for line in (tmp_path / "log").read_text().splitlines() if str(mics) in line]
+    assert len(kept) == 80 and sum("DEBUG" in line for line in kept) == 8
 
 
 def test_work_goes_to_the_process_with_least_at_hand(mics: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from ...errors import CryoSegNetError
@@ -31,8 +31,6 @@ class Engine(ABC):
     workers: int = 1
     #: How many workers were lost and replaced so far.
     restarts: int = 0
-    #: Told what the user should know.
-    say: Callable[[str], None] = staticmethod(lambda text: None)
 
     def __enter__(self) -> Engine:
         return self

@@ -29,6 +29,8 @@ from ..task import MicrographPicker, Outcome, Task, blank_record, failed, pick_t
 from . import cluster_file
 from .base import Engine, EngineError
 
+log = logging.getLogger(__name__)
+
 #: Makes the picker of a device on a worker; it is pickled, so it is a function of a module, or a partial of one.
 MakePicker = Callable[[str], MicrographPicker]
 
@@ -233,7 +235,7 @@ class Cluster(Engine):
         """Wait for the scheduler, and give it everything that was at hand once more."""
         self.restarts += 1
         count = plural(len(self._tasks), "micrograph")
-        self.say(f"warning: the scheduler {self._address} was lost ({why}); {count} will be given to it again")
+        log.warning(f"the scheduler {self._address} was lost ({why}); {count} will be given to it again")
         end = time.monotonic() + self._patience
         while True:
             with contextlib.suppress(Exception):
@@ -267,7 +269,7 @@ class Cluster(Engine):
                     self._look()
                     if not self.workers and time.monotonic() - said > _SAY_SECONDS:
                         said = time.monotonic()
-                        self.say(f"waiting for a worker at {self._address}")
+                        log.info(f"waiting for a worker at {self._address}")
                 return future.result(timeout=60)
             except self._distributed.scheduler.KilledWorker as error:
                 raise EngineError(f"workers die while they load the models ({_first_line(error)})") from error

@@ -8,6 +8,8 @@ recorded as failed.
 from __future__ import annotations
 
 import contextlib
+import logging
+import logging.handlers
 import multiprocessing
 import os
 import signal
@@ -27,6 +29,8 @@ from ..stopping import Stop, ignore_terminal
 from ..task import MicrographPicker, Outcome, Task, blank_record, refused
 from .base import Engine, EngineError
 from .threads import engine_for
+
+log = logging.getLogger(__name__)
 
 #: Makes the picker of a device; it is pickled, so it is a function of a module, or a partial of one.
 MakePicker = Callable[[str], MicrographPicker]
@@ -226,6 +230,10 @@ class Devices(Engine):
         elif kind == "estimate":
             worker.estimating = False
             self._estimate = message[1]
+        elif kind == "log":
+            logger = logging.getLogger(message[1].name)
+            if logger.isEnabledFor(message[1].levelno):
+                logger.handle(message[1])
         elif worker.deaths == 0:
             raise message[1]
         else:  # it worked there once: a device that has dropped off must not end the others' work
@@ -251,11 +259,11 @@ class Devices(Engine):
             self._outcomes.append(Outcome(refused(blank_record(task), reason)))
         taken = f"; {plural(len(lost), 'micrograph')} will be tried again" if lost else ""
         if worker.deaths > _MOST_DEATHS:
-            self.say(f"warning: the process on {worker.device} died again ({self._why}) and is given up{taken}")
+            log.warning(f"the process on {worker.device} died again ({self._why}) and is given up{taken}")
             self.workers = sum(w.process is not None for w in self._workers)
             return
         self.restarts += 1
-        self.say(f"warning: the process on {worker.device} died ({self._why}) and is started again{taken}")
+        log.warning(f"the process on {worker.device} died ({self._why}) and is started again{taken}")
         self._start(worker)
 
 
@@ -275,6 +283,10 @@ def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
+    owner = _Owner(pipe)
+    logging.getLogger().addHandler(owner)
+    # The owner knows what is wanted of it.
+    logging.getLogger(__name__.partition(".")[0]).setLevel(logging.DEBUG)
     with contextlib.suppress(EOFError, OSError):
         try:
             import cv2
@@ -282,17 +294,32 @@ def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
             cv2.setNumThreads(threads)
             picker = make(device)
         except CryoSegNetError as error:
-            pipe.send(("refused", error))
+            owner.send("refused", error)
             return
         except Exception as error:
             text = f"the picker cannot be made on {device} ({type(error).__name__}: {error})"
-            pipe.send(("refused", CryoSegNetError(f"{text}; please report it:\n{traceback.format_exc()}")))
+            owner.send("refused", CryoSegNetError(f"{text}; please report it:\n{traceback.format_exc()}"))
             return
-        pipe.send(("ready", dict(picker.settings), picker.needs_diameter))
-        _serve(pipe, picker)
+        owner.send("ready", dict(picker.settings), picker.needs_diameter)
+        _serve(pipe, owner, picker)
 
 
-def _serve(pipe: Any, picker: MicrographPicker) -> None:
+class _Owner(logging.handlers.QueueHandler):
+    """Takes what a process has to say and what it logs, from any of its threads, one after another."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            self.send("log", record)
+
+    def send(self, *message: object) -> None:
+        self.acquire()
+        try:
+            self.queue.send(message)  # type: ignore[attr-defined]
+        finally:
+            self.release()
+
+
+def _serve(pipe: Any, owner: _Owner, picker: MicrographPicker) -> None:
     here = engine_for(picker)
     never = Stop()
     at_hand = 0
@@ -303,10 +330,10 @@ def _serve(pipe: Any, picker: MicrographPicker) -> None:
                 here.submit(message)
                 at_hand += 1
             else:
-                pipe.send(("estimate", estimate(picker, *message[1:])))
+                owner.send("estimate", estimate(picker, *message[1:]))
         for outcome in here.wait(never, 0.0):
             at_hand -= 1
-            pipe.send(("outcome", outcome))
+            owner.send("outcome", outcome)
 
 
 def _end_with_parent() -> None:
