@@ -36,21 +36,24 @@ _EPILOG = f"{_LOGIN}\n\n{_EXIT_CODES}"
 @shown(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    program = Program(
-        name=PROGRAM,
-        about="Pick the exposures of a CryoSPARC project with CryoSegNet.",
-        commands={name: partial(_load, name) for name in COMMANDS},
-        epilog=_EPILOG,
-    )
     try:
-        return program.run(words)
+        return program().run(list(sys.argv[1:] if argv is None else argv))
     except CryoSegNetError as error:
         _complain(f"error: {error}")
         return NOTHING_DONE
     except KeyboardInterrupt as end:
         _complain(str(end) if " " in str(end) else "stopped; the same command goes on")
         return STOPPED
+
+
+def program() -> Program:
+    """The program with its commands."""
+    return Program(
+        name=PROGRAM,
+        about="Pick the exposures of a CryoSPARC project with CryoSegNet.",
+        commands={name: partial(_load, name) for name in COMMANDS},
+        epilog=_EPILOG,
+    )
 
 
 def _load(name: str) -> Command:

@@ -6,10 +6,9 @@ python packaging/options_page.py > options.md
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
-from cryosegnet_ext.cli import commands
-from cryosegnet_ext.cli.completion import whole_parser
+from cryosegnet_ext.cli import program
+from cryosegnet_ext.cli.parsing import CommandParser
 from cryosparc_job import cli
 from relion_external import protocol, schemes
 
@@ -31,45 +30,35 @@ RELION calls it with `--o`, `--in_mics`, `--in_coords`, `--j` and the parameters
 
 def options_page() -> str:
     """The page."""
-    parts = [_HEAD, *sections(whole_parser("cryosegnet", commands())), _RELION]
+    parts = [_HEAD, *sections(program().parser()), _RELION]
     rows = [(f"`{label}`", "", text) for label, text in protocol.HELP.items()]
     parts += [table(("parameter", "default", "meaning"), rows)]
-    if hasattr(schemes, "build_parser"):
-        parts += section(schemes.build_parser())
-    sparc = whole_parser("cryosegnet-cryosparc", {name: partial(cli._load, name) for name in cli.COMMANDS})
-    return "\n".join([*parts, *sections(sparc)])
+    parts += section(schemes.build_parser())
+    return "\n".join([*parts, *sections(cli.program().parser())])
 
 
-def sections(parser: argparse.ArgumentParser) -> list[str]:
+def sections(parser: CommandParser) -> list[str]:
     """A section for each command of a program."""
-    found = []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                found += section(below) + sections(below)
-    return found
+    return [part for one in parser.all_parsers()[1:] for part in section(one)]
 
 
-def section(parser: argparse.ArgumentParser) -> list[str]:
+def section(parser: CommandParser) -> list[str]:
     """One command: what it does, how it is called, its options under the titles of their groups."""
     parts = [f"## {parser.prog} {{ #{parser.prog.replace(' ', '-')} }}\n"]
     if parser.description:
         parts.append(fenced(parser.description))
     parts.append(fenced(parser.format_usage().removeprefix("usage: ")))
-    for group in parser._action_groups:
-        rows = [row(action) for action in group._group_actions if shown(action)]
+    groups: dict[str, list[tuple[str, str, str]]] = {"Arguments": [], "General": []}
+    for title, action in parser.arguments:
+        if "--help" not in action.option_strings and action.help != argparse.SUPPRESS:
+            title = title or ("General" if action.option_strings else "Arguments")
+            groups.setdefault(title, []).append(row(action))
+    for title, rows in groups.items():
         if rows:
-            title = {"positional arguments": "Arguments", "options": "General"}.get(group.title or "", group.title)
             parts += [f"**{title}**\n", table(("option", "default", "meaning"), rows)]
     if parser.epilog:
         parts.append(fenced(parser.epilog))
     return parts
-
-
-def shown(action: argparse.Action) -> bool:
-    """Whether an option belongs on the page."""
-    hidden = isinstance(action, (argparse._HelpAction, argparse._SubParsersAction))
-    return not hidden and action.help != argparse.SUPPRESS
 
 
 def row(action: argparse.Action) -> tuple[str, str, str]:

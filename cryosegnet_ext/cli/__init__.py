@@ -9,38 +9,15 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 
-from ..errors import CryoSegNetError, UsageError
+from ..errors import CryoSegNetError
 from .logs import shown, silence
-from .parsing import (
-    DONE,
-    NOTHING_DONE,
-    SOME_FAILED,
-    STOPPED,
-    USAGE,
-    Command,
-    CommandParser,
-    Program,
-    did_you_mean,
-)
+from .parsing import DONE, NOTHING_DONE, STOPPED, Command, Program
 
-__all__ = [
-    "COMMANDS",
-    "DONE",
-    "NOTHING_DONE",
-    "SOME_FAILED",
-    "STOPPED",
-    "USAGE",
-    "CommandParser",
-    "UsageError",
-    "commands",
-    "did_you_mean",
-    "main",
-]
+__all__ = ["COMMANDS", "main", "program"]
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +44,8 @@ _EXIT_CODES = """exit codes:
 @shown("cryosegnet")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    program = Program(
-        name="cryosegnet",
-        about="Particle picking on cryo-EM micrographs with the CryoSegNet method.",
-        commands=commands(),
-        epilog=_EXIT_CODES,
-    )
     try:
-        code = program.run(words)
+        code = program().run(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout is not None:  # as in a service that was started without one
             sys.stdout.flush()
         return code
@@ -97,9 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOTHING_DONE
 
 
-def commands() -> dict[str, Callable[[], Command]]:
-    """What loads each command that is there, by its name."""
-    return {name: partial(_load, name) for name in COMMANDS if find_spec(f".{name}", __name__) is not None}
+def program() -> Program:
+    """The program with its commands."""
+    return Program(
+        name="cryosegnet",
+        about="Particle picking on cryo-EM micrographs with the CryoSegNet method.",
+        commands={name: partial(_load, name) for name in COMMANDS},
+        epilog=_EXIT_CODES,
+    )
 
 
 def _load(name: str) -> Command:

@@ -23,11 +23,43 @@ DONE, USAGE, SOME_FAILED, NOTHING_DONE, STOPPED = range(5)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations, suggests what was meant, and ends with exit code 1 on wrong usage."""
+    """A parser that takes no abbreviations, suggests what was meant, and ends with exit code 1 on wrong usage.
+
+    Attributes
+    ----------
+    arguments
+        Every argument with the title of its group, in order; no title where it is in none.
+    commands
+        The parsers of its commands, by their names.
+    """
 
     def __init__(self, **options: Any) -> None:
+        self.arguments: list[tuple[str, argparse.Action]] = []
+        self.commands: dict[str, CommandParser] = {}
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add an argument, as argparse does."""
+        action = super().add_argument(*names, **options)
+        self.arguments.append(("", action))
+        return action
+
+    def add_argument_group(self, title: Any = None, *more: Any, **options: Any) -> Any:
+        """Add a group of arguments, as argparse does."""
+        return _Group(self, title or "", super().add_argument_group(title, *more, **options))
+
+    def add_mutually_exclusive_group(self, **options: Any) -> Any:
+        """Add arguments of which one may be given, as argparse does."""
+        return _Group(self, "", super().add_mutually_exclusive_group(**options))
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """Add commands, as argparse does."""
+        return _Commands(self, super().add_subparsers(**options))
+
+    def all_parsers(self) -> list[CommandParser]:
+        """The parser itself and those of its commands, theirs too."""
+        return [self, *(one for below in self.commands.values() for one in below.all_parsers())]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; an argument that nobody knows is an error."""
@@ -37,19 +69,49 @@ class CommandParser(argparse.ArgumentParser):
             found, extra = self.parse_known_intermixed_args(args, namespace)
         if extra:
             wrong = next((word for word in extra if word.startswith("-")), extra[0])
-            options = [option for action in self._actions for option in action.option_strings]
+            options = [option for _, action in self.arguments for option in action.option_strings]
             self.error(f"unknown argument {wrong}{did_you_mean(wrong.split('=')[0], options)}")
         return found
 
     def _takes_many(self) -> bool:
         """Whether there are files that may be named in any number, and no commands of their own."""
-        numbers = [action.nargs for action in self._actions if not action.option_strings]
-        return any(n in ("*", "+") for n in numbers) and argparse.PARSER not in numbers
+        positional = [action for _, action in self.arguments if not action.option_strings]
+        return any(action.nargs in ("*", "+") for action in positional) and not self.commands
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where to read on; exit code 1."""
         say(f"{self.prog}: error: {message}\n{self.prog} --help tells more", sys.stderr)
         self.exit(USAGE)
+
+
+class _Group:
+    """A group of argparse's whose arguments are on the list of their parser, too."""
+
+    def __init__(self, parser: CommandParser, title: str, group: Any) -> None:
+        self._parser, self._title, self._group = parser, title, group
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        action: argparse.Action = self._group.add_argument(*names, **options)
+        self._parser.arguments.append((self._title, action))
+        return action
+
+    def add_mutually_exclusive_group(self, **options: Any) -> _Group:
+        return _Group(self._parser, self._title, self._group.add_mutually_exclusive_group(**options))
+
+
+class _Commands:
+    """The commands that argparse adds to a parser, which are on its list, too."""
+
+    def __init__(self, parser: CommandParser, made: Any) -> None:
+        self._parser, self._made = parser, made
+
+    def add_parser(self, name: str, **options: Any) -> CommandParser:
+        parser: CommandParser = self._made.add_parser(name, **options)
+        self._parser.commands[name] = parser
+        return parser
 
 
 def did_you_mean(word: str, words: Sequence[str]) -> str:
@@ -79,6 +141,15 @@ class Command:
     main: Callable[[argparse.Namespace], int]
     epilog: str | None = None
 
+    def fill(self, parser: CommandParser) -> CommandParser:
+        """Make a parser that of this command."""
+        parser.description = self.help[:1].upper() + self.help[1:].rstrip(".") + "."
+        parser.epilog = self.epilog
+        self.add_args(parser)
+        for one in parser.all_parsers():
+            logs.add_args(one)
+        return parser
+
 
 @dataclass(frozen=True)
 class Program:
@@ -107,10 +178,7 @@ class Program:
             if not words or words[0] not in self.commands:
                 return self._without_command(words)
             command = self.commands[words[0]]()
-            description = command.help[:1].upper() + command.help[1:].rstrip(".") + "."
-            parser = CommandParser(prog=f"{self.name} {words[0]}", description=description, epilog=command.epilog)
-            command.add_args(parser)
-            logs.add_args(parser)
+            parser = command.fill(CommandParser(prog=f"{self.name} {words[0]}"))
             args = parser.parse_args(words[1:])
             logs.configure(args)
             log.debug("%s %s: %s", self.name, __version__, shlex.join(words))
@@ -125,6 +193,16 @@ class Program:
         except SystemExit as end:
             # argparse ends help and errors this way.
             return end.code if isinstance(end.code, int) else DONE if end.code is None else USAGE
+
+    def parser(self) -> CommandParser:
+        """One parser with all commands, for what needs to see every option."""
+        parser = CommandParser(prog=self.name)
+        parser.add_argument("--version", action="version", version=self.name, help="print the version")
+        made = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+        for name, load in self.commands.items():
+            command = load()
+            command.fill(made.add_parser(name, help=command.help.splitlines()[0].replace("%", "%%")))
+        return parser
 
     def _without_command(self, words: Sequence[str]) -> int:
         lines = [f"  {name:<18} {load().help.splitlines()[0]}" for name, load in self.commands.items()]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import UsageError
+from ..errors import UsageError
 from .logs import say
 
 if TYPE_CHECKING:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from . import logs
-
 HELP = "list, download and import weights"
 
 
@@ -24,8 +22,6 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     take.add_argument("file", metavar="FILE", help="the weights, or the archive they come in")
     path = actions.add_parser("path", help="print where the file is")
     path.add_argument("name", metavar="NAME")
-    for action in actions.choices.values():
-        logs.add_args(action)
 
 
 def main(args: argparse.Namespace) -> int:

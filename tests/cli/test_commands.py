@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cryosegnet_ext import __version__
-from cryosegnet_ext.cli import doctor, main
+from cryosegnet_ext.cli import doctor, main, program
 from cryosegnet_ext.errors import CryoSegNetError
 from tests.stub_picker import write_micrograph
 from tests.waiting import FOREVER, LIMIT, start
@@ -61,11 +61,7 @@ def test_help_lists_the_commands_and_exit_codes(capsys: pytest.CaptureFixture[st
 
 
 def test_every_option_of_pick_explains_itself() -> None:
-    from cryosegnet_ext.cli import CommandParser, pick
-
-    parser = CommandParser()
-    pick.add_args(parser)
-    assert all(action.help for action in parser._actions)
+    assert all(action.help for _, action in program().parser().commands["pick"].arguments)
 
 
 @pytest.mark.parametrize(

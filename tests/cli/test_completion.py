@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cryosegnet_ext.cli import COMMANDS, commands, main
-from cryosegnet_ext.cli.completion import SHELLS, every_parser, whole_parser
+from cryosegnet_ext.cli import COMMANDS, main, program
+from cryosegnet_ext.cli.completion import SHELLS
 
 
 def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -23,8 +23,7 @@ def test_script_names_every_command_and_the_shell_can_read_it(
     shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = script(shell, capsys)
-    assert set(commands()) <= set(COMMANDS)
-    assert all(name in text for name in commands()) and "segmenter" in text
+    assert all(name in text for name in COMMANDS) and "segmenter" in text
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: its script is not read")
     (tmp_path / "script").write_text(text)
@@ -56,5 +55,5 @@ def test_completion_loads_nothing_heavy() -> None:
 
 
 def test_whole_parser_has_the_commands_of_commands() -> None:
-    names = {parser.prog for parser in every_parser(whole_parser("cryosegnet", commands()))}
+    names = {parser.prog for parser in program().parser().all_parsers()}
     assert {"cryosegnet", "cryosegnet pick", "cryosegnet weights download"} <= names

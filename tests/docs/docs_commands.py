@@ -6,13 +6,11 @@ import argparse
 import re
 import shlex
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cryosegnet_ext.cli import commands
-from cryosegnet_ext.cli.completion import whole_parser
-from cryosparc_job import cli
+from cryosegnet_ext import cli
+from cryosparc_job import cli as cryosparc
 from relion_external import protocol, schemes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,9 +119,9 @@ def parse(words: tuple[str, ...] | list[str]) -> argparse.Namespace | None:
     """
     program, *rest = words
     if program == "cryosegnet":
-        return whole_parser(program, commands()).parse_args(rest)
+        return cli.program().parser().parse_args(rest)
     if program == "cryosegnet-cryosparc":
-        return whole_parser(program, {name: partial(cli._load, name) for name in cli.COMMANDS}).parse_args(rest)
+        return cryosparc.program().parser().parse_args(rest)
     if rest[:1] == ["scheme"]:
         return schemes.build_parser().parse_args(rest[1:])
     if rest not in (["--help"], ["--version"]):

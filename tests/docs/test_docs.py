@@ -10,17 +10,14 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from cryosegnet_ext import Picker
-from cryosegnet_ext.cli import commands
-from cryosegnet_ext.cli.completion import every_parser, whole_parser
+from cryosegnet_ext import Picker, cli
 from cryosegnet_ext.facility import FacilityJob
-from cryosparc_job import cli
+from cryosparc_job import cli as cryosparc
 from relion_external import protocol, schemes
 from tests.docs.docs_commands import LINES, PAGES, PROGRAMS, ROOT, Line, our_commands, parse
 
@@ -157,13 +154,15 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 def test_every_option_is_on_its_page(site: Path) -> None:
     text = (site / "options.html").read_text()
-    cryosparc = {name: partial(cli._load, name) for name in cli.COMMANDS}
-    parsers = [*every_parser(whole_parser("cryosegnet", commands())), schemes.build_parser()]
-    parsers += every_parser(whole_parser("cryosegnet-cryosparc", cryosparc))
+    parsers = [
+        *cli.program().parser().all_parsers(),
+        schemes.build_parser(),
+        *cryosparc.program().parser().all_parsers(),
+    ]
     seen = 0
     for parser in parsers:
-        for action in parser._actions:
-            if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS or " " not in parser.prog:
+        for _, action in parser.arguments:
+            if "--help" in action.option_strings or action.help == argparse.SUPPRESS or " " not in parser.prog:
                 continue
             for name in action.option_strings:
                 assert re.search(rf"<code>{re.escape(name)}\b", text), f"{parser.prog} {name}"

@@ -195,7 +195,7 @@ def test_flipped_labels_stop_the_training_with_their_remedy(data, tmp_path, caps
     [
         (["--epochs", "3"], 1, "--epochs goes with --recipe published"),
         (["--levels", "9"], 1, "--levels"),
-        (["--crop", "100"], 1, "no multiple of 32"),
+        (["--crop", "100"], 1, "must be a multiple of 32"),
         (["--split", "nowhere.json"], 1, "no such file"),
         (["--recipe", "published", "--simulate", "x.mrc"], 1, "leave out --simulate"),
         (["--start", "default", "--levels", "3"], 1, "leave out"),
