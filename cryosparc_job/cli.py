@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cryosegnet_ext.cli.logs import say, shown
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
 from cryosegnet_ext.cli.readers import above_zero
-from cryosegnet_ext.errors import CryoSegNetError, UsageError
+from cryosegnet_ext.errors import CryoSegNetError, UsageError, plural
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier
 from .connection import require_client
@@ -275,10 +275,10 @@ def _live(args: argparse.Namespace) -> int:
             outage_hours=args.outage_hours,
             poll_seconds=args.poll,
         )
-        outcomes = follow(connection, plan, picker, lambda line: print(line, flush=True))
-    picks, count = sum(one.picks for one in outcomes), sum(one.exposures for one in outcomes)
-    print(f"{picks} particles on {count} exposures in {len(outcomes)} jobs")
-    return max((one.exit_code for one in outcomes), default=DONE)
+        results = follow(connection, plan, picker)
+    picks, count = sum(one.picks for one in results), sum(one.exposures for one in results)
+    print(f"{picks} particles on {plural(count, 'exposure')} in {plural(len(results), 'job')}")
+    return max((one.exit_code for one in results), default=DONE)
 
 
 # check-orientation

@@ -118,7 +118,7 @@ def connect_once(connection: Connection, job: Any, name: str, source: OutputName
         The output is missing, something else is connected, or the server refuses.
     """
     problem: ServerError | None = None
-    connected = _connected(job, name)
+    connected = connected_outputs(job, name)
     for _ in range(TRIES):
         if connected:
             break
@@ -131,7 +131,7 @@ def connect_once(connection: Connection, job: Any, name: str, source: OutputName
                 ) from error
             problem = error
         connection.call(f"finding {job.uid}", job.refresh)
-        connected = _connected(job, name)
+        connected = connected_outputs(job, name)
         if not connected and problem is not None and not problem.passing:
             break
         if not connected:
@@ -145,5 +145,6 @@ def connect_once(connection: Connection, job: Any, name: str, source: OutputName
         connection.call("removing a duplicate connection", job.disconnect, name, extra)
 
 
-def _connected(job: Any, name: str) -> list[OutputName]:
+def connected_outputs(job: Any, name: str) -> list[OutputName]:
+    """The outputs that are connected to an input of a job."""
     return [OutputName(one.job_uid, one.output) for one in job.inputs[name].connections]

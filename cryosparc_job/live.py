@@ -1,17 +1,17 @@
-"""Picking while the microscope runs: new exposures of a Live session or of a growing output, a job for each batch."""
+"""Pick while the microscope runs: new exposures of a Live session or of a growing output, one job for each batch."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.stopping import Stop, Stopped
@@ -21,6 +21,8 @@ from .errors import EngineLost, Expired, ServerError
 from .jobs import find_marked
 from .locations import live_table
 from .pick import PickingJob, PickingResult, pick
+
+log = logging.getLogger(__name__)
 
 _PAGE = 500
 _ENDED_SESSION = ("completed", "compacting", "compacted")
@@ -32,24 +34,24 @@ _TRIES_EACH = 2
 
 @dataclass(frozen=True)
 class LivePlan:
-    """What to follow, and in what portions.
+    """What to follow, and how large the batches are.
 
     Attributes
     ----------
     job
-        How to pick and where the jobs go; its exposures are the growing output, None for a session.
+        How to pick, and where the jobs go. Its exposures are the growing output; None for a session.
     session
-        A Live session, as S1.
+        A Live session, such as S1.
     batch, largest
-        A job is made for so many new exposures, and for at most so many.
+        Fewest and most new exposures of a job.
     wait_minutes
-        A job is made for fewer when they have waited so long; a session that is paused for so long is over.
+        After so long a job is made for fewer exposures, and a session that is paused counts as ended.
     idle_hours
-        End when nothing has come for so long.
+        End after so long without new exposures.
     outage_hours
-        How long the server may be away.
+        End with an error when the server is away for so long.
     poll_seconds
-        How often to look.
+        Time between two looks at the server.
     """
 
     job: PickingJob
@@ -63,7 +65,7 @@ class LivePlan:
 
     @property
     def mark(self) -> str:
-        """What the descriptions of the jobs carry, by which a later run knows what is done."""
+        """Text in the descriptions of the jobs, by which a later run finds them."""
         return f"live {self.session or self.job.exposures}"
 
 
@@ -71,7 +73,7 @@ class _Origin(Protocol):
     """Where new exposures come from."""
 
     def look(self) -> tuple[list[int], str]:
-        """Identifiers of the exposures that are ready, and whether more will come: "open", "paused" or "over"."""
+        """Uids of the exposures that are ready, and whether more will come: "open", "paused" or "over"."""
 
     def job(self, uids: list[int]) -> PickingJob:
         """A job that picks some of them."""
@@ -88,7 +90,7 @@ class _GrowingOutput:
 
     def look(self) -> tuple[list[int], str]:
         call, jobs, project = self._connection.call, self._connection.api.jobs, self._plan.job.project
-        # The state first: what comes between the two questions is then not missed.
+        # The state first, so that no exposure is missed that comes between the two calls.
         status = call("asking for the job's state", jobs.get_status, project, self._source.job, patience=0.0)
         state = "over" if status in _ENDED_JOB else "open"
         try:
@@ -142,14 +144,13 @@ def follow(
     connection: Connection,
     plan: LivePlan,
     picker: MicrographPicker | Engine,
-    say: Callable[[str], None] = print,
 ) -> list[PickingResult]:
-    """Pick what comes until nothing more does.
+    """Pick new exposures until no more will come.
 
-    Each batch is an external job of its own, completed when its outputs were read back. What is done is read from the
-    jobs themselves, so that a new run, on any machine, goes on with what is left; jobs of a batch that was cut off are
-    marked as failed, and their exposures picked again. All batches share the diameter that the first one estimates. A
-    server that is away is waited for.
+    Each batch is an external job of its own, completed when its outputs were read back. The jobs themselves tell which
+    exposures are done, so that a new run on any machine continues with the others. A job that an earlier run left
+    unfinished is marked as failed, and its exposures are picked again. All batches use the diameter that the first one
+    estimates. When the server is away, this waits for it.
 
     Returns
     -------
@@ -159,14 +160,14 @@ def follow(
     Raises
     ------
     CryoSegNetError
-        The login has expired, the server is away for too long, it refuses what is asked, or an engine's workers are
-        gone.
+        The login has expired, the server is away for too long or refuses a call, or nothing can be picked on this
+        machine any more.
     JobLost
-        A batch was killed in CryoSPARC, which ends the following.
+        A batch was killed in CryoSPARC.
     Stopped
-        A signal came.
+        A signal stopped the process.
     """
-    follower = _Follower(connection, plan, picker, say)
+    follower = _Follower(connection, plan, picker)
     with Stop() as stop:
         while True:
             stop.check()
@@ -181,27 +182,24 @@ def follow(
                 follower.check_outage(error)
             else:
                 if reason := follower.end():
-                    say(reason)
+                    log.info(reason)
                     return follower.results
             stop.pause(plan.poll_seconds)
 
 
 class _Follower:
-    """What was seen and picked so far, and from that what to do next."""
+    """Knows which exposures were seen and picked, and from that what to do next."""
 
-    def __init__(
-        self, connection: Connection, plan: LivePlan, picker: MicrographPicker | Engine, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, connection: Connection, plan: LivePlan, picker: MicrographPicker | Engine) -> None:
         self._connection = connection
         self._plan = plan
         self._picker = picker
-        self._say = say
         self._origin: _Origin = (
             _GrowingOutput(connection, plan) if plan.session is None else _LiveSession(connection, plan)
         )
         self._picked = _finished(connection, plan)
         if self._picked:
-            say(f"{len(self._picked)} exposures were picked by earlier jobs")
+            log.info("%s picked by earlier jobs", plural(len(self._picked), "exposure"))
         self._tries: Counter[int] = Counter()
         self._new: list[int] = []
         self._new_since: float | None = None
@@ -222,14 +220,14 @@ class _Follower:
         self._over = state == "over" or paused
 
     def due(self) -> list[int]:
-        """The exposures that make the next job; none while waiting for more is better."""
+        """The exposures of the next job; none while it is better to wait for more."""
         since, now = self._new_since, time.monotonic()
         waited = since is not None and now - since > 60 * self._plan.wait_minutes
         enough = len(self._new) >= self._plan.batch or waited or self._over
         return self._new[: self._plan.largest] if enough else []
 
     def pick_batch(self, uids: list[int]) -> None:
-        """Pick these in a job of their own, and remember what it picked."""
+        """Pick these exposures in a job of their own, and note which of them it picked."""
         result = self._run_job(self._origin.job(uids))
         self._tries.update(uids)
         self._new_since = None
@@ -242,46 +240,46 @@ class _Follower:
             raise Stopped(result.late_signal)
 
     def _run_job(self, job: PickingJob) -> PickingResult | None:
-        """Pick one batch; None where it could not be picked and the next one may."""
+        """Pick one batch; None if it failed and the next one need not."""
         estimated = next((one.estimated for one in self.results if one.estimated is not None), None)
         try:
             result = pick(self._connection, replace(job, estimated=estimated), self._picker)
         except (ServerError, EngineLost):
             raise
         except CryoSegNetError as error:
-            self._say(str(error))
+            log.warning("%s", error)
             return None
-        self._say(f"{result.job} completed: {result.picks} particles on {result.exposures} exposures")
+        log.info("%s completed: %d particles on %s", result.job, result.picks, plural(result.exposures, "exposure"))
         for path, reason in result.failures:
-            self._say(f"left out {path}: {reason}")
+            log.warning("left out %s: %s", path, reason)
         return result
 
     def check_outage(self, error: ServerError) -> None:
-        """A server that is away is waited for; it is no fault of the exposures, which keep their tries.
+        """Allow a server to be away for a while; the exposures keep their tries.
 
         Raises
         ------
         ServerError
-            It has been away for too long, or waiting does not help.
+            The server has been away for too long, or waiting does not help.
         """
         away = time.monotonic() - self._last_answer
         if isinstance(error, Expired) or not error.passing or away > 3600 * self._plan.outage_hours:
             raise error
-        self._say(f"waiting for CryoSPARC: {error}")
+        log.info("waiting for CryoSPARC: %s", error)
 
     def end(self) -> str | None:
-        """Why there is nothing more to wait for; None while there is."""
+        """The reason to end; None while more exposures may come."""
         if self._new:
             return None
         if self._over:
-            return "the exposures have come to their end"
+            return "no more exposures will come"
         if time.monotonic() - self._last_news > 3600 * self._plan.idle_hours:
-            return f"nothing new for {self._plan.idle_hours:g} hours"
+            return f"no new exposures for {self._plan.idle_hours:g} hours"
         return None
 
 
 def _finished(connection: Connection, plan: LivePlan) -> set[int]:
-    """Exposures that earlier jobs have picked; what they left unfinished is marked as failed."""
+    """Uids of the exposures that earlier jobs have picked; marks unfinished jobs as failed."""
     done: set[int] = set()
     for job in find_marked(connection, plan.job.project, plan.job.workspace, f"{plan.mark})", "snowflake"):
         if job.status == "completed":
@@ -291,7 +289,7 @@ def _finished(connection: Connection, plan: LivePlan) -> set[int]:
                 table = connection.call(f"reading {job.uid}:exposures", load, *names, slots="default")
                 done.update(int(uid) for uid in np.asarray(table["uid"]))
         elif job.status in ("running", "waiting"):
-            reason = "The picking was cut off; its exposures are picked in a new job."
+            reason = "The picking was stopped; its exposures are picked in a new job."
             fail = connection.api.jobs.mark_failed
             with contextlib.suppress(ServerError):
                 connection.call(f"marking {job.uid} as failed", fail, plan.job.project, job.uid, error=reason)

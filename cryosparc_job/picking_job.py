@@ -1,4 +1,4 @@
-"""What is to be picked in an external job, and what became of it."""
+"""An external job that picks: what to pick and how, and the result."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ TITLE = "CryoSegNet particle picking"
 
 @dataclass(frozen=True)
 class PickingJob:
-    """What to pick, and how to bring it back.
+    """An external job that picks exposures.
 
     Attributes
     ----------
     project, workspace
-        Identifiers, as P1 and W1.
+        Identifiers, such as P1 and W1.
     exposures
-        The output to pick, as J12:exposures; None where ``table`` gives them.
+        The output to pick, such as J12:exposures; None if ``table`` holds the exposures.
     table
-        Exposures that are no job's output, such as those of a Live session; they become an output of the new job.
+        Exposures that are not a job's output, such as those of a Live session. They become an output of the new job.
     job
-        An external job of an earlier run that is to go on; None makes a new one.
+        The external job of an earlier run to continue; None: a new job.
     title, note
-        Title of a new job, and a word for its description.
+        Title of a new job, and text for its description.
     estimated
-        Particle diameter, as another job of the same specimen has estimated it.
+        Particle diameter that an earlier job of the same specimen estimated.
     flip_y
         Mirror the picks top to bottom.
     only
-        Identifiers of the exposures to pick; None: all.
+        uids of the exposures to pick; None: all.
     overwrite
-        Forget what an earlier run of ``job`` has picked.
+        Discard what an earlier run of ``job`` has picked.
     state
-        Folder for what is picked so far; by default in the cache.
+        Folder for the picks until the job is completed; by default in the cache.
     cache, cache_bytes
-        Folder for downloaded micrographs and its bound.
+        Folder for downloaded micrographs, and its size limit.
     download
-        True: always, False: never, None: where the project's folder is not mounted here.
+        True: always; False: never; None: if the project's folder is not mounted.
     log_seconds
-        How often the line of progress in the job's log is written anew.
+        How often the progress line in the job's log is updated.
     """
 
     project: str
@@ -68,16 +68,16 @@ class PickingJob:
 
 @dataclass
 class PickingResult:
-    """What became of a task.
+    """Result of a `PickingJob`.
 
     Attributes
     ----------
     job : the external job
-    exposures, without_picks, picks : numbers, over the exposures that were picked
-    failures : (path, reason) of each exposure that was not; ``missed`` are their identifiers
+    exposures, without_picks, picks : exposures that were picked, those of them without picks, and all picks
+    failures : (path, reason) of each exposure that was not picked; ``missed`` are their uids
     diameter : median over the picks, angstrom (pixels without a pixel size)
-    estimated : the particle's diameter that was estimated before picking
-    doubt : a sentence where the diameter that was given does not fit
+    estimated : particle diameter that was estimated before picking
+    doubt : a sentence if the given diameter does not fit the micrographs
     late_signal : name of the signal that came while the job was being completed, too late to stop it
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import signal
 import threading
@@ -35,7 +36,8 @@ JOB = PickingJob("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
 
 
 @pytest.fixture
-def server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> FakeCryoSPARC:
+def server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> FakeCryoSPARC:
+    caplog.set_level(logging.INFO, "cryosparc_job")
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
@@ -130,7 +132,9 @@ def complete(world: World) -> None:
     world.sessions["S1"].status = "completed"
 
 
-def test_a_session_from_beginning_to_end(client: Connection, server: FakeCryoSPARC) -> None:
+def test_a_session_from_beginning_to_end(
+    client: Connection, server: FakeCryoSPARC, caplog: pytest.LogCaptureFixture
+) -> None:
     world = server.world
     add_session(world)
     truth = add_live(world, 4)
@@ -138,13 +142,12 @@ def test_a_session_from_beginning_to_end(client: Connection, server: FakeCryoSPA
     add_live(world, 1, manual_reject=True)
     more = (lambda: truth.update(add_live(world, 5)), lambda: truth.update(add_live(world, 1)))
     thread = later(world, truth, *more, lambda: complete(world))
-    said: list[str] = []
-    outcomes = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), said.append)
+    outcomes = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     thread.join(LIMIT)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert len(outcomes) >= 2
     assert sum(one.picks for one in outcomes) == 80
-    assert said[-1] == "the exposures have come to their end"
+    assert caplog.messages[-1] == "no more exposures will come"
     last = world.outputs[outcomes[-1].job, "exposures"]
     assert {"micrograph_blob/path", "mscope_params/exp_group_id", "mscope_params/accel_kv"} <= set(last.fields())
     assert np.all(last["mscope_params/exp_group_id"] == 1)
@@ -161,7 +164,7 @@ def test_a_growing_output(client: Connection, server: FakeCryoSPARC) -> None:
         truth.update(add_exposures(world, [(256, 256)] * 4, particles=8, first=2))
 
     thread = later(world, truth, more, lambda: world.set_status(world.jobs["J1"], "completed"))
-    outcomes = follow(client, LivePlan(JOB, **QUICK), BlobPicker(), lambda line: None)
+    outcomes = follow(client, LivePlan(JOB, **QUICK), BlobPicker())
     thread.join(LIMIT)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert all(world.jobs[one.job].parents == ["J1"] for one in outcomes)
@@ -174,29 +177,30 @@ def test_a_second_run_picks_nothing_twice(client: Connection, server: FakeCryoSP
     add_session(world)
     truth = add_live(world, 4)
     complete(world)
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     truth |= add_live(world, 3)
     # One batch was cut off in a way that no program can tell of.
     job = client.cs.create_external_job("P1", "W1", desc="Picked with cryosegnet-ext (run 0, live S1)")
     job.start("running")
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert world.jobs[job.uid].status == "failed"
 
 
 @pytest.mark.parametrize("kind", ["torn_before", "500"])
-def test_a_server_that_goes_away_is_waited_for(client: Connection, server: FakeCryoSPARC, kind: str) -> None:
+def test_a_server_that_goes_away_is_waited_for(
+    client: Connection, server: FakeCryoSPARC, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     world = server.world
     client.patience = 0.05
     add_session(world)
     truth = add_live(world, 4)
     later(world, truth, lambda: truth.update(add_live(world, 4)), lambda: complete(world))
     server.faults.append(Fault("*", kind, 90, after=25))
-    said: list[str] = []
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), said.append)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     assert set(picked(world)) == set(truth)
     assert max(picked(world).values()) == 1
-    assert any("waiting for CryoSPARC" in line for line in said)
+    assert any("waiting for CryoSPARC" in line for line in caplog.messages)
 
 
 def test_a_server_that_stays_away_ends_it(client: Connection, server: FakeCryoSPARC) -> None:
@@ -204,7 +208,7 @@ def test_a_server_that_stays_away_ends_it(client: Connection, server: FakeCryoSP
     client.patience = 0.05
     server.faults.append(Fault("sessions.find_one", "500", -1))
     with pytest.raises(CryoSegNetError, match="500"):
-        follow(client, LivePlan(JOB, "S1", **{**QUICK, "outage_hours": 0.0001}), BlobPicker(), lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **{**QUICK, "outage_hours": 0.0001}), BlobPicker())
 
 
 def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Connection, server: FakeCryoSPARC) -> None:
@@ -214,8 +218,7 @@ def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Conn
     bad = next(iter(truth))
     Path(world.directory / world.exposures[0].groups.exposure.micrograph_blob.path).write_bytes(b"")  # type: ignore[union-attr]
     complete(world)
-    said: list[str] = []
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), said.append)
+    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     assert set(picked(world)) == set(truth) - {bad}
     assert [job.status for job in world.jobs.values() if job.spec.type == "snowflake"] == ["completed", "failed"]
 
@@ -226,20 +229,21 @@ def test_killing_a_batch_ends_the_following(client: Connection, server: FakeCryo
     add_live(world, 4)
     server.faults.append(Fault("jobs.add_checkpoint", "killed"))
     with pytest.raises(JobLost):
-        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     assert world.jobs["J2"].status == "killed"
 
 
-def test_a_paused_session_and_an_idle_one_come_to_an_end(client: Connection, server: FakeCryoSPARC) -> None:
+def test_a_paused_session_and_an_idle_one_come_to_an_end(
+    client: Connection, server: FakeCryoSPARC, caplog: pytest.LogCaptureFixture
+) -> None:
     world = server.world
     add_session(world)
     add_live(world, 1)
     world.sessions["S1"].status = "paused"
-    assert len(follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)) == 1
+    assert len(follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())) == 1
     world.sessions["S1"].status = "running"
-    said: list[str] = []
-    assert follow(client, LivePlan(JOB, "S1", **{**QUICK, "idle_hours": 1e-5}), BlobPicker(), said.append) == []
-    assert "nothing new" in said[-1]
+    assert follow(client, LivePlan(JOB, "S1", **{**QUICK, "idle_hours": 1e-5}), BlobPicker()) == []
+    assert "no new exposures" in caplog.messages[-1]
 
 
 def test_the_command(
@@ -251,7 +255,7 @@ def test_the_command(
     complete(server.world)
     words = ["live", "--url", server.url, "--project", "P1", "--workspace", "W2", "--session", "S1", "--poll", "0.05"]
     assert cli.main(words) == 0
-    assert "24 particles on 3 exposures in 1 jobs" in capsys.readouterr().out
+    assert "24 particles on 3 exposures in 1 job" in capsys.readouterr().out
     assert server.world.jobs["J2"].workspace_uids == ["W2"]
 
 
@@ -268,7 +272,7 @@ def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
     add_live(server.world, 3)
     picker = BlobPicker()
     with pytest.raises(Stopped, match="SIGTERM"):
-        follow(client, LivePlan(JOB, "S1", **QUICK), picker, lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **QUICK), picker)
     assert picker.picked == []
     assert server.world.jobs["J2"].status == "building"
 
@@ -286,6 +290,6 @@ def test_a_signal_while_a_batch_is_completed_ends_the_following(
     add_session(server.world)
     add_live(server.world, 3)
     with pytest.raises(Stopped, match="SIGTERM"):
-        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker(), lambda line: None)
+        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     assert server.world.jobs["J2"].status == "completed"
     assert len(server.world.jobs) == 2

@@ -213,7 +213,7 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
     plan = LivePlan(task(), batch=3, poll_seconds=0.05, wait_minutes=0.01)
     gone = "J2: Nothing can be picked here any more: every worker process has died"
     with Devices(functools.partial(make_one, tmp_path), ["cpu"], 1) as engine, pytest.raises(EngineLost, match=gone):
-        follow(connection, plan, engine, lambda line: None)
+        follow(connection, plan, engine)
     assert world.jobs["J2"].status == "failed"
     assert set(world.jobs) == {"J1", "J2"}  # no second batch was tried
     assert Counter(what for _, what in log(tmp_path)) == {"estimate 4": 1, "0000": 1, "0001": 1, "0002": 1, "0003": 1}
@@ -258,7 +258,7 @@ def test_a_damaged_download_is_fetched_again(
 def test_live_keeps_its_processes(connection: Connection, world: World, engine: Devices, folder: Path) -> None:
     truth = add_exposures(world, [(256, 256)] * 7, particles=8)
     plan = LivePlan(task(), batch=3, largest=3, poll_seconds=0.05, wait_minutes=0.01)
-    outcomes = follow(connection, plan, engine, lambda line: None)
+    outcomes = follow(connection, plan, engine)
     assert [one.exposures for one in outcomes] == [3, 3, 1]
     done = [what for _, what in log(folder)]
     assert len(done) == 1 + len(truth)

@@ -191,7 +191,7 @@ def cryosparc_chain(args: argparse.Namespace, ran: Ran) -> None:
 
 def cryosparc_live(args: argparse.Namespace, ran: Ran) -> None:
     last = ran.out.splitlines()[-1].split()
-    assert last[1:] == ["particles", "on", "3", "exposures", "in", "1", "jobs"] and int(last[0]) > 0
+    assert last[1:] == ["particles", "on", "3", "exposures", "in", "1", "job"] and int(last[0]) > 0
 
 
 def orientation(args: argparse.Namespace, ran: Ran) -> None:
