@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT
+
 if all(importlib.util.find_spec(name) is not None for name in ("cryosparc", "fastapi", "uvicorn")):
     from cryosparc_job.connection import Connection, connect
-    from tests.cryosparc_job.helpers import LIMIT, environment
+    from tests.cryosparc_job.helpers import environment
     from tests.fake_cryosparc.server import FakeCryoSPARC
     from tests.fake_cryosparc.world import World
 else:

@@ -20,9 +20,10 @@ from cryosparc_job import external_job, jobs
 from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.errors import JobLost
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import LIMIT, BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.waiting import LIMIT
 
 #: Every call of a run, in the order in which they first come.
 BEFORE = (

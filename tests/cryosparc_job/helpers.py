@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,11 @@ from scipy import ndimage
 from cryosegnet_ext.files.diameter import from_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
+from tests import waiting
+from tests.waiting import FOREVER, LIMIT, wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RADIUS = 8
-#: Seconds that only a hang reaches, however busy the machine is.
-LIMIT = 600.0
-#: Seconds that nobody waits to the end: what is told to take so long and yet ends was interrupted.
-FOREVER = 10 * LIMIT
 
 
 class BlobPicker:
@@ -165,7 +163,7 @@ def start(
     """``cryosegnet-cryosparc`` as a process, in a session of its own; it never ends exposure number ``stuck_at``."""
     variables = {**os.environ, **environment(fake), "BLOB_STUCK_AT": str(stuck_at), "OMP_NUM_THREADS": "1"}
     variables |= {"CRYOSEGNET_CACHE": str(tmp_path / "cache"), "BLOB_STUCK": str(tmp_path / "stuck")}
-    return subprocess.Popen(
+    return waiting.start(
         [sys.executable, "-m", "tests.cryosparc_job.helpers", command, *words(fake), *more],
         cwd=REPOSITORY,
         env=variables,
@@ -178,7 +176,7 @@ def start(
 
 def killed_in_cryosparc(world: Any, process: subprocess.Popen[str], stuck: Path) -> None:
     """Kill the job J2 of a process in CryoSPARC when it is stuck in an exposure; the process must say so and end."""
-    wait(stuck.exists)
+    wait_until(stuck.exists, "the exposure that never ends", process)
     with world.lock:
         world.set_status(world.jobs["J2"], "killed")
     _, err = process.communicate(timeout=LIMIT)
@@ -186,14 +184,6 @@ def killed_in_cryosparc(world: Any, process: subprocess.Popen[str], stuck: Path)
     assert "J2 was killed in CryoSPARC" in err
     assert "Traceback" not in err
     assert world.jobs["J2"].status == "killed"
-
-
-def wait(what: Callable[[], Any]) -> None:
-    """Until it is so."""
-    end = time.monotonic() + LIMIT
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from cryosparc_job import chain, cli, jobs
 from cryosparc_job.chain import ChainPlan, ClassRule, read_plan, run, steps
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import LIMIT, BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
+from tests.waiting import LIMIT
 
 CLASSES = [
     {"class_idx": 0, "res_A": 8.0, "num_particles_total": 10},

@@ -18,9 +18,10 @@ from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, clean_url, connect, require_client
-from tests.cryosparc_job.helpers import LIMIT, environment
+from tests.cryosparc_job.helpers import environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.waiting import LIMIT
 
 
 @pytest.fixture(autouse=True)

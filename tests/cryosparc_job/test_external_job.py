@@ -15,9 +15,10 @@ from cryosparc_job import external_job
 from cryosparc_job.connection import connect
 from cryosparc_job.errors import ServerError
 from cryosparc_job.external_job import ExternalJobRun
-from tests.cryosparc_job.helpers import FOREVER, LIMIT, add_exposures, environment, killed_in_cryosparc, start, wait
+from tests.cryosparc_job.helpers import add_exposures, environment, killed_in_cryosparc, start
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.waiting import FOREVER, LIMIT, wait_until
 
 COUNT = 6
 
@@ -43,7 +44,7 @@ def test_a_signal_while_the_job_is_started_fails_it(fake: FakeCryoSPARC, world: 
     """The request is carried out though nobody waits for its reply: the job must not stay running."""
     fake.faults.append(Fault("jobs.mark_running", "slow", seconds=2.0))
     process = start(fake, tmp_path)
-    wait(lambda: "jobs.mark_running" in world.calls)
+    wait_until(lambda: "jobs.mark_running" in world.calls, "the start of the job", process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 4, err
@@ -57,7 +58,7 @@ def test_a_signal_fails_the_job_and_job_goes_on(
     fake: FakeCryoSPARC, world: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = start(fake, tmp_path, stuck_at=2)
-    wait(lambda: picking(fake))
+    wait_until(lambda: picking(fake), "the first picture", process)
     process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 4, err
@@ -83,10 +84,10 @@ def test_a_kill_stops_in_the_middle_of_a_micrograph(fake: FakeCryoSPARC, world: 
 
 def test_a_second_signal_ends_at_once_though_the_server_hangs(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
     process = start(fake, tmp_path, stuck_at=2)
-    wait(lambda: picking(fake))
+    wait_until(lambda: picking(fake), "the first picture", process)
     fake.faults.append(Fault("jobs.mark_failed", "slow", -1, seconds=FOREVER))
     process.send_signal(signal.SIGINT)
-    wait(lambda: "jobs.mark_failed" in world.calls)
+    wait_until(lambda: "jobs.mark_failed" in world.calls, "the end of the job", process)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=LIMIT)
@@ -100,7 +101,7 @@ def test_a_second_signal_ends_at_once_though_the_server_hangs(fake: FakeCryoSPAR
 
 def test_a_crash_is_continued_with_the_same_particles(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
     process = start(fake, tmp_path, stuck_at=2)
-    wait(lambda: picking(fake))
+    wait_until(lambda: picking(fake), "the first picture", process)
     process.kill()
     process.communicate(timeout=LIMIT)
     assert world.jobs["J2"].status == "running"

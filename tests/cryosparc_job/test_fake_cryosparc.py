@@ -15,10 +15,10 @@ from cryosparc.errors import APIError
 from cryosparc.models.job import Job
 from cryosparc.tools import CryoSPARC
 
-from tests.cryosparc_job.helpers import LIMIT
 from tests.fake_cryosparc.handlers import HANDLERS
 from tests.fake_cryosparc.interface import operations
 from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.waiting import LIMIT
 
 JSON_TYPES = {str: "string", int: "integer", bool: "boolean", float: "number"}
 

@@ -26,10 +26,11 @@ from cryosparc_job.errors import JobLost
 from cryosparc_job.jobs import create_external_job
 from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.picking_job import PickingJob
-from tests.cryosparc_job.helpers import LIMIT, BlobPicker, add_exposures, environment, make_blobs, wait
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
+from tests.waiting import LIMIT, wait_until
 
 QUICK = {"batch": 3, "wait_minutes": 0.01, "poll_seconds": 0.05, "idle_hours": 1.0, "outage_hours": 1.0}
 JOB = PickingJob("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
@@ -120,7 +121,7 @@ def later(world: World, truth: dict[int, np.ndarray], *steps: Callable[[], Any])
 
     def work() -> None:
         for step in steps:
-            wait(lambda: set(picked(world)) == set(truth))
+            wait_until(lambda: set(picked(world)) == set(truth))
             step()
 
     thread = threading.Thread(target=work, daemon=True)

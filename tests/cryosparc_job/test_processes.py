@@ -28,20 +28,11 @@ from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
 from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import (
-    FOREVER,
-    LIMIT,
-    BlobPicker,
-    add_exposures,
-    killed_in_cryosparc,
-    make_blobs,
-    start,
-    wait,
-    words,
-)
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, killed_in_cryosparc, make_blobs, start, words
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
+from tests.waiting import FOREVER, LIMIT, wait_until
 
 
 class Logged(BlobPicker):
@@ -62,7 +53,7 @@ class Logged(BlobPicker):
         self._note(name)
         if (self.folder / "first_last").exists() and name == "0000":
             # The first one comes back after one that was given to another process after it.
-            wait(lambda: any(pid != os.getpid() and "estimate" not in what for pid, what in log(self.folder)))
+            wait_until(lambda: any(pid != os.getpid() and "estimate" not in what for pid, what in log(self.folder)))
         if (self.folder / f"poison_{name}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         with contextlib.suppress(FileNotFoundError):
@@ -282,7 +273,7 @@ def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, wor
     with Devices(functools.partial(make_logged, tmp_path), ["cpu"], 1) as engine:
         thread = threading.Thread(target=work)
         thread.start()
-        wait(lambda: log(tmp_path))
+        wait_until(lambda: log(tmp_path))
         with world.lock:
             world.set_status(world.jobs["J2"], "killed")
         thread.join(LIMIT)
@@ -354,7 +345,7 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
     add_exposures(fake.world, [(256, 256)] * 16, particles=8)
     process = start(fake, tmp_path, "--device", "cpu,cpu", stuck_at=8)
     try:
-        wait(lambda: picking(fake))
+        wait_until(lambda: picking(fake), "the first picture", process)
         assert len(alive(tmp_path)) >= 3
         if number in ("SIGINT", "SIGHUP"):
             # As a terminal sends it: to the workers as well.
@@ -362,7 +353,7 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
         else:
             process.send_signal(signal.Signals[number])
         _, err = process.communicate(timeout=LIMIT)
-        wait(lambda: not alive(tmp_path))
+        wait_until(lambda: not alive(tmp_path), "the end of all processes")
     finally:
         for one in alive(tmp_path):
             os.kill(one, signal.SIGKILL)
@@ -391,7 +382,7 @@ def test_a_kill_in_cryosparc_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Pa
     process = start(fake, tmp_path, "--device", "cpu,cpu", stuck_at=0)
     try:
         killed_in_cryosparc(world, process, tmp_path / "stuck")
-        wait(lambda: not alive(tmp_path))
+        wait_until(lambda: not alive(tmp_path), "the end of all processes")
     finally:
         for one in alive(tmp_path):
             os.kill(one, signal.SIGKILL)
@@ -405,11 +396,11 @@ def test_live_that_waits_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) 
     more = ["--device", "cpu,cpu", "--batch", "2", "--poll", "0.1"]
     process = start(fake, tmp_path, *more, command="live")
     try:
-        wait(lambda: "J2" in world.jobs and world.jobs["J2"].status == "completed")
+        wait_until(lambda: "J2" in world.jobs and world.jobs["J2"].status == "completed", "the first batch", process)
         assert len(alive(tmp_path)) >= 3
         process.terminate()
         _, err = process.communicate(timeout=LIMIT)
-        wait(lambda: not alive(tmp_path))
+        wait_until(lambda: not alive(tmp_path), "the end of all processes")
     finally:
         for one in alive(tmp_path):
             os.kill(one, signal.SIGKILL)
