@@ -47,8 +47,6 @@ class ExternalJobRun:
     ----------
     stop
         Stops the work on the job. After a run that completed, ``stop.signal`` is the signal that came too late.
-    unsaid
-        Number of lines that could not be written to the job's log.
     note
         What the user must know besides the error: that CryoSPARC could not be told of the end.
     """
@@ -57,7 +55,6 @@ class ExternalJobRun:
         self.connection = connection
         self.job = job
         self.where = (job.project_uid, job.uid)
-        self.unsaid = 0
         self._resume = resume
         self.stop = _JobStop(job.uid)
         self._listening = contextlib.ExitStack()
@@ -158,7 +155,6 @@ class ExternalJobRun:
         """Write a line to the job's log; a ``name`` makes it a line that is written anew each time."""
         api = self.connection.api.jobs
         if time.monotonic() < self._quiet_until:
-            self.unsaid += 1
             return
         try:
             if name is not None and name in self._events:
@@ -168,7 +164,6 @@ class ExternalJobRun:
                 if name is not None:
                     self._events[name] = event.id
         except ServerError:
-            self.unsaid += 1
             self._quiet_until = time.monotonic() + _QUIET_SECONDS
 
     def checkpoint(self) -> None:

@@ -35,7 +35,7 @@ class PointDecoder:
     def __init__(self, sam: Sam, features: Tensor) -> None:
         self._sam = sam
         self._decoder = sam.mask_decoder
-        self._tokens_down, self._tokens_across = int(features.shape[2]), int(features.shape[3])
+        self._tokens_across = int(features.shape[3])
         # without a mask prompt the dense embedding is one vector for the whole image
         dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         self._image = (features + dense)[0].flatten(1).T.contiguous()  # (N, C)

@@ -243,7 +243,7 @@ def bf16_pays(device: torch.device) -> bool:
     """Whether the device has units for bf16, so that it is faster there than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _avx512_bf16()
+    return torch.backends.mkldnn.is_available() and _avx512_bf16()
 
 
 @cache

@@ -14,12 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoise import WorkingImage, working_image
+from .denoise import WorkingImage
 from .postprocess import robust_diameter
 from .segment import watershed
 
 Image = NDArray[np.float32]
-Map = Callable[[Image], Image]
 Part = tuple[slice, slice]
 Seen = Callable[[float, Part], tuple[WorkingImage, Image]]
 
@@ -76,9 +75,8 @@ class Votes:
 
 
 def diameter_votes(
-    network: Map,
-    data: Image,
-    bad: NDArray[np.bool_],
+    seen: Seen,
+    shape: tuple[int, ...],
     low: float | None,
     high: float | None,
     working_diameter: float,
@@ -88,41 +86,14 @@ def diameter_votes(
 
     Parameters
     ----------
-    network
-        Working image (h, w) -> probability (h, w).
-    data, bad : (ny, nx)
-        Micrograph and its bad areas.
-    low, high
-        Diameters to try, pixels of the micrograph; None for what the frame suggests.
-    working_diameter, label_share
-        As the network was taught.
-    """
-
-    def seen(scale: float, part: Part) -> tuple[WorkingImage, Image]:
-        work = working_image(data[part], scale, bad[part])
-        return work, network(work.data)
-
-    return diameter_votes_of(seen, data.shape, low, high, working_diameter, label_share)
-
-
-def diameter_votes_of(
-    seen: Seen,
-    shape: tuple[int, ...],
-    low: float | None,
-    high: float | None,
-    working_diameter: float,
-    label_share: float,
-) -> Votes:
-    """`diameter_votes` wherever the micrograph lies.
-
-    Parameters
-    ----------
     seen
         (scale, rows and columns) -> working image and probability map of that part of the micrograph.
     shape
         (ny, nx) of the micrograph.
-    low, high, working_diameter, label_share
-        As for `diameter_votes`.
+    low, high
+        Diameters to try, pixels of the micrograph; None for what the frame suggests.
+    working_diameter, label_share
+        As the network was taught.
     """
     side = max(shape)
     first = max(low or 0.0, side * SMALLEST_SHARE, LEAST_PIXELS)

@@ -25,12 +25,6 @@ class Masks:
         The segmenter's own confidence: SAM's predicted IoU, or the mean probability inside for `watershed`.
     probability : (n,) float64
         Mean of the map inside the mask.
-    peak : (n,) float64
-        Highest value inside the mask of the smoothed map (`grid`: of the map itself, which it does not smooth).
-    roundness : (n,) float64
-        Ratio of the minor to the major axis, from second moments: 1 for a disc, 0.5 for a 2:1 ellipse.
-    touches_edge : (n,) bool
-        The mask reaches the first or last row or column of the map.
     """
 
     x: NDArray[np.float64]
@@ -39,15 +33,12 @@ class Masks:
     box: NDArray[np.float64]
     score: NDArray[np.float64]
     probability: NDArray[np.float64]
-    peak: NDArray[np.float64]
-    roundness: NDArray[np.float64]
-    touches_edge: NDArray[np.bool_]
 
     @classmethod
     def empty(cls) -> Masks:
         """A table without masks."""
         none = np.zeros(0)
-        return cls(none, none, none, np.zeros((0, 4)), none, none, none, none, np.zeros(0, bool))
+        return cls(none, none, none, np.zeros((0, 4)), none, none)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -79,14 +70,14 @@ def without_overlaps(found: list[Instance], shape: tuple[int, ...]) -> list[Inst
     return kept
 
 
-def measured(found: list[Instance], probability: NDArray[np.float32], smooth: NDArray[np.float32]) -> Masks:
-    """Statistics of the masks on the map and on the smoothed map, in the order given."""
+def measured(found: list[Instance], probability: NDArray[np.float32]) -> Masks:
+    """The table of the masks' figures, in the order given."""
     if not found:
         return Masks.empty()
     instance = np.repeat(np.arange(len(found)), [len(one.y) for one in found])
     y, x = np.concatenate([one.y for one in found]), np.concatenate([one.x for one in found])
     score = np.clip([one.score for one in found], 0.0, 1.0)
-    return measure(y, x, instance, len(found), probability, smooth, score)
+    return measure(y, x, instance, len(found), probability, score)
 
 
 def measure(
@@ -95,13 +86,11 @@ def measure(
     instance: NDArray[np.intp],
     n: int,
     probability: NDArray[np.float32],
-    smooth: NDArray[np.float32],
     score: NDArray[np.float64] | None = None,
 ) -> Masks:
-    """Statistics of ``n`` masks given as pixel positions; every instance must own at least one pixel."""
+    """The table of ``n`` masks given as pixel positions; every instance must own at least one pixel."""
     if n == 0:
         return Masks.empty()
-    ny, nx = probability.shape
     area = np.bincount(instance, minlength=n).astype(np.float64)
 
     def mean(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -113,20 +102,12 @@ def measure(
     x0, x1 = np.minimum.reduceat(xs, starts), np.maximum.reduceat(xs, starts)
     y0, y1 = np.minimum.reduceat(ys, starts), np.maximum.reduceat(ys, starts)
 
-    cx, cy = mean(x), mean(y)
-    dx, dy = x - cx[instance], y - cy[instance]
-    # a pixel is a unit square: its own second moment is 1/12
-    vx, vy, vxy = mean(dx * dx) + 1 / 12, mean(dy * dy) + 1 / 12, mean(dx * dy)
-    middle, spread = (vx + vy) / 2, np.hypot((vx - vy) / 2, vxy)
     inside = mean(probability[y, x])
     return Masks(
-        x=cx,
-        y=cy,
+        x=mean(x),
+        y=mean(y),
         area=area,
         box=np.column_stack((x0, y0, x1 - x0, y1 - y0)).astype(np.float64),
         score=inside if score is None else np.asarray(score, np.float64),
         probability=inside,
-        peak=np.maximum.reduceat(smooth[ys, xs], starts).astype(np.float64),
-        roundness=np.sqrt(np.clip((middle - spread) / (middle + spread), 0.0, 1.0)),
-        touches_edge=(x0 == 0) | (y0 == 0) | (x1 == nx - 1) | (y1 == ny - 1),
     )

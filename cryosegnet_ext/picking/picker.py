@@ -20,7 +20,7 @@ from ..files.picks import Picks
 from ..networks.unet import AttentionUNet, probability_map
 from ..networks.window_sam import is_windowed
 from . import denoise, segment
-from .diameter import consensus_diameter, diameter_votes_of, disc_diameter
+from .diameter import consensus_diameter, diameter_votes, disc_diameter
 from .masks import Masks
 from .on_device import OnCpu, OnDevice
 from .options import BUILT_IN_SAM, PickerOptions, is_device
@@ -177,7 +177,7 @@ class Picker:
         votes = []
         for micrograph in micrographs:
             low, high = self._diameter_limits(micrograph)
-            found = diameter_votes_of(
+            found = diameter_votes(
                 self._view(micrograph).seen, micrograph.data.shape, low, high, self._working_diameter, self._label_share
             )
             votes.append(found.scaled(from_pixels(1.0, micrograph.pixel_size)))

@@ -6,7 +6,6 @@ which masks become picks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -58,7 +57,7 @@ def watershed(
     if len(rows) == 0:
         return Masks.empty()
     y, x, instance = _flood(smooth, rows, columns, np.minimum(level, 0.5 * values), diameter_px)
-    return measure(y, x, instance, len(rows), probability, smooth)
+    return measure(y, x, instance, len(rows), probability)
 
 
 def find_peaks(
@@ -254,7 +253,7 @@ def grid(
         output_mode="uncompressed_rle",
     )
     found = [Instance(m["predicted_iou"], *_runs(m["segmentation"])) for m in generator.generate(_picture(probability))]
-    return measured([instance for instance in found if len(instance.y)], probability, probability)
+    return measured([instance for instance in found if len(instance.y)], probability)
 
 
 def peaks(
@@ -300,8 +299,7 @@ def peaks(
     from .prompts import prompted, tiles
 
     probability = _checked(probability, diameter_px)
-    smooth = smoothed(probability, diameter_px)
-    rows, columns, _ = _peaks_of(smooth, diameter_px, floor)
+    rows, columns, _ = _peaks_of(smoothed(probability, diameter_px), diameter_px, floor)
     if len(rows) == 0:
         return Masks.empty()
     area = np.pi / 4 * (0.7 * diameter_px) ** 2 if expected_area is None else expected_area
@@ -324,11 +322,7 @@ def peaks(
                 min_iou=min_iou,
             )
             found += [Instance(score, y + tile.y0, x + tile.x0) for score, y, x in inside]
-    return measured(without_overlaps(found, probability.shape), probability, smooth)
-
-
-SEGMENTERS: dict[str, Callable[..., Masks]] = {"peaks": peaks, "grid": grid, "watershed": watershed}
-"""By the names of the command line; `peaks` and `grid` take a SAM after the map."""
+    return measured(without_overlaps(found, probability.shape), probability)
 
 
 def _picture(probability: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..networks.unet import bf16_pays
 from ..networks.window_sam import SIDE, decode, windows
 from .masks import Instance, Masks, measured, without_overlaps
-from .segment import find_peaks, smoothed
+from .segment import find_peaks
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -74,7 +74,7 @@ def cut(
                 one = _under_the_point(mask, float(s), row - half, column - half, probability.shape)
                 if one is not None and 0.2 * expected_area <= len(one.y) <= 2.5 * expected_area:
                     found.append(one)
-    return measured(without_overlaps(found, probability.shape), probability, smoothed(probability, diameter_px))
+    return measured(without_overlaps(found, probability.shape), probability)
 
 
 def _under_the_point(

@@ -64,13 +64,6 @@ def contrast_transfer(optics: Optics, shape: tuple[int, int], pixel_size: float)
     return (-np.sin(chi) * np.exp(-optics.b_factor * s2 / 4)).astype(np.float32)
 
 
-def image_contrast(
-    phase: NDArray[np.float32], optics: Optics, pixel_size: float, absorption: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
-    """Relative intensity (ny, nx), 1 in empty ice, of a weak phase object given as phase shift in radian (ny, nx)."""
-    return layered_contrast([(0.0, phase)], optics, pixel_size, absorption)
-
-
 def layered_contrast(
     layers: Iterable[tuple[float, NDArray[np.float32]]],
     optics: Optics,

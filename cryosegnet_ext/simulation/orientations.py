@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from .placement import Placed
 from .scene import ProjectionStack
@@ -29,11 +28,6 @@ def relion_angles(rotations: NDArray[np.floating]) -> NDArray[np.float64]:
         np.arctan2(r[:, 2, 1], -r[:, 2, 0]),
     )
     return np.rad2deg(np.stack([rot, tilt, psi], -1))
-
-
-def from_relion_angles(angles: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(n, 3) rot, tilt, psi in degrees -> (n, 3, 3) rotations of the sampling grid."""
-    return np.asarray(Rotation.from_euler("ZYZ", np.asarray(angles, np.float64), degrees=True).as_matrix())
 
 
 def placed_angles(stacks: Sequence[ProjectionStack], placed: Placed) -> NDArray[np.float64]:

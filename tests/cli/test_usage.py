@@ -86,7 +86,7 @@ def test_the_options_are_those_of_the_picker() -> None:
     defaults = {option.name: option.default for option in fields(PickerOptions)}
     assert defaults == {name: one.default for name, one in inspect.signature(Picker).parameters.items()}
     choices = {option.name: option.metadata["choices"] for option in fields(PickerOptions)}
-    assert set(choices["segmenter"]) == set(segment.SEGMENTERS)
+    assert all(callable(getattr(segment, name)) for name in choices["segmenter"])
     assert set(protocol.LABELS) == {*defaults, "pixel_size"}
 
 

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from cryosegnet_ext import Micrograph
 from cryosegnet_ext.picking.diameter import STEP, Votes, consensus_diameter, diameter_votes, disc_diameter
+from cryosegnet_ext.picking.on_device import OnCpu
 
 WORKING, SHARE = 32.0, 0.7
 
@@ -51,7 +53,8 @@ def particles(diameter, shape=(700, 800), seed=0):
 
 
 def votes(data, low=None, high=None, network=blob_network):
-    return diameter_votes(network, data, np.zeros(data.shape, bool), low, high, WORKING, SHARE)
+    view = OnCpu(Micrograph(data, None, "test"), network)
+    return diameter_votes(view.seen, data.shape, low, high, WORKING, SHARE)
 
 
 @cache
@@ -149,8 +152,8 @@ def test_bad_areas_are_not_looked_at():
     data[:, 450:] = 0
     bad = np.zeros(data.shape, bool)
     bad[:, 450:] = True
-    found = diameter_votes(blob_network, data, bad, None, None, WORKING, SHARE)
-    assert consensus_diameter([found]) == pytest.approx(45, rel=0.15)
+    assert np.array_equal(OnCpu(Micrograph(data, None, "test"), blob_network).bad, bad)
+    assert consensus_diameter([votes(data)]) == pytest.approx(45, rel=0.15)
 
 
 def test_a_large_micrograph_is_seen_in_part():

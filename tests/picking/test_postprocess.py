@@ -28,8 +28,7 @@ def discs(x, y, diameter=20.0, probability=0.9, iou=0.97):
         *(np.atleast_1d(np.asarray(v, float)) for v in (x, y, diameter, probability, iou))
     )
     box = np.column_stack((x - diameter / 2, y - diameter / 2, diameter, diameter))
-    edge = np.zeros(len(x), bool)
-    return Masks(x, y, np.pi / 4 * diameter**2, box, iou, probability, probability, np.ones(len(x)), edge)
+    return Masks(x, y, np.pi / 4 * diameter**2, box, iou, probability)
 
 
 def random_masks(rng, n, shape):
@@ -224,7 +223,7 @@ def test_the_published_rule_is_the_plain_one(seed, shape):
     ious = rng.uniform(0.88, 1.0, n)
     boxes = np.column_stack((x0, y0, w, h)).astype(float)
     ones = np.ones(n)
-    masks = Masks(x0 + w / 2, y0 + h / 2, ones * 800, boxes, ious, ones, ones, ones, np.zeros(n, bool))
+    masks = Masks(x0 + w / 2, y0 + h / 2, ones * 800, boxes, ious, ones)
     ny, nx = shape
     picks = published_rule(masks, Frame(shape, 1024 / ny, 1024 / nx, 1.2))
     expected = literal_rule(boxes.tolist(), ious, ny, nx)

@@ -14,7 +14,7 @@ from cryosegnet_ext.picking.surroundings import darkness, local_noise
 def points(x, y):
     x, y = np.asarray(x, float), np.asarray(y, float)
     one = np.ones(len(x))
-    return Masks(x, y, one, np.zeros((len(x), 4)), one, one, one, one, np.zeros(len(x), bool))
+    return Masks(x, y, one, np.zeros((len(x), 4)), one, one)
 
 
 def noisy(shape=(480, 640), seed=0):

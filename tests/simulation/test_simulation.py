@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
-from cryosegnet_ext.simulation.optics import Optics, contrast_transfer, image_contrast
+from cryosegnet_ext.simulation.optics import Optics, contrast_transfer, layered_contrast
 from cryosegnet_ext.simulation.projection import project, random_rotations
 from cryosegnet_ext.simulation.specimens import CONTRAST_VOLT, Specimen, make_specimen, read_specimen
 
@@ -79,14 +79,14 @@ def test_contrast_transfer_pixel_by_pixel(shape):
 
 
 def test_protein_looks_dark_and_empty_ice_is_one():
-    assert image_contrast(np.zeros((30, 40), np.float32), Optics(), 2.0) == pytest.approx(1)
+    assert layered_contrast([(0.0, np.zeros((30, 40), np.float32))], Optics(), 2.0) == pytest.approx(1)
     phase = np.zeros((128, 128), np.float32)
     phase[60:68, 60:68] = 0.1
-    image = image_contrast(phase, Optics(), 4.0)
+    image = layered_contrast([(0.0, phase)], Optics(), 4.0)
     assert image[60:68, 60:68].mean() < 0.97
     assert image[0, 0] == pytest.approx(1, abs=0.02)
     half = np.full((128, 128), 0.5, np.float32)
-    assert image_contrast(phase, Optics(), 4.0, half) == pytest.approx(0.5 * image, rel=1e-5)
+    assert layered_contrast([(0.0, phase)], Optics(), 4.0, half) == pytest.approx(0.5 * image, rel=1e-5)
 
 
 def balls(n, positions, sigma=2.0, weights=None):
