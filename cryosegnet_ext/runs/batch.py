@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
-from ..files.atomic import write_atomic
-from ..files.inputs import Input, file_identity
-from ..files.picks import Picks
-from .candidates import write_candidates
+from ..files.inputs import Input
 from .diameter import MICROGRAPHS, Estimate, find_diameter
 from .engines.base import Engine
 from .engines.threads import engine_for
-from .journal import Journal, Record, log_error, remove_files
+from .journal import Journal, Record
 from .monitor import Monitor
+from .outputs import FORMATS, RunOutputs
 from .progress import Progress, heard_by
-from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn, warnings_of
-from .sources import Listed, Source
+from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn
+from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
-from .task import MicrographPicker, Outcome, Task, failed
+from .task import MicrographPicker, Task
 from .watch import Watch
 
 __all__ = ["FORMATS", "BatchResult", "MicrographPicker", "run"]
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("star", "box", "cbox", "csv")
 #: Longest wait for an outcome, or for micrographs to come, before both are looked for again.
 _WAIT_SECONDS = 1.0
 
@@ -95,199 +90,165 @@ def run(
     CryoSegNetError
         No input, the folder is in use or was made with other settings, or nothing can be picked or written any more.
     """
+    _check(inputs, formats)
+    engine = picker if isinstance(picker, Engine) else engine_for(picker)
+    settings = {**engine.settings, "pixel_size": pixel_size}
+    if box_size is not None:
+        settings["box_size"] = box_size
+    heard = heard_by(None if progress else say)
+    with heard, Journal(Path(output), settings, overwrite) as journal, Stop(stop) as stopping:
+        outputs = RunOutputs(journal, tuple(formats), overlays, box_size)
+        source = inputs if isinstance(inputs, Watch) else MicrographList(inputs)
+        source.begin(outputs)
+        picking = PickingRun(engine, source, outputs, pixel_size, monitor or Monitor(), stopping)
+        shown = Progress(source.total, source.skipped, progress, source.growing)
+        try:
+            picking.pick(shown, watch)
+        finally:
+            if engine is not picker:
+                engine.close()
+        shown.close()
+        return picking.end()
+
+
+def _check(inputs: Sequence[Input] | Watch, formats: Sequence[str]) -> None:
     if not isinstance(inputs, Watch) and not inputs:
         raise CryoSegNetError("no micrographs to pick; check the input")
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
         raise CryoSegNetError(f"unknown pick format {', '.join(unknown) or '(none)'}; choose from {', '.join(FORMATS)}")
-    engine = picker if isinstance(picker, Engine) else engine_for(picker)
-    monitor = monitor or Monitor()
-    settings = {**engine.settings, "pixel_size": pixel_size}
-    if box_size is not None:
-        settings["box_size"] = box_size
-    output = Path(output)
-    heard = heard_by(None if progress else say)
-    with heard, Journal(output, settings, overwrite) as journal, Stop(stop) as stopping:
-        batch = _Batch(engine, journal, stopping, tuple(formats), overlays, pixel_size, monitor, box_size)
-        source = inputs if isinstance(inputs, Watch) else Listed(inputs, journal, batch.is_finished)
-        shown = Progress(source.total, source.skipped, progress, source.growing)
-        if isinstance(source, Watch):
-            source.begin(journal, batch.is_finished)
-        touched: set[str] = set()
-        cut = False
-        failure: Exception | None = None
+
+
+class PickingRun:
+    """One run over many micrographs: the engine picks, this process writes files and journal.
+
+    Parameters
+    ----------
+    engine
+        Where micrographs are picked.
+    source
+        Which ones.
+    outputs
+        What is written for each of them; its journal remembers them.
+    pixel_size
+        Angstrom per pixel; wins over that of the inputs.
+    monitor
+        Told what goes on.
+    stopping
+        Ends the run early.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: MicrographSource,
+        outputs: RunOutputs,
+        pixel_size: float | None,
+        monitor: Monitor,
+        stopping: Stop,
+    ) -> None:
+        self._engine = engine
+        self._source = source
+        self._outputs = outputs
+        self._journal = outputs.journal
+        self._pixel_size = pixel_size
+        self._monitor = monitor
+        self._stopping = stopping
+        self._in_progress = 0
+        self._touched: set[str] = set()
+        self._warned = self._cut = False
+        self._failure: Exception | None = None
+
+    def pick(self, shown: Progress, watch: Callable[[Record, int, int], None] | None) -> None:
+        """Pick every micrograph that the source gives out; what ends it early is for `end`."""
+        summary = SummaryTimer()
         try:
-            monitor.open(output)
-            batch.find_diameter(source)
-            with contextlib.closing(batch.records(source)) as picked:
-                for record in picked:
-                    journal.add(record)
-                    touched.add(record.key)
-                    source.add(record)
-                    monitor.add(record)
-                    shown.grow(source.total, source.skipped)
+            self._monitor.open(self._outputs.folder)
+            self._find_diameter()
+            while True:
+                self._stopping.check()
+                self._submit()
+                self._tell("picking" if self._in_progress else "waiting")
+                if not self._in_progress and self._source.over:
+                    return
+                for record in self._finished():
+                    shown.grow(self._source.total, self._source.skipped)
                     shown.add(record.picks, not record.done)
                     if watch is not None:
-                        watch(record, source.skipped + len(touched), source.total)
+                        watch(record, self._source.skipped + len(self._touched), self._source.total)
+                if self._source.growing and summary.due:
+                    summary.write(self._journal, self._source)
         except Stopped:
-            cut = True
+            self._cut = True
         except (OSError, CryoSegNetError) as error:
-            failure = error
-        finally:
-            if engine is not picker:
-                engine.close()
-        shown.close()
+            self._failure = error
+
+    def _find_diameter(self) -> None:
+        """Know the dataset's diameter, once for all runs into this folder."""
+        source, needed = self._source, self._engine.needs_diameter
+        # To check one that was given is not worth waiting for the first micrographs of a source that grows.
+        if needed if source.growing else not source.over:
+            find_diameter(self._journal, needed, self._estimates)
+        self._monitor.set_diameter(self._journal.diameter)
+
+    def _estimates(self, most: int) -> Iterator[Estimate]:
+        """Estimates from at most so many micrographs each."""
+        for inputs in self._source.samples(self._stopping):
+            self._tell("estimating")
+            count = min(len(inputs), most, MICROGRAPHS)
+            log.info(f"estimating the particle size from {plural(count, 'micrograph')}")
+            yield self._engine.estimate(inputs[:most], self._pixel_size, self._stopping)
+
+    def _submit(self) -> None:
+        """Give the engine as many micrographs as it wants now."""
+        for one, stem in self._source.take(self._engine.room):
+            self._monitor.begin(one.key, one.name)
+            self._engine.submit(Task(one, stem, self._pixel_size, self._journal.diameter, self._outputs.overlays))
+            self._in_progress += 1
+
+    def _finished(self) -> Iterator[Record]:
+        """Wait a little for micrographs that the engine has finished; write their files, then their records."""
+        if not self._in_progress:
+            self._stopping.pause(_WAIT_SECONDS)
+            return
+        for outcome in self._engine.wait(self._stopping, _WAIT_SECONDS):
+            record = self._outputs.write(outcome)
+            self._in_progress -= 1
+            self._journal.add(record)
+            self._touched.add(record.key)
+            self._source.add(record)
+            self._monitor.add(record)
+            if not self._warned and is_header_of_one(record, self._pixel_size):
+                self._warned = True
+                log.warning(ONE_ANGSTROM)
+            yield record
+
+    def _tell(self, state: str) -> None:
+        source, engine = self._source, self._engine
+        self._monitor.update(state, source.waiting, source.skipped, engine.workers, engine.restarts)
+
+    def end(self) -> BatchResult:
+        """Write the summary, and say how the run went.
+
+        Raises
+        ------
+        CryoSegNetError
+            Writing or the engine failed, which ended the run.
+        """
+        source, failure = self._source, self._failure
         # A signal that came after the last micrograph stopped nothing.
-        stopped = (cut or failure is not None) and (source.growing or len(touched) < source.total - source.skipped)
-        records = source.records(journal)
+        left = source.growing or len(self._touched) < source.total - source.skipped
+        stopped = left and (self._cut or failure is not None)
+        records = source.records(self._journal)
         try:
-            write_summary(journal, records, stopped)
+            write_summary(self._journal, records, stopped)
         except (OSError, CryoSegNetError) as error:
             failure = failure or error
-        result = replace(result_of(records, touched, stopped), warnings=warnings_of(journal, records))
-        monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
+        result = result_of(self._journal, records, self._touched, stopped)
+        self._monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
         if failure is not None:
             raise ended(failure, result.done + result.skipped, source.total) from failure
         warn(result)
         if source.waiting and not stopped:
             log.info(f"{plural(source.waiting, 'micrograph')} not picked yet; the same command goes on")
-    return result
-
-
-class _Batch:
-    """One run: turns inputs into files and records."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        journal: Journal,
-        stopping: Stop,
-        formats: tuple[str, ...],
-        overlays: bool,
-        pixel_size: float | None,
-        monitor: Monitor,
-        box_size: int | None = None,
-    ) -> None:
-        self.engine = engine
-        self.journal = journal
-        self.output = journal.output
-        self.stopping = stopping
-        self.formats = formats
-        self.overlays = overlays
-        self.pixel_size = pixel_size
-        self.monitor = monitor
-        self.box_size = box_size
-        self._doubted = False
-
-    def names(self, stem: str, every: bool = False) -> list[str]:
-        """Outputs of a micrograph below the output folder: those of this run, or every one there can be."""
-        names = [f"picks/{stem}.{suffix}" for suffix in (FORMATS if every else self.formats)]
-        return [*names, f"overlays/{stem}.jpg"] if every or self.overlays else names
-
-    def is_finished(self, one: Input, stem: str) -> bool:
-        """Whether an earlier run picked this very file and its outputs are still there."""
-        record = self.journal.records.get(one.key)
-        if record is None or not record.done or record.given_pixel_size != one.pixel_size:
-            return False
-        # A micrograph that was archived after it was picked needs no second pick.
-        if file_identity(one.path) not in (None, (record.size, record.mtime_ns)):
-            return False
-        files = record.files or {}
-        return all(name in files and _has_size(self.output / name, files[name]) for name in self.names(stem))
-
-    def find_diameter(self, source: Source) -> None:
-        """Know the dataset's diameter, once for all runs into this folder."""
-        # To check one that was given is not worth waiting for the first micrographs of a source that grows.
-        if self.engine.needs_diameter if source.growing else not source.over:
-            find_diameter(self.journal, self.engine.needs_diameter, lambda most: self._look(source, most))
-        self.monitor.set_diameter(self.journal.diameter)
-
-    def _look(self, source: Source, most: int) -> Iterator[Estimate]:
-        """Estimates from at most so many micrographs."""
-        for inputs in source.samples(self.stopping):
-            self._tell("estimating", source)
-            count = min(len(inputs), most, MICROGRAPHS)
-            log.info(f"estimating the particle size from {plural(count, 'micrograph')}")
-            yield self.engine.estimate(inputs[:most], self.pixel_size, self.stopping)
-
-    def records(self, source: Source) -> Generator[Record, None, None]:
-        """Have each micrograph picked, write its files, and yield its record; ends early when the run is to stop."""
-        at_hand = 0
-        summary = SummaryTimer()
-        while True:
-            self.stopping.check()
-            for one, stem in source.take(self.engine.room):
-                self.monitor.begin(one.key, one.name)
-                self.engine.submit(Task(one, stem, self.pixel_size, self.journal.diameter, self.overlays))
-                at_hand += 1
-            if not at_hand:
-                self._tell("waiting", source)
-                if source.over:
-                    return
-                if source.growing and summary.due:
-                    summary.write(self.journal, source)
-                self.stopping.pause(_WAIT_SECONDS)
-                continue
-            self._tell("picking", source)
-            for outcome in self.engine.wait(self.stopping, _WAIT_SECONDS):
-                yield self._keep(outcome)
-                at_hand -= 1
-            if source.growing and summary.due:
-                summary.write(self.journal, source)
-
-    def _tell(self, state: str, source: Source) -> None:
-        self.monitor.update(state, source.waiting, source.skipped, self.engine.workers, self.engine.restarts)
-
-    def _keep(self, outcome: Outcome) -> Record:
-        """Write the files of one micrograph; gives its record, for the journal."""
-        for what, trace in outcome.log:
-            log_error(self.journal.folder, what, trace)
-        record = outcome.record
-        if outcome.picks is not None:
-            if outcome.kept is not None:
-                write_candidates(self.output, record.stem, outcome.kept)
-            record = self._write(record, outcome.picks, outcome.picture)
-            if not self._doubted and is_header_of_one(record, self.pixel_size):
-                self._doubted = True
-                log.warning(ONE_ANGSTROM)
-        if not record.done:
-            # What an earlier version of the micrograph left must not pass for its picks.
-            remove_files(self.output, self.names(record.stem, every=True))
-        return record
-
-    def _write(self, record: Record, picks: Picks, picture: bytes | None) -> Record:
-        """Write the files of one micrograph; its line in the journal comes after them and never promises too much.
-
-        Raises OSError or CryoSegNetError where writing fails, which ends the run: the next micrograph would fail too.
-        """
-        files: dict[str, int | None] = {}
-        for name in self.names(record.stem):
-            path = self.output / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if name.startswith("picks/"):
-                try:
-                    picks.write(path, self.box_size)
-                except (OSError, CryoSegNetError):
-                    raise
-                except Exception as error:
-                    outcome = failed(record, error)
-                    for entry in outcome.log:
-                        log_error(self.journal.folder, *entry)
-                    return outcome.record
-            elif picture is not None:
-                write_atomic(path, picture)
-            else:
-                path.unlink(missing_ok=True)
-                files[name] = None
-                continue
-            files[name] = path.stat().st_size
-        return replace(record, files=files)
-
-
-def _has_size(path: Path, size: int | None) -> bool:
-    if size is None:
-        return True
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
+        return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,15 +64,17 @@ class BatchResult:
         return 2 if self.failed else 0
 
 
-def result_of(records: Sequence[Record], touched: set[str], stopped: bool) -> BatchResult:
-    """What became of a run, without its warnings.
+def result_of(journal: Journal, records: Sequence[Record], touched: Container[str], stopped: bool) -> BatchResult:
+    """The result of a run.
 
     Parameters
     ----------
+    journal
+        Of its output folder.
     records
-        Of all micrographs.
+        Of all its micrographs.
     touched
-        Keys of those that this run picked or failed to pick.
+        Keys of those that it picked or failed to pick.
     stopped
         Whether it ended early.
     """
@@ -93,6 +95,7 @@ def result_of(records: Sequence[Record], touched: set[str], stopped: bool) -> Ba
         in_angstrom=bool(known) and known[0].pixel_size is not None,
         failures=tuple((record.name, record.reason or "") for record in failed),
         stopped=stopped,
+        warnings=warnings_of(journal, records),
     )
 
 

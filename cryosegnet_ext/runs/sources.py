@@ -1,34 +1,36 @@
-"""Where a batch gets its micrographs: a list known from the start, or (`cryosegnet_ext.runs.watch`) one that grows."""
+"""Where a run gets its micrographs: a list known from the start, or (`cryosegnet_ext.runs.watch`) one that grows."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..files.inputs import Input, output_stems
 from .diameter import TRIES, spread
 from .journal import Journal, Record
+from .outputs import RunOutputs
 from .stopping import Stop
 
-#: Whether a micrograph, with its stem, was finished by an earlier run.
-Finished = Callable[[Input, str], bool]
 
-
-class Source(ABC):
-    """Gives out each micrograph that is to be picked once.
+class MicrographSource(ABC):
+    """Gives out each micrograph that is to be picked, once.
 
     Attributes
     ----------
     total
-        How many micrographs are known, those finished by earlier runs included.
+        How many micrographs are known, including those that earlier runs finished.
     skipped
-        How many of them were finished by earlier runs.
+        How many of them earlier runs finished.
     """
 
-    #: Whether there may be more micrographs later.
+    #: Whether more micrographs may come later.
     growing = False
     total: int = 0
     skipped: int = 0
+
+    @abstractmethod
+    def begin(self, outputs: RunOutputs) -> None:
+        """Begin a run; its outputs tell what earlier runs finished."""
 
     @property
     @abstractmethod
@@ -42,7 +44,7 @@ class Source(ABC):
 
     @abstractmethod
     def samples(self, stopping: Stop) -> Iterator[list[Input]]:
-        """Micrographs to estimate the dataset's diameter from, in the order to try them; again where that fails."""
+        """Micrographs to estimate the diameter from, in the order to try them; others if those tell nothing."""
 
     @abstractmethod
     def take(self, count: int) -> list[tuple[Input, str]]:
@@ -50,36 +52,30 @@ class Source(ABC):
 
     @abstractmethod
     def add(self, record: Record) -> None:
-        """Hear what became of a micrograph."""
+        """Take note of a micrograph that was picked or failed."""
 
     @abstractmethod
     def records(self, journal: Journal) -> list[Record]:
         """Records of the source's micrographs, in its order."""
 
 
-class Listed(Source):
-    """A list of micrographs.
+class MicrographList(MicrographSource):
+    """A list of micrographs, each of which it holds once."""
 
-    Parameters
-    ----------
-    inputs
-        The micrographs, each once.
-    journal
-        Knows what earlier runs did.
-    finished
-        Whether they finished one of them.
-    """
-
-    def __init__(self, inputs: Sequence[Input], journal: Journal, finished: Finished) -> None:
+    def __init__(self, inputs: Sequence[Input]) -> None:
         self._inputs = inputs
-        keys = {one.key for one in inputs}
-        for one in inputs:
-            journal.adopt(one, listed=keys)
-        tasks = list(zip(inputs, output_stems(inputs, journal.stems())))
-        self._todo = [task for task in tasks if not finished(*task)]
+        self._todo: list[tuple[Input, str]] = []
         self._next = 0
-        self.total = len(inputs)
-        self.skipped = len(inputs) - len(self._todo)
+
+    def begin(self, outputs: RunOutputs) -> None:
+        """Leave out what earlier runs finished."""
+        keys = {one.key for one in self._inputs}
+        for one in self._inputs:
+            outputs.journal.adopt(one, listed=keys)
+        every = zip(self._inputs, output_stems(self._inputs, outputs.journal.stems()))
+        self._todo = [(one, stem) for one, stem in every if not outputs.is_finished(one, stem)]
+        self.total = len(self._inputs)
+        self.skipped = len(self._inputs) - len(self._todo)
 
     @property
     def waiting(self) -> int:
@@ -102,7 +98,7 @@ class Listed(Source):
         return taken
 
     def add(self, record: Record) -> None:
-        """A list does not change by what becomes of its micrographs."""
+        """Nothing: the list stays the same."""
 
     def records(self, journal: Journal) -> list[Record]:
         """Records in the order of the list."""

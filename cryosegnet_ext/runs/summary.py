@@ -13,7 +13,7 @@ from .._version import __version__
 from ..files.atomic import write_atomic
 from .journal import Journal, Record
 from .result import warnings_of
-from .sources import Source
+from .sources import MicrographSource
 
 SCHEMA = 1
 #: A summary that is written on the way is this old at least, and writing it takes this share of the time at most.
@@ -32,7 +32,7 @@ class SummaryTimer:
         """Whether it is time."""
         return time.monotonic() >= self._next
 
-    def write(self, journal: Journal, source: Source) -> None:
+    def write(self, journal: Journal, source: MicrographSource) -> None:
         """Write both files."""
         start = time.monotonic()
         write_summary(journal, source.records(journal), stopped=False)

@@ -10,14 +10,15 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import CryoSegNetError
 from ..files.inputs import Input, Stems, expand_one, file_identity, is_micrograph, natural_key, walk
 from .diameter import MICROGRAPHS
 from .journal import Journal, Record
-from .sources import Finished, Source
+from .outputs import RunOutputs
+from .sources import MicrographSource
 from .stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ _ATTEMPTS = 3
 _MRC_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}
 
 
-class Watch(Source):
+class Watch(MicrographSource):
     """Micrographs that appear while the run goes on, each taken once and when it is complete.
 
     A file is complete when it is readable, its size and time of change stayed the same for ``settle`` seconds, and, for
@@ -84,15 +85,14 @@ class Watch(Source):
         self._next_look = 0.0
         self._ended: str | None = None
         self._active = time.monotonic()
-        self._finished: Finished = lambda one, stem: False
-        self._adopt: Callable[[Input], str | None] = lambda one: None
+        self._outputs: RunOutputs
         self._stems = Stems()
         self.total = self.skipped = 0
 
-    def begin(self, journal: Journal, finished: Finished) -> None:
-        """Know what earlier runs did."""
-        self._finished, self._adopt = finished, journal.adopt
-        self._stems = Stems(journal.stems(), self._top())
+    def begin(self, outputs: RunOutputs) -> None:
+        """Look for the first micrographs, and say what is waited for."""
+        self._outputs = outputs
+        self._stems = Stems(outputs.journal.stems(), self._top())
         self._active = time.monotonic()
         self.look()
         missing = [argument for argument in self._arguments if not self._found(argument)]
@@ -149,11 +149,11 @@ class Watch(Source):
         taken: list[tuple[Input, str]] = []
         while self._ready and len(taken) < count:
             one = self._ready.popleft()
-            old = self._adopt(one)
+            old = self._outputs.journal.adopt(one)
             if old is not None:
                 self._stems.move(old, one.key)
             stem = self._stems.of(one)
-            if self._finished(one, stem):
+            if self._outputs.is_finished(one, stem):
                 self.skipped += 1
             else:
                 taken.append((one, stem))
