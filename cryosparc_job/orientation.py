@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.evaluation.image_evidence import ImageEvidence, stands_out, strength
+from cryosegnet_ext.evaluation.placements import AS_THEY_ARE, FLIPS, Placement
 from cryosegnet_ext.files.diameter import to_pixels
 
 from .connection import Connection, OutputName
@@ -24,16 +25,10 @@ if TYPE_CHECKING:
 
 Points = NDArray[np.float64]
 
-#: Orientations of picks: what becomes of x / nx and y / ny.
-ORIENTATIONS = {
-    "as they are": (False, False),
-    "mirrored top to bottom": (False, True),
-    "mirrored left to right": (True, False),
-    "turned by 180 degrees": (True, True),
-}
+#: Orientations of picks that are told apart.
+ORIENTATIONS = (AS_THEY_ARE, FLIPS["y"], FLIPS["x"], FLIPS["xy"])
 FEWEST = 30
 _SURE_SHARE = 0.15
-_SURE_Z = 5.0
 _MOST_EXPOSURES = 20
 
 
@@ -43,8 +38,8 @@ class Verdict:
 
     Attributes
     ----------
-    best : one of ``ORIENTATIONS``; None where none of them stands out
-    scores : orientation -> number; what it is says ``meaning``
+    best : name of one of ``ORIENTATIONS``; None where none of them stands out
+    scores : name of the orientation -> number; what it is says ``meaning``
     picks, exposures : how many it is based on
     """
 
@@ -60,23 +55,19 @@ class Verdict:
         basis = f"{self.meaning}, over {self.picks} picks on {self.exposures} exposures:"
         if self.best is None:
             return [basis, *rows, "No orientation stands out: give more exposures, or better picks."]
-        advice = {
-            "as they are": "The picks fit as they are: no --flip-y.",
-            "mirrored top to bottom": "The picks fit when mirrored top to bottom: pick again with --flip-y.",
+        remedies = {
+            AS_THEY_ARE.name: "The picks fit as they are: no --flip-y.",
+            FLIPS["y"].name: f"The picks fit {FLIPS['y'].name}: pick again with --flip-y.",
         }
-        default = f"The picks fit when {self.best}, which --flip-y does not do: look at how the micrographs were made."
-        return [basis, *rows, advice.get(self.best, default)]
+        other = f"The picks fit {self.best}, which --flip-y does not do: look at how the micrographs were made."
+        return [basis, *rows, remedies.get(self.best, other)]
 
 
-def oriented(points: Points, name: str, shape: tuple[int, int]) -> Points:
+def oriented(points: Points, placement: Placement, shape: tuple[int, int]) -> Points:
     """Fractions (n, 2) of x / nx, y / ny in another orientation: column i becomes nx - 1 - i, row j ny - 1 - j."""
-    flip_x, flip_y = ORIENTATIONS[name]
-    result = points.copy()
-    if flip_x:
-        result[:, 0] = 1 - 1 / shape[1] - result[:, 0]
-    if flip_y:
-        result[:, 1] = 1 - 1 / shape[0] - result[:, 1]
-    return result
+    size = np.array(shape[::-1], float)
+    x, y = (points * size).T
+    return np.column_stack(placement.apply(x, y, shape)) / size
 
 
 def compare_with_picks(
@@ -111,7 +102,7 @@ def compare_with_picks(
     total = sum(min(len(picks[uid]), len(reference[uid])) for uid in common)
     _need(total, "picks on exposures that both outputs have")
     scores: dict[str, float] = {}
-    for name in ORIENTATIONS:
+    for placement in ORIENTATIONS:
         hits = expected = count = 0.0
         for uid in common:
             ny, nx = shapes[uid]
@@ -119,11 +110,11 @@ def compare_with_picks(
             reach = radius[uid] if isinstance(radius, Mapping) else radius
             if not len(reference[uid]) or not len(picks[uid]):
                 continue
-            distance, _ = cKDTree(reference[uid] * size).query(oriented(picks[uid], name, (ny, nx)) * size)
+            distance, _ = cKDTree(reference[uid] * size).query(oriented(picks[uid], placement, (ny, nx)) * size)
             hits += float(np.count_nonzero(distance <= reach))
             expected += len(picks[uid]) * (1 - np.exp(-len(reference[uid]) * np.pi * reach**2 / (nx * ny)))
             count += len(picks[uid])
-        scores[name] = (hits - expected) / max(count - expected, 1e-9)
+        scores[placement.name] = (hits - expected) / max(count - expected, 1e-9)
     best, second = _two_best(scores)
     sure = scores[best] > _SURE_SHARE and scores[best] > 2 * scores[second]
     sure &= (scores[best] - scores[second]) * np.sqrt(total) > 2
@@ -133,7 +124,7 @@ def compare_with_picks(
 def compare_with_images(
     picks: Mapping[int, Points], images: Mapping[int, NDArray[np.float32]], diameters: Mapping[int, float]
 ) -> Verdict:
-    """Compare picks with the images: at picks in their right orientation there is contrast of the particles' size.
+    """Compare picks with the images: around picks in their right orientation the image has structure.
 
     Parameters
     ----------
@@ -147,7 +138,7 @@ def compare_with_images(
     Returns
     -------
     Verdict
-        Its numbers are the mean contrast at the picks in standard errors: 0 is chance, either sign is contrast.
+        Its numbers are the evidence that there are particles at the picks (see `image_evidence`): below 1 for none.
 
     Raises
     ------
@@ -156,24 +147,16 @@ def compare_with_images(
     """
     total = sum(len(picks[uid]) for uid in images)
     _need(total, "picks on the exposures that were read")
-    values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ORIENTATIONS}
+    tables = []
     for uid, image in images.items():
-        ny, nx = image.shape
-        scale = min(1.0, 12.0 / diameters[uid])
-        small = cv2.resize(image, (round(nx * scale), round(ny * scale)), interpolation=cv2.INTER_AREA)
-        size = diameters[uid] * scale
-        # Contrast of the particle's own size: its mean less that of its surroundings.
-        band = cv2.GaussianBlur(small, (0, 0), size / 4) - cv2.GaussianBlur(small, (0, 0), size)
-        band = (band - band.mean()) / max(float(band.std()), 1e-30)
-        for name in ORIENTATIONS:
-            places = oriented(picks[uid], name, (ny, nx)) * [band.shape[1], band.shape[0]]
-            x = np.clip(places[:, 0].astype(int), 0, band.shape[1] - 1)
-            y = np.clip(places[:, 1].astype(int), 0, band.shape[0] - 1)
-            values[name].append(band[y, x].astype(float))
-    scores = {name: float(np.concatenate(parts).mean() * np.sqrt(total)) for name, parts in values.items()}
-    best, second = _two_best({name: abs(score) for name, score in scores.items()})
-    sure = abs(scores[best]) > _SURE_Z and abs(scores[best]) > 1.5 * abs(scores[second])
-    return Verdict(best if sure else None, scores, "Contrast at the picks, in standard errors", total, len(images))
+        x, y = (picks[uid] * image.shape[::-1]).T
+        tables.append(ImageEvidence(image, diameters[uid]).placed(x, y, ORIENTATIONS))
+    evidence = strength(np.sum(tables, axis=0))
+    scores = {placement.name: float(value) for placement, value in zip(ORIENTATIONS, evidence)}
+    second, best = np.argsort(evidence)[-2:].tolist()
+    sure = stands_out(evidence, best, second)
+    meaning = "Evidence of particles at the picks"
+    return Verdict(ORIENTATIONS[best].name if sure else None, scores, meaning, total, len(images))
 
 
 def _two_best(scores: Mapping[str, float]) -> tuple[str, str]:

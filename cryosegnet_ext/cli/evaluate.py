@@ -84,10 +84,10 @@ def main(args: argparse.Namespace) -> int:
         from .evaluate_cryoppp import run
 
         return run(args, named_sets([*args.sets, *args.picks]))
-    from ..evaluation.compare import Question, compare
+    from ..evaluation.compare import EvaluationOptions, compare
     from ..evaluation.report import terminal, write_files
 
-    question = Question(
+    options = EvaluationOptions(
         labels=args.labels,
         sets=named_sets([*args.sets, *args.picks]),
         diameter=args.diameter,
@@ -100,10 +100,10 @@ def main(args: argparse.Namespace) -> int:
         limit=args.limit,
         common=args.common,
     )
-    answer = compare(question)
-    say(terminal(answer.sets, answer.settings, answer.notes))
+    evaluation = compare(options)
+    say(terminal(evaluation.sets, evaluation.settings, evaluation.notes))
     if args.output is not None:
-        say("\n" + write_files(answer.sets, answer.settings, args.output))
+        say("\n" + write_files(evaluation.sets, evaluation.settings, args.output))
     return 0
 
 

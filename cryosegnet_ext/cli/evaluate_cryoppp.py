@@ -14,7 +14,7 @@ from ..errors import CryoSegNetError, UsageError
 from .logs import say
 
 if TYPE_CHECKING:
-    from ..evaluation.compare import Question
+    from ..evaluation.compare import EvaluationOptions
     from ..evaluation.cryoppp import DataSet
     from ..evaluation.measures import SetScore
     from ..evaluation.reading import PickSet
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
 
 
 def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]) -> list[SetScore]:
-    from ..evaluation.compare import Question, score
+    from ..evaluation.compare import EvaluationOptions, score
     from ..evaluation.reading import read_set, read_shapes, with_shapes
     from ..evaluation.report import terminal, write_files
 
@@ -91,7 +91,7 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
     if args.limit is not None:
         labels = dict(list(labels.items())[: args.limit])
     labels = with_shapes(labels, shapes)
-    question = Question(
+    options = EvaluationOptions(
         labels=data_set.folder,
         sets={},
         diameter=args.diameter,
@@ -107,11 +107,11 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
     scores, settings = [], {}
     for name, path in paths.items():
         of = {name: read_set(path, labels, args.pixel_size)}
-        turned, remark = _orient(labels, of[name], args.flip_labels, question)
-        answer = score(turned, of, question)
-        scores += answer.sets
-        settings = answer.settings
-        remarks += [*answer.notes, *([f"{name}: {remark}"] if remark else [])]
+        turned, remark = _orient(labels, of[name], args.flip_labels, options)
+        evaluation = score(turned, of, options)
+        scores += evaluation.sets
+        settings = evaluation.settings
+        remarks += [*evaluation.notes, *([f"{name}: {remark}"] if remark else [])]
     say(terminal(scores, settings, dict.fromkeys(remarks)))
     if args.output is not None:
         say("\n" + write_files(scores, settings, args.output / data_set.name))
@@ -119,7 +119,7 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
 
 
 def _orient(
-    labels: dict[str, Picks], found: PickSet, forced: bool, question: Question
+    labels: dict[str, Picks], found: PickSet, forced: bool, options: EvaluationOptions
 ) -> tuple[dict[str, Picks], str | None]:
     """The labels the way up that the picks have, and what to say about it.
 
@@ -128,13 +128,13 @@ def _orient(
     """
     from ..evaluation.compare import diameter_px
     from ..evaluation.cryoppp import flipped
-    from ..evaluation.suspicions import best_fit, mirrored
+    from ..evaluation.misplaced import best_fit, mirrored
 
     if forced:
         return flipped(labels), "the labels' top and bottom were exchanged, as asked for."
-    diameter, _ = diameter_px(labels, question.diameter, question.pixel_size)
+    diameter, _ = diameter_px(labels, options.diameter, options.pixel_size)
     picks = {stem: p for stem, p in found.tables.items() if stem in labels}
-    now, better = best_fit(picks, labels, question.max_distance * diameter)
+    now, better = best_fit(picks, labels, options.max_distance * diameter)
     if better is None or not mirrored(better):
         return labels, None
     text = (

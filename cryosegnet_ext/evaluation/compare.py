@@ -1,25 +1,27 @@
-"""Sets of picks against one set of labels: what is read, what is assumed, what is noted."""
+"""Compare sets of picks with labels: what is read, what is assumed, what is noted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CryoSegNetError, UsageError
+from ..errors import CryoSegNetError, UsageError, plural
+from ..files.inputs import expand_inputs
+from ..files.micrograph import read_micrograph
 from ..files.picks import Picks
+from . import remarks
 from .cryoppp import flipped
 from .measures import SetScore, Shape, score_set
 from .reading import PickSet, picks_of_others, read_labels, read_set, read_shapes, with_shapes
-from .suspicions import outside, repeated, suspicions
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is to be compared.
+class EvaluationOptions:
+    """What is compared, and how.
 
     Attributes
     ----------
@@ -61,7 +63,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Evaluation:
     """Scores of all sets; ``settings`` is what they rest on, ``notes`` are about the labels."""
 
     sets: list[SetScore]
@@ -69,7 +71,7 @@ class Answer:
     notes: list[str]
 
 
-def compare(question: Question) -> Answer:
+def compare(options: EvaluationOptions) -> Evaluation:
     """Read everything and score it.
 
     Raises
@@ -78,87 +80,120 @@ def compare(question: Question) -> Answer:
         Labels or picks are missing or damaged, have no micrograph in common, or the diameter is not known.
     """
     shapes: dict[str, Shape] = {}
-    found = read_labels(question.labels, pixel_size=question.pixel_size, shape=question.shape)
-    if question.micrographs is not None:
-        shapes = read_shapes(question.micrographs, found.tables)
+    found = read_labels(options.labels, pixel_size=options.pixel_size, shape=options.shape)
+    if options.micrographs is not None:
+        shapes = read_shapes(options.micrographs, found.tables)
         if not shapes:
-            raise CryoSegNetError(f"{question.micrographs}: it holds none of the labelled micrographs; check the path.")
+            raise CryoSegNetError(f"{options.micrographs}: it holds none of the labelled micrographs; check the path.")
         if any(p.shape is not None and p.shape != shapes.get(s, p.shape) for s, p in found.tables.items()):
-            found = read_labels(question.labels, shapes, question.pixel_size, question.shape)
+            found = read_labels(options.labels, shapes, options.pixel_size, options.shape)
     labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
-    if question.shape is not None:
-        shapes = dict.fromkeys(labels, question.shape) | shapes
+    if options.shape is not None:
+        shapes = dict.fromkeys(labels, options.shape) | shapes
     labels = with_shapes(labels, shapes)
-    if question.limit is not None:
-        labels = dict(list(labels.items())[: question.limit])
-    sets = {name: read_set(path, labels, question.pixel_size) for name, path in question.sets.items()}
-    return score(labels, sets, question, found.notes)
+    if options.limit is not None:
+        labels = dict(list(labels.items())[: options.limit])
+    sets = {name: read_set(path, labels, options.pixel_size) for name, path in options.sets.items()}
+    return score(labels, sets, options, found.notes)
 
 
 def score(
-    labels: Mapping[str, Picks], sets: Mapping[str, PickSet], question: Question, notes: list[str] | None = None
-) -> Answer:
-    """Score sets of picks that were read already."""
-    notes = list(notes or [])
-    if question.common:
-        shared = {s: p for s, p in labels.items() if all(s in of.tables for of in sets.values())}
-        if not shared:
-            raise CryoSegNetError("--common: there is no micrograph that all sets have picks of; leave it out.")
-        if len(shared) < len(labels):
-            notes.append(f"{len(shared)} of {len(labels)} labelled micrographs have picks of every set and count.")
-        sets = {
-            name: replace(of, tables={s: p for s, p in of.tables.items() if s in shared}) for name, of in sets.items()
-        }
-        labels = shared
+    labels: Mapping[str, Picks], sets: Mapping[str, PickSet], options: EvaluationOptions, notes: Sequence[str] = ()
+) -> Evaluation:
+    """Score sets of picks that were read already; ``notes`` are about the labels.
+
+    Raises
+    ------
+    CryoSegNetError
+        No micrograph has picks of every set, where that is asked for, or there is not one label.
+    UsageError
+        The diameter is not known.
+    """
+    notes = list(notes)
+    if options.common:
+        every = labels
+        labels, sets = in_common(labels, sets)
+        if len(labels) < len(every):
+            notes.append(
+                f"{len(labels)} of {plural(len(every), 'labelled micrograph')} have picks of every set and count."
+            )
     if not any(len(p) for p in labels.values()):
-        raise CryoSegNetError(
-            f"{question.labels}: there is not one particle in the labels; give labels with particles."
-        )
-    pixel_size = question.pixel_size or next((p.pixel_size for p in labels.values() if p.pixel_size), None)
-    sizes = sorted({p.pixel_size for p in labels.values() if p.pixel_size})
-    if question.pixel_size is None and len(sizes) > 1 and sizes[-1] > 1.001 * sizes[0]:
-        notes.append(
-            f"the labels have pixel sizes from {sizes[0]:g} to {sizes[-1]:g} A; {pixel_size:g} A is taken for all of "
-            "them: evaluate micrographs of each by themselves."
-        )
-    if pixel_size is None and question.micrographs is not None:
-        pixel_size = _pixel_size_of(question.micrographs)
-    diameter, origin = diameter_px(labels, question.diameter, pixel_size)
-    reach = question.max_distance * diameter
-    known = {s: p.shape for s, p in labels.items() if p.shape is not None}
-    for of in sets.values():
-        known = {s: p.shape for s, p in of.tables.items() if p.shape is not None} | known
-    guessed = [stem for stem in labels if stem not in known]
-    shapes = dict.fromkeys(guessed, extent(labels, diameter)) | {s: known[s] for s in labels if s in known}
+        raise CryoSegNetError(f"{options.labels}: there is not one particle in the labels; give labels with particles.")
+    pixel_size, note = _pixel_size(labels, options)
+    notes += [note] if note else []
+    diameter, origin = diameter_px(labels, options.diameter, pixel_size)
+    reach = options.max_distance * diameter
+    known = _known_shapes(labels, sets)
+    guessed = sum(stem not in known for stem in labels)
     if guessed:
         notes.append(
-            f"the shape of {len(guessed)} of {len(labels)} micrographs is not known; Dice and 'as published' are of a "
-            "frame guessed from the labels: give --shape NY NX or --micrographs."
+            f"the shape of {guessed} of {plural(len(labels), 'micrograph')} is not known; Dice and 'as published' are "
+            "of a frame guessed from the labels: give --shape NY NX or --micrographs."
         )
-    if question.flip_labels:
+    frame = extent(labels, diameter)
+    shapes = {stem: known.get(stem, frame) for stem in labels}
+    if options.flip_labels:
         labels = flipped(with_shapes(labels, known))
-    notes += [s for s in (outside(with_shapes(labels, known), "labels"), repeated(labels, "labels")) if s]
+    notes += remarks.on_labels(with_shapes(labels, known))
     scores = []
     for name, of in sets.items():
-        threshold = question.thresholds.get(name, question.thresholds.get(None))
+        threshold = options.thresholds.get(name, options.thresholds.get(None))
         result = score_set(name, of.tables, labels, diameter, reach, shapes, threshold)
-        counted = {s: p for s, p in of.tables.items() if s in labels}
-        if threshold is not None:
-            counted = {s: p.above(threshold) for s, p in counted.items()}
-        odd = suspicions(name, with_shapes(counted, known), labels, reach)
-        others = picks_of_others(of, labels) if question.limit is None else []
-        remarks = tuple([*of.notes, *_uncounted(result), *odd])
-        scores.append(SetScore(name, result.micrographs, result.ranked, threshold, others, remarks))
+        counted = {s: p if threshold is None else p.above(threshold) for s, p in of.tables.items() if s in labels}
+        odd = remarks.on_picks(with_shapes(counted, known), labels, reach)
+        others = picks_of_others(of, labels) if options.limit is None else []
+        scores.append(replace(result, unlabelled=others, notes=(*of.notes, *remarks.on_scores(result), *odd)))
     settings = {
-        "labels": str(question.labels),
+        "labels": str(options.labels),
         "diameter_px": diameter,
         "diameter_from": origin,
         "pixel_size": pixel_size,
-        "max_distance": question.max_distance,
+        "max_distance": options.max_distance,
         "reach_px": reach,
-        "flip_labels": question.flip_labels,
+        "flip_labels": options.flip_labels,
     }
-    return Answer(scores, settings, notes)
+    return Evaluation(scores, settings, notes)
+
+
+def in_common(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> tuple[dict[str, Picks], dict[str, PickSet]]:
+    """Labels and picks of the micrographs that every set has picks of.
+
+    Raises
+    ------
+    CryoSegNetError
+        There are none.
+    """
+    shared = {s: p for s, p in labels.items() if all(s in of.tables for of in sets.values())}
+    if not shared:
+        raise CryoSegNetError("--common: there is no micrograph that all sets have picks of; leave it out.")
+    return shared, {
+        name: replace(of, tables={s: p for s, p in of.tables.items() if s in shared}) for name, of in sets.items()
+    }
+
+
+def _pixel_size(labels: Mapping[str, Picks], options: EvaluationOptions) -> tuple[float | None, str | None]:
+    """Angstrom per pixel: given, the labels' or that of a micrograph; and a note where the labels have several."""
+    if options.pixel_size is not None:
+        return options.pixel_size, None
+    sizes = [p.pixel_size for p in labels.values() if p.pixel_size]
+    if not sizes:
+        return None if options.micrographs is None else _pixel_size_of(options.micrographs), None
+    if max(sizes) <= 1.001 * min(sizes):
+        return sizes[0], None
+    return sizes[0], (
+        f"the labels have pixel sizes from {min(sizes):g} to {max(sizes):g} A; {sizes[0]:g} A is taken for all of "
+        "them: evaluate micrographs of each by themselves."
+    )
+
+
+def _known_shapes(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> dict[str, Shape]:
+    """Shapes of micrographs that the labels, or else the picks, know."""
+    found: dict[str, Shape] = {}
+    for tables in (labels, *(of.tables for of in sets.values())):
+        for stem, p in tables.items():
+            if p.shape is not None:
+                found.setdefault(stem, p.shape)
+    return found
 
 
 def diameter_px(
@@ -195,25 +230,7 @@ def extent(labels: Mapping[str, Picks], diameter: float) -> Shape:
     return max(int(y + diameter / 2) + 1, 1), max(int(x + diameter / 2) + 1, 1)
 
 
-def _uncounted(result: SetScore) -> list[str]:
-    """Why a set has no picks that count, or why its threshold does nothing."""
-    scores = np.concatenate([np.zeros(0), *(m.score for m in result.ranked)])
-    if not len(scores):
-        return ["there is not one pick in its files."]
-    if result.threshold is None:
-        return []
-    if not result.has_scores:
-        return [f"all its picks have the score {scores[0]:g}, so the threshold takes all or none of them."]
-    if not result.picks:
-        span = f"{scores.min():.3g} to {scores.max():.3g}"
-        return [f"the threshold {result.threshold:g} is above all its scores ({span}), so no pick counts: lower it."]
-    return []
-
-
 def _pixel_size_of(folder: Path) -> float | None:
     """Angstrom per pixel in the header of the folder's first micrograph."""
-    from ..files.inputs import expand_inputs
-    from ..files.micrograph import read_micrograph
-
     first = expand_inputs([str(folder)])[0]
     return first.pixel_size or read_micrograph(first.path).pixel_size

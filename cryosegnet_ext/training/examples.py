@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
+from ..evaluation.image_evidence import ImageEvidence, inside
 from ..files.atomic import atomic_path, write_atomic
 from ..files.diameter import Diameter
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph, read_micrograph
 from ..picking import denoise
 from . import checks
-from .checks import Evidence, Problem
+from .checks import Problem
 from .crops import Labelled
 from .folder import explained
 from .labels import Labels, scaled_labels
@@ -226,11 +227,11 @@ def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str
     labels = checks.place(scaled_labels(task.labels, shape), shape, how.flip, how.scale)
     evidence = None
     if found[0] is None and len(labels):
-        evidence = Evidence(micrograph.data, diameter_px).placements(labels)
+        evidence = ImageEvidence(micrograph.data, diameter_px).placed(labels.x, labels.y, checks.PLACEMENTS)
         outside = checks.check_frame(name, shape, labels, evidence)
         found.append(outside or checks.check_placement(name, labels, evidence))
     problems = [_added(p, how) for p in found if p is not None]
-    within = checks.inside(labels.x, labels.y, shape)
+    within = inside(labels.x, labels.y, shape)
     if not problems and not within.all():
         what = f"has {(~within).sum()} of {len(labels)} labels outside {name}: left out"
         problems.append(Problem(name, labels.source, what, serious=False))

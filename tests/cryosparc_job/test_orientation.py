@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.evaluation.placements import Placement
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.orientation import ORIENTATIONS, compare_with_images, compare_with_picks, oriented
@@ -24,17 +25,17 @@ def truth(count: int = 6) -> tuple[dict[int, Any], dict[int, Any]]:
     return places, {uid: image for uid, (image, _) in made.items()}
 
 
-@pytest.mark.parametrize("name", ORIENTATIONS)
-def test_every_orientation_is_told_from_picks_and_from_images(name: str) -> None:
+@pytest.mark.parametrize("placement", ORIENTATIONS)
+def test_every_orientation_is_told_from_picks_and_from_images(placement: Placement) -> None:
     places, images = truth()
-    turned = {uid: oriented(points, name, SHAPE) for uid, points in places.items()}
+    turned = {uid: oriented(points, placement, SHAPE) for uid, points in places.items()}
     shapes = dict.fromkeys(places, SHAPE)
     by_picks = compare_with_picks(turned, places, shapes, 8.0)
-    assert by_picks.best == name
-    assert by_picks.scores[name] > 0.99
+    assert by_picks.best == placement.name
+    assert by_picks.scores[placement.name] > 0.99
     by_images = compare_with_images(turned, images, dict.fromkeys(places, 16.0))
-    assert by_images.best == name
-    assert abs(by_images.scores[name]) > 5
+    assert by_images.best == placement.name
+    assert abs(by_images.scores[placement.name]) > 5
 
 
 def test_noise_says_that_nothing_stands_out() -> None:

@@ -202,7 +202,7 @@ def test_odd_labels_are_noted(project, capsys):
     assert run("--labels", project / "labels", "--diameter", "40", "--shape", *SHAPE, project / "picks") == 0
     out = capsys.readouterr().out
     assert "note: the labels have pixel sizes from 1 to 2 A; 1 A is taken for all of them" in out
-    assert "note: 2 labels are at exactly the place of another, as on mic_000, and count as often" in out
+    assert "note: 2 labels repeat the place of another, as on mic_000, and each counts" in out
 
 
 def test_labels_outside_are_noted(project, capsys):

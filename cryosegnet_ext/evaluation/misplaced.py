@@ -1,7 +1,7 @@
-"""What looks wrong with labels or picks before anybody blames the picker: mirrored, binned, shifted, outside.
+"""Picks that fit the labels far better mirrored, turned, at another binning or shifted.
 
-Picks that do not fit are turned, mirrored and scaled in all the ways in which programs disagree; where one of them fits
-far better, it is named.
+Picks that do not fit are placed in all the ways in which programs disagree; where one of them fits far better, it is
+named before anybody blames the picker.
 """
 
 from __future__ import annotations
@@ -10,26 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..files.picks import Picks
+from ..files.text import Floats
 from .matching import agreement, match
+from .measures import Shape
+from .placements import AS_THEY_ARE, FLIPS, TURNS, Placement
 
-Floats = NDArray[np.float64]
-Shape = tuple[int, int]
-
-_TURNS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
-    "as they are": ((1, 0), (0, 1)),
-    "mirrored top to bottom (y)": ((1, 0), (0, -1)),
-    "mirrored left to right (x)": ((-1, 0), (0, 1)),
-    "turned by 180 degrees": ((-1, 0), (0, -1)),
-    "with x and y exchanged": ((0, 1), (1, 0)),
-    "turned by 90 degrees": ((0, 1), (-1, 0)),
-    "turned by -90 degrees": ((0, -1), (1, 0)),
-    "with x and y exchanged and turned by 180 degrees": ((0, -1), (-1, 0)),
-}
-"""Rows of the matrices that make (x, y) of the picks fit; "mirrored y" is what a change of the first row means."""
-
+_UPSIDE_DOWN = FLIPS["y"]
 _BINNINGS = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16)
 _ABOUT = 1.35  # a factor this far from the ratio of the picks' and the labels' extents is not tried
 _GOOD = 0.6  # where picks fit so well, nothing is tried
@@ -44,7 +32,7 @@ class Fit:
     Attributes
     ----------
     turn
-        A key of the known ones.
+        One of `TURNS`; of its matrix, not of a frame, whose size is often not known.
     scale : (2,)
         What x and y of the picks are multiplied by.
     shift : (2,)
@@ -53,62 +41,11 @@ class Fit:
         Of the micrographs that were looked at.
     """
 
-    turn: str
+    turn: Placement
     scale: tuple[float, float]
     shift: tuple[float, float]
     f1: float
     right: int
-
-    def apply(self, x: Floats, y: Floats) -> Floats:
-        """The changed picks, (n, 2)."""
-        return np.c_[x, y] @ _matrix(self.turn, self.scale) + np.array(self.shift)
-
-
-def suspicions(name: str, picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: float) -> list[str]:
-    """What is odd about a set of picks, one sentence each.
-
-    Parameters
-    ----------
-    name
-        Of the set.
-    picks, labels
-        By the micrograph's stem.
-    reach
-        Largest distance of a right pick, pixels.
-    """
-    found = [s for s in (outside(picks, "picks"), repeated(picks, "picks")) if s]
-    now, better = best_fit(picks, labels, reach)
-    if better is not None:
-        found.append(_explain(better, now, reach))
-    return found
-
-
-def outside(tables: Mapping[str, Picks], what: str) -> str | None:
-    """A sentence if coordinates lie outside their micrographs (below zero where no shape is known), else None."""
-    counts = {}
-    for stem, p in tables.items():
-        ny, nx = p.shape or (np.inf, np.inf)
-        out = int(((p.x < -0.5) | (p.y < -0.5) | (p.x > nx - 0.5) | (p.y > ny - 0.5)).sum())
-        if out:
-            counts[stem] = out
-    if not counts:
-        return None
-    stem, shape = next(iter(counts)), tables[next(iter(counts))].shape
-    size = f" ({shape[1]} x {shape[0]} pixels)" if shape else ""
-    more = f" and {len(counts) - 1} more micrographs" if len(counts) > 1 else ""
-    few = sum(counts.values()) < 0.05 * sum(len(p) for p in tables.values())
-    remedy = "they count all the same" if few else "check the binning and whether the files belong to these micrographs"
-    return f"{sum(counts.values())} {what} lie outside their micrographs, as on {stem}{size}{more}: {remedy}."
-
-
-def repeated(tables: Mapping[str, Picks], what: str) -> str | None:
-    """A sentence if one place in a hundred is given more than once, as where tables were pasted together, else None."""
-    again = {s: len(p) - len(np.unique(np.c_[p.x, p.y], axis=0)) for s, p in tables.items() if len(p)}
-    number = sum(again.values())
-    if number == 0 or number < 0.01 * sum(len(p) for p in tables.values()):
-        return None
-    stem = next(s for s, n in again.items() if n)
-    return f"{number} {what} are at exactly the place of another, as on {stem}, and count as often: remove the copies."
 
 
 def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: float) -> tuple[Fit, Fit | None]:
@@ -116,16 +53,16 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
     stems = [s for s in labels if s in picks and len(picks[s]) and len(labels[s])]
     stems = sorted(stems, key=lambda s: -min(len(picks[s]), len(labels[s])))[:_MICROGRAPHS]
     whole = [(np.c_[picks[s].x, picks[s].y], np.c_[labels[s].x, labels[s].y]) for s in stems]
-    as_they_are = _measure("as they are", (1.0, 1.0), (0.0, 0.0), whole, reach)
+    as_they_are = _measure(AS_THEY_ARE, (1.0, 1.0), (0.0, 0.0), whole, reach)
     if as_they_are.f1 >= _GOOD or not stems:
         return as_they_are, None
     pairs = []
     for stem in stems:
         few = picks[stem].by_score() if len(picks[stem]) > _POINTS else picks[stem]
         pairs.append((np.c_[few.x, few.y][:_POINTS], np.c_[labels[stem].x, labels[stem].y]))
-    now = _measure("as they are", (1.0, 1.0), (0.0, 0.0), pairs, reach)
+    now = _measure(AS_THEY_ARE, (1.0, 1.0), (0.0, 0.0), pairs, reach)
 
-    def best_of(changes: Sequence[tuple[str, tuple[float, float]]]) -> Fit:
+    def best_of(changes: Sequence[tuple[Placement, tuple[float, float]]]) -> Fit:
         fits = [now]
         for turn, scale in changes:
             fits.append(_measure(turn, scale, _vote(_changed(pairs, turn, scale), reach), pairs, reach))
@@ -134,7 +71,7 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
     def far_better(fit: Fit) -> bool:
         return fit.f1 > 1.5 * now.f1 + 0.1 and fit.right >= _LEAST and fit.f1 > 0.25
 
-    best = best_of([(turn, (1.0, 1.0)) for turn in _TURNS])
+    best = best_of([(turn, (1.0, 1.0)) for turn in TURNS])
     if not far_better(best):
         best = _refined(best_of(_scales(pairs, [(picks[s].shape, labels[s].shape) for s in stems])), pairs, reach)
     if not far_better(best):
@@ -144,17 +81,17 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
 
 def mirrored(fit: Fit | None) -> bool:
     """Whether the picks fit when top and bottom are exchanged, and nothing else."""
-    return fit is not None and fit.turn == "mirrored top to bottom (y)" and fit.scale == (1.0, 1.0)
+    return fit is not None and fit.turn is _UPSIDE_DOWN and fit.scale == (1.0, 1.0)
 
 
-def _matrix(turn: str, scale: tuple[float, float]) -> Floats:
+def _matrix(turn: Placement, scale: tuple[float, float]) -> Floats:
     """(2, 2), to be multiplied from the right."""
-    return np.diag(scale) @ np.array(_TURNS[turn], float).T
+    return np.diag(scale) @ np.array(turn.matrix, float).T
 
 
 def _scales(
     pairs: Sequence[tuple[Floats, Floats]], shapes: Sequence[tuple[Shape | None, Shape | None]]
-) -> list[tuple[str, tuple[float, float]]]:
+) -> list[tuple[Placement, tuple[float, float]]]:
     """Scales to try, upright and mirrored."""
     p, g = (np.concatenate(part) for part in zip(*pairs))
     extent = np.percentile(g, 99, axis=0) / np.maximum(np.percentile(p, 99, axis=0), 1e-6)
@@ -166,7 +103,7 @@ def _scales(
             scales.append((theirs[1] / mine[1], theirs[0] / mine[0]))
     for tweak in np.arange(0.94, 1.065, 0.02):
         scales += [(float(extent[0] * tweak), float(extent[1] * tweak)), (about * float(tweak),) * 2]
-    return [(turn, s) for s in scales for turn in list(_TURNS)[:2]]
+    return [(turn, s) for s in scales for turn in (AS_THEY_ARE, _UPSIDE_DOWN)]
 
 
 def _refined(fit: Fit, pairs: Sequence[tuple[Floats, Floats]], reach: float) -> Fit:
@@ -193,7 +130,7 @@ def _refined(fit: Fit, pairs: Sequence[tuple[Floats, Floats]], reach: float) -> 
 
 
 def _changed(
-    pairs: Sequence[tuple[Floats, Floats]], turn: str, scale: tuple[float, float]
+    pairs: Sequence[tuple[Floats, Floats]], turn: Placement, scale: tuple[float, float]
 ) -> list[tuple[Floats, Floats]]:
     matrix = _matrix(turn, scale)
     return [(p @ matrix, g) for p, g in pairs]
@@ -218,7 +155,7 @@ def _vote(pairs: Sequence[tuple[Floats, Floats]], reach: float) -> tuple[float, 
 
 
 def _measure(
-    turn: str,
+    turn: Placement,
     scale: tuple[float, float],
     shift: tuple[float, float],
     pairs: Sequence[tuple[Floats, Floats]],
@@ -232,19 +169,20 @@ def _measure(
     return Fit(turn, scale, shift, float(2 * right / max(picked + labelled, 1)), int(right))
 
 
-def _explain(fit: Fit, now: Fit, reach: float) -> str:
+def explain(fit: Fit, now: Fit) -> str:
+    """A sentence that says what a fit better than ``now`` means, and what to do."""
     scaled = fit.scale != (1.0, 1.0)
     sx, sy = fit.scale
     dx, dy = fit.shift
     gain = f"F1 {fit.f1:.2f} instead of {now.f1:.2f} on the micrographs looked at"
     factor = f"{sx:.3g}" if abs(sx / sy - 1) < 0.005 else f"{sx:.3g} in x and {sy:.3g} in y"
     if scaled:
-        turned = "" if fit.turn == "as they are" else f" and {fit.turn}"
+        turned = "" if fit.turn is AS_THEY_ARE else f" and {fit.turn.name}"
         return (
             f"the picks fit far better multiplied by {factor}{turned} ({gain}): they look like picks of "
             "micrographs at another binning; give picks in pixels of the labelled micrographs."
         )
-    if fit.turn == "as they are":
+    if fit.turn is AS_THEY_ARE:
         return (
             f"the picks fit far better moved by {dx:.0f} pixels in x and {dy:.0f} in y ({gain}): a corner may have "
             "been taken for a centre, or the micrographs were cropped."
@@ -254,4 +192,4 @@ def _explain(fit: Fit, now: Fit, reach: float) -> str:
         remedy = (
             f"y becomes about {dy:.0f} - y; --flip-labels mirrors the labels, 'cryosegnet export --flip-y' the picks"
         )
-    return f"the picks fit far better {fit.turn} ({gain}): {remedy}."
+    return f"the picks fit far better {fit.turn.name} ({gain}): {remedy}."

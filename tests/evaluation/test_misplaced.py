@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import Picks
-from cryosegnet_ext.evaluation.suspicions import best_fit, outside, repeated, suspicions
+from cryosegnet_ext.evaluation.misplaced import best_fit
+from cryosegnet_ext.evaluation.remarks import on_picks, outside, repeated
 from tests.evaluation.helpers import SHAPE, found_among, particles, table
 
 NY, NX = SHAPE
@@ -46,8 +47,8 @@ def changed(picks: dict[str, Picks], change) -> dict[str, Picks]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_was_done_to_the_picks_is_said(change, said, seed):
     labels, picks = truth_and_picks(seed)
-    assert suspicions("set", picks, labels, REACH) == []
-    sentences = suspicions("set", changed(picks, change), labels, REACH)
+    assert on_picks(picks, labels, REACH) == []
+    sentences = on_picks(changed(picks, change), labels, REACH)
     assert len([s for s in sentences if re.search(said, s)]) == 1, sentences
 
 
@@ -57,8 +58,8 @@ def test_bad_picks_are_not_called_mirrored(seed):
     labels, picks = truth_and_picks(seed, wrong=300)
     rng = np.random.default_rng(seed + 100)
     places = {s: table(rng.uniform(0, [NX, NY], (80, 2))) for s in labels}
-    assert suspicions("set", places, labels, REACH) == []
-    assert suspicions("set", picks, labels, REACH) == []
+    assert on_picks(places, labels, REACH) == []
+    assert on_picks(picks, labels, REACH) == []
 
 
 def test_a_handful_is_too_little_to_tell():
@@ -72,24 +73,26 @@ def test_nothing_to_compare(empty):
     labels, picks = truth_and_picks(0)
     none = dict.fromkeys(labels, Picks.empty())
     mine, theirs = (none if empty in (what, "both") else full for what, full in (("picks", picks), ("labels", labels)))
-    assert suspicions("set", mine, theirs, REACH) == []
+    assert on_picks(mine, theirs, REACH) == []
 
 
 def test_coordinates_outside_are_counted_and_one_micrograph_is_named():
     inside = Picks([0, NX - 1], [0, NY - 1], [9, 9], [1, 1], shape=SHAPE)
     out = Picks([5, NX + 3, -4], [5, 5, 5], [9] * 3, [1] * 3, shape=SHAPE)
-    assert outside({"a": inside}, "labels") is None
-    said = outside({"a": inside, "b": out, "c": out}, "labels")
-    assert said.startswith(f"4 labels lie outside their micrographs, as on b ({NX} x {NY} pixels) and 1 more")
-    assert outside({"a": Picks([1e6], [5], [9], [1])}, "picks") is None  # nobody knows how large it is
-    assert outside({"a": Picks([-7], [5], [9], [1])}, "picks") is not None
+    assert outside({"a": inside}, "label") is None
+    said = outside({"a": inside, "b": out, "c": out}, "label")
+    assert said.startswith(
+        f"4 labels lie outside their micrographs, as on b ({NX} x {NY} pixels) and 1 other micrograph"
+    )
+    assert outside({"a": Picks([1e6], [5], [9], [1])}, "pick") is None  # nobody knows how large it is
+    assert outside({"a": Picks([-7], [5], [9], [1])}, "pick") is not None
 
 
 def test_copies_of_picks_are_said():
     """Tables that were pasted together halve the precision of picks, and the recall of labels."""
     labels, picks = truth_and_picks(0)
     twice = {s: p.take(np.r_[np.arange(len(p)), np.arange(len(p))]) for s, p in picks.items()}
-    said = f"{sum(map(len, picks.values()))} picks are at exactly the place of another, as on mic_0"
-    assert [s for s in suspicions("set", twice, labels, REACH) if s.startswith(said)]
-    assert repeated(picks, "picks") is None
-    assert repeated({"a": Picks.empty()}, "labels") is None
+    said = f"{sum(map(len, picks.values()))} picks repeat the place of another, as on mic_0"
+    assert [s for s in on_picks(twice, labels, REACH) if s.startswith(said)]
+    assert repeated(picks, "pick") is None
+    assert repeated({"a": Picks.empty()}, "label") is None
