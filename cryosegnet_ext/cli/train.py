@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..training.options import Options
     from ..training.parallel import Group
     from ..training.progress import Watcher
+
+log = logging.getLogger(__name__)
 
 HELP = "teach a network on labelled micrographs"
 
@@ -206,20 +208,20 @@ def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callab
     from ..training.progress import Watcher
     from ..training.result import summary
 
-    tell = (lambda _: None) if args.quiet or not group.first else say
-    if folder.finished:
-        tell(f"the run in {args.output} was finished before; --overwrite does it again")
-    else:
-        shown = group.first and not args.quiet
-        if folder.begun and shown:
-            say(f"cryosegnet: going on with the run in {args.output}", sys.stderr)
-        with Stop() as stop, Watcher(args.output, shown, args.tensorboard and group.first) as watcher:
+    shown = group.first and not args.quiet
+    if not folder.finished:
+        if folder.begun:
+            log.info(f"going on with the run in {args.output}")
+        with Stop() as stop, Watcher(args.output, args.tensorboard and group.first) as watcher:
             try:
                 work(folder, group, watcher, stop)
             except Stopped:
                 again = " without --overwrite" if args.overwrite and not folder.anew else ""
-                tell(f"stopped before the end; the same command{again} goes on from here")
+                if shown:
+                    say(f"stopped before the end; the same command{again} goes on from here")
                 return STOPPED
-    if group.first:
-        tell("\n".join(summary(folder.report, args.output)))
+    elif shown:
+        say(f"the run in {args.output} was finished before; --overwrite does it again")
+    if shown:
+        say("\n".join(summary(folder.report, args.output)))
     return DONE

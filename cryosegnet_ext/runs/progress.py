@@ -37,8 +37,8 @@ class Pace:
     ) -> None:
         self.total, self.count, self.first = total, count, count
         self._seconds, self._shortest, self._share = seconds, shortest, share
-        self._start = time.monotonic()
-        self.told()
+        self._said, self._last = count, time.monotonic()
+        self._start = self._last
 
     def told(self) -> None:
         """The count was told of just now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,12 @@ from ..files.micrograph import Micrograph, read_micrograph
 from ..runs.diameter import seen_diameter
 from ..weights import resolve, sha256_of
 from . import checks
-from .examples import Example, LabelledInput, Preparation, Say, prepare
+from .examples import Example, LabelledInput, Preparation, prepare
 from .folder import FRAMES, RunFolder, explained
 from .labels import Labels, find_labels, scaled_labels
 from .options import Options
+
+log = logging.getLogger(__name__)
 
 _SAMPLE = 6
 
@@ -98,11 +101,11 @@ class Data:
         }
 
 
-def load_data(options: Options, folder: RunFolder, device: str, say: Say) -> Data:
+def load_data(options: Options, folder: RunFolder, device: str) -> Data:
     """Prepare and split the user's micrographs."""
     how = Preparation(options.recipe, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
     given = UserData(options.micrographs, options.labels, options.diameter, how, options.skip_bad, device=device)
-    examples, size, inputs = labelled_examples(given, folder.path, say)
+    examples, size, inputs = labelled_examples(given, folder.path)
     return split_data(options, examples, size, inputs, folder)
 
 
@@ -123,7 +126,7 @@ def split_data(
     return Data(chosen(examples, training), chosen(examples, validation), size, inputs)
 
 
-def labelled_examples(given: UserData, folder: Path, say: Say) -> tuple[list[Example], KnownDiameter, dict[str, str]]:
+def labelled_examples(given: UserData, folder: Path) -> tuple[list[Example], KnownDiameter, dict[str, str]]:
     """Labelled micrographs, checked; what an earlier, killed call found is not found again.
 
     Returns
@@ -142,19 +145,19 @@ def labelled_examples(given: UserData, folder: Path, say: Say) -> tuple[list[Exa
     """
     inputs = expand_inputs(given.micrographs)
     found, unknown = find_labels(inputs, given.labels)
-    say(f"labels for {len(found)} of {plural(len(inputs), 'micrograph')}")
+    log.info(f"labels for {len(found)} of {plural(len(inputs), 'micrograph')}")
     if unknown:
-        say(f"warning: labels without a micrograph, left out: {', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}")
+        log.warning(f"labels without a micrograph, left out: {', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}")
     chosen = [(inputs[i], found[i]) for i in sorted(found)]
-    size = known_diameter(given, chosen, folder, say)
+    size = known_diameter(given, chosen, folder)
     tasks = [LabelledInput(one, labels, size) for one, labels in chosen]
-    examples, problems = prepare(tasks, given.how, folder / FRAMES, say)
+    examples, problems = prepare(tasks, given.how, folder / FRAMES)
     serious = [p for p in problems if p.serious]
     minor = [p for p in problems if not p.serious]
     for problem in minor[:2]:
-        say(f"warning: {problem}")
+        log.warning(problem)
     if len(minor) > 2:
-        say(f"warning: and the like of {len(minor) - 2} more label files")
+        log.warning(f"and the like of {len(minor) - 2} more label files")
     if serious and not (given.skip_bad and examples):
         kinds = " and the ".join(sorted({p.of for p in serious}, reverse=True))
         remedies = {p.remedy for p in serious if p.remedy}
@@ -167,10 +170,10 @@ def labelled_examples(given: UserData, folder: Path, say: Say) -> tuple[list[Exa
         )
     left_out = [p for p in serious if p.micrograph]
     if left_out:
-        say(f"warning: {plural(len(left_out), 'micrograph')} left out:\n{checks.list_problems(left_out)}")
+        log.warning(f"{plural(len(left_out), 'micrograph')} left out:\n{checks.list_problems(left_out)}")
     for problem in serious:
         if not problem.micrograph:
-            say(f"warning: going on, since --skip-bad says so, although {problem}")
+            log.warning(f"going on, since --skip-bad says so, although {problem}")
     if not any(len(e.x) for e in examples):
         raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
     return examples, size, digests(chosen)
@@ -187,9 +190,7 @@ def digests(chosen: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
     return found
 
 
-def known_diameter(
-    given: UserData, chosen: Sequence[tuple[Input, Labels | None]], folder: Path, say: Say
-) -> KnownDiameter:
+def known_diameter(given: UserData, chosen: Sequence[tuple[Input, Labels | None]], folder: Path) -> KnownDiameter:
     """The particle's diameter: given, from the label files, or estimated by the network; kept for the next call.
 
     Raises
@@ -214,7 +215,7 @@ def known_diameter(
     else:
         from ..picking.picker import Picker
 
-        say("estimating the particle's size; --diameter A saves this")
+        log.info("estimating the particle's size; --diameter A saves this")
         estimate = seen_diameter(Picker(given.weights, device=given.device), [m for m, _ in readable])
         if estimate is None:
             raise CryoSegNetError(

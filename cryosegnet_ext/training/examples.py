@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from .folder import explained
 from .labels import Labels, scaled_labels
 
 Floats = NDArray[np.float64]
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 #: Side of the published network's input, pixels.
 PUBLISHED_SIDE = 1024
@@ -134,7 +135,7 @@ class LabelledInput:
 
 
 def prepare(
-    tasks: Sequence[LabelledInput], how: Preparation, folder: Path, say: Say, workers: int = 2
+    tasks: Sequence[LabelledInput], how: Preparation, folder: Path, workers: int = 2
 ) -> tuple[list[Example], list[Problem]]:
     """Read, check and reduce micrographs; what an earlier, killed call finished is not done again.
 
@@ -146,8 +147,6 @@ def prepare(
         What frames are made of.
     folder
         Where the frames go.
-    say
-        Told how far it is, and what is odd.
     workers
         Micrographs at a time.
 
@@ -166,7 +165,7 @@ def prepare(
         for i, result in enumerate(pool.map(lambda task: _prepare(task, how, folder), tasks), 1):
             results.append(result)
             if i % 20 == 0 and i < len(tasks):
-                say(f"{i} of {len(tasks)} micrographs prepared")
+                log.info(f"{i} of {len(tasks)} micrographs prepared")
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     problems = [problem for _, found, _ in results for problem in found]

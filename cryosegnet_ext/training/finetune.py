@@ -8,6 +8,8 @@ stay.
 
 from __future__ import annotations
 
+import logging
+
 from ..errors import CryoSegNetError
 from ..picking.picker import Picker
 from ..runs.stopping import Stop
@@ -24,6 +26,8 @@ from .progress import Watcher
 from .selection import BLENDS, Choice, Trained, finish_choice, keep
 from .synthetic import lumpy_stack, replay_items
 from .train import begin, chosen_precision, enough_memory
+
+log = logging.getLogger(__name__)
 
 #: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
 REPLAYED = 0.375
@@ -44,7 +48,6 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
     Stopped
         A signal came; the same call goes on from there.
     """
-    say = watcher.say if group.first else (lambda _: None)
     start = str(options.start or "default")
     network, note = load_unet(start)
     if note.get("recipe") != "default":
@@ -54,10 +57,10 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
         )
     with stop.interrupts():
         if options.self_train:
-            data = group.in_turn(lambda: selftraining.load_data(options, folder, start, group.device, say))
+            data = group.in_turn(lambda: selftraining.load_data(options, folder, start, group.device))
         else:
-            data = group.in_turn(lambda: load_data(options, folder, group.device, say))
-    begin(folder, data, group, options.seed, say, "confident pick" if options.self_train else "particle")
+            data = group.in_turn(lambda: load_data(options, folder, group.device))
+    begin(folder, data, group, options.seed, "confident pick" if options.self_train else "particle")
     with stop.interrupts():
         before = {k: v.clone() for k, v in network.state_dict().items()}
         network = network.to(group.device)
@@ -92,13 +95,13 @@ def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watc
     if group.first:
         with stop.interrupts():
             judge = selftraining.conclude if options.self_train and not options.labels else _conclude
-            judge(Trained(data, start, before, note, tuned, folder, group.device, say))
+            judge(Trained(data, start, before, note, tuned, folder, group.device))
     group.wait()
 
 
 def _conclude(trained: Trained) -> None:
     """Choose the blend that picks the labelled validation micrographs best, or keep the start weights."""
-    trained.say("comparing with the start weights on the validation micrographs")
+    log.info("comparing with the start weights on the validation micrographs")
     judged = trained.data.validation[:_JUDGED]
     device, kept = trained.device, trained.folder.path / WEIGHTS
     prior, old_threshold = trained.calibration, trained.threshold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -132,6 +133,11 @@ def joined(device: str) -> Iterator[Group]:
         return
     store, rank, size = next(rendezvous("env://"))
     group = Group(rank, size, "cpu", store)
+    package = logging.getLogger(__name__.partition(".")[0])
+    level = package.level
+    if not group.first:
+        # The first process tells the user what all of them do.
+        package.setLevel(logging.ERROR)
     try:
         chosen = _own_device(device, size)
         # NCCL's and gloo's own limit; waiting for the first process is done by `Group.wait`, which has none
@@ -149,6 +155,7 @@ def joined(device: str) -> Iterator[Group]:
             raise PartnerFailed from error
         raise
     finally:
+        package.setLevel(level)
         if distributed.is_initialized():
             distributed.destroy_process_group()
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import sys
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 
 from ..errors import CryoSegNetError, plural
 from ..files.atomic import atomic_path, write_atomic
-from ..runs.progress import duration
+from ..runs.progress import Pace, duration
 from .folder import explained
+
+log = logging.getLogger(__name__)
 
 LOSS_COLUMNS = ["step", "loss", "learning_rate", "seconds"]
 VALIDATION_COLUMNS = ["step", "loss", "dice"]
@@ -85,14 +86,12 @@ def _rows_until(step: int, path: Path) -> list[list[str]]:
 
 
 class Watcher:
-    """Tells of a run as it goes: to stderr, and to TensorBoard if asked.
+    """Tells of a run as it goes: in log messages, and to TensorBoard if asked.
 
     Parameters
     ----------
     folder
         Of the run; TensorBoard's files go below it.
-    shown
-        Print lines.
     tensorboard
         Write events.
 
@@ -102,10 +101,8 @@ class Watcher:
         TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, shown: bool = True, tensorboard: bool = False) -> None:
-        self._shown = shown
-        self._began = self._said = time.monotonic()
-        self._first: int | None = None
+    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+        self._pace: Pace | None = None
         self._loss: float | None = None
         self._writer: Any = _event_writer() if tensorboard else None
         self._folder = folder / "tensorboard"
@@ -113,14 +110,13 @@ class Watcher:
 
     def __call__(self, moment: Moment) -> None:
         """Take note of a moment."""
-        now = time.monotonic()
-        if self._first is None:
+        if self._pace is None:
             # what came before, the micrographs made ready, says nothing of the speed
-            self._first, self._began, self._said = moment.step, now, now
+            self._pace = Pace(moment.steps, moment.step, _LINE_SECONDS)
             return
+        self._pace.count = moment.step
         if moment.loss is None and moment.validation_dice is None:
-            left = (now - self._began) / (moment.step - self._first) * (moment.steps - moment.step)
-            self.say(f"{plural(moment.steps, 'step')}: about {duration(left)}")
+            log.info(f"{plural(moment.steps, 'step')}: about {duration(self._pace.seconds_left or 0.0)}")
             return
         if moment.loss is not None:
             self._loss = moment.loss if self._loss is None else 0.8 * self._loss + 0.2 * moment.loss
@@ -129,26 +125,19 @@ class Watcher:
         if moment.validation_dice is not None:
             self._event("loss/validation", moment.validation_loss, moment.step)
             self._event("dice/validation", moment.validation_dice, moment.step)
-        if moment.validation_dice is not None or now - self._said >= _LINE_SECONDS:
-            self._said = now
-            self._say(moment, now)
+        if moment.validation_dice is not None or self._pace.is_due:
+            self._pace.told()
+            self._say(moment, self._pace.seconds_left)
 
-    def _say(self, moment: Moment, now: float) -> None:
+    def _say(self, moment: Moment, left: float | None) -> None:
         words = [f"step {moment.step}/{moment.steps}"]
         if self._loss is not None:
             words.append(f"loss {self._loss:.3f}")
         if moment.validation_dice is not None:
             words.append(f"validation Dice {moment.validation_dice:.3f}{' (best so far)' if moment.best else ''}")
-        done = moment.step - (self._first or 0)
-        if done > 0 and moment.step < moment.steps:
-            words.append(f"{duration((now - self._began) / done * (moment.steps - moment.step))} left")
-        self.say(", ".join(words))
-
-    def say(self, text: str) -> None:
-        """A line on stderr."""
-        if self._shown:
-            with contextlib.suppress(OSError, ValueError):
-                print(f"cryosegnet: {text}", file=sys.stderr, flush=True)
+        if left is not None:
+            words.append(f"{duration(left)} left")
+        log.info(", ".join(words))
 
     def _event(self, name: str, value: float | None, step: int) -> None:
         if self._writer is None or value is None:
@@ -158,7 +147,6 @@ class Watcher:
         self._events.add_scalar(name, value, step)
 
     def __enter__(self) -> Watcher:
-        self._began = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -6,7 +6,7 @@ tests that need none, is not decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,6 @@ class Trained:
         Of the run; what is kept goes there.
     device
         Where to pick for the comparison.
-    say
-        Told what goes on.
     """
 
     data: Data
@@ -56,7 +54,6 @@ class Trained:
     network: AttentionUNet
     folder: RunFolder
     device: str
-    say: Callable[[str], None]
 
     @property
     def calibration(self) -> Calibration:

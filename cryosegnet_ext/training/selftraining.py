@@ -6,7 +6,7 @@ Picks of a middling score are in doubt: they are taught neither as particles nor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from .options import FineTuning
 from .selection import BLENDS, Choice, Trained, finish_choice, keep
 from .synthetic import lumpy_stack, simulated_micrographs
 
+log = logging.getLogger(__name__)
+
 #: As many micrographs as in the paper.
 MOST_MICROGRAPHS = 20
 # Below this score a candidate is background; between this and the confident ones it is in doubt.
@@ -49,7 +51,7 @@ _ADVICE = "Labels of 5 micrographs (cryosegnet finetune --labels) may help."
 SCORED_ON = f"{_SIMULATED} simulated micrographs of particles that no network saw"
 
 
-def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, say: Callable[[str], None]) -> Data:
+def load_data(options: FineTuning, folder: RunFolder, start: str, device: str) -> Data:
     """Pick the micrographs with the start weights; confident picks are the labels.
 
     With labels of the user's, their micrographs are held out to judge.
@@ -67,24 +69,24 @@ def load_data(options: FineTuning, folder: RunFolder, start: str, device: str, s
         given = UserData(
             options.micrographs, options.labels, options.diameter, how_labels, options.skip_bad, start, device
         )
-        judges, size, digest = labelled_examples(given, folder.path, say)
+        judges, size, digest = labelled_examples(given, folder.path)
         held = {example.path for example in judges}
         inputs = [one for one in inputs if str(one.path) not in held]
     else:
         given = UserData(options.micrographs, [], options.diameter, how, weights=start, device=device)
-        size, digest = known_diameter(given, [(one, None) for one in inputs], folder.path, say), {}
+        size, digest = known_diameter(given, [(one, None) for one in inputs], folder.path), {}
     if len(inputs) > MOST_MICROGRAPHS:
         spread = np.linspace(0, len(inputs) - 1, MOST_MICROGRAPHS).round().astype(int)
         inputs = [inputs[i] for i in spread.tolist()]
-        say(f"{MOST_MICROGRAPHS} micrographs, evenly chosen, are used")
+        log.info(f"{MOST_MICROGRAPHS} micrographs, evenly chosen, are used")
     if not inputs:
         raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
     none = np.zeros(0)
     tasks = [LabelledInput(one, Labels(one.name, none, none), size) for one in inputs]
-    blank, problems = prepare(tasks, how, folder.path / FRAMES, say)
+    blank, problems = prepare(tasks, how, folder.path / FRAMES)
     for problem in problems:
-        say(f"warning: {problem}")
-    say(f"picking {plural(len(blank), 'micrograph')} with the start weights")
+        log.warning(problem)
+    log.info(f"picking {plural(len(blank), 'micrograph')} with the start weights")
     examples = _confident(blank, options.confident, folder.path / FRAMES, start, device)
     count = sum(len(example.x) for example in examples)
     if count < _LEAST_CONFIDENT:
@@ -120,9 +122,7 @@ def _confident(blank: list[Example], confident: float, frames: Path, start: str,
 
 def conclude(trained: Trained) -> None:
     """Keep the largest share of the trained weights that passes the tests which need no labels and gains; else none."""
-    trained.say(
-        "comparing with the start weights: simulated micrographs, confident picks, and how the added picks look"
-    )
+    log.info("comparing with the start weights: simulated micrographs, confident picks, and how the added picks look")
     data, device = trained.data, trained.device
     prior, threshold, segmenters = trained.calibration, trained.threshold, trained.segmenters
     old = Picker(trained.start, device=device)

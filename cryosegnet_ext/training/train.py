@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from .parallel import Group
 from .progress import Watcher
 from .result import finish
 
+log = logging.getLogger(__name__)
+
 
 def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
     """Train a network; resumes where an earlier call was stopped or killed. Each process of a group calls this.
@@ -42,18 +45,17 @@ def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, s
     Stopped
         A signal came; the same call goes on from there.
     """
-    say = watcher.say if group.first else _silent
     with stop.interrupts():
-        data = group.in_turn(lambda: load_data(options, folder, group.device, say))
-    begin(folder, data, group, options.seed, say, "particle")
+        data = group.in_turn(lambda: load_data(options, folder, group.device))
+    begin(folder, data, group, options.seed, "particle")
     model = run(options, data, folder.path, group, watcher, stop)
     if group.first:
         with stop.interrupts():
-            conclude(options, data, model, folder, group.device, say)
+            conclude(options, data, model, folder, group.device)
     group.wait()
 
 
-def begin(folder: RunFolder, data: Data, group: Group, seed: int, say: Callable[[str], None], noun: str) -> None:
+def begin(folder: RunFolder, data: Data, group: Group, seed: int, noun: str) -> None:
     """Begin the run in its folder, now that the data are there, or go on with it.
 
     Raises
@@ -63,7 +65,7 @@ def begin(folder: RunFolder, data: Data, group: Group, seed: int, say: Callable[
     """
     if group.first:
         labels = sum(len(e.x) for e in data.training)
-        say(
+        log.info(
             f"{plural(len(data.training), 'micrograph')} ({plural(labels, noun)}) to train on, "
             f"{len(data.validation)} to validate; particle diameter {data.size}"
         )
@@ -217,10 +219,9 @@ def conclude(
     model: AttentionUNet,
     folder: RunFolder,
     device: str,
-    say: Callable[[str], None],
 ) -> None:
     """Calibrate, score, and write the weights, the card and the report."""
-    say("calibrating the score on the validation micrographs")
+    log.info("calibrating the score on the validation micrographs")
     candidate = folder.path / CANDIDATE
     result.write_weights(model.state_dict(), result.note_of(options.recipe, "candidate"), candidate)
     seen = gather(candidate, data.validation, device, options.denoised)
@@ -237,7 +238,3 @@ def conclude(
     calibrated = Picker(folder.path / WEIGHTS, device=device, denoised=options.denoised)
     scores["this network, calibrated"] = score_picker(calibrated, data.validation)
     finish(folder, data, scores, threshold, [])
-
-
-def _silent(_: str) -> None:
-    pass

@@ -39,4 +39,4 @@ def trained(tmp_path):
     folder.open()
     folder.write({"data": data.described("run"), "environment": result.environment("cpu")})
     torch.save({"recipe": {"steps": 7}, "step": 7, "best_step": 5}, folder.path / "checkpoint.pt")
-    return Trained(data, str(file), before.state_dict(), note, network, folder, "cpu", print)
+    return Trained(data, str(file), before.state_dict(), note, network, folder, "cpu")

@@ -109,8 +109,12 @@ def two_processes(*words):
 
 def test_two_processes_train_one_network(data, tmp_path):
     out = tmp_path / "out"
-    done = two_processes("-m", "cryosegnet_ext", *arguments(data, out, "--steps", 20))
+    words = arguments(data, out, "--steps", 20, "--log-file", tmp_path / "log")
+    done = two_processes("-m", "cryosegnet_ext", *words)
     assert done.returncode == 0, done.stderr
+    kept = (tmp_path / "log").read_text()
+    for sentence in ("labels for ", "to validate; particle diameter", "step 20/20", "calibrating the score"):
+        assert done.stderr.count(sentence) == kept.count(sentence) == 1, (sentence, done.stderr, kept)
     assert done.stdout.count("this network, calibrated:") == 1  # one of them speaks
     assert (out / "unet.safetensors").exists() and not (out / ".cryosegnet-frames").exists()
     lines = (out / "loss.csv").read_text().splitlines()

@@ -31,12 +31,8 @@ def tasks(tmp_path):
     return [LabelledInput(inputs[i], labels[i], Diameter(DIAMETER * PIXEL_SIZE, "angstrom")) for i in range(3)]
 
 
-def silent(_):
-    pass
-
-
 def test_prepared_examples_carry_labels_and_frames(tasks, tmp_path):
-    examples, problems = prepare(tasks, Preparation(), tmp_path / "frames", silent)
+    examples, problems = prepare(tasks, Preparation(), tmp_path / "frames")
     assert not problems and len(examples) == 3
     for example, task in zip(examples, tasks):
         assert example.x == pytest.approx(task.labels.x) and example.y == pytest.approx(task.labels.y)
@@ -46,7 +42,7 @@ def test_prepared_examples_carry_labels_and_frames(tasks, tmp_path):
 
 def test_large_particles_are_reduced_and_labels_follow(tasks, tmp_path):
     big = [LabelledInput(t.one, t.labels, Diameter(150.0, "pixels")) for t in tasks]
-    for example in prepare(big, Preparation(), tmp_path / "frames", silent)[0]:
+    for example in prepare(big, Preparation(), tmp_path / "frames")[0]:
         assert example.pixels().shape == (192, 218)
         labelled = example.labelled()
         assert labelled.diameter_px == pytest.approx(96, rel=0.01)
@@ -55,20 +51,20 @@ def test_large_particles_are_reduced_and_labels_follow(tasks, tmp_path):
 
 
 def test_what_is_prepared_is_not_read_again(tasks, tmp_path, monkeypatch):
-    first, _ = prepare(tasks, Preparation(), tmp_path / "frames", silent)
+    first, _ = prepare(tasks, Preparation(), tmp_path / "frames")
     monkeypatch.setattr(examples, "read_micrograph", lambda *_: pytest.fail("read again"))
-    again, _ = prepare(tasks, Preparation(), tmp_path / "frames", silent)
+    again, _ = prepare(tasks, Preparation(), tmp_path / "frames")
     assert [e.frame for e in again] == [e.frame for e in first]
     monkeypatch.undo()
     # other labels are another task
     moved = [
         LabelledInput(t.one, type(t.labels)(t.labels.source, t.labels.x + 1, t.labels.y), t.diameter) for t in tasks
     ]
-    assert prepare(moved, Preparation(), tmp_path / "frames", silent)[0][0].x == pytest.approx(first[0].x + 1)
+    assert prepare(moved, Preparation(), tmp_path / "frames")[0][0].x == pytest.approx(first[0].x + 1)
 
 
 def test_published_frames_are_what_the_picker_shows_the_network(tasks, tmp_path):
-    example = prepare(tasks[:1], Preparation("published"), tmp_path / "frames", silent)[0][0]
+    example = prepare(tasks[:1], Preparation("published"), tmp_path / "frames")[0][0]
     import cv2
 
     whole = cv2.resize(denoise.published(read_micrograph(example.path).data), (1024, 1024))
@@ -86,7 +82,7 @@ def test_published_frames_are_what_the_picker_shows_the_network(tasks, tmp_path)
 
 def test_a_broken_micrograph_is_a_problem_not_a_crash(tasks, tmp_path):
     tasks[1].one.path.write_bytes(b"no micrograph")
-    examples, problems = prepare(tasks, Preparation(), tmp_path / "frames", silent)
+    examples, problems = prepare(tasks, Preparation(), tmp_path / "frames")
     assert len(examples) == 2 and len(problems) == 1
     assert "mic_1.mrc" in str(problems[0])
 
@@ -117,7 +113,7 @@ def test_splits_that_cannot_be(tmp_path):
 
 
 def test_batches_are_told_by_their_step(tasks, tmp_path):
-    examples, _ = prepare(tasks, Preparation(), tmp_path / "frames", silent)
+    examples, _ = prepare(tasks, Preparation(), tmp_path / "frames")
     source = Crops(examples, side=64, batch=4, seed=3)
     straight = Loader(source, 6, Group())
     wanted = [straight(step) for step in range(6)]
@@ -134,7 +130,7 @@ def test_batches_are_told_by_their_step(tasks, tmp_path):
 
 
 def test_doubtful_places_are_neither(tasks, tmp_path):
-    example = prepare(tasks[:1], Preparation(), tmp_path / "frames", silent)[0][0]
+    example = prepare(tasks[:1], Preparation(), tmp_path / "frames")[0][0]
     every = np.c_[example.x, example.y]
     doubtful = type(example)(**{**vars(example), "x": every[::2, 0], "y": every[::2, 1], "doubtful": every[1::2]})
     (_, with_doubt), (_, plain) = (validation_crops([e], 128, 32, 0)[0] for e in (doubtful, example))
@@ -153,6 +149,6 @@ def test_an_epoch_shows_each_frame_once():
 
 
 def test_validation_frames_come_in_batches(tasks, tmp_path):
-    examples, _ = prepare(tasks, Preparation("published", denoised=True), tmp_path / "frames", silent)
+    examples, _ = prepare(tasks, Preparation("published", denoised=True), tmp_path / "frames")
     batches = FrameBatches(examples, 2)
     assert [len(images) for images, _ in batches] == [2, 1]

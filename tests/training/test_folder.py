@@ -175,7 +175,7 @@ def test_sizes_are_not_those_of_other_labels(data):
 
     def size(diameter):
         chosen = [(one, Labels("l", np.zeros(2), np.zeros(2), diameter)) for one in inputs]
-        return known_diameter(wanted, chosen, data / "out", lambda _: None).value
+        return known_diameter(wanted, chosen, data / "out").value
 
     assert size(20.0) == pytest.approx(80) and size(30.0) == pytest.approx(120) and size(20.0) == pytest.approx(80)
     notes = [json.loads(file.read_text()) for file in (data / "out" / FRAMES).glob("size-*.json")]
@@ -239,9 +239,9 @@ def test_a_damaged_micrograph_is_left_out_where_the_size_is_still_to_be_found(da
     one = Labels("l", np.zeros(2), np.zeros(2), 20.0)
     chosen = [(each, one) for each in expand_inputs([data / "mics"])]
     wanted = UserData([], [], None, Preparation())
-    assert known_diameter(wanted, chosen, data / "out", lambda _: None).value == pytest.approx(80)
+    assert known_diameter(wanted, chosen, data / "out").value == pytest.approx(80)
     with pytest.raises(CryoSegNetError, match="mic_1"):
-        known_diameter(wanted, chosen[1:2], data / "out", lambda _: None)
+        known_diameter(wanted, chosen[1:2], data / "out")
 
 
 def test_an_early_end_is_on_record(data, capsys):

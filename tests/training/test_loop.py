@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import resource
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from cryosegnet_ext import CryoSegNetError
+from cryosegnet_ext.runs import progress
 from cryosegnet_ext.runs.stopping import Stopped
-from cryosegnet_ext.training import fit, progress
+from cryosegnet_ext.training import fit
 from cryosegnet_ext.training.fit import UNKNOWN, Recipe
 from cryosegnet_ext.training.progress import Table, Watcher, draw_curves
 
@@ -134,11 +136,12 @@ def test_a_loss_that_is_no_number_is_said(tmp_path):
         fit.fit(RECIPE, lambda step: (batch(step)[0] * np.float32(np.nan), batch(step)[1]), tmp_path)
 
 
-def test_curves_and_lines(tmp_path, capsys):
+def test_curves_and_lines(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     assert draw_curves(tmp_path) is None
     with Watcher(tmp_path) as watcher:
         fit.fit(RECIPE, batch, tmp_path, validation=VALIDATION, watch=watcher)
-    lines = capsys.readouterr().err.splitlines()
+    lines = caplog.messages
     assert any("step 10/20" in line and "validation Dice" in line and "left" in line for line in lines)
     picture = cv2.imread(str(draw_curves(tmp_path)))
     assert picture is not None and picture.shape[1] > 600
@@ -152,7 +155,7 @@ def test_tensorboard_or_a_sentence(tmp_path):
         with pytest.raises(CryoSegNetError, match="pip install"):
             Watcher(tmp_path, tensorboard=True)
         return
-    with Watcher(tmp_path, shown=False, tensorboard=True) as watcher:
+    with Watcher(tmp_path, tensorboard=True) as watcher:
         fit.fit(RECIPE, batch, tmp_path, validation=VALIDATION, watch=watcher)
     assert list((tmp_path / "tensorboard").glob("events*"))
 
@@ -212,7 +215,8 @@ def test_seconds_go_on_where_the_run_was_stopped(tmp_path):
     assert [float(r["seconds"]) >= 500 for r in rows(tmp_path / "loss.csv")] == [True, True]
 
 
-def test_how_long_it_takes_is_said_after_the_first_steps(tmp_path, capsys, monkeypatch):
+def test_how_long_it_takes_is_said_after_the_first_steps(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
     clock = iter(range(0, 10_000, 60))
     # The module's own name: in the time module itself it would also be the clock of servers that run in threads.
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -222,7 +226,7 @@ def test_how_long_it_takes_is_said_after_the_first_steps(tmp_path, capsys, monke
             next(clock)
         watcher(fit.Moment(1, 100))
         watcher(fit.Moment(4, 100))
-    assert "cryosegnet: 100 steps: about 32 min" in capsys.readouterr().err
+    assert caplog.messages == ["100 steps: about 32 min"]
     seen = []
     fit.fit(replace(RECIPE, steps=8), batch, tmp_path / "run", watch=seen.append)
     assert [(m.step, m.loss) for m in seen] == [(1, None), (4, None)]

@@ -28,10 +28,6 @@ from .helpers import DIAMETER, centres, picture, write_star
 SHAPE = (500, 520)
 
 
-def silent(_):
-    pass
-
-
 def run(path):
     folder = RunFolder(path, "finetune", {})
     folder.open()
@@ -143,12 +139,12 @@ def test_a_split_is_followed_without_labels_and_every_run_writes_one(tmp_path, m
         file = tmp_path / "split.json"
         file.write_text(json.dumps({"train": [n for n in names if n != validation], "validation": [validation]}))
         options = FineTuning(names, [], self_train=True, diameter=170.0, split=str(file))
-        data = selftraining.load_data(options, run(tmp_path / "run"), "default", "cpu", silent)
+        data = selftraining.load_data(options, run(tmp_path / "run"), "default", "cpu")
         assert [e.name for e in data.validation] == [validation]
     options = FineTuning(names, [str(tmp_path / "b.star")], self_train=True, diameter=170.0)
     folder = run(tmp_path / "run")
-    data = selftraining.load_data(options, folder, "default", "cpu", silent)
-    begin(folder, data, Group(), 0, silent, "pick")
+    data = selftraining.load_data(options, folder, "default", "cpu")
+    begin(folder, data, Group(), 0, "pick")
     assert json.loads((folder.path / "split.json").read_text()) == {
         "seed": 0,
         "train": names[:1],
@@ -168,19 +164,19 @@ def test_confident_picks_become_labels_and_weak_ones_doubts(tmp_path, monkeypatc
     truth = read_picks(str(files("cryosegnet_ext") / "data" / "sample_truth.star"))
     examples = None
     with pytest.raises(CryoSegNetError, match="validate on"):  # one micrograph cannot be split
-        examples = selftraining.load_data(options, run(tmp_path / "one"), "default", "cpu", silent)
+        examples = selftraining.load_data(options, run(tmp_path / "one"), "default", "cpu")
     assert examples is None
     for name in ("a", "b"):
         (tmp_path / f"{name}.mrc").write_bytes(sample.read_bytes())
     options = FineTuning([str(tmp_path / "a.mrc"), str(tmp_path / "b.mrc")], [], self_train=True, diameter=170.0)
-    data = selftraining.load_data(options, run(tmp_path / "two"), "default", "cpu", silent)
+    data = selftraining.load_data(options, run(tmp_path / "two"), "default", "cpu")
     example = data.training[0]
     assert len(data.training) == len(data.validation) == 1 and len(example.x) >= 20
     near = np.hypot(example.x[:, None] - truth.x, example.y[:, None] - truth.y).min(1)
     assert (near < 0.3 * example.diameter_px).mean() > 0.85
     far = FineTuning(options.micrographs, [], self_train=True, diameter=170.0, confident=0.99)
     try:
-        stricter = selftraining.load_data(far, run(tmp_path / "two"), "default", "cpu", silent).training[0]
+        stricter = selftraining.load_data(far, run(tmp_path / "two"), "default", "cpu").training[0]
     except CryoSegNetError as error:
         assert "lower --confident" in str(error)
     else:
