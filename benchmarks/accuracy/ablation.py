@@ -25,7 +25,7 @@ from cryosegnet_ext.evaluation import SetScore
 from cryosegnet_ext.files.diameter import to_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
-from cryosegnet_ext.picking.postprocess import Frame
+from cryosegnet_ext.picking.postprocess import MapGeometry
 from cryosegnet_ext.picking.segment import watershed
 from cryosegnet_ext.picking.windows import cut
 from cryosegnet_ext.training.crops import LABEL_SHARE
@@ -83,7 +83,7 @@ class Steps:
         probability = self._default.probability_map(m, size).data
         scale = WORKING_DIAMETER / to_pixels(size, m.pixel_size)
         work = working_image(m.data, scale, bad_areas(m.data, m.valid))
-        frame = Frame((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, m.pixel_size, None)
+        frame = MapGeometry((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, m.pixel_size, None)
         label, count = ndimage.label(probability > 0.5)
         index = np.arange(1, count + 1)
         y, x = np.array(ndimage.center_of_mass(label > 0, label, index)).reshape(-1, 2).T
@@ -95,7 +95,7 @@ class Steps:
         yield "U-Net + SAM peaks", _picks(masks.x, masks.y, masks.probability, frame)
 
 
-def _picks(x: np.ndarray, y: np.ndarray, score: np.ndarray, frame: Frame) -> Picks:
+def _picks(x: np.ndarray, y: np.ndarray, score: np.ndarray, frame: MapGeometry) -> Picks:
     x, y = frame.to_micrograph(x, y)
     return Picks(x, y, np.full(len(x), np.nan), score)
 

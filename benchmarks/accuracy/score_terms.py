@@ -1,4 +1,4 @@
-"""What each kind of evidence adds to the score, on data that neither training nor the fit saw.
+"""What each feature adds to the score, on data that neither training nor the fit saw.
 
     python -m benchmarks.accuracy.score_terms runs/zero/checkpoint.pt --known empiar-10059 \\
         --unknown empiar-10017-denoised apoferritin
@@ -31,9 +31,9 @@ from benchmarks.weights.calibrate import (
     load_checkpoint,
     simulated,
 )
-from cryosegnet_ext.picking.scoring import Evidence, joined
+from cryosegnet_ext.picking.scoring import MaskFeatures, joined
 
-# Columns of the evidence (see `Evidence.columns`) that a fit does without.
+# Columns of the features (see `MaskFeatures.columns`) that a fit does without.
 TERMS = {
     "probability and size": (4, 5),
     "the same, and the noise around": (5,),
@@ -62,19 +62,19 @@ def main() -> None:
     print("|---|" + "---|" * (len(unknown) + 1))
     for name, without in TERMS.items():
         calibration = fit(seen, without)
-        threshold = choose_threshold(seen, calibration.score(seen.evidence), labels)
+        threshold = choose_threshold(seen, calibration.score(seen.features), labels)
         row = []
-        for data, (evidence, right) in there.items():
+        for data, (features, right) in there.items():
             count = sum(len(m.x) for m in unknown[data])
-            score = calibration.score(evidence)
+            score = calibration.score(features)
             kept = score >= threshold
             at_threshold = 2 * right[kept].sum() / (kept.sum() + count)
             row.append(f"{at_threshold:.3f}, {f1_curve(score, right, count)[1].max():.3f}")
-        none = (calibration.score(empty.evidence) >= threshold).sum()
+        none = (calibration.score(empty.features) >= threshold).sum()
         print(f"| {name} | " + " | ".join(row) + f" | {none} |", flush=True)
 
 
-def alone(picker: Picking, micrographs: list[real_data.Labelled]) -> tuple[Evidence, np.ndarray]:
+def alone(picker: Picking, micrographs: list[real_data.Labelled]) -> tuple[MaskFeatures, np.ndarray]:
     """Candidates at the true size, and whether they are right (n,)."""
     found, hits = zip(*(candidates(picker, m, 1.0, 0.3) for m in micrographs))
     return joined(found), np.concatenate(hits)

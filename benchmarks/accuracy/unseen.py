@@ -30,8 +30,8 @@ def main() -> None:
     for checkpoint in a.checkpoints:
         picking = Picking(load_checkpoint(checkpoint), None)
         for name, micrographs in sets.items():
-            evidence, right = alone(picking, micrographs)
-            probability = evidence.probability
+            features, right = alone(picking, micrographs)
+            probability = features.probability
             labels = sum(len(m.x) for m in micrographs)
             ranked, f1 = f1_curve(probability, right, labels)
             best = int(f1.argmax())

@@ -30,8 +30,8 @@ from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
 from cryosegnet_ext.picking import windows
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
 from cryosegnet_ext.picking.masks import Masks
-from cryosegnet_ext.picking.postprocess import Frame, default_rule
-from cryosegnet_ext.picking.scoring import Calibration, Evidence, joined
+from cryosegnet_ext.picking.postprocess import MapGeometry, default_rule
+from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined
 from cryosegnet_ext.picking.segment import watershed
 from cryosegnet_ext.picking.surroundings import darkness, local_noise
 from cryosegnet_ext.simulation.micrograph import simulate_micrograph
@@ -59,15 +59,15 @@ def simulated(count: int) -> list[Labelled]:
     return result
 
 
-def candidates(picker: Picking, m: Labelled, error: float, reach: float) -> tuple[Evidence, np.ndarray]:
+def candidates(picker: Picking, m: Labelled, error: float, reach: float) -> tuple[MaskFeatures, np.ndarray]:
     """What is known of each candidate that the program would choose from, and whether it is a particle (n,)."""
     assumed = m.diameter_px * error
     bad = bad_areas(m.data)
     work = working_image(m.data, WORKING_DIAMETER / assumed, bad)
     masks = picker(probability_map(picker.model, work.data), work.data)
-    picks, evidence = default_rule(
+    picks, features = default_rule(
         masks,
-        Frame((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, bad=bad),
+        MapGeometry((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, bad=bad),
         assumed,
         Calibration(),
         darkness=darkness(work.data, masks, WORKING_DIAMETER),
@@ -76,7 +76,7 @@ def candidates(picker: Picking, m: Labelled, error: float, reach: float) -> tupl
     )
     hit = np.zeros(len(picks), bool)
     hit[match(np.c_[picks.x, picks.y], np.c_[m.x, m.y], reach * m.diameter_px)[0]] = True
-    return evidence if picker.sam is not None else replace(evidence, iou=None), hit
+    return features if picker.sam is not None else replace(features, iou=None), hit
 
 
 class Picking:
@@ -96,7 +96,7 @@ class Picking:
 class Gathered:
     """Candidates (n,) of several data sets: what is known of them, whether right, weights, the data set's name."""
 
-    evidence: Evidence
+    features: MaskFeatures
     right: np.ndarray
     weights: np.ndarray
     names: np.ndarray
@@ -112,7 +112,7 @@ def gather(picker: Picking, groups: dict[str, list[Labelled]]) -> Gathered:
     for name, micrographs in groups.items():
         sizes = EMPTY_SIZES if name == EMPTY else SIZE_ERRORS
         rows = [candidates(picker, m, e, 0.33) for m in micrographs for e in sizes]
-        found += [evidence for evidence, _ in rows]
+        found += [features for features, _ in rows]
         right.append(np.concatenate([hit for _, hit in rows]).astype(float))
         count = len(right[-1])
         weights.append(np.full(count, (EMPTY_SHARE if name == EMPTY else 1.0) / max(count, 1)))
@@ -121,8 +121,8 @@ def gather(picker: Picking, groups: dict[str, list[Labelled]]) -> Gathered:
 
 
 def fit(seen: Gathered, without: Sequence[int] = ()) -> Calibration:
-    """The score by logistic regression; ``without``: columns of the evidence that it must do without."""
-    columns = seen.evidence.columns()
+    """The score by logistic regression; ``without``: columns of the features that it must do without."""
+    columns = seen.features.columns()
 
     def cost(beta: np.ndarray) -> float:
         value = columns @ beta
@@ -161,7 +161,7 @@ def calibrate(picker: Picking, groups: dict[str, list[Labelled]]) -> tuple[Calib
     """Fit the score, print F1 by threshold, and choose the threshold."""
     seen = gather(picker, groups)
     calibration = fit(seen)
-    score = calibration.score(seen.evidence)
+    score = calibration.score(seen.features)
     labels = {n: sum(len(m.x) for m in g) * len(SIZE_ERRORS) for n, g in groups.items() if n != EMPTY}
     print(calibration)
     print("threshold " + " ".join(f"{n:>22}" for n in labels) + f"        mean {EMPTY:>14}")

@@ -24,7 +24,7 @@ LARGEST_TILE, SMALLEST_TILE = 2048, 256
 """Sides of the tiles that large images are cut into, pixels: as memory allows."""
 
 
-class Frame(NamedTuple):
+class TilePosition(NamedTuple):
     """Where a part of an image lies in the whole: its first row and column, height and width of the whole, pixels.
 
     All are multiples of the network's stride.
@@ -35,9 +35,9 @@ class Frame(NamedTuple):
     height: int
     width: int
 
-    def at_level(self, level: int) -> Frame:
+    def at_level(self, level: int) -> TilePosition:
         """The same on the grid of the skip connection of that level (0: full resolution)."""
-        return Frame(*(value >> level for value in self))
+        return TilePosition(*(value >> level for value in self))
 
 
 class ConvBlock(nn.Module):
@@ -96,19 +96,19 @@ class Decoder(nn.Module):
         self.ag = AttentionGate(in_channels, out_channels)
         self.c1 = ConvBlock(in_channels + out_channels, out_channels)
 
-    def forward(self, x: Tensor, skip: Tensor, frame: Frame | None = None) -> Tensor:
-        """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W); ``frame`` places a part in a whole."""
-        x = self.up(x) if frame is None else _upsampled_as_part(x, frame)
+    def forward(self, x: Tensor, skip: Tensor, position: TilePosition | None = None) -> Tensor:
+        """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W); ``position``: of a part in its whole."""
+        x = self.up(x) if position is None else _upsampled_as_part(x, position)
         return self.c1(torch.cat([x, self.ag(x, skip)], dim=1))
 
 
-def _upsampled_as_part(x: Tensor, frame: Frame) -> Tensor:
+def _upsampled_as_part(x: Tensor, position: TilePosition) -> Tensor:
     """Twofold bilinear upsampling with align_corners of a part, as it would come out within the whole.
 
-    ``x`` (B, C, H/2, W/2), ``frame`` on the fine grid -> (B, C, H, W). What lies beyond the part's border is taken to
-    be like the border.
+    ``x`` (B, C, H/2, W/2), ``position`` on the fine grid -> (B, C, H, W). What lies beyond the part's border is
+    taken to be like the border.
     """
-    for axis, first, length in ((2, frame.top, frame.height), (3, frame.left, frame.width)):
+    for axis, first, length in ((2, position.top, position.height), (3, position.left, position.width)):
         coarse = x.shape[axis]
         fine = torch.arange(first, first + 2 * coarse, device=x.device, dtype=torch.float64)
         at = (fine * ((length // 2 - 1) / (length - 1)) - first / 2).clamp(0, coarse - 1)
@@ -149,14 +149,14 @@ class AttentionUNet(nn.Module):
         """Height and width of the input must be multiples of this."""
         return 2**self.levels
 
-    def forward(self, x: Tensor, frame: Frame | None = None) -> Tensor:
+    def forward(self, x: Tensor, position: TilePosition | None = None) -> Tensor:
         """(B, 1, H, W) -> logits (B, 1, H, W).
 
         Parameters
         ----------
         x
-            An image or, with ``frame``, a part of one.
-        frame
+            An image or, with ``position``, a part of one.
+        position
             Where the part lies in the whole image. The upsampling (align_corners) places coarse pixels by the size of
             the image, so that a part that is taken for a whole gives another map.
 
@@ -173,7 +173,7 @@ class AttentionUNet(nn.Module):
             skips.append(skip)
         x = self.b1(x)
         for i in range(self.levels):
-            at = None if frame is None else frame.at_level(self.levels - 1 - i)
+            at = None if position is None else position.at_level(self.levels - 1 - i)
             x = getattr(self, f"d{i + 1}")(x, skips.pop(), at)
         return self.output(x)
 
@@ -221,9 +221,9 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
             py, px = -part.shape[0] % stride, -part.shape[1] % stride
             mode = "reflect" if min(part.shape) > stride else "replicate"
             x = pad(part[None, None], (0, px, 0, py), mode=mode).contiguous(memory_format=torch.channels_last)
-            frame = None if x.shape[2:] == whole else Frame(ay, ax, *whole)
+            position = None if x.shape[2:] == whole else TilePosition(ay, ax, *whole)
             with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
-                plane = torch.sigmoid(model(x, frame).float())[0, 0]
+                plane = torch.sigmoid(model(x, position).float())[0, 0]
             result[y0:y1, x0:x1] = plane[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
     return result
 

@@ -24,8 +24,8 @@ from .diameter import consensus_diameter, diameter_votes, disc_diameter
 from .masks import Masks
 from .on_device import OnCpu, OnDevice
 from .options import BUILT_IN_SAM, PickerOptions, is_device
-from .postprocess import Frame, default_rule, published_rule
-from .scoring import Calibration, Evidence
+from .postprocess import MapGeometry, default_rule, published_rule
+from .scoring import Calibration, MaskFeatures
 from .surroundings import darkness, local_noise
 from .windows import cut
 
@@ -37,7 +37,7 @@ ALGORITHM = 4
 
 PUBLISHED_SIDE = 1024
 
-# A working image beyond this, from a diameter far too small for the frame, would not fit in memory.
+# A working image beyond this, from a diameter far too small for the micrograph, would not fit in memory.
 LARGEST_WORKING_SIDE = 16384
 
 
@@ -207,9 +207,11 @@ class Picker:
 
     def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """Everything that `pick` chooses from by the threshold, which comes last: `pick` at a threshold of 0."""
-        return self.candidates_and_evidence(micrograph, diameter)[0]
+        return self.candidates_and_features(micrograph, diameter)[0]
 
-    def candidates_and_evidence(self, micrograph: Micrograph, diameter: float | None = None) -> tuple[Picks, Evidence]:
+    def candidates_and_features(
+        self, micrograph: Micrograph, diameter: float | None = None
+    ) -> tuple[Picks, MaskFeatures]:
         """`candidates`, and what their scores are made of, in the same order. For calibration."""
         if self.recipe == "published":
             return self._pick_published(micrograph)
@@ -218,7 +220,7 @@ class Picker:
             size = self.estimate_diameter([micrograph])
         shape = (micrograph.data.shape[0], micrograph.data.shape[1])
         if size is None:
-            return Picks.empty(micrograph.pixel_size, shape), Evidence(np.zeros(0), np.zeros(0))
+            return Picks.empty(micrograph.pixel_size, shape), MaskFeatures(np.zeros(0), np.zeros(0))
         if self.diameter is not None:
             require_pixel_size(micrograph, "a diameter in angstrom")
         diameter_px = to_pixels(size, micrograph.pixel_size)
@@ -233,11 +235,11 @@ class Picker:
         work, probability = view.seen(self._working_diameter / diameter_px)
         bad = view.bad
         masks = self._masks(probability, self._working_diameter, work.data)
-        frame = Frame(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
+        geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
         low, high = self._limits_px(micrograph)
-        picks, evidence = default_rule(
+        picks, features = default_rule(
             masks,
-            frame,
+            geometry,
             diameter_px,
             self._calibration,
             darkness=darkness(work.data, masks, self._working_diameter),
@@ -246,7 +248,7 @@ class Picker:
             min_diameter_px=low,
             max_diameter_px=high,
         )
-        return replace(picks, sought=size), evidence
+        return replace(picks, sought=size), features
 
     def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
         """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
@@ -273,7 +275,7 @@ class Picker:
             return cut(probability, image, self._sam, diameter_px=diameter_px, expected_area=float(area))
         return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
 
-    def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, Evidence]:
+    def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, MaskFeatures]:
         """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule.
 
         Beyond it, nothing is picked in bad areas, and the segmenters other than the grid, which must know a size, take
@@ -282,23 +284,23 @@ class Picker:
         ny, nx = micrograph.data.shape
         view = self._view(micrograph)
         probability = self._map_of_denoised(micrograph.data) if self.denoised else view.seen_published(PUBLISHED_SIDE)
-        frame = Frame((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, view.bad)
+        geometry = MapGeometry((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, view.bad)
         if self.segmenter == "grid":
-            picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), frame)
-            return picks, Evidence(picks.score, np.zeros(len(picks)))
+            picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), geometry)
+            return picks, MaskFeatures(picks.score, np.zeros(len(picks)))
         size = self.diameter or self.max_diameter
-        scale = float(np.sqrt(frame.scale_y * frame.scale_x))
+        scale = float(np.sqrt(geometry.scale_y * geometry.scale_x))
         if size is not None:
             guess = size / require_pixel_size(micrograph, "a diameter in angstrom") * scale
         else:
             # Of the ellipses that discs become on a frame that is not square, the short axis is seen.
-            squeeze = float(np.sqrt(max(frame.scale_y, frame.scale_x) / min(frame.scale_y, frame.scale_x)))
+            squeeze = float(np.sqrt(max(geometry.scale_y, geometry.scale_x) / min(geometry.scale_y, geometry.scale_x)))
             guess = (disc_diameter(probability) or 0.0) * squeeze or PUBLISHED_SIDE / 30
         masks = self._masks(np.ascontiguousarray(probability), guess)
         low, high = self._limits_px(micrograph)
         return default_rule(
             masks,
-            frame,
+            geometry,
             guess / scale,
             Calibration(),
             size_range=(0.3, 3.0),

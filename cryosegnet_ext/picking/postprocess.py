@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from ..files.diameter import from_pixels
 from ..files.picks import Picks
 from .masks import Masks
-from .scoring import LEAST_REFERENCES, LIKELY, Calibration, Evidence, likely_share, texture
+from .scoring import LEAST_REFERENCES, LIKELY, Calibration, MaskFeatures, likely_share, texture
 
 # Ice, gold and dirt are darker than particles by far more than particles differ: robust standard deviations.
 DARKEST = 6.0
@@ -23,7 +23,7 @@ SIZE_RANGE = (0.5, 1.75)
 
 
 @dataclass(frozen=True)
-class Frame:
+class MapGeometry:
     """Where a map lies on its micrograph.
 
     Attributes
@@ -47,7 +47,7 @@ class Frame:
 
 def default_rule(
     masks: Masks,
-    frame: Frame,
+    geometry: MapGeometry,
     diameter_px: float,
     calibration: Calibration,
     *,
@@ -59,14 +59,14 @@ def default_rule(
     max_diameter_px: float = np.inf,
     margin: float = 0.5,
     separation: float = 0.5,
-) -> tuple[Picks, Evidence]:
+) -> tuple[Picks, MaskFeatures]:
     """Our rule: size, score, borders, bad areas, overlaps.
 
     Parameters
     ----------
     masks
         Instances on the map.
-    frame
+    geometry
         Geometry of the map on the micrograph.
     diameter_px
         Expected particle diameter, micrograph pixels.
@@ -94,37 +94,37 @@ def default_rule(
     -------
     Picks
         Best score first.
-    Evidence
+    MaskFeatures
         What their scores are made of, in the same order.
     """
-    x, y = frame.to_micrograph(masks.x, masks.y)
-    scale = np.sqrt(frame.scale_x * frame.scale_y)
+    x, y = geometry.to_micrograph(masks.x, masks.y)
+    scale = np.sqrt(geometry.scale_x * geometry.scale_y)
     own = np.sqrt(4 * masks.area / np.pi) / label_share / scale
     rim = margin * diameter_px - 0.5
-    top, bottom, left, right = whole_part(frame.bad, frame.shape)
+    top, bottom, left, right = whole_part(geometry.bad, geometry.shape)
     keep = (x >= left + rim) & (y >= top + rim) & (x <= right - 1 - rim) & (y <= bottom - 1 - rim)
     keep &= (own >= size_range[0] * diameter_px) & (own <= size_range[1] * diameter_px)
     keep &= (own >= min_diameter_px) & (own <= max_diameter_px)
-    evidence = _evidence(masks, np.log(np.maximum(own, 1e-6) / diameter_px), keep, noise)
-    score = calibration.score(evidence)
+    features = _features(masks, np.log(np.maximum(own, 1e-6) / diameter_px), keep, noise)
+    score = calibration.score(features)
     if darkness is not None:
         keep &= ~_far_too_dark(darkness, keep & (score >= 0.5))
-    if frame.bad is not None and frame.bad.any():
-        keep &= _distance_to_bad(frame.bad, x, y) > 0.5 * margin * diameter_px
+    if geometry.bad is not None and geometry.bad.any():
+        keep &= _distance_to_bad(geometry.bad, x, y) > 0.5 * margin * diameter_px
     kept = np.flatnonzero(keep)
     kept = kept[np.lexsort((x[kept], y[kept], -score[kept]))]
     kept = kept[_not_too_close(x[kept], y[kept], separation * diameter_px)]
-    size = from_pixels(own[kept], frame.pixel_size)
-    picks = Picks(x[kept], y[kept], size, score[kept], frame.pixel_size, frame.shape)
-    return picks, evidence.take(kept)
+    size = from_pixels(own[kept], geometry.pixel_size)
+    picks = Picks(x[kept], y[kept], size, score[kept], geometry.pixel_size, geometry.shape)
+    return picks, features.take(kept)
 
 
-def _evidence(
+def _features(
     masks: Masks, log_size: NDArray[np.float64], keep: NDArray[np.bool_], noise: NDArray[np.float64] | None
-) -> Evidence:
+) -> MaskFeatures:
     """Of all masks (n,), those in ``keep`` being the micrograph's candidates."""
     likely = keep & (masks.probability >= LIKELY)
-    return Evidence(
+    return MaskFeatures(
         masks.probability,
         log_size,
         masks.score,
@@ -145,7 +145,7 @@ def _far_too_dark(darkness: NDArray[np.float64], likely: NDArray[np.bool_]) -> N
 
 
 def whole_part(bad: NDArray[np.bool_] | None, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """First and end row, first and end column of the frame without the bad stripes along its sides."""
+    """First and end row, first and end column of the micrograph without the bad stripes along its sides."""
     if bad is None or not bad.any():
         return 0, shape[0], 0, shape[1]
     ends = []
@@ -194,7 +194,7 @@ def robust_diameter(diameters: NDArray[np.float64], weights: NDArray[np.float64]
     return float(diameters[order][np.searchsorted(share, share[-1] / 2)])
 
 
-def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Picks:
+def published_rule(masks: Masks, geometry: MapGeometry, *, keep_iou: float = 0.94) -> Picks:
     """The rule of the published code, without its defects.
 
     Keeps masks with a predicted IoU above ``keep_iou`` whose box is about as large as the most frequent one: with the
@@ -208,7 +208,7 @@ def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Pic
     ----------
     masks
         From SAM's own grid of points, boxes in map pixels.
-    frame
+    geometry
         Geometry; the map is 1024 x 1024, so that its two scales differ on micrographs that are not square.
 
     Returns
@@ -218,20 +218,20 @@ def published_rule(masks: Masks, frame: Frame, *, keep_iou: float = 0.94) -> Pic
     """
     masks = masks.take(masks.score > keep_iou)
     if len(masks) == 0:
-        return Picks.empty(frame.pixel_size, frame.shape)
+        return Picks.empty(geometry.pixel_size, geometry.shape)
     x0, y0, w, h = np.round(masks.box).T
     w0, h0 = _mode(w), _mode(h)
-    diameter = float(np.hypot(w0 / frame.scale_x, h0 / frame.scale_y))
+    diameter = float(np.hypot(w0 / geometry.scale_x, h0 / geometry.scale_y))
     tolerance = 0.2 * int(diameter // 2)
     keep = (w > w0 - tolerance / 3) & (w < w0 + tolerance) & (h > h0 - tolerance / 3) & (h < h0 + tolerance)
-    x, y = (x0 + w / 2)[keep] / frame.scale_x, (y0 + h / 2)[keep] / frame.scale_y
-    inside = (x >= 0) & (y >= 0) & (x <= frame.shape[1] - 1) & (y <= frame.shape[0] - 1)
-    if frame.bad is not None and inside.any():
+    x, y = (x0 + w / 2)[keep] / geometry.scale_x, (y0 + h / 2)[keep] / geometry.scale_y
+    inside = (x >= 0) & (y >= 0) & (x <= geometry.shape[1] - 1) & (y <= geometry.shape[0] - 1)
+    if geometry.bad is not None and inside.any():
         row, column = np.floor(y + 0.5).astype(int), np.floor(x + 0.5).astype(int)
-        inside[inside] = ~frame.bad[row[inside], column[inside]]
-    size = np.full(int(inside.sum()), from_pixels(diameter, frame.pixel_size))
+        inside[inside] = ~geometry.bad[row[inside], column[inside]]
+    size = np.full(int(inside.sum()), from_pixels(diameter, geometry.pixel_size))
     score = np.clip(masks.score[keep][inside], 0, 1)
-    return Picks(x[inside], y[inside], size, score, frame.pixel_size, frame.shape).by_score()
+    return Picks(x[inside], y[inside], size, score, geometry.pixel_size, geometry.shape).by_score()
 
 
 def _mode(values: NDArray[np.float64]) -> float:

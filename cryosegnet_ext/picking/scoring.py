@@ -19,7 +19,7 @@ _FARTHEST = 3.0
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MaskFeatures:
     """What is known of each candidate of a micrograph.
 
     Attributes
@@ -46,7 +46,7 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.probability)
 
-    def take(self, which: ArrayLike) -> Evidence:
+    def take(self, which: ArrayLike) -> MaskFeatures:
         """The candidates chosen by a boolean mask or by indices, in that order."""
         i = np.asarray(which)
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -70,7 +70,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Score of a pick, a logistic function of its `Evidence`.
+    """Score of a pick, a logistic function of its `MaskFeatures`.
 
     1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2 + iou_slope * logit(q) + texture_slope * t
     + likely_slope * c))) with ``p`` the map's mean inside the mask, ``s`` the natural logarithm of (mask's size /
@@ -88,26 +88,26 @@ class Calibration:
 
     @property
     def slopes(self) -> Floats:
-        """(6,) in the order of `Evidence.columns`."""
+        """(6,) in the order of `MaskFeatures.columns`."""
         return np.array([getattr(self, f.name) for f in fields(self)], np.float64)
 
     @classmethod
     def of_slopes(cls, slopes: ArrayLike) -> Calibration:
-        """From (6,) values in the order of `Evidence.columns`, rounded as files keep them."""
+        """From (6,) values in the order of `MaskFeatures.columns`, rounded as files keep them."""
         return cls(*(round(float(v), 4) for v in np.asarray(slopes)))
 
-    def score(self, evidence: Evidence) -> Floats:
+    def score(self, features: MaskFeatures) -> Floats:
         """(n,) scores in 0..1."""
-        return np.asarray(1 / (1 + np.exp(-(evidence.columns() @ self.slopes))), np.float64)
+        return np.asarray(1 / (1 + np.exp(-(features.columns() @ self.slopes))), np.float64)
 
 
-def joined(parts: Sequence[Evidence]) -> Evidence:
+def joined(parts: Sequence[MaskFeatures]) -> MaskFeatures:
     """The candidates of several micrographs, one after the other; what one of them lacks, all lack."""
     columns = []
-    for f in fields(Evidence):
+    for f in fields(MaskFeatures):
         values = [getattr(part, f.name) for part in parts]
         columns.append(None if any(v is None for v in values) else np.concatenate([np.zeros(0), *values]))
-    return Evidence(*columns)  # type: ignore[arg-type]
+    return MaskFeatures(*columns)  # type: ignore[arg-type]
 
 
 def logit(share: Floats, least: float = 1e-4) -> Floats:

@@ -14,7 +14,7 @@ from ..evaluation import Counts, match
 from ..files.diameter import from_pixels
 from ..files.picks import Picks
 from ..picking.picker import Picker
-from ..picking.scoring import Calibration, Evidence, joined
+from ..picking.scoring import Calibration, MaskFeatures, joined
 from .examples import Example
 
 Floats = NDArray[np.float64]
@@ -69,7 +69,7 @@ class Candidates:
 
     Attributes
     ----------
-    evidence
+    features
         Of each (n).
     right : (n,) bool
         It lies on a label.
@@ -77,7 +77,7 @@ class Candidates:
         How many there are to find.
     """
 
-    evidence: Evidence
+    features: MaskFeatures
     right: NDArray[np.bool_]
     labels: int
 
@@ -103,8 +103,8 @@ def gather(weights: Path, examples: Sequence[Example], device: str, denoised: bo
         micrograph = example.micrograph()
         for error in (1.0,) if published else SIZE_ERRORS:
             size = from_pixels(example.diameter_px * error, micrograph.pixel_size)
-            picks, evidence = picker.candidates_and_evidence(micrograph, size)
-            found.append(evidence)
+            picks, features = picker.candidates_and_features(micrograph, size)
+            found.append(features)
             right.append(right_picks(picks, example))
             labels += len(example.x)
     return Candidates(joined(found), np.concatenate(right), labels)
@@ -120,7 +120,7 @@ def fit_calibration(candidates: Candidates, prior: Calibration | None = None) ->
     n = len(t)
     if n < _LEAST_CANDIDATES or min(t.sum(), n - t.sum()) < _LEAST_OF_EACH:
         return prior
-    f = replace(candidates.evidence, iou=None).columns()
+    f = replace(candidates.features, iou=None).columns()
     centre = prior.slopes
 
     def cost(beta: Floats) -> float:
@@ -136,7 +136,7 @@ def fit_calibration(candidates: Candidates, prior: Calibration | None = None) ->
 
 def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
     """The threshold with the best F1, as near to 0.5 as costs nothing; 0.5 where nothing can be told."""
-    score = calibration.score(candidates.evidence)
+    score = calibration.score(candidates.features)
     f1 = [_f1(candidates, score >= q) for q in _THRESHOLDS]
     best = max(f1)
     if best == 0:
@@ -147,7 +147,7 @@ def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
 
 def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
     """F1 of the candidates that pass."""
-    return _f1(candidates, calibration.score(candidates.evidence) >= threshold)
+    return _f1(candidates, calibration.score(candidates.features) >= threshold)
 
 
 def _f1(candidates: Candidates, kept: NDArray[np.bool_]) -> float:

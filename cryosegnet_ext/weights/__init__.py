@@ -2,12 +2,12 @@
 
 from .files import load_state_dict, metadata_of
 from .networks import build_sam, load_sam, load_unet, sam_sizes
-from .sources import SOURCES, Source, cache_folder, expected_sha256, location, sha256_of
+from .sources import SOURCES, WeightsSource, cache_folder, expected_sha256, location, sha256_of
 from .store import adopt, fetch, resolve
 
 __all__ = [
     "SOURCES",
-    "Source",
+    "WeightsSource",
     "adopt",
     "build_sam",
     "cache_folder",

@@ -14,7 +14,7 @@ from ..errors import UsageError
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsSource:
     """Where named weights come from.
 
     Attributes
@@ -43,16 +43,16 @@ class Source:
     member: str | None = None
 
 
-def _segment_anything(file: str, sha256: str, about: str) -> Source:
-    return Source(
+def _segment_anything(file: str, sha256: str, about: str) -> WeightsSource:
+    return WeightsSource(
         "sam", file, "Apache-2.0", about, f"https://dl.fbaipublicfiles.com/segment_anything/{file}", sha256=sha256
     )
 
 
-SOURCES: dict[str, Source] = {
-    "default": Source("unet", "unet_default.safetensors", "MIT", "built-in U-Net"),
-    "sam_small": Source("sam", "sam_small.safetensors", "MIT", "built-in small SAM, asked at peaks"),
-    "cryosegnet": Source(
+SOURCES: dict[str, WeightsSource] = {
+    "default": WeightsSource("unet", "unet_default.safetensors", "MIT", "built-in U-Net"),
+    "sam_small": WeightsSource("sam", "sam_small.safetensors", "MIT", "built-in small SAM, asked at peaks"),
+    "cryosegnet": WeightsSource(
         "unet",
         "cryosegnet.pth",
         "MIT",
@@ -83,7 +83,7 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("cryosegnet"))
 
 
-def named(name: str) -> Source:
+def named(name: str) -> WeightsSource:
     """The source of named weights; raises UsageError where there are none of that name."""
     if name not in SOURCES:
         raise UsageError(f"no weights are called '{name}'; names are {', '.join(SOURCES)}")

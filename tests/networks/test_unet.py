@@ -198,7 +198,9 @@ def test_a_part_upsampled_within_the_whole():
     whole = torch.randn(1, 2, 24, 40, generator=torch.Generator().manual_seed(0))
     up = torch.nn.functional.interpolate(whole, scale_factor=2, mode="bilinear", align_corners=True)
     for top, left, bottom, right in ((0, 0, 24, 40), (4, 8, 16, 30), (0, 20, 12, 40)):
-        part = unet._upsampled_as_part(whole[:, :, top:bottom, left:right], unet.Frame(2 * top, 2 * left, 48, 80))
+        part = unet._upsampled_as_part(
+            whole[:, :, top:bottom, left:right], unet.TilePosition(2 * top, 2 * left, 48, 80)
+        )
         expected = up[:, :, 2 * top : 2 * bottom, 2 * left : 2 * right]
         inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
         torch.testing.assert_close(part[inside], expected[inside], rtol=1e-5, atol=1e-5)

@@ -11,8 +11,8 @@ from scipy.spatial.distance import pdist
 
 from cryosegnet_ext.picking import postprocess
 from cryosegnet_ext.picking.masks import Masks
-from cryosegnet_ext.picking.postprocess import Frame, published_rule, robust_diameter
-from cryosegnet_ext.picking.scoring import Calibration, Evidence, likely_share, texture
+from cryosegnet_ext.picking.postprocess import MapGeometry, published_rule, robust_diameter
+from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, likely_share, texture
 
 FLAT = Calibration()
 
@@ -38,16 +38,16 @@ def random_masks(rng, n, shape):
     )
 
 
-WHOLE = Frame((400, 500), 1.0, 1.0)
+WHOLE = MapGeometry((400, 500), 1.0, 1.0)
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 1.6])
 @pytest.mark.parametrize(("pixel_size", "diameter"), [(None, 40), (2.5, 100)])
 def test_positions_and_sizes_are_those_of_the_micrograph(scale, pixel_size, diameter):
-    frame = Frame((400, 500), scale, scale, pixel_size)
+    geometry = MapGeometry((400, 500), scale, scale, pixel_size)
     x, y = np.array([100.0, 250.0, 440.2]), np.array([90.0, 300.5, 60.0])
     masks = discs((x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5, 0.7 * 40 * scale, [0.9, 0.8, 0.7])
-    picks = default_rule(masks, frame, 40.0, FLAT, label_share=0.7)
+    picks = default_rule(masks, geometry, 40.0, FLAT, label_share=0.7)
     assert picks.x == pytest.approx(x)
     assert picks.y == pytest.approx(y)
     assert picks.diameter_px == pytest.approx(40)
@@ -56,8 +56,8 @@ def test_positions_and_sizes_are_those_of_the_micrograph(scale, pixel_size, diam
 
 
 def test_a_map_whose_sides_are_scaled_differently():
-    frame = Frame((400, 1000), 0.5, 0.25)
-    picks = default_rule(discs(125.0, 100.0, 10), frame, 28.0, FLAT)
+    geometry = MapGeometry((400, 1000), 0.5, 0.25)
+    picks = default_rule(discs(125.0, 100.0, 10), geometry, 28.0, FLAT)
     assert (picks.x[0], picks.y[0]) == pytest.approx((501.5, 200.5))
     assert picks.diameter_px[0] == pytest.approx(10 / np.sqrt(0.5 * 0.25))
 
@@ -66,9 +66,9 @@ def test_smeared_edges_are_not_part_of_the_frame():
     bad = np.zeros((400, 300), bool)
     bad[5:40] = True  # the rows before it are lost with it
     bad[:, 290:] = True
-    bad[:, 60:63] = True  # dead columns inside the frame are none of its edge
+    bad[:, 60:63] = True  # dead columns inside the micrograph are none of its edge
     masks = discs([150, 150, 279, 280, 20], [49, 50, 200, 260, 200])
-    picks = default_rule(masks, Frame((400, 300), 1.0, 1.0, None, bad), 20.0, FLAT)
+    picks = default_rule(masks, MapGeometry((400, 300), 1.0, 1.0, None, bad), 20.0, FLAT)
     assert sorted(zip(picks.x, picks.y)) == [(20, 200), (150, 50), (279, 200)]
 
 
@@ -100,8 +100,8 @@ def test_nothing_on_bad_areas(shape):
     bad[shape[0] // 2, 200] = True
     rng = np.random.default_rng(0)
     masks = random_masks(rng, 3000, shape)
-    picks = default_rule(masks, Frame(shape, 1.0, 1.0, None, bad), 20.0, FLAT)
-    free = default_rule(masks, Frame(shape, 1.0, 1.0, None, np.zeros(shape, bool)), 20.0, FLAT)
+    picks = default_rule(masks, MapGeometry(shape, 1.0, 1.0, None, bad), 20.0, FLAT)
+    free = default_rule(masks, MapGeometry(shape, 1.0, 1.0, None, np.zeros(shape, bool)), 20.0, FLAT)
     distance = distance_transform_edt(~bad)[picks.y.round().astype(int), picks.x.round().astype(int)]
     assert distance.min() > 20 / 4 - 2
     assert 0 < len(picks) < len(free)
@@ -109,7 +109,7 @@ def test_nothing_on_bad_areas(shape):
     kept = set(zip(picks.x, picks.y))
     missing = [p for p in zip(free.x[far], free.y[far]) if p not in kept]
     assert len(missing) <= 0.02 * far.sum()  # those that lost to a pick which now stands
-    assert len(default_rule(masks, Frame(shape, 1.0, 1.0, None, np.ones(shape, bool)), 20.0, FLAT)) == 0
+    assert len(default_rule(masks, MapGeometry(shape, 1.0, 1.0, None, np.ones(shape, bool)), 20.0, FLAT)) == 0
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -141,26 +141,26 @@ def test_the_order_of_the_masks_does_not_matter(seed):
 def test_scores_rise_with_the_probability_and_fall_with_an_odd_size():
     calibration = Calibration(offset=0.4, probability_slope=0.8, size_slope=-2.0)
     p = np.linspace(0, 1, 101)
-    scores = calibration.score(Evidence(p, np.zeros(101)))
+    scores = calibration.score(MaskFeatures(p, np.zeros(101)))
     assert (np.diff(scores) >= 0).all() and (np.diff(scores[1:-1]) > 0).all()
     assert ((scores > 0) & (scores < 1)).all()
     log_size = np.linspace(0, 1, 20)
-    assert (np.diff(calibration.score(Evidence(np.full(20, 0.7), log_size))) < 0).all()
-    assert calibration.score(Evidence(np.full(20, 0.7), log_size)) == pytest.approx(
-        calibration.score(Evidence(np.full(20, 0.7), -log_size))
+    assert (np.diff(calibration.score(MaskFeatures(np.full(20, 0.7), log_size))) < 0).all()
+    assert calibration.score(MaskFeatures(np.full(20, 0.7), log_size)) == pytest.approx(
+        calibration.score(MaskFeatures(np.full(20, 0.7), -log_size))
     )
-    assert calibration.score(Evidence(np.array([0.5]), np.zeros(1))) == pytest.approx(1 / (1 + np.exp(-0.4)))
-    assert Calibration().score(Evidence(p[1:-1], np.zeros(99))) == pytest.approx(p[1:-1])
+    assert calibration.score(MaskFeatures(np.array([0.5]), np.zeros(1))) == pytest.approx(1 / (1 + np.exp(-0.4)))
+    assert Calibration().score(MaskFeatures(p[1:-1], np.zeros(99))) == pytest.approx(p[1:-1])
 
 
 def test_the_rule_scores_by_the_size_of_the_particle_not_of_its_mask():
     calibration = Calibration(offset=0.4, probability_slope=0.8, size_slope=-2.0)
-    frame = Frame((400, 500), 0.5, 0.5)
+    geometry = MapGeometry((400, 500), 0.5, 0.5)
     sizes = np.array([30.0, 40, 50])
     masks = discs([50, 120, 200], 100, sizes * 0.7 * 0.5, 0.8)
-    picks = default_rule(masks, frame, 40.0, calibration, label_share=0.7)
+    picks = default_rule(masks, geometry, 40.0, calibration, label_share=0.7)
     order = np.argsort(picks.x)
-    assert picks.score[order] == pytest.approx(calibration.score(Evidence(np.full(3, 0.8), np.log(sizes / 40))))
+    assert picks.score[order] == pytest.approx(calibration.score(MaskFeatures(np.full(3, 0.8), np.log(sizes / 40))))
 
 
 def test_picks_in_other_noise_than_the_likely_ones_lose_score():
@@ -171,10 +171,10 @@ def test_picks_in_other_noise_than_the_likely_ones_lose_score():
     noise = np.zeros((33, 2))
     noise[30:] = 0.9
     calibration = Calibration(texture_slope=-1.0, likely_slope=2.0)
-    picks, evidence = postprocess.default_rule(discs(x, y, 20, p), WHOLE, 20.0, calibration, noise=noise)
-    assert evidence.texture == pytest.approx(texture(noise, p >= 0.5)[np.r_[0:30, 30, 31, 32]])
-    assert set(evidence.likely) == {likely_share(p >= 0.5)}
-    assert np.array_equal(picks.score, calibration.score(evidence))
+    picks, features = postprocess.default_rule(discs(x, y, 20, p), WHOLE, 20.0, calibration, noise=noise)
+    assert features.texture == pytest.approx(texture(noise, p >= 0.5)[np.r_[0:30, 30, 31, 32]])
+    assert set(features.likely) == {likely_share(p >= 0.5)}
+    assert np.array_equal(picks.score, calibration.score(features))
     assert (picks.x[:30] < 350).all() and (picks.score[30:32] < picks.score[29] - 0.1).all()
     # masks that the rule leaves out for other reasons tell nothing of the company
     outside = discs(np.r_[x, np.full(50, 2)], np.r_[y, np.arange(50) * 7], 20, np.r_[p, np.full(50, 0.1)])
@@ -225,7 +225,7 @@ def test_the_published_rule_is_the_plain_one(seed, shape):
     ones = np.ones(n)
     masks = Masks(x0 + w / 2, y0 + h / 2, ones * 800, boxes, ious, ones)
     ny, nx = shape
-    picks = published_rule(masks, Frame(shape, 1024 / ny, 1024 / nx, 1.2))
+    picks = published_rule(masks, MapGeometry(shape, 1024 / ny, 1024 / nx, 1.2))
     expected = literal_rule(boxes.tolist(), ious, ny, nx)
     assert len(picks) == len(expected)
     found = np.array(sorted(zip(picks.x, picks.y, picks.diameter_px))).reshape(-1, 3)
@@ -235,9 +235,9 @@ def test_the_published_rule_is_the_plain_one(seed, shape):
 
 
 def test_a_certain_mask_gives_one_pick_and_a_doubtful_one_none():
-    frame = Frame((2048, 2048), 0.5, 0.5)
-    assert len(published_rule(discs(500, 500, 40, iou=0.99999), frame)) == 1
-    assert len(published_rule(discs(500, 500, 40, iou=0.94), frame)) == 0
-    assert len(published_rule(discs(500, 500, 40, iou=0.92), frame, keep_iou=0.9)) == 1
-    picks = published_rule(discs([100, 400, 700], 500, [40, 40, 100], iou=0.95), frame)
+    geometry = MapGeometry((2048, 2048), 0.5, 0.5)
+    assert len(published_rule(discs(500, 500, 40, iou=0.99999), geometry)) == 1
+    assert len(published_rule(discs(500, 500, 40, iou=0.94), geometry)) == 0
+    assert len(published_rule(discs(500, 500, 40, iou=0.92), geometry, keep_iou=0.9)) == 1
+    picks = published_rule(discs([100, 400, 700], 500, [40, 40, 100], iou=0.95), geometry)
     assert sorted(picks.x) == [200, 800]

@@ -1,11 +1,11 @@
-"""What a score is made of: each kind of evidence by itself."""
+"""What a score is made of: each feature by itself."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from cryosegnet_ext.picking.scoring import Calibration, Evidence, joined, likely_share, texture
+from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined, likely_share, texture
 
 
 def test_no_texture_without_enough_likely_masks():
@@ -38,23 +38,23 @@ def test_odd_noise_and_bad_company_lower_the_score():
     calibration = Calibration(-1.0, texture_slope=-1.2, likely_slope=6.0)
     p, none = np.full(5, 0.7), np.zeros(5)
     steps = np.linspace(0, 1, 5)
-    assert (np.diff(calibration.score(Evidence(p, none, texture=steps))) < 0).all()
-    assert (np.diff(calibration.score(Evidence(p, none, likely=steps))) > 0).all()
+    assert (np.diff(calibration.score(MaskFeatures(p, none, texture=steps))) < 0).all()
+    assert (np.diff(calibration.score(MaskFeatures(p, none, likely=steps))) > 0).all()
     value = -1.0 + np.log(0.7 / 0.3) - 1.2 * 0.5 + 6.0 * 0.25
-    alone = Evidence(p[:1], none[:1], texture=np.array([0.5]), likely=np.array([0.25]))
+    alone = MaskFeatures(p[:1], none[:1], texture=np.array([0.5]), likely=np.array([0.25]))
     assert calibration.score(alone) == pytest.approx(1 / (1 + np.exp(-value)))
     # and what a file of earlier weights does not know of changes nothing
-    assert Calibration().score(Evidence(p, none, None, steps, steps)) == pytest.approx(p)
+    assert Calibration().score(MaskFeatures(p, none, None, steps, steps)) == pytest.approx(p)
 
 
 def test_evidence_is_taken_and_joined():
     rng = np.random.default_rng(0)
-    whole = Evidence(*(rng.random(7) for _ in range(5)))
+    whole = MaskFeatures(*(rng.random(7) for _ in range(5)))
     part = whole.take([4, 2])
     assert np.array_equal(part.columns(), whole.columns()[[4, 2]])
     again = joined([whole.take(np.arange(7) < 3), whole.take(np.arange(7) >= 3)])
     assert np.array_equal(again.columns(), whole.columns())
-    without = joined([whole, Evidence(np.array([0.5]), np.zeros(1))])
+    without = joined([whole, MaskFeatures(np.array([0.5]), np.zeros(1))])
     assert len(without) == 8 and without.iou is None and without.texture is None
     assert len(joined([])) == 0 and joined([]).columns().shape == (0, 6)
 

@@ -8,7 +8,7 @@ import torch
 
 from cryosegnet_ext import Picker, read_micrograph
 from cryosegnet_ext.networks.unet import AttentionUNet
-from cryosegnet_ext.picking.scoring import Calibration, Evidence
+from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures
 from cryosegnet_ext.training import result
 from cryosegnet_ext.training.calibration import (
     Candidates,
@@ -28,14 +28,14 @@ def made_up(n, offset, slope, size_slope, seed=0):
     logit, size = rng.normal(0.5, 2, n), rng.normal(0, 0.3, n)
     chance = 1 / (1 + np.exp(-(offset + slope * logit + size_slope * size**2)))
     right = rng.random(n) < chance
-    return Candidates(Evidence(1 / (1 + np.exp(-logit)), size), right, int(right.sum() * 1.2))
+    return Candidates(MaskFeatures(1 / (1 + np.exp(-logit)), size), right, int(right.sum() * 1.2))
 
 
 def test_the_score_becomes_the_chance():
     found = fit_calibration(made_up(20_000, -0.5, 1.4, -3.0))
     assert (found.offset, found.probability_slope, found.size_slope) == pytest.approx((-0.5, 1.4, -3.0), rel=0.15)
     new = made_up(20_000, -0.5, 1.4, -3.0, seed=1)
-    score = found.score(new.evidence)
+    score = found.score(new.features)
     for low in (0.1, 0.4, 0.7):
         there = (score > low) & (score < low + 0.2)
         assert new.right[there].mean() == pytest.approx(score[there].mean(), abs=0.04)
@@ -44,9 +44,11 @@ def test_the_score_becomes_the_chance():
 def test_noise_and_company_are_learned_too():
     rng = np.random.default_rng(3)
     n = 20_000
-    evidence = Evidence(rng.uniform(0.05, 0.95, n), rng.normal(0, 0.4, n), None, rng.exponential(0.4, n), rng.random(n))
+    features = MaskFeatures(
+        rng.uniform(0.05, 0.95, n), rng.normal(0, 0.4, n), None, rng.exponential(0.4, n), rng.random(n)
+    )
     truth = Calibration(-2.0, 1.0, -2.0, 0.0, -1.3, 4.0)
-    found = fit_calibration(Candidates(evidence, rng.random(n) < truth.score(evidence), n))
+    found = fit_calibration(Candidates(features, rng.random(n) < truth.score(features), n))
     assert found.slopes == pytest.approx(truth.slopes, rel=0.15, abs=0.02)
 
 
@@ -58,7 +60,7 @@ def test_the_slope_of_a_segmenters_own_score_stays():
 def test_few_candidates_leave_the_score_as_it_was():
     prior = Calibration(-0.3, 1.1, -2.0)
     assert fit_calibration(made_up(40, 0, 1, 0), prior) == prior
-    all_right = Candidates(Evidence(np.full(500, 0.7), np.zeros(500)), np.ones(500, bool), 500)
+    all_right = Candidates(MaskFeatures(np.full(500, 0.7), np.zeros(500)), np.ones(500, bool), 500)
     assert fit_calibration(all_right, prior) == prior
     backwards = made_up(2000, 0, -1.5, 0)
     assert fit_calibration(backwards, prior) == prior
@@ -68,18 +70,18 @@ def test_the_threshold_lies_where_f1_is_best():
     # everything above a score of 0.7 is right, and half of what lies between 0.3 and 0.7
     p = np.array([0.9] * 100 + [0.62] * 50 + [0.25] * 200)
     right = np.array([True] * 100 + [False] * 50 + [False] * 200)
-    candidates = Candidates(Evidence(p, np.zeros(350)), right, 110)
+    candidates = Candidates(MaskFeatures(p, np.zeros(350)), right, 110)
     threshold = best_threshold(candidates, Calibration())
     assert 0.62 < threshold <= 0.8
-    easy = Candidates(Evidence(p[:100], np.zeros(100)), right[:100], 100)
+    easy = Candidates(MaskFeatures(p[:100], np.zeros(100)), right[:100], 100)
     assert best_threshold(easy, Calibration()) == 0.5
-    nothing = Candidates(Evidence(np.zeros(0), np.zeros(0)), np.zeros(0, bool), 10)
+    nothing = Candidates(MaskFeatures(np.zeros(0), np.zeros(0)), np.zeros(0, bool), 10)
     assert best_threshold(nothing, Calibration()) == 0.5
 
 
 def test_a_faint_particle_has_a_low_threshold():
     p = np.array([0.17] * 100 + [0.02] * 400)
-    candidates = Candidates(Evidence(p, np.zeros(500)), np.arange(500) % 5 == 0, 100)
+    candidates = Candidates(MaskFeatures(p, np.zeros(500)), np.arange(500) % 5 == 0, 100)
     candidates.right[:40], candidates.right[40:100] = True, False
     assert best_threshold(candidates, Calibration()) == pytest.approx(0.15)
 
@@ -121,6 +123,6 @@ def test_candidates_of_the_built_in_network_are_the_picks(tmp_path):
     seen = gather(tmp_path / "bare.safetensors", [example], "cpu")
     assert seen.labels == 3 * len(truth) and seen.right.sum() > 0.8 * seen.labels
     picked = score_picker(Picker(device="cpu"), [example])
-    kept = Calibration(**note["calibration"]).score(seen.evidence) >= note["threshold"]
+    kept = Calibration(**note["calibration"]).score(seen.features) >= note["threshold"]
     assert kept.sum() == pytest.approx(3 * picked.picks, rel=0.15)
     assert picked.f1 > 0.8
