@@ -1,4 +1,4 @@
-"""What to do when a device runs out of memory: less at a time, and in the end a clear sentence."""
+"""What happens when a device runs out of memory: smaller pieces, and at last a clear error."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU (where PyTorch raises a RuntimeError)."""
     if isinstance(error, OutOfMemoryError | MemoryError):
         return True
-    # the CPU's allocator says it in one way or the other
+    # the CPU's allocator has two messages
     said = ("not enough memory", "can't allocate memory")
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def with_less(work: Callable[[int], T], size: int, least: int, what: str, device: torch.device) -> T:
-    """Do some work, with half the size at a time as often as memory runs out.
+    """Do some work; whenever memory runs out, try again with half the size.
 
     Parameters
     ----------
     work
-        Called with the size (a tile's side, a batch's length); does all of the work with it.
+        Called with the size (side of a tile, length of a batch); does all of the work in pieces of that size.
     size, least
-        Size to begin with; none below ``least`` is tried.
+        First and smallest size to try.
     what
-        Who needs the memory, for the message.
+        What needs the memory, for the message.
     device
         Where it runs.
 
     Raises
     ------
     CryoSegNetError
-        Memory ran out even at the least size.
+        Memory ran out even at the smallest size.
     """
     while True:
         try:
@@ -49,11 +49,11 @@ def with_less(work: Callable[[int], T], size: int, least: int, what: str, device
             if not ran_out(error):
                 raise
             if size // 2 < least:
-                advice = "close other programs" if device.type == "cpu" else "close its other users or use --device cpu"
+                remedy = "close other programs" if device.type == "cpu" else "close its other users or use --device cpu"
                 raise CryoSegNetError(
-                    f"{what} ran out of memory on {device}, however little was done at a time: {advice}."
+                    f"{what} ran out of memory on {device} even with the smallest pieces: {remedy}."
                 ) from error
-        # outside the handler, whose traceback still holds the tensors of the failed attempt
+        # outside the except block, whose traceback keeps the tensors of the failed try alive
         size //= 2
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,13 +1,13 @@
-"""SAM's mask decoder for many points on one image, doing only what differs between them.
+"""SAM's mask decoder for many points on one image: computes only what differs between the points.
 
-segment-anything repeats the image for every prompt, projects its 4,096 tokens anew in each attention, and upsamples
-every mask to the whole frame. The numbers here are the same to rounding, from the same weights:
+segment-anything repeats the image for every prompt, projects its 4,096 tokens again in each attention, and upsamples
+every mask to the whole frame. This decoder gives the same numbers up to rounding, from the same weights:
 
 - The first layer sees the same image for every prompt, so its keys, values and queries are projected once.
-- After that, a projection of the 4,096 image tokens is moved to the other side of the product, where there are seven
-  tokens: ``q . (W k) = (W^T q) . k``. What is left of the position encoding is the same for all prompts.
-- Upsampling is local to a token (2 x 2 transposed convolutions, normalisation over channels), so it is done for the
-  tokens of a window around the point.
+- In later layers, the projection of the 4,096 image tokens moves to the other side of the product, where there are
+  seven tokens: ``q . (W k) = (W^T q) . k``. The term of the position encoding is the same for all prompts.
+- Upsampling is local to a token (2 x 2 transposed convolutions, normalisation over channels), so only the tokens of a
+  window around the point are upsampled.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class PointDecoder:
         points : (B, 2) float
             x, y in pixels of SAM's input.
         corner : (B, 2) int
-            First row and column of image tokens of the part of the masks that is wanted.
+            First row and column of image tokens of the part of the masks to compute.
         size : (int, int)
             Rows and columns of tokens of that part.
 
         Returns
         -------
         logits : (B, M, 4 * rows, 4 * columns)
-            SAM's low-resolution masks (without the one for single-mask output), cut to the part.
+            SAM's low-resolution masks of that part, without the one for single-mask output.
         iou : (B, M)
             Predicted.
         """
@@ -112,7 +112,7 @@ class PointDecoder:
         heads = attention.num_heads
         q = _by_head(attention.q_proj(tokens), heads) * (attention.internal_dim // heads) ** -0.5  # (B, H, T, d)
         placed = _by_head(self._placed[id(attention)][None], heads)[0]  # (H, N, d)
-        # the keys' bias adds the same to every key of a query: softmax does not see it
+        # the keys' bias adds the same value to every key of a query, which softmax cancels
         if image.ndim == 2:
             k = placed + _by_head((image @ attention.k_proj.weight.T)[None], heads)[0]
             v = _by_head(attention.v_proj(image)[None], heads)[0]
@@ -147,7 +147,7 @@ class PointDecoder:
             ).unflatten(1, (heads, t))
         weight = torch.softmax(scores, 2).flatten(1, 2)  # over the tokens; (B, H T, N)
         out = attention.out_proj.weight.unflatten(1, (heads, -1)).permute(1, 2, 0)  # (H, d, C)
-        # the weights of a head sum to 1, so the bias may come in equal parts with the heads
+        # the weights of a head sum to 1, so each head may add an equal part of the bias
         change = (v @ out + attention.out_proj.bias / heads).flatten(1, 2)  # (B, H T, C)
         if image.ndim == 2:
             return torch.baddbmm(image.expand(b, -1, -1), weight.transpose(1, 2), change)

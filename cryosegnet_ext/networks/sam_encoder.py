@@ -1,9 +1,8 @@
-"""SAM's image encoder, run so that no attention matrix of the whole frame is ever held.
+"""SAM's image encoder without an attention matrix of the whole frame in memory.
 
-segment-anything forms the 4,096 x 4,096 attention of every head of a global layer with its relative positions: 0.8 GB
-for ViT-B, several times over, and most of the encoder's time. Here the same modules and weights are used, the
-attention goes through PyTorch's fused kernel in blocks of queries, and the products run in bf16 where the hardware has
-units for it.
+In a global layer, segment-anything computes the 4,096 x 4,096 attention of every head with its relative positions.
+That takes 0.8 GB for ViT-B several times over, and most of the encoder's time. This encoder uses the same modules and
+weights, but PyTorch's fused attention in blocks of queries, and bf16 where the hardware has units for it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .unet import bf16_pays
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-# Elements of the position term held at once; in bf16 16 MB, which stays in a processor's cache.
+# Elements of the position term held at once; 16 MB in bf16, which fits in a processor's cache.
 _BLOCK = 8_000_000
 _BLOCK_GPU = 400_000_000
 
@@ -30,7 +29,7 @@ def encode(sam: Sam, picture: Any) -> tuple[Tensor, tuple[int, int]]:
     Parameters
     ----------
     sam
-        On the device where it is to run.
+        On the device that runs it.
     picture : (ny, nx, 3) uint8
         Array order; resized so that its long side is SAM's input, as segment-anything does.
 
@@ -39,7 +38,7 @@ def encode(sam: Sam, picture: Any) -> tuple[Tensor, tuple[int, int]]:
     features : (1, C, h, w) float32
         On SAM's device.
     used : (int, int)
-        Height and width of SAM's input that the picture fills; the rest is padding.
+        Height and width of the picture in SAM's input; the rest is padding.
     """
     from segment_anything.modeling import ImageEncoderViT
     from segment_anything.utils.transforms import ResizeLongestSide
@@ -85,7 +84,7 @@ def _attend(attention: Any, x: Tensor) -> Tensor:
     if not attention.use_rel_pos:
         out = scaled_dot_product_attention(q, k, v)
     else:
-        # position term of query (y, x) and key (j, i): q . Rh[y, j] + q . Rw[x, i]; its two parts are small
+        # position term of query (y, x) and key (j, i): q . Rh[y, j] + q . Rw[x, i]; both parts are small
         down = get_rel_pos(h, h, attention.rel_pos_h).to(q.dtype)
         across = get_rel_pos(w, w, attention.rel_pos_w).to(q.dtype)
         grid = q.reshape(b * heads, h, w, -1)
@@ -95,7 +94,7 @@ def _attend(attention: Any, x: Tensor) -> Tensor:
         rows = max(1, min(n, most // n))
         together = max(1, most // (rows * n))
         out = torch.empty_like(q)
-        if b > 1:  # windows: many small frames, whole heads at once
+        if b > 1:  # windows: many small frames, several at once
             for i in range(0, b, max(1, together // heads)):
                 part = slice(i, i + max(1, together // heads))
                 bias = (part_h[part] + part_w[part]).reshape(-1, heads, n, n)

@@ -21,11 +21,11 @@ from .memory import with_less
 Image = NDArray[np.float32]
 
 LARGEST_TILE, SMALLEST_TILE = 2048, 256
-"""Sides of the tiles that large images are cut into, pixels: as memory allows."""
+"""Sides of the tiles into which large images are cut, pixels; smaller tiles where memory is short."""
 
 
 class TilePosition(NamedTuple):
-    """Where a part of an image lies in the whole: its first row and column, height and width of the whole, pixels.
+    """Where a tile lies in the whole image: its first row and column, height and width of the whole, pixels.
 
     All are multiples of the network's stride.
     """
@@ -36,7 +36,7 @@ class TilePosition(NamedTuple):
     width: int
 
     def at_level(self, level: int) -> TilePosition:
-        """The same on the grid of the skip connection of that level (0: full resolution)."""
+        """The same position on the grid of that level's skip connection (0: full resolution)."""
         return TilePosition(*(value >> level for value in self))
 
 
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weigh the skip connection by what the coarser level sees there."""
+    """Weight the skip connection by what the coarser level sees there."""
 
     def __init__(self, gate_channels: int, skip_channels: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class AttentionGate(nn.Module):
         self.output = nn.Sequential(nn.Conv2d(skip_channels, skip_channels, 1), nn.Sigmoid())
 
     def forward(self, gate: Tensor, skip: Tensor) -> Tensor:
-        """Gate (B, Cg, H, W) and skip (B, Cs, H, W) -> weighed skip (B, Cs, H, W)."""
+        """Gate (B, Cg, H, W) and skip (B, Cs, H, W) -> weighted skip (B, Cs, H, W)."""
         return self.output(torch.relu(self.Wg(gate) + self.Ws(skip))) * skip
 
 
@@ -97,16 +97,16 @@ class Decoder(nn.Module):
         self.c1 = ConvBlock(in_channels + out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor, position: TilePosition | None = None) -> Tensor:
-        """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W); ``position``: of a part in its whole."""
+        """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W); ``position``: of a part in a whole."""
         x = self.up(x) if position is None else _upsampled_as_part(x, position)
         return self.c1(torch.cat([x, self.ag(x, skip)], dim=1))
 
 
 def _upsampled_as_part(x: Tensor, position: TilePosition) -> Tensor:
-    """Twofold bilinear upsampling with align_corners of a part, as it would come out within the whole.
+    """Upsample a tile twofold (bilinear, align_corners) so that it equals the same part of the whole, upsampled.
 
-    ``x`` (B, C, H/2, W/2), ``position`` on the fine grid -> (B, C, H, W). What lies beyond the part's border is
-    taken to be like the border.
+    ``x`` (B, C, H/2, W/2), ``position`` on the fine grid -> (B, C, H, W). Beyond the tile's
+    border, its border pixels are repeated.
     """
     for axis, first, length in ((2, position.top, position.height), (3, position.left, position.width)):
         coarse = x.shape[axis]
@@ -157,8 +157,8 @@ class AttentionUNet(nn.Module):
         x
             An image or, with ``position``, a part of one.
         position
-            Where the part lies in the whole image. The upsampling (align_corners) places coarse pixels by the size of
-            the image, so that a part that is taken for a whole gives another map.
+            Where the part lies in the whole image. Upsampling with align_corners places coarse pixels by the size of
+            the image, so a tile without its position gives another map.
 
         Raises
         ------
@@ -181,9 +181,9 @@ class AttentionUNet(nn.Module):
 def probability_map(model: AttentionUNet, image: Image, tile: int = LARGEST_TILE, margin: int = 64) -> Image:
     """Run the network on one image of any size; (h, w) -> probability (h, w), 0..1.
 
-    Large images go through in tiles whose overlapping margins are thrown away, so that memory stays bounded; the
-    rest is padded by reflection to the network's stride. Runs where the model lies; on a CPU with bf16 units and on
-    GPUs in bf16, else in float32. Where memory runs out, the tiles are made smaller.
+    Large images are cut into tiles with overlapping margins that are thrown away, so memory stays bounded. The image
+    is padded by reflection to a multiple of the network's stride. The network runs on the device that holds the model,
+    in bf16 on GPUs and on CPUs with units for it, else in float32. Where memory runs out, the tiles get smaller.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def probability_map(model: AttentionUNet, image: Image, tile: int = LARGEST_TILE
 
 
 def map_of_tensor(model: AttentionUNet, image: Tensor, tile: int = LARGEST_TILE, margin: int = 64) -> Tensor:
-    """`probability_map` of an image (h, w) float32 on the model's device; stays there."""
+    """`probability_map` of a tensor (h, w) float32 on the model's device; the result stays there."""
     return with_less(lambda side: _tiled(model, image, side, margin), tile, SMALLEST_TILE, "The U-Net", image.device)
 
 
@@ -229,9 +229,9 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
 
 
 def _spans(length: int, tile: int, core: int, stride: int) -> list[tuple[int, int]]:
-    """Cut 0..length into about equal spans of at most ``core``; one span if the whole fits in a tile.
+    """Cut 0..length into about equal spans of at most ``core`` pixels; one span if the whole fits in a tile.
 
-    Spans begin at multiples of ``stride``, so that the network's pooling groups the pixels as it would in the whole.
+    Spans begin at multiples of ``stride``, so that pooling groups the same pixels as in the whole image.
     """
     units = -(-length // stride)
     count = 1 if length <= tile else -(-units // (core // stride))
@@ -240,7 +240,7 @@ def _spans(length: int, tile: int, core: int, stride: int) -> list[tuple[int, in
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Whether the device has units for bf16, so that it is faster there than float32."""
+    """Whether the device has bf16 units, which make bf16 faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.backends.mkldnn.is_available() and _avx512_bf16()
@@ -248,7 +248,7 @@ def bf16_pays(device: torch.device) -> bool:
 
 @cache
 def _avx512_bf16() -> bool:
-    """Without these units bf16 on a CPU is emulated, and slower than float32."""
+    """Whether the CPU has bf16 units; without them bf16 is emulated and slower than float32."""
     try:
         with open("/proc/cpuinfo") as stream:
             flags = stream.read()

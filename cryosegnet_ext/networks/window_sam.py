@@ -1,9 +1,9 @@
 """A small SAM that sees one window around each peak of the U-Net's map, not the whole frame.
 
-Segment Anything's own modules in small sizes, taught on windows of three particle diameters around the peaks of the
-U-Net's map. The image encoder sees the map, the working image, and the working image of twice the field at half the
-resolution, so that it can tell a particle from the rim of a carbon film. The decoder's cost is image tokens x prompts:
-with 144 tokens for each prompt rather than the 4,096 of a 1024 x 1024 frame it is a small fraction.
+It consists of Segment Anything's own modules in small sizes, trained on windows of three particle diameters. The image
+encoder sees the map, the working image, and the working image at half the resolution with twice the field of view, so
+that it can tell a particle from the edge of a carbon film. The decoder's cost is image tokens x prompts: 144 tokens a
+prompt instead of the 4,096 of a 1024 x 1024 frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIDE = 96
 """Side of a window, working pixels: three particle diameters."""
 
 CONTEXT = 2
-"""The third channel shows this many times the field."""
+"""The third channel shows this many times the field of view."""
 
 SIZES: dict[str, Any] = {
     "img_size": SIDE,
@@ -53,7 +53,7 @@ _IMAGE_SCALE, _MAP_SCALE, _MAP_OFFSET = 0.4, 4.0, -1.0
 
 
 def is_windowed(sam: Sam) -> bool:
-    """Whether a SAM is one of ours, which looks through windows."""
+    """Whether a SAM is one of this kind."""
     return int(sam.image_encoder.img_size) == SIDE
 
 
@@ -65,13 +65,13 @@ def windows(probability: Image, image: Image, rows: NDArray[np.intp], columns: N
     probability, image : (h, w) float32
         The U-Net's map and the working image it was made of.
     rows, columns : (n,) int
-        Points; each comes to lie on pixel (SIDE / 2, SIDE / 2) of its window.
+        Points; each lies on pixel (SIDE / 2, SIDE / 2) of its window.
 
     Returns
     -------
     (n, 3, SIDE, SIDE) float32
-        Map, image, and image of `CONTEXT` times the field, scaled to about unit size; 0 probability and background
-        outside the frame.
+        Map, image, and image of `CONTEXT` times the field, scaled to about 1. Outside the image: probability 0 and
+        background.
     """
     half = SIDE // 2
     near = np.pad(probability, half), np.pad(image, half)
@@ -107,7 +107,7 @@ def decode(sam: Sam, pictures: torch.Tensor, points: torch.Tensor) -> tuple[torc
     logits : (n, SIDE / 2, SIDE / 2)
         Of the mask, at half the window's resolution.
     iou : (n,)
-        Predicted; taught to be 0 where the point is on no particle.
+        Predicted; trained to be 0 where no particle is under the point.
     """
     import torch
 
@@ -129,6 +129,6 @@ def decode(sam: Sam, pictures: torch.Tensor, points: torch.Tensor) -> tuple[torc
 
 
 def to_weights(sam: Sam, note: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """State dict and metadata of a trained one, as `weights.load_sam` reads them."""
+    """State dict and metadata of a trained network, as `weights.load_sam` reads them."""
     state = {key: value.detach().contiguous().half() for key, value in sam.state_dict().items()}
     return state, {"sam": {"num_heads": SIZES["num_heads"], "decoder_num_heads": SIZES["decoder_num_heads"]}, **note}

@@ -1,4 +1,4 @@
-"""Weights by name: where they come from, their sha256, the cache, and loading them without ever unpickling code."""
+"""Weights by name: their sources, their sha256, the cache, and loading without unpickling any code."""
 
 from .files import load_state_dict, metadata_of
 from .networks import build_sam, load_sam, load_unet, sam_sizes

@@ -1,4 +1,4 @@
-"""Weight files of any kind read as tensors by name; nothing in a file is ever run."""
+"""Read weight files of any kind as tensors by name. No code in a file is ever run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict; nothing in the file is ever run.
+    """Read a state dict. No code in the file is ever run.
 
     Parameters
     ----------
     path
-        ``.safetensors``, or anything that ``torch.save`` wrote: tensors by name, or such a dict under ``state_dict``,
+        A ``.safetensors`` file or a file from ``torch.save``: tensors by name, or such a dict under ``state_dict``,
         ``model_state_dict`` or ``model``. Prefixes that wrappers add (``module.``, ``_orig_mod.``) are removed.
 
     Returns
@@ -32,7 +32,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     CryoSegNetError
-        The file is missing, is truncated, holds no tensors, or holds code.
+        The file is missing or truncated, holds no tensors, or holds code.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,7 +47,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CryoSegNetError(f"{path} holds no weights: expected tensors by name, as in a state dict")
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise CryoSegNetError(f"{path} is not a state dict: its entry {key!r} is no tensor")
+            raise CryoSegNetError(f"{path} is not a state dict: its entry {key!r} is not a tensor")
     state: dict[str, Tensor] = dict(found)
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in state):
@@ -56,12 +56,12 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def metadata_of(path: str | Path) -> dict[str, Any]:
-    """The JSON under the key ``cryosegnet`` in a safetensors header; empty for files without.
+    """The JSON under the key ``cryosegnet`` in a safetensors header; empty where there is none.
 
     Raises
     ------
     CryoSegNetError
-        The file is no safetensors file, or its note is not JSON.
+        The file is not a safetensors file, or its note is not JSON.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -91,7 +91,7 @@ def _read_pickle(path: Path) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever bytes a file holds, PyTorch's readers may raise almost anything
+    except Exception as error:  # on arbitrary bytes PyTorch's readers raise almost anything
         if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             raise CryoSegNetError(
                 f"{path} holds Python code beside tensors, which is never run: "
@@ -101,5 +101,5 @@ def _read_pickle(path: Path) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, cut between words where it is long."""
+    """The first line of an error's text, shortened between words where it is long."""
     return shorten((str(error).splitlines() or [type(error).__name__])[0], 200, placeholder=" ...")

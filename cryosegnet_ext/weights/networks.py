@@ -1,4 +1,4 @@
-"""Networks of whatever size their weights tell: the U-Net and SAM."""
+"""Build the U-Net and SAM from weights; the sizes of the networks are read off the weights."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
-    """Load a U-Net of any width and depth; both are read off the weights.
+    """Load a U-Net of any width and depth.
 
     Returns
     -------
     AttentionUNet
         On the CPU, in evaluation mode.
     dict
-        What its trainer noted in the file (safetensors metadata, JSON under the key ``cryosegnet``); empty for files
-        without, such as the published checkpoint.
+        The trainer's note in the file (safetensors metadata, JSON under the key ``cryosegnet``); empty where there is
+        none, as in the published checkpoint.
 
     Raises
     ------
     CryoSegNetError
-        As `resolve` and `load_state_dict`; or the weights belong to another network.
+        See `resolve` and `load_state_dict`; or the weights belong to another network.
     """
     path = resolve(name_or_path)
     state = load_state_dict(path)
@@ -53,10 +53,10 @@ def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
 
 
 def load_sam(name_or_path: str | Path) -> Sam:
-    """Load a SAM: ViT-H, ViT-L, ViT-B, or one of any other size; its sizes are read off the weights.
+    """Load a SAM: ViT-H, ViT-L, ViT-B, or one of any other size.
 
-    What shapes do not tell comes from the file's metadata (`metadata_of`) under ``sam``: ``num_heads`` (of the image
-    encoder; needed only without relative positions) and ``decoder_num_heads`` (8 if absent).
+    Sizes that the shapes of tensors do not tell come from the file's metadata (`metadata_of`) under ``sam``:
+    ``num_heads`` (of the image encoder; needed only without relative positions) and ``decoder_num_heads`` (default 8).
 
     Returns
     -------
@@ -66,7 +66,7 @@ def load_sam(name_or_path: str | Path) -> Sam:
     Raises
     ------
     CryoSegNetError
-        As `resolve` and `load_state_dict`; or the weights belong to another network.
+        See `resolve` and `load_state_dict`; or the weights belong to another network.
     """
     path = resolve(name_or_path)
     state = load_state_dict(path)
@@ -79,14 +79,14 @@ def load_sam(name_or_path: str | Path) -> Sam:
         raise CryoSegNetError(
             f"{path} does not hold a SAM of the segment-anything package ({first_line(error)})"
         ) from error
-    # built without memory, then given the file's tensors: twice as fast, and half the peak, of filling a random one
+    # A network without memory takes over the file's tensors: twice as fast, and half the memory, of copying them.
     with torch.device("meta"):
         sam = build_sam(sizes)
     try:
         sam.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     except RuntimeError as error:
         raise _mismatch(path, "a SAM", error) from error
-    # constants that state dicts do not carry (build_sam.py of segment-anything)
+    # constants that are not in state dicts (build_sam.py of segment-anything)
     sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)
     sam.pixel_std = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
     return sam.eval().requires_grad_(False)
@@ -98,9 +98,9 @@ def sam_sizes(state: Mapping[str, Tensor], note: Mapping[str, Any] | None = None
     Parameters
     ----------
     state
-        Tensors by name; only names and shapes are looked at.
+        Tensors by name; only names and shapes are used.
     note
-        What shapes do not tell: see `load_sam`.
+        Sizes that the shapes do not tell: see `load_sam`.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def sam_sizes(state: Mapping[str, Tensor], note: Mapping[str, Any] | None = None
     Raises
     ------
     KeyError, ValueError, IndexError, ZeroDivisionError
-        These are not a SAM's names and shapes.
+        The names and shapes are not those of a SAM.
     """
     note = note or {}
     shape = {key: tuple(value.shape) for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Weights that have names: where they come from, where they are kept, and what their sha256 must be."""
+"""Weights with names: where they come from, where they are cached, and their sha256."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class WeightsSource:
     url
         Address to download from; None where the file is built in.
     sha256
-        Of the file; None where its publisher gives none. Then the sha256 at the first download is what later loads
-        are held to.
+        Of the file; None where its publisher gives none. Later loads are then compared with the sha256 of the first
+        download.
     member
-        Where ``url`` is a tar archive: the file's path in it.
+        The file's path in the archive, where ``url`` is a tar archive.
     """
 
     kind: Literal["unet", "sam"]
@@ -60,7 +60,7 @@ SOURCES: dict[str, WeightsSource] = {
         "https://calla.rnet.missouri.edu/CryoSegNet/pretrained_models.tar.gz",
         member="pretrained_models/cryosegnet.pth",
     ),
-    # the hexadecimal digits in these names are the start of the files' MD5, not of their sha256
+    # the hexadecimal digits in these file names are the start of the MD5, not of the sha256
     "sam_vit_h": _segment_anything(
         "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "SAM ViT-H, 2.6 GB"
     ),
@@ -84,7 +84,13 @@ def cache_folder() -> Path:
 
 
 def named(name: str) -> WeightsSource:
-    """The source of named weights; raises UsageError where there are none of that name."""
+    """The source of named weights.
+
+    Raises
+    ------
+    UsageError
+        There are no weights of that name.
+    """
     if name not in SOURCES:
         raise UsageError(f"no weights are called '{name}'; names are {', '.join(SOURCES)}")
     return SOURCES[name]
@@ -105,7 +111,7 @@ def location(name: str) -> Path:
 
 
 def sha256_of(path: str | Path) -> str:
-    """sha256 of a file, 64 lower-case hexadecimal digits; a file that has not changed is read once a process."""
+    """sha256 of a file, 64 lower-case hexadecimal digits. A process reads an unchanged file once."""
     status = os.stat(path)
     return _sha256_of(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
@@ -120,7 +126,7 @@ def _sha256_of(path: str, size: int, changed: int) -> str:
 
 
 def expected_sha256(name: str) -> str | None:
-    """sha256 that the file of named weights must have: published, or recorded when it entered the cache."""
+    """sha256 that the file of named weights must have: the published one, or the one recorded at the first download."""
     source = named(name)
     if source.sha256 is not None or source.url is None:
         return source.sha256
@@ -129,5 +135,5 @@ def expected_sha256(name: str) -> str | None:
 
 
 def record_of(path: Path) -> Path:
-    """File beside cached weights that holds the sha256 they came with."""
+    """The file beside cached weights that records their sha256."""
     return path.with_name(path.name + ".sha256")

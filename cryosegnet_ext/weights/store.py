@@ -1,4 +1,4 @@
-"""Named weights in the cache: found, downloaded, or taken from a file that was fetched by hand; always checked."""
+"""The cache of named weights: find, download, or import them; every file is checked by its sha256."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _TIMEOUT_SECONDS = 60
 
 
 def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
-    """The file of weights given by name or by path.
+    """Find the file of weights given by name or by path.
 
     Parameters
     ----------
     name_or_path
-        A key of `SOURCES`, or a file of the user's own. A name wins over a file of the same name: write ``./default``
-        for the file.
+        A key of `SOURCES`, or the user's own file. A name wins over a file of the same name: write ``./default`` for
+        the file.
     download
-        Fetch named weights that are not in the cache yet, unless ``$CRYOSEGNET_OFFLINE`` forbids it.
+        Download named weights that are not in the cache yet, unless ``$CRYOSEGNET_OFFLINE`` forbids it.
 
     Raises
     ------
     UsageError
         No such name or file.
     CryoSegNetError
-        The download failed or is forbidden; the cached file is not the one that was downloaded.
+        The download failed or is forbidden, or the cached file has changed.
     """
     name = str(name_or_path)
     if name not in SOURCES:
@@ -60,7 +60,7 @@ def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
             )
         if is_offline():
             raise CryoSegNetError(
-                f"weights '{name}' are not in {path.parent}, and CRYOSEGNET_OFFLINE forbids to download them: "
+                f"weights '{name}' are not in {path.parent}, and CRYOSEGNET_OFFLINE forbids downloads: "
                 f"run 'cryosegnet weights import {name} FILE', or unset it"
             )
         return fetch(name)
@@ -74,24 +74,25 @@ def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
 
 
 def fetch(name: str, *, progress: bool = True) -> Path:
-    """Download named weights into the cache, whether or not they are there.
+    """Download named weights into the cache, even if they are there.
 
     Parameters
     ----------
     name
         A key of `SOURCES` that has an address.
     progress
-        Say on standard error how much comes from where, and show a progress bar.
+        Write size and source to standard error, and show a progress bar on terminals.
 
     Returns
     -------
     Path
-        The file, complete and checked; a failed download leaves none behind.
+        The file, complete and checked. A failed download leaves no file behind.
 
     Raises
     ------
     CryoSegNetError
-        Built-in weights; no network, no such address, no space, or a file that is not the published one.
+        The weights are built in; there is no network, no such address or no space; or the file is not the published
+        one.
     """
     source = named(name)
     if source.url is None:
@@ -100,7 +101,7 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     import requests
 
     by_hand = f"fetch {source.url} by hand and run 'cryosegnet weights import {name} FILE'"
-    pooch.get_logger().setLevel("WARNING")  # it says in other words what `_announce` says
+    pooch.get_logger().setLevel("WARNING")  # `_announce` says the same
     download = pooch.HTTPDownloader(
         progressbar=progress and sys.stderr.isatty(),
         chunk_size=1 << 20,
@@ -112,8 +113,8 @@ def fetch(name: str, *, progress: bool = True) -> Path:
             file = pooch.retrieve(source.url, source.sha256, "download", folder, downloader=download)
         except requests.RequestException as error:
             reason = _why_not(error, source.url)
-            raise CryoSegNetError(f"cannot download weights '{name}', as {reason}: {by_hand}") from error
-        except ValueError as error:  # pooch says so of another hash
+            raise CryoSegNetError(f"cannot download weights '{name}', because {reason}: {by_hand}") from error
+        except ValueError as error:  # another hash, says pooch
             raise CryoSegNetError(
                 f"what {source.url} sent is not the published file (its sha256 is not {source.sha256}): {by_hand}"
             ) from error
@@ -121,7 +122,7 @@ def fetch(name: str, *, progress: bool = True) -> Path:
 
 
 def adopt(name: str, file: str | Path) -> Path:
-    """Copy a file fetched by hand into the cache as the weights called ``name``.
+    """Import a file that the user downloaded, as the weights called ``name``.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def adopt(name: str, file: str | Path) -> Path:
     Raises
     ------
     CryoSegNetError
-        Built-in weights; the file is missing, is not the published one, or holds no weights of that kind.
+        The weights are built in; or the file is missing, is not the published one, or holds other weights.
     """
     if named(name).url is None:
         raise UsageError(f"weights '{name}' are built in: pass your own file by its path instead")
@@ -146,7 +147,7 @@ def adopt(name: str, file: str | Path) -> Path:
 
 @contextmanager
 def _workplace(name: str) -> Iterator[Path]:
-    """A folder in the cache for files that are not complete yet; it goes whatever happens."""
+    """A folder in the cache for incomplete files; it is removed in any case."""
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -160,12 +161,12 @@ def _workplace(name: str) -> Iterator[Path]:
 
 
 def is_offline() -> bool:
-    """Whether ``$CRYOSEGNET_OFFLINE`` says that nothing is to be downloaded unasked (anything but empty, 0 or no)."""
+    """Whether ``$CRYOSEGNET_OFFLINE`` forbids downloads on demand: it is set, and not to 0, no or false."""
     return os.environ.get("CRYOSEGNET_OFFLINE", "").lower() not in ("", "0", "no", "false")
 
 
 def _announce(name: str, progress: bool, response: requests.Response, **_: object) -> None:
-    """Say how much comes from where, once a server has answered with the file itself."""
+    """Write size and source to standard error once the server answers with the file."""
     if not response.ok:
         response.close()  # pooch leaves it open
     elif progress and not response.is_redirect:
@@ -178,14 +179,14 @@ def _announce(name: str, progress: bool, response: requests.Response, **_: objec
 
 
 def _why_not(error: requests.RequestException, url: str) -> str:
-    """Why a download failed, as the rest of a sentence; the library's own texts are long and hold memory addresses."""
+    """Why a download failed, as the end of a sentence. The library's own texts are long and hold memory addresses."""
     import requests
 
     host = urlsplit(url).netloc
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"{host} answers {error.response.status_code} {error.response.reason}".rstrip()
     if isinstance(error, requests.exceptions.ProxyError):
-        return f"the proxy does not let through to {host}"
+        return f"the proxy refuses the connection to {host}"
     if isinstance(error, requests.exceptions.SSLError):
         return f"the certificate of {host} is not trusted here"
     if isinstance(error, requests.Timeout):
@@ -198,7 +199,7 @@ def _why_not(error: requests.RequestException, url: str) -> str:
 
 
 def _install(name: str, file: Path, folder: Path, origin: str) -> Path:
-    """Check ``file``, which came from ``origin``, and move it or a copy into the cache, where ``folder`` lies too."""
+    """Check ``file``, which came from ``origin``, and move or copy it into the cache by way of ``folder``."""
     source, target = SOURCES[name], location(name)
     part = folder / source.file
     if source.member is not None and tarfile.is_tarfile(file):
@@ -232,7 +233,7 @@ def _check_unet(part: Path, origin: str) -> None:
 
 
 def _extract(archive: Path, member: str, target: Path, origin: str) -> None:
-    """Write one plain file of a tar archive to ``target``; no path in the archive is ever used to write."""
+    """Write one plain file of a tar archive to ``target``. No path in the archive decides where it is written."""
     try:
         with tarfile.open(archive) as tar:
             for entry in tar:

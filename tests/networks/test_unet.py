@@ -212,18 +212,18 @@ def test_memory_that_runs_out_makes_smaller_tiles(exact, monkeypatch):
     whole = probability_map(model, image)
     seen = []
 
-    def tight(self, x, frame=None):
+    def tight(self, x, position=None):
         seen.append(tuple(x.shape[2:]))
         if x.shape[2] * x.shape[3] > 300 * 300:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(self, x, frame)
+        return forward(self, x, position)
 
     forward = AttentionUNet.forward
     monkeypatch.setattr(AttentionUNet, "forward", tight)
     assert probability_map(model, image) == pytest.approx(whole, abs=1e-5)
     assert seen[0] == (700, 520) and max(h * w for h, w in seen[3:]) <= 300 * 300
 
-    def none_left(self, x, frame=None):
+    def none_left(self, x, position=None):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(AttentionUNet, "forward", none_left)

@@ -353,7 +353,7 @@ def test_no_network(monkeypatch, cache):
     with pytest.raises(CryoSegNetError) as error:
         weights.fetch("sam_vit_b", progress=False)
     assert str(error.value) == (
-        "cannot download weights 'sam_vit_b', as 127.0.0.1:9 cannot be reached from here: fetch "
+        "cannot download weights 'sam_vit_b', because 127.0.0.1:9 cannot be reached from here: fetch "
         "http://127.0.0.1:9/sam.pth by hand and run 'cryosegnet weights import sam_vit_b FILE'"
     )
 
@@ -362,7 +362,7 @@ def test_no_network(monkeypatch, cache):
     ("error", "said"),
     [
         (requests.exceptions.SSLError("x" * 500), "the certificate of a.org is not trusted here"),
-        (requests.exceptions.ProxyError("x" * 500), "the proxy does not let through to a.org"),
+        (requests.exceptions.ProxyError("x" * 500), "the proxy refuses the connection to a.org"),
         (requests.exceptions.ReadTimeout("x" * 500), "a.org did not answer within 60 s"),
         (requests.exceptions.ChunkedEncodingError("x" * 500), "the connection to a.org broke off"),
     ],
