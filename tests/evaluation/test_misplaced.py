@@ -82,7 +82,7 @@ def test_coordinates_outside_are_counted_and_one_micrograph_is_named():
     assert outside({"a": inside}, "label") is None
     said = outside({"a": inside, "b": out, "c": out}, "label")
     assert said.startswith(
-        f"4 labels lie outside their micrographs, as on b ({NX} x {NY} pixels) and 1 other micrograph"
+        f"4 labels lie outside their micrographs, as on b ({NX} x {NY} pixels) and 1 more micrograph:"
     )
     assert outside({"a": Picks([1e6], [5], [9], [1])}, "pick") is None  # nobody knows how large it is
     assert outside({"a": Picks([-7], [5], [9], [1])}, "pick") is not None
