@@ -10,7 +10,7 @@ import argparse
 from cryosegnet_ext.cli import program
 from cryosegnet_ext.cli.parsing import CommandParser
 from cryosparc_job import cli
-from relion_external import protocol, schemes
+from relion_external import arguments, schemes
 
 _HEAD = """# Every option
 
@@ -31,7 +31,7 @@ RELION calls it with `--o`, `--in_mics`, `--in_coords`, `--j` and the parameters
 def options_page() -> str:
     """The page."""
     parts = [_HEAD, *sections(program().parser()), _RELION]
-    rows = [(f"`{label}`", "", text) for label, text in protocol.HELP.items()]
+    rows = [(f"`{label}`", "", text) for label, text in arguments.HELP.items()]
     parts += [table(("parameter", "default", "meaning"), rows)]
     parts += section(schemes.build_parser())
     return "\n".join([*parts, *sections(cli.program().parser())])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,12 @@ from cryosegnet_ext._version import __version__
 from cryosegnet_ext.cli.options import make_picker
 from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.picking.options import split_devices
+from cryosegnet_ext.runs.progress import Pace, duration
 
-from . import nodes, outputs, protocol
-from .life import DONE, FAILED, STOPPED, complain, say, supervise
-from .protocol import in_relion_words
+from . import nodes, outputs
+from .arguments import HELP, LABELS, Arguments, output_folder, parse
+from .messages import shown
+from .supervisor import DONE, FAILED, STOPPED, supervise
 
 if TYPE_CHECKING:
     from cryosegnet_ext.files.inputs import Input
@@ -36,11 +39,12 @@ project's directory.
 parameters:
 """
 
-_LINE_SECONDS = 20.0
-_LINE_SHARE = 0.05
-_LINE_SHORTEST = 2.0
+log = logging.getLogger(__name__)
+
+_LINE_SECONDS, _LINE_SHORTEST = 20.0, 2.0
 
 
+@shown()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job, or install a Scheme; returns 0 for success, 1 for failure, 4 where it was stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -48,28 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import schemes
 
         return schemes.main(words[1:])
-    folder = protocol.output_folder(words)
+    folder = output_folder(words)
     # RELION waits for a marker whatever stands in the arguments, so a job is answered as one.
     if folder is None and "--version" in words:
         print(f"cryosegnet-relion {__version__}")
         return DONE
     if not words or (folder is None and {"-h", "--help"} & set(words)):
-        print(USAGE + "".join(f"  {label:<19}{text}\n" for label, text in protocol.HELP.items()), end="")
+        print(USAGE + "".join(f"  {label:<19}{text}\n" for label, text in HELP.items()), end="")
         return DONE if words else FAILED
     if folder is None:
-        complain("error: --o is missing: RELION gives the job's directory there, as in --o External/job004/.")
+        log.error("--o is missing: RELION gives the job's directory there, as in --o External/job004/.")
         return FAILED
-    return supervise(folder, lambda: _work(words))
+    return supervise(folder, lambda: run(parse(words)))
 
 
-def _work(words: Sequence[str]) -> int:
-    try:
-        return run(protocol.parse(words))
-    except CryoSegNetError as error:
-        raise CryoSegNetError("error: " + in_relion_words(str(error))) from error
-
-
-def run(arguments: protocol.Arguments) -> int:
+def run(arguments: Arguments) -> int:
     """Do the job in the current directory, the project; markers are the caller's.
 
     Returns
@@ -86,9 +83,9 @@ def run(arguments: protocol.Arguments) -> int:
     version, source = nodes.read_version(arguments.folder) or (nodes.Version.V5, "no job.star tells, so the newest")
     if arguments.relion is not None:
         version, source = nodes.Version(arguments.relion), "as given"
-    say(f"cryosegnet {__version__}, job {arguments.output} for RELION {version.value} ({source})")
+    log.info(f"cryosegnet {__version__}, job {arguments.output} for RELION {version.value} ({source})")
     for name in arguments.unused:
-        say(f"{name} is not used by this job")
+        log.info(f"{name} is not used by this job")
     if arguments.threads is not None:
         # Before the libraries load, which read it once.
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads)))
@@ -105,13 +102,13 @@ def run(arguments: protocol.Arguments) -> int:
         count = plural(len(inputs), "micrograph")
         raise CryoSegNetError(f"of {count} none could be picked; the first: {outputs.about(name, reason)}")
     if picker.needs_diameter and result.without_picks == result.done + result.skipped:
-        complain("warning: the particle's size could not be estimated from these micrographs; give particle_diameter.")
+        log.warning("the particle's size could not be estimated from these micrographs; give particle_diameter.")
     outputs.finish(arguments, version, mics_star, inputs, files, result)
-    say(f"done in {time.monotonic() - start:.0f} s")
+    log.info(f"done in {time.monotonic() - start:.0f} s")
     return DONE
 
 
-def _micrographs(arguments: protocol.Arguments) -> tuple[str, list[Input]]:
+def _micrographs(arguments: Arguments) -> tuple[str, list[Input]]:
     """The micrographs STAR and its micrographs, in its order, with its spelling."""
     from cryosegnet_ext.files.inputs import read_micrographs_star
 
@@ -124,19 +121,19 @@ def _micrographs(arguments: protocol.Arguments) -> tuple[str, list[Input]]:
         star = micrographs_of(arguments.in_coords)
     # A table of particles names each many times.
     inputs = list({one.name: one for one in read_micrographs_star(star)}.values())
-    say(f"{plural(len(inputs), 'micrograph')} in {star}")
+    log.info(f"{plural(len(inputs), 'micrograph')} in {star}")
     return star, inputs
 
 
 @contextlib.contextmanager
-def _picker(arguments: protocol.Arguments, inputs: Sequence[Input]) -> Iterator[MicrographPicker | Engine]:
+def _picker(arguments: Arguments, inputs: Sequence[Input]) -> Iterator[MicrographPicker | Engine]:
     """The picker of this process, or where several devices are given a process for each."""
     devices = split_devices(arguments.device)
     threads = f"{arguments.threads or 'all'} threads"
     if len(devices) > 1:
         from cryosegnet_ext.runs.engines.processes import Devices
 
-        say(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} shared out")
+        log.info(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} shared out")
         each = None if arguments.threads is None else max(1, arguments.threads // len(devices))
         named = inputs if arguments.in_coords is not None else ()
         with Devices(functools.partial(job_picker, arguments, named), devices, each) as engine:
@@ -145,13 +142,13 @@ def _picker(arguments: protocol.Arguments, inputs: Sequence[Input]) -> Iterator[
     if arguments.threads is not None and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(arguments.threads)
     picker = job_picker(arguments, inputs, arguments.device)
-    say(f"weights {arguments.weights}, device {getattr(picker, 'device', arguments.device)}, {threads}")
+    log.info(f"weights {arguments.weights}, device {getattr(picker, 'device', arguments.device)}, {threads}")
     if arguments.in_coords is not None:
-        say(f"{'refining' if arguments.coords == 'refine' else 'scoring'} the picks of {arguments.in_coords}")
+        log.info(f"{'refining' if arguments.coords == 'refine' else 'scoring'} the picks of {arguments.in_coords}")
     yield picker
 
 
-def job_picker(arguments: protocol.Arguments, inputs: Sequence[Input], device: str) -> MicrographPicker:
+def job_picker(arguments: Arguments, inputs: Sequence[Input], device: str) -> MicrographPicker:
     """The picker that a job asks for; it knows the ``inputs``' names where it is given coordinates."""
     if arguments.in_coords is None:
         return make_picker(arguments, device)
@@ -163,7 +160,7 @@ def job_picker(arguments: protocol.Arguments, inputs: Sequence[Input], device: s
     return CoordinatePicker(picker, existing, inputs, arguments.coords == "refine", arguments.threshold)
 
 
-def _changed(arguments: protocol.Arguments, picker: MicrographPicker | Engine) -> bool:
+def _changed(arguments: Arguments, picker: MicrographPicker | Engine) -> bool:
     """Whether an earlier run of this job used other settings; it is said, and everything is then picked again."""
     from cryosegnet_ext.runs.journal import differences, read_settings
 
@@ -171,17 +168,17 @@ def _changed(arguments: protocol.Arguments, picker: MicrographPicker | Engine) -
     if before is None:
         return False
     now = {**picker.settings, "pixel_size": arguments.pixel_size}
-    then, now = ({protocol.LABELS.get(name, name): value for name, value in one.items()} for one in (before, now))
+    then, now = ({LABELS.get(name, name): value for name, value in one.items()} for one in (before, now))
     changes = differences(then, now)
     if changes:
         text = f"parameters were changed since this job ran before: {', '.join(changes)}"
-        complain(f"warning: {text}; all its micrographs are picked again")
-        say(f"{text}: all its micrographs are picked again")
+        log.warning(f"{text}; all its micrographs are picked again")
+        log.info(f"{text}: all its micrographs are picked again")
     return bool(changes)
 
 
 def _pick(
-    arguments: protocol.Arguments,
+    arguments: Arguments,
     picker: MicrographPicker | Engine,
     inputs: Sequence[Input],
     files: Sequence[str],
@@ -201,12 +198,12 @@ def _pick(
 
         existing = ExistingPicks(arguments.in_coords, [one.name for one in inputs])
         forget_changed(arguments.folder, existing, unique)
-    lines = ProgressLines()
+    progress = _Progress()
 
     def watch(record: Record, finished: int, total: int) -> None:
         for file in places[record.key]:
             outputs.publish(arguments.folder, record.stem, file, record.done)
-        lines.add(record, finished, total)
+        progress.add(record, finished, total)
 
     return batch.run(
         picker,
@@ -217,38 +214,32 @@ def _pick(
         pixel_size=arguments.pixel_size,
         progress=False,
         watch=watch,
-        say=lambda text: say(in_relion_words(text)),
     )
 
 
-class ProgressLines:
+class _Progress:
     """Lines for run.out: every 5 % of the micrographs, not more often than every 2 s, at least every 20 s."""
 
-    def __init__(self, tell: Callable[[str], None] = say) -> None:
-        self._tell = tell
-        self._start = self._last = time.monotonic()
-        self._first: int | None = None
-        self._said = self._picks = self._failed = 0
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+        self._picks = self._failed = 0
 
     def add(self, record: Record, finished: int, total: int) -> None:
         """Count one micrograph."""
-        if self._first is None:
-            self._first = self._said = finished - 1
-            self._tell(f"{self._first} finished by an earlier run, {total - self._first} to pick")
+        if self._pace is None:
+            self._pace = Pace(total, finished - 1, _LINE_SECONDS, shortest=_LINE_SHORTEST)
+            log.info(f"{self._pace.first} finished by an earlier run, {total - self._pace.first} to pick")
+        pace = self._pace
+        pace.count = finished
         self._picks += record.picks
         self._failed += not record.done
-        now = time.monotonic()
-        waited, share = now - self._last, (finished - self._said) / total
-        if finished < total and waited < (_LINE_SHORTEST if share >= _LINE_SHARE else _LINE_SECONDS):
+        if not pace.is_due and finished < total:
             return
-        from cryosegnet_ext.runs.progress import duration
-
-        self._last, self._said = now, finished
-        rate = (finished - self._first) / max(now - self._start, 1e-9)
-        per_minute = f"{60 * rate:.0f}" if rate > 0.2 else f"{60 * rate:.1f}"
-        left = f", {duration((total - finished) / rate)} left" if finished < total else ""
+        pace.told()
+        per_minute = f"{60 * pace.rate:.0f}" if pace.rate > 0.2 else f"{60 * pace.rate:.1f}"
+        left = "" if pace.seconds_left is None else f", {duration(pace.seconds_left)} left"
         failed = f", {self._failed} failed" if self._failed else ""
-        self._tell(f"{finished}/{total} micrographs, {self._picks} picks{failed}, {per_minute} per minute{left}")
+        log.info(f"{finished}/{total} micrographs, {self._picks} picks{failed}, {per_minute} per minute{left}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext.errors import CryoSegNetError
 
-from . import nodes, protocol
-from .life import complain, say
-from .protocol import in_relion_words
+from . import nodes
+from .arguments import Arguments, in_relion_words
 
 if TYPE_CHECKING:
     from cryosegnet_ext.files.inputs import Input
     from cryosegnet_ext.runs.batch import BatchResult
+
+log = logging.getLogger(__name__)
 
 #: Above this share of micrographs without picks or failed, run.err and the PDF say so.
 WARN_SHARE = 0.1
@@ -46,7 +48,7 @@ def retract(folder: Path, files: Sequence[str]) -> None:
 
 
 def finish(
-    arguments: protocol.Arguments,
+    arguments: Arguments,
     version: nodes.Version,
     mics_star: str,
     inputs: Sequence[Input],
@@ -80,13 +82,13 @@ def finish(
     if result.failed > _SHOWN_FAILURES:
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
     for line in lines:
-        say(line)
+        log.info(line)
     for text in (*result.warnings, *([warning] if warning else [])):
-        complain(f"warning: {in_relion_words(text)}")
+        log.warning(text)
     _write_page(arguments, mics_star)
     with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
-    say(f"coordinates: {arguments.output}{version.coordinates}")
+    log.info(f"coordinates: {arguments.output}{version.coordinates}")
 
 
 def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
@@ -125,7 +127,7 @@ def _longest(inputs: Sequence[Input]) -> int:
     return 4096
 
 
-def _write_page(arguments: protocol.Arguments, mics_star: str) -> None:
+def _write_page(arguments: Arguments, mics_star: str) -> None:
     """Write report.html; picks are worth more than their report, so one that fails is only said."""
     from cryosegnet_ext.report.command import THRESHOLD
     from cryosegnet_ext.report.page import try_report
@@ -133,11 +135,11 @@ def _write_page(arguments: protocol.Arguments, mics_star: str) -> None:
     command = {"label": "On the Params tab, then Continue", "parts": ["threshold ", THRESHOLD]}
     problem = try_report(arguments.folder, command=[command], stars=[mics_star])
     if problem is not None:
-        complain(f"warning: {problem}")
+        log.warning(problem)
 
 
 def _write_log(
-    arguments: protocol.Arguments,
+    arguments: Arguments,
     entries: Sequence[dict[str, Any]],
     inputs: Sequence[Input],
     lines: Sequence[str],
@@ -148,12 +150,12 @@ def _write_log(
     if not new and (arguments.folder / nodes.LOGFILE).exists():
         return True
     try:
-        from .report import write_report
+        from .logfile import write_logfile
 
-        write_report(arguments, entries, {one.name: one for one in inputs}, lines, warning)
+        write_logfile(arguments, entries, {one.name: one for one in inputs}, lines, warning)
     except CryoSegNetError:
         raise
     except Exception as error:
-        complain(f"warning: logfile.pdf could not be made ({type(error).__name__}: {error}); the picks are complete.")
+        log.warning(f"logfile.pdf could not be made ({type(error).__name__}: {error}); the picks are complete.")
         return False
     return True

@@ -39,7 +39,7 @@ from cryosegnet_ext.errors import UsageError
 from cryosegnet_ext.picking.options import SCORE, SIZE, RunOptions
 
 from . import nodes
-from .protocol import HELP, LABELS, in_relion_words, read
+from .arguments import HELP, LABELS, in_relion_words, read
 
 EXECUTABLE_VARIABLE = "CRYOSEGNET_RELION"
 """Environment variable with the path of ``cryosegnet-relion`` where it lives in an environment of its own."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from .arguments import LABELS
 from .nodes import Version, job_star, loop
-from .protocol import LABELS
 
 #: Settings that the picker is run with; the pixel size is in the STAR file by then.
 PICKED = tuple(label for name, label in LABELS.items() if name != "pixel_size")

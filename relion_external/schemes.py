@@ -21,8 +21,8 @@ from cryosegnet_ext.cli.readers import one_of
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.atomic import write_atomic
 
+from .arguments import HELP, read
 from .nodes import Version, read_version
-from .protocol import HELP, read
 from .scheme_star import PICKED, Scheme
 
 

@@ -14,7 +14,7 @@ from cryosegnet_ext import cli as commands
 from cryosegnet_ext.picking import segment
 from cryosegnet_ext.picking.options import PickerOptions
 from cryosparc_job import cli
-from relion_external import job, protocol
+from relion_external import arguments
 from tests.stub_picker import write_micrograph
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def test_cryosparc(
 def test_relion(name: str, value: str, said: str, mic: Path) -> None:
     """RELION takes no notice of exit codes, and shows what its user typed."""
     Path("mics.star").write_text("data_\n\nloop_\n_rlnMicrographName #1\nm.mrc\n")
-    label = protocol.LABELS[name]
+    label = arguments.LABELS[name]
     words = ["--o", "External/job001/", "--in_mics", "mics.star", f"--{label}", value]
     # A process of its own, as RELION starts it: threads of a torch that worked here before do not survive its fork.
     program = (
@@ -73,7 +73,7 @@ def test_relion(name: str, value: str, said: str, mic: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     err = done.stderr
     assert done.returncode == 1, err
-    assert job.in_relion_words(said) in err and "Traceback" not in err
+    assert arguments.in_relion_words(said) in err and "Traceback" not in err
     assert label in err.splitlines()[-1] or name in ("weights", "sam", "recipe")
     assert Path("External/job001/RELION_JOB_EXIT_FAILURE").exists()
 
@@ -87,7 +87,7 @@ def test_the_options_are_those_of_the_picker() -> None:
     assert defaults == {name: one.default for name, one in inspect.signature(Picker).parameters.items()}
     choices = {option.name: option.metadata["choices"] for option in fields(PickerOptions)}
     assert all(callable(getattr(segment, name)) for name in choices["segmenter"])
-    assert set(protocol.LABELS) == {*defaults, "pixel_size"}
+    assert set(arguments.LABELS) == {*defaults, "pixel_size"}
 
 
 def test_a_gpu_that_is_not_there(

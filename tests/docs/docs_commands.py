@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cryosegnet_ext import cli
 from cryosparc_job import cli as cryosparc
-from relion_external import protocol, schemes
+from relion_external import arguments, schemes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -125,7 +125,7 @@ def parse(words: tuple[str, ...] | list[str]) -> argparse.Namespace | None:
     if rest[:1] == ["scheme"]:
         return schemes.build_parser().parse_args(rest[1:])
     if rest not in (["--help"], ["--version"]):
-        known = {*protocol.OPTIONS, "o"}
+        known = {*arguments.OPTIONS, "o"}
         for word in rest:
             assert not word.startswith("--") or word.lstrip("-") in known, f"{word} is no parameter"
     return None

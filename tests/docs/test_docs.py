@@ -18,7 +18,7 @@ import pytest
 from cryosegnet_ext import Picker, cli
 from cryosegnet_ext.facility import FacilityJob
 from cryosparc_job import cli as cryosparc
-from relion_external import protocol, schemes
+from relion_external import arguments, schemes
 from tests.docs.docs_commands import LINES, PAGES, PROGRAMS, ROOT, Line, our_commands, parse
 
 PACKAGES = ("cryosegnet_ext", "cryosparc_job", "relion_external")
@@ -168,7 +168,7 @@ def test_every_option_is_on_its_page(site: Path) -> None:
                 assert re.search(rf"<code>{re.escape(name)}\b", text), f"{parser.prog} {name}"
                 seen += 1
     assert seen > 50
-    assert all(f"<code>{label}</code>" in text for label in protocol.OPTIONS)
+    assert all(f"<code>{label}</code>" in text for label in arguments.OPTIONS)
 
 
 def test_the_api_page_has_what_the_package_exports(site: Path) -> None:

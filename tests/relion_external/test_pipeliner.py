@@ -107,7 +107,7 @@ def test_job_is_listed_with_its_version(project: Path) -> None:
 def test_every_option_is_one_that_the_program_takes(project: Path) -> None:
     from pipeliner.job_factory import new_job_of_type
 
-    from relion_external import protocol
+    from relion_external import arguments
 
     job = new_job_of_type(NAME)
     job.output_dir = "AutoPick/job001/"
@@ -119,8 +119,8 @@ def test_every_option_is_one_that_the_program_takes(project: Path) -> None:
     (command,) = job.get_commands()
     words = command.get_final_command(job.output_dir)
     assert Path(words[0]).name == "cryosegnet-relion"
-    parsed = protocol.parse(words[1:])
-    names = {label: option.name for label, option in protocol.OPTIONS.items()}
+    parsed = arguments.parse(words[1:])
+    names = {label: option.name for label, option in arguments.OPTIONS.items()}
     assert {label: getattr(parsed, names[label]) for label in values} == values
     assert (parsed.segmenter, parsed.relion, parsed.in_mics) == ("watershed", "5", "micrographs.star")
     job.joboptions["min_diameter"].value = 100

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -20,7 +21,9 @@ from types import FrameType
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.runs.stopping import SIGNALS, Stopped, listening
 
-from .protocol import ABORTED, FAILURE, SUCCESS, Markers
+from .markers import ABORTED, FAILURE, SUCCESS, Markers
+
+log = logging.getLogger(__name__)
 
 DONE, FAILED, STOPPED = 0, 1, 4
 """Exit codes of the work and of the job."""
@@ -68,7 +71,7 @@ def _supervise(folder: Path, work: Callable[[], int], asked: list[int]) -> int:
         markers = Markers(folder)
         markers.begin()
     except OSError as error:
-        complain(f"{folder}: the job's directory cannot be written ({error.strerror}): check its permissions.")
+        log.error(f"{folder}: the job's directory cannot be written ({error.strerror}): check its permissions.")
         return FAILED
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -77,7 +80,7 @@ def _supervise(folder: Path, work: Callable[[], int], asked: list[int]) -> int:
     try:
         child = os.fork()
     except OSError as error:
-        complain(f"no process could be started ({error.strerror}): run fewer jobs at a time, then Continue.")
+        log.error(f"no process could be started ({error.strerror}): run fewer jobs at a time, then Continue.")
         code = FAILED
     else:
         if child == 0:
@@ -86,20 +89,8 @@ def _supervise(folder: Path, work: Callable[[], int], asked: list[int]) -> int:
     try:
         markers.end({DONE: SUCCESS, STOPPED: ABORTED}.get(code, FAILURE))
     except OSError as error:
-        complain(f"{folder}: RELION cannot be told how the job ended ({error.strerror}): mark it in the GUI.")
+        log.error(f"{folder}: RELION cannot be told how the job ended ({error.strerror}): mark it in the GUI.")
     return code
-
-
-def complain(text: str) -> None:
-    """One line for run.err."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f" cryosegnet-relion: {text}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
-
-
-def say(text: str = "") -> None:
-    """One line for run.out."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f" {text}".encode(errors="backslashreplace").decode(), flush=True)
 
 
 def _wait(child: int, markers: Markers, asked: list[int]) -> tuple[int, str | None]:
@@ -133,12 +124,12 @@ def _judge(status: int, why: str | None) -> int:
     if code == DONE:
         return DONE
     if why is not None or code == STOPPED:
-        say(f"stopped because {why or 'a signal was received'}; Continue goes on from here")
+        log.info(f"stopped because {why or 'a signal was received'}; Continue goes on from here")
         return STOPPED
     if code < 0:
         name = signal.Signals(-code).name
         hint = "; the system kills programs so when memory runs out" if -code == signal.SIGKILL else ""
-        complain(f"the picking process was killed by {name}{hint}: see run.out for how far it came, then Continue.")
+        log.error(f"the picking process was killed by {name}{hint}: see run.out for how far it came, then Continue.")
     return FAILED
 
 
@@ -153,22 +144,22 @@ def _be_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
         _die_with(parent)
         code = work()
     except CryoSegNetError as error:
-        complain(str(error))
+        log.error(str(error))
     except Stopped:
         code = STOPPED
     except MemoryError:
-        complain("memory ran out: run fewer jobs at a time, or ask the queue for more memory.")
+        log.error("memory ran out: run fewer jobs at a time, or ask the queue for more memory.")
     except ImportError as error:
         _log(folder)
-        complain(f"a part of the installation does not load ({error}): `cryosegnet doctor` says what is missing.")
+        log.error(f"a part of the installation does not load ({error}): `cryosegnet doctor` says what is missing.")
     except OSError as error:
         _log(folder)
         where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}: put it right, then Continue.")
+        log.error(f"{where}{error.strerror or error}: put it right, then Continue.")
     except BaseException as error:
         _log(folder)
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        complain(f"unexpected error ({what[:300]}): please report it with {folder / 'errors.log'}.")
+        log.error(f"unexpected error ({what[:300]}): please report it with {folder / 'errors.log'}.")
     finally:
         # Buffers that cannot be flushed to a full disk must not change how the job ends.
         for stream in (sys.stdout, sys.stderr):

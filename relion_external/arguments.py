@@ -1,17 +1,13 @@
-"""What RELION sends to an External job, and the files it waits for.
+"""The command line with which RELION starts an External job.
 
 RELION calls ``EXE --o External/jobNNN/ [--in_mics F] [--in_coords F] [--label value] ... --j THREADS other_args`` in
-the project directory. Values arrive unquoted: the shell splits them at spaces, and an empty one leaves a bare flag. Its
-exit code is ignored; the job ends for RELION when one of three files appears in its directory
-(``src/pipeline_control.h``).
+the project directory. Values arrive unquoted: the shell splits them at spaces, and an empty one leaves a bare flag.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
-import errno
 import os
 import re
 from collections.abc import Sequence
@@ -22,10 +18,6 @@ from typing import Any
 from cryosegnet_ext.cli.options import reader_of
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.picking.options import RunOptions, about, flag, split_devices
-
-SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
-ABORT_NOW = "RELION_JOB_ABORT_NOW"
-_RESERVE = ".RELION_JOB_EXIT_reserve"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,66 +213,3 @@ _UNUSED_INPUTS = ("in_movies", "in_parts", "in_3dref", "in_mask")
 
 def _with_slash(folder: str) -> str:
     return folder if folder.endswith("/") else folder + "/"
-
-
-class Markers:
-    """The files in a job's directory by which RELION learns how the job ended.
-
-    Parameters
-    ----------
-    folder
-        The job's directory; it is made where it is missing.
-
-    Raises
-    ------
-    OSError
-        The directory cannot be made or written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._place = folder.stat()
-
-    def begin(self) -> None:
-        """Remove the markers of an earlier run, and put a file aside that can become one on a full disk.
-
-        A request to abort is left: RELION removes old ones when it submits a job, so it was made while this one queued.
-        """
-        for name in (SUCCESS, FAILURE, ABORTED):
-            # Kept under the other name: on a full disk there may be no room for a new file.
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(self.folder / name, self.folder / _RESERVE)
-        (self.folder / _RESERVE).touch()
-
-    def abort_requested(self) -> bool:
-        """Whether the user pressed Abort; a file server that does not answer is asked again later."""
-        return os.path.exists(self.folder / ABORT_NOW)
-
-    def moved(self) -> bool:
-        """Whether the directory is not in its place any more: RELION moves that of a deleted job into its Trash."""
-        try:
-            return not os.path.samestat(self._place, os.stat(self.folder))
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-
-    def end(self, marker: str) -> None:
-        """Write one marker; it appears last, and a request to abort is gone before.
-
-        Raises
-        ------
-        OSError
-            It cannot be written.
-        """
-        if self.moved():
-            raise FileNotFoundError(errno.ENOENT, "it was deleted or moved")
-        for name in (ABORT_NOW, *({SUCCESS, FAILURE, ABORTED} - {marker})):
-            with contextlib.suppress(OSError):
-                (self.folder / name).unlink(missing_ok=True)
-        try:
-            # Renaming needs no room, where a new file may need a block for its directory's entry.
-            os.replace(self.folder / _RESERVE, self.folder / marker)
-        except OSError:
-            (self.folder / marker).touch()

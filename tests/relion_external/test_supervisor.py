@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relion_external.life import supervise
-from relion_external.protocol import Markers
+from relion_external.markers import Markers
+from relion_external.supervisor import supervise
 from tests.waiting import LIMIT, start, wait_until
 
 from .project import Project
@@ -158,14 +158,14 @@ def test_caller_that_ignores_the_ends_of_its_children(project: Project) -> None:
 
 
 def test_no_process_to_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fork() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
     assert supervise(tmp_path, lambda: 0) == 1
-    assert "no process could be started" in capsys.readouterr().err
+    assert "no process could be started" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == [FAILURE]
 
 
@@ -340,10 +340,10 @@ def test_micrographs_of_one_name_in_two_jobs(project: Project) -> None:
     assert all((project.folder / file).exists() for _, file in lines)
 
 
-def test_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     assert supervise(tmp_path / "file" / "job004", lambda: 0) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be written" in caplog.text
 
 
 def test_reserve_is_used_up(tmp_path: Path) -> None:

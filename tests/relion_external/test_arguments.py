@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
-from relion_external import protocol
-from relion_external.job import in_relion_words, main
+from relion_external import arguments
+from relion_external.arguments import in_relion_words
+from relion_external.job import main
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +16,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mics.star").touch()
 
 
-def parse(text: str) -> protocol.Arguments:
-    return protocol.parse(["--o", "External/job004/", "--in_mics", "mics.star", *text.split()])
+def parse(text: str) -> arguments.Arguments:
+    return arguments.parse(["--o", "External/job004/", "--in_mics", "mics.star", *text.split()])
 
 
 def test_everything_that_relion_sends() -> None:
@@ -25,7 +26,7 @@ def test_everything_that_relion_sends() -> None:
         "--particle_diameter 180 --threshold 0.3 --weights published --gpu 1 --denoised --j 8 --sam --angpix=1.2 "
         "--pipeline_control External/job004/"
     )
-    assert found == protocol.Arguments(
+    assert found == arguments.Arguments(
         output="External/job004/",
         in_mics="mics.star",
         in_coords="mics.star",
@@ -95,23 +96,23 @@ def test_mistakes(text: str, expected: str) -> None:
 
 def test_inputs_that_cannot_be_picked() -> None:
     with pytest.raises(CryoSegNetError, match="was given movies: choose 'Input micrographs'"):
-        protocol.parse(["--o", "External/job004/", "--in_movies", "mics.star"])
+        arguments.parse(["--o", "External/job004/", "--in_movies", "mics.star"])
     with pytest.raises(CryoSegNetError, match="no micrographs were given"):
-        protocol.parse(["--o", "External/job004/", "--in_mics", "--j", "1"])
+        arguments.parse(["--o", "External/job004/", "--in_mics", "--j", "1"])
     with pytest.raises(CryoSegNetError, match="--o is missing"):
-        protocol.parse(["--in_mics", "mics.star"])
+        arguments.parse(["--in_mics", "mics.star"])
 
 
 def test_output_folder_is_found_in_any_command_line() -> None:
-    assert protocol.output_folder(["--bad", "x y", "--o", "External/job004/"]) == Path("External/job004")
-    assert protocol.output_folder(["--o=External/job004/"]) == Path("External/job004")
-    assert protocol.output_folder(["--o", "--in_mics"]) is None
+    assert arguments.output_folder(["--bad", "x y", "--o", "External/job004/"]) == Path("External/job004")
+    assert arguments.output_folder(["--o=External/job004/"]) == Path("External/job004")
+    assert arguments.output_folder(["--o", "--in_mics"]) is None
 
 
 def test_help_names_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in protocol.OPTIONS)
+    assert all(f"\n  {name} " in said for name in arguments.OPTIONS)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("cryosegnet-relion ")
     assert main(["--in_mics", "mics.star"]) == 1

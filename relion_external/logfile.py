@@ -17,8 +17,8 @@ from cryosegnet_ext.files.micrograph import read_micrograph
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.runs.overlay import draw_overlay
 
+from .arguments import Arguments
 from .nodes import LOGFILE
-from .protocol import Arguments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ _PER_PAGE = 2
 _MOST_READ = 500
 
 
-def write_report(
+def write_logfile(
     arguments: Arguments,
     entries: Sequence[Mapping[str, Any]],
     inputs: Mapping[str, Input],

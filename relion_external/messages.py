@@ -1,0 +1,43 @@
+"""What a job says: notes in run.out, its warnings and errors in run.err, which RELION makes of the output streams."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+from .arguments import in_relion_words
+
+_LABELS = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """While this is open, what the job and the picker log is printed."""
+    loggers = [logging.getLogger(name) for name in ("cryosegnet_ext", __package__)]
+    handler = _Lines(logging.INFO)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+
+
+class _Lines(logging.Handler):
+    """A line for each message, in RELION's words.
+
+    The picker's own warnings are notes: what of them still holds at the end is a warning of the job.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = _LABELS.get(record.levelno, "") + in_relion_words(record.getMessage())
+        stream = sys.stdout
+        if record.levelno >= logging.WARNING and record.name.startswith(f"{__package__}."):
+            text, stream = f"cryosegnet-relion: {text}", sys.stderr
+        with contextlib.suppress(OSError, ValueError):
+            print(f" {text}".encode(errors="backslashreplace").decode(), file=stream, flush=True)
