@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .logs import say
 
 if TYPE_CHECKING:
     from ..simulation.plan import Plan, SpeciesFile
@@ -138,19 +136,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--output {args.output} is a file; name a folder")
     from ..simulation.series import run
 
-    seen = 0
-
-    def report(index: int, seconds: float) -> None:
-        nonlocal seen
-        seen += 1
-        if not args.quiet:
-            print(f"micrograph {index + 1}: {seconds:.1f} s ({seen} made)", file=sys.stderr, flush=True)
-
-    def remark(sentence: str) -> None:
-        if not args.quiet:
-            say(f"note: {sentence}", sys.stderr)
-
-    made = run(plan, args.output, args.count, args.workers, args.overwrite, report, remark)
+    made = run(plan, args.output, args.count, args.workers, args.overwrite)
     if not args.quiet:
         before = f", {args.count - made} were there before" if made < args.count else ""
         print(f"{made} micrographs made{before}; {plan.shape[1]} x {plan.shape[0]} pixels of {plan.pixel_size:g} A")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from .scene import ProjectionStack, Scene
 from .slices import SliceProjector
 from .specimens import MODEL_SUFFIXES, Specimen, make_specimen, read_specimen
 from .tables import micrographs_star, read_truth_summary, truth_star, write_mrc, write_mtfs
+
+log = logging.getLogger(__name__)
 
 # Views of a species on one micrograph; each occurs in eight turned and mirrored orientations.
 FEWEST_VIEWS, MOST_VIEWS = 16, 256
@@ -118,12 +121,8 @@ def run(
     count: int,
     workers: int = 1,
     overwrite: bool = False,
-    report: Callable[[int, float], None] = lambda index, seconds: None,
-    remark: Callable[[str], None] = lambda sentence: None,
 ) -> int:
     """Write ``count`` micrographs and all tables into ``output``; returns how many were made now.
-
-    ``report`` is told of every micrograph and the seconds it took, ``remark`` what is not as one would expect.
 
     Raises
     ------
@@ -137,17 +136,17 @@ def run(
         check_folder(output, record)
     simulator = Simulator(plan, output)
     if before := claim(output, record, overwrite):
-        remark(before)
+        log.info(f"note: {before}")
     for specimen in simulator.specimens:
         if specimen.remark:
-            remark(f"{specimen.name}: {specimen.remark}")
+            log.info(f"note: {specimen.name}: {specimen.remark}")
     for specimen, projector in zip(simulator.specimens, simulator._projectors):
         _write_specimen(output, specimen, projector)
     missing = [
         i for i in range(count) if not ((output / micrograph_name(i)).is_file() and (output / truth_name(i)).is_file())
     ]
-    for index, seconds in _each(simulator, missing, workers):
-        report(index, seconds)
+    for done, (index, seconds) in enumerate(_each(simulator, missing, workers), 1):
+        log.info(f"micrograph {index + 1}: {seconds:.1f} s ({done} made)")
     scenes = [plan.scene(i) for i in range(count)]
     mtf = write_mtfs(output, [scene.mtf for scene in scenes], plan.ranges.get("mtf", (1.0, 1.0)))
     rows = [(micrograph_name(i), scene.optics, mtf[scene.mtf]) for i, scene in enumerate(scenes)]
@@ -165,12 +164,12 @@ def run(
     write_atomic(output / RECORD, json.dumps(record, indent=1) + "\n")
     asked, covered = np.mean([scene.coverage for scene in scenes]), np.mean([covered for _, covered in made])
     if covered < FEW * asked:
-        remark(
-            f"particles cover {covered:.2f} of a micrograph on average, where --coverage asks for {asked:.2f}: "
+        log.info(
+            f"note: particles cover {covered:.2f} of a micrograph on average, where --coverage asks for {asked:.2f}: "
             "a lower --crowding, or a --shape much larger than a particle, makes room for more"
         )
     if more := [i for i in micrographs_in(output) if i >= count]:
-        remark(f"{output} holds {len(more)} more micrographs of a larger --count; micrographs.star leaves them out")
+        log.info(f"note: {output} holds {len(more)} more micrographs of a larger --count, not in micrographs.star")
     return len(missing)
 
 
