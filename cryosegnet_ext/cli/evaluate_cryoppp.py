@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CryoSegNetError, UsageError
+from ..errors import CryoSegNetError, UsageError, plural
 from .logs import say
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..evaluation.measures import SetScore
     from ..evaluation.reading import PickSet
     from ..files.picks import Picks
+
+log = logging.getLogger(__name__)
 
 OURS = "cryosegnet-ext"
 
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
         except UsageError:
             raise
         except CryoSegNetError as error:
-            say(f"cryosegnet: error: {error}", sys.stderr)
+            log.error(str(error))
             failed += 1
             continue
         ours += [(data_set.name, s.name, s.f1, s.published.f1) for s in scores]
@@ -169,7 +171,7 @@ def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path
             f"{data_set.micrographs}: none of them could be picked; {folder / 'failed.csv'} says why."
         )
     if result.failed:
-        say(f"cryosegnet: {result.failed} micrographs could not be picked: {folder / 'failed.csv'}", sys.stderr)
+        log.warning(f"{plural(result.failed, 'micrograph')} could not be picked: {folder / 'failed.csv'}")
     return folder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ from .logs import say
 if TYPE_CHECKING:
     from ..files.labels import CoordinateFile
     from ..files.picks import Picks
+
+log = logging.getLogger(__name__)
 
 HELP = "convert pick files between formats"
 
@@ -95,7 +97,7 @@ def _for_cryosparc(args: argparse.Namespace) -> int:
         args.picks[0], args.output or ".", flip_y=args.flip_y, shape=shape, pixel_size=args.pixel_size
     )
     for sentence in done.failures:
-        print(sentence, file=sys.stderr)
+        log.error(sentence)
     print(done.text, end="")
     return 2 if done.failures else 0
 
@@ -134,7 +136,7 @@ def _convert(args: argparse.Namespace) -> int:
                 write_picks(one.picks, target, box_size=args.box_size)
                 written.append(one.picks)
             except CryoSegNetError as error:
-                print(error, file=sys.stderr)
+                log.error(str(error))
                 failures += 1
     say(f"{plural(len(written), 'micrograph')}, {plural(sum(map(len, written)), 'pick')} -> {output}")
     if not failures:
@@ -190,7 +192,7 @@ def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -
             names |= {one.micrograph for one in more}
             found += more
         except CryoSegNetError as error:
-            print(error, file=sys.stderr)
+            log.error(str(error))
             failures += 1
     return found, failures
 

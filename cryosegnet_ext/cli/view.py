@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from .readers import PICK_FORMATS, number, pick_formats, whole
 
 if TYPE_CHECKING:
     from ..viewer.desk import Desk
+
+log = logging.getLogger(__name__)
 
 HELP = "look at picks at full resolution in the browser, correct them, label micrographs"
 
@@ -74,10 +77,9 @@ def main(args: argparse.Namespace) -> int:
     desk = _desk(args)
     server = ViewServer(desk, args.host, args.port)
     if args.host not in LOOPBACK:
-        print(
-            f"warning: --host {args.host} lets other machines in, without encryption: whoever sees the address can "
-            "look at the micrographs and save picks",
-            file=sys.stderr,
+        log.warning(
+            f"--host {args.host} lets other machines in, without encryption: whoever sees the address can "
+            "look at the micrographs and save picks"
         )
     print(f"{plural(len(desk.sheets), 'micrograph')}; saved picks go to {_shown(desk.target)}")
     print(f"open:  {server.address}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import logging
 import re
 import secrets
 import socket
@@ -18,6 +19,8 @@ from .._version import __version__
 from ..errors import CryoSegNetError
 from ..report.page import make_page
 from .desk import Desk
+
+log = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_BODY = 16 << 20
@@ -68,7 +71,8 @@ class ViewServer(ThreadingHTTPServer):
         """A browser that went away is no error; anything else is told in one line."""
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
-            print(f"cryosegnet view: {type(error).__name__}: {error}", file=sys.stderr)
+            log.error(f"{type(error).__name__}: {error}")
+            log.debug("the error comes from here:", exc_info=True)
 
 
 def _names_of(host: str, port: int) -> set[str]:

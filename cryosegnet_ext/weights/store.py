@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import shutil
 import sys
@@ -22,6 +23,8 @@ from .sources import SOURCES, cache_folder, expected_sha256, location, named, re
 
 if TYPE_CHECKING:
     import requests
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 60
 
@@ -73,15 +76,13 @@ def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
     return path
 
 
-def fetch(name: str, *, progress: bool = True) -> Path:
-    """Download named weights into the cache, even if they are there.
+def fetch(name: str) -> Path:
+    """Download named weights into the cache, even if they are there; terminals show a progress bar.
 
     Parameters
     ----------
     name
         A key of `SOURCES` that has an address.
-    progress
-        Write size and source to standard error, and show a progress bar on terminals.
 
     Returns
     -------
@@ -103,10 +104,10 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     by_hand = f"fetch {source.url} by hand and run 'cryosegnet weights import {name} FILE'"
     pooch.get_logger().setLevel("WARNING")  # `_announce` says the same
     download = pooch.HTTPDownloader(
-        progressbar=progress and sys.stderr.isatty(),
+        progressbar=sys.stderr is not None and sys.stderr.isatty(),
         chunk_size=1 << 20,
         timeout=_TIMEOUT_SECONDS,
-        hooks={"response": partial(_announce, name, progress)},
+        hooks={"response": partial(_announce, name)},
     )
     with _workplace(name) as folder:
         try:
@@ -165,17 +166,17 @@ def is_offline() -> bool:
     return os.environ.get("CRYOSEGNET_OFFLINE", "").lower() not in ("", "0", "no", "false")
 
 
-def _announce(name: str, progress: bool, response: requests.Response, **_: object) -> None:
-    """Write size and source to standard error once the server answers with the file."""
+def _announce(name: str, response: requests.Response, **_: object) -> None:
+    """Log size and source once the server answers with the file."""
     if not response.ok:
         response.close()  # pooch leaves it open
-    elif progress and not response.is_redirect:
+    elif not response.is_redirect:
         count = int(response.headers.get("content-length", 0))
         size = (
             f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB" if count else "a file of unknown size"
         )
         url, target = SOURCES[name].url, location(name)
-        print(f"downloading weights '{name}': {size} from {url} to {target}", file=sys.stderr, flush=True)
+        log.info(f"downloading weights '{name}': {size} from {url} to {target}")
 
 
 def _why_not(error: requests.RequestException, url: str) -> str:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -332,7 +333,7 @@ def test_a_download_that_is_not_the_published_file(monkeypatch, cache, site):
     content["/sam.pth"] = b"<html>moved</html>"
     serve(monkeypatch, "sam_vit_b", url=f"{address}/sam.pth")
     with pytest.raises(CryoSegNetError, match=r"not the published file .*weights import sam_vit_b FILE"):
-        weights.fetch("sam_vit_b", progress=False)
+        weights.fetch("sam_vit_b")
     assert os.listdir(cache) == []
 
 
@@ -342,7 +343,7 @@ def test_a_download_that_fails(monkeypatch, cache, site, path):
     content["/short.pth"] = b"half"
     serve(monkeypatch, "sam_vit_b", url=address + path)
     with pytest.raises(CryoSegNetError, match=rf"cannot download .*fetch {address}{path} by hand") as error:
-        weights.fetch("sam_vit_b", progress=False)
+        weights.fetch("sam_vit_b")
     assert "\n" not in str(error.value)
     assert os.listdir(cache) == []
 
@@ -351,7 +352,7 @@ def test_no_network(monkeypatch, cache):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     serve(monkeypatch, "sam_vit_b", url="http://127.0.0.1:9/sam.pth")
     with pytest.raises(CryoSegNetError) as error:
-        weights.fetch("sam_vit_b", progress=False)
+        weights.fetch("sam_vit_b")
     assert str(error.value) == (
         "cannot download weights 'sam_vit_b', because 127.0.0.1:9 cannot be reached from here: fetch "
         "http://127.0.0.1:9/sam.pth by hand and run 'cryosegnet weights import sam_vit_b FILE'"
@@ -371,7 +372,8 @@ def test_why_a_download_failed(error, said):
     assert weights.store._why_not(error, "https://a.org/b/sam.pth") == said
 
 
-def test_what_is_downloaded_is_said_before(monkeypatch, cache, site, capsys):
+def test_what_is_downloaded_is_said_before(monkeypatch, cache, site, caplog):
+    caplog.set_level(logging.INFO)
     content, address = site
     content["/sam.pth"] = saved(tiny_sam().state_dict())
     digest = hashlib.sha256(content["/sam.pth"]).hexdigest()
@@ -385,7 +387,7 @@ def test_what_is_downloaded_is_said_before(monkeypatch, cache, site, capsys):
         monkeypatch.setenv("CRYOSEGNET_OFFLINE", word)
         path = weights.resolve("sam_vit_h")
         size = f"{len(content['/sam.pth']) / 1e6:.3g} MB"
-        assert f"downloading weights 'sam_vit_h': {size} from {address}/sam.pth to {path}" in capsys.readouterr().err
+        assert f"downloading weights 'sam_vit_h': {size} from {address}/sam.pth to {path}" in caplog.messages
         path.unlink()
 
 
@@ -400,11 +402,11 @@ def test_no_space_and_no_permission(monkeypatch, tmp_path, site):
     with monkeypatch.context() as patch:
         patch.setattr(pooch.HTTPDownloader, "__call__", full)
         with pytest.raises(CryoSegNetError, match=r"No space left on device.*CRYOSEGNET_CACHE"):
-            weights.fetch("sam_vit_b", progress=False)
+            weights.fetch("sam_vit_b")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CRYOSEGNET_CACHE", str(tmp_path / "file"))
     with pytest.raises(CryoSegNetError, match="CRYOSEGNET_CACHE"):
-        weights.fetch("sam_vit_b", progress=False)
+        weights.fetch("sam_vit_b")
 
 
 def test_the_published_archive_gives_only_the_unet(monkeypatch, tmp_path, cache, site, unet):
@@ -443,7 +445,7 @@ def test_archives_without_the_unet(monkeypatch, cache, site, members, message):
     content["/models.tar.gz"] = archive(*members)[: 30_000 if members[0][0] == "filler" else None]
     serve(monkeypatch, "cryosegnet", url=f"{address}/models.tar.gz")
     with pytest.raises(CryoSegNetError, match=message) as error:
-        weights.fetch("cryosegnet", progress=False)
+        weights.fetch("cryosegnet")
     assert f"{address}/models.tar.gz" in str(error.value)
     assert str(cache) not in str(error.value)
     assert os.listdir(cache) == []
