@@ -192,7 +192,7 @@ def _label(option: Field[Any]) -> str:
 def _help(option: Field[Any]) -> str:
     if option.name == "device":
         return "number of the GPU, several as 0:1, or cpu (default: the first GPU, else the CPU)"
-    return option.metadata["help"] + (" (Yes or No)" if option.default is False else "")
+    return str(option.metadata["help"]) + (" (Yes or No)" if option.default is False else "")
 
 
 LABELS = {option.name: _label(option) for option in fields(RunOptions)}

@@ -121,7 +121,7 @@ def _longest(inputs: Sequence[Input]) -> int:
 
     for one in inputs[:10]:
         try:
-            return max(read_micrograph(one.path).data.shape)
+            return int(max(read_micrograph(one.path).data.shape))
         except CryoSegNetError:
             continue
     return 4096

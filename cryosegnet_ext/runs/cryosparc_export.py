@@ -17,11 +17,11 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
+from ..files.inputs import STATE_FOLDER
 from ..files.micrograph import read_shape
 from ..files.picks import Picks, read_picks, write_cs
 from ..files.star import star_text
 from ..files.text import Floats
-from .journal import STATE_FOLDER
 from .summary import SCHEMA
 
 #: The first of these pick files that exists is read.

@@ -289,4 +289,4 @@ def _is_whole(path: Path, size: int) -> bool:
     (extended,) = struct.unpack_from(f"{order}i", head, 92)
     if mode not in _MRC_BYTES or min(nx, ny, nz) < 1 or extended < 0:
         return True  # not for us to judge; reading it will say what is wrong
-    return size >= 1024 + extended + nx * ny * nz * _MRC_BYTES[mode]
+    return bool(size >= 1024 + extended + nx * ny * nz * _MRC_BYTES[mode])
