@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryosegnet_ext.cli.options import add_options
+from cryosegnet_ext.cli.options import add_options, picker_options
 from cryosegnet_ext.cli.readers import above_zero
-from cryosegnet_ext.picking.options import PickerOptions
+from cryosegnet_ext.cli.running_options import engine_from
+from cryosegnet_ext.picking.options import PickerOptions, split_devices
+
+if TYPE_CHECKING:
+    from cryosegnet_ext.runs.batch import MicrographPicker
+    from cryosegnet_ext.runs.engines.base import Engine
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
-    """Which CryoSPARC, and how to reach it."""
+    """Which CryoSPARC and project, and how to reach it."""
     group = parser.add_argument_group("where")
     add = group.add_argument
     add("--url", metavar="URL", help="CryoSPARC's web address (default: CRYOSPARC_BASE_URL)")
@@ -37,25 +44,21 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reading")
     add = group.add_argument
     choice = group.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--download", action="store_true", help="download micrographs even where the project is mounted"
-    )
-    choice.add_argument(
-        "--no-download", action="store_true", help="fail where the project's folder is not mounted here"
-    )
+    choice.add_argument("--download", action="store_true", help="download micrographs even if the project is mounted")
+    choice.add_argument("--no-download", action="store_true", help="fail if the project's folder is not mounted")
     add("--cache", metavar="DIR", type=Path, help="folder for downloaded micrographs")
-    add("--cache-size", metavar="GB", type=above_zero, default=20.0, help="most it may hold (default: 20)")
+    add("--cache-size", metavar="GB", type=above_zero, default=20.0, help="its size limit (default: 20)")
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:
-    """What the job is called, and which way up its picks are."""
+    """The title of the job, and the orientation of its picks."""
     add = parser.add_argument_group("writing").add_argument
     add("--title", metavar="TEXT", default="CryoSegNet particle picking", help="title of the new job")
     add("--flip-y", action="store_true", help="mirror the picks top to bottom; see check-orientation")
 
 
 def identifier(letter: str) -> Callable[[str], str]:
-    """The type of an identifier of CryoSPARC's, such as P1 of the letter P."""
+    """A reader of CryoSPARC's identifiers that begin with a letter, such as P1."""
 
     def check(text: str) -> str:
         if not (text.startswith(letter) and text[1:].isdigit()):
@@ -63,3 +66,36 @@ def identifier(letter: str) -> Callable[[str], str]:
         return text
 
     return check
+
+
+@contextlib.contextmanager
+def open_engine(args: argparse.Namespace) -> Iterator[MicrographPicker | Engine]:
+    """The picker that the arguments ask for, or the engine of several devices; their models are loaded.
+
+    Parameters
+    ----------
+    args
+        With the options of `add_picker`.
+
+    Raises
+    ------
+    UsageError
+        Options exclude each other, or name a device that this machine does not have.
+    CryoSegNetError
+        The weights cannot be loaded.
+    """
+    options = picker_options(args)
+    devices = split_devices(options.device)
+    if len(devices) > 1 and any(name.startswith("cuda") for name in devices):
+        from cryosegnet_ext.picking.picker import choose_device
+
+        # The process of a device checks it late, perhaps after the first picks of another process.
+        for name in devices:
+            choose_device(name)
+    with engine_from(options) as picker:
+        from cryosegnet_ext.runs.engines.base import Engine
+
+        if isinstance(picker, Engine):
+            # Waits until a process has loaded the networks.
+            _ = picker.settings
+        yield picker

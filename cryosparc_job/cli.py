@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext.cli.logs import say, shown
+from cryosegnet_ext.cli.logs import shown
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
 from cryosegnet_ext.cli.readers import above_zero
 from cryosegnet_ext.errors import CryoSegNetError, UsageError, plural
 
-from .arguments import add_picker, add_reading, add_server, add_writing, identifier
+from .arguments import add_picker, add_reading, add_server, add_writing, identifier, open_engine
 from .connection import require_client
-from .engine import engine_of
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .picking_job import PickingJob, PickingResult
+
+log = logging.getLogger(__name__)
 
 PROGRAM = "cryosegnet-cryosparc"
 
@@ -39,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return program().run(list(sys.argv[1:] if argv is None else argv))
     except CryoSegNetError as error:
-        _complain(f"error: {error}")
+        log.error("%s", error)
         return NOTHING_DONE
     except KeyboardInterrupt as end:
-        _complain(str(end) if " " in str(end) else "stopped; the same command goes on")
+        log.error("%s", end if " " in str(end) else "stopped; the same command continues")
         return STOPPED
 
 
@@ -60,18 +63,14 @@ def _load(name: str) -> Command:
     help_text, add_args, command = COMMANDS[name]
 
     def work(args: argparse.Namespace) -> int:
-        # First of all, since loading a network takes longer.
+        # Before anything that takes longer, such as loading a network.
         require_client()
         return command(args)
 
     return Command(help_text, add_args, work, _EPILOG)
 
 
-def _complain(text: str) -> None:
-    say(f"{PROGRAM}: {text}", sys.stderr)
-
-
-# What several commands make of their arguments
+# Shared by several commands
 
 
 def _connect(args: argparse.Namespace) -> Connection:
@@ -84,8 +83,8 @@ def _download(args: argparse.Namespace) -> bool | None:
     return True if args.download else False if args.no_download else None
 
 
-def _picking_job(args: argparse.Namespace, **more: Any) -> Any:
-    from .pick import PickingJob
+def _picking_job(args: argparse.Namespace, **more: Any) -> PickingJob:
+    from .picking_job import PickingJob
 
     return PickingJob(
         project=args.project,
@@ -104,15 +103,15 @@ def _picking_job(args: argparse.Namespace, **more: Any) -> Any:
 _PICK = """Pick the exposures of a job in a new external job.
 
 The job gets the outputs particles (locations and scores) and exposures, a thumbnail, plots and a log. It is completed
-only when its outputs were read back; what stops it before leaves it failed, with the reason and how to go on."""
+only after its outputs were read back; if it is stopped before, it fails with the reason and the command to continue."""
 
 
 def _add_pick(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     parser.add_argument("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the job goes")
     parser.add_argument("--exposures", metavar="J12:exposures", required=True, help="the output to pick")
-    parser.add_argument("--job", metavar="J34", type=identifier("J"), help="go on with a job that was stopped")
-    parser.add_argument("--overwrite", action="store_true", help="with --job: forget what it has picked so far")
+    parser.add_argument("--job", metavar="J34", type=identifier("J"), help="continue a job that was stopped")
+    parser.add_argument("--overwrite", action="store_true", help="with --job: discard what it has picked so far")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary; errors only")
     add_picker(parser)
     add_reading(parser)
@@ -124,60 +123,34 @@ def _pick(args: argparse.Namespace) -> int:
     from .pick import pick
 
     if args.overwrite and args.job is None:
-        raise UsageError("--overwrite belongs to --job; a new job has nothing to forget")
+        raise UsageError("--overwrite needs --job; a new job has no picks to discard")
     exposures = OutputName.parse(args.exposures)
-    # A bad option or missing weights must not leave an empty job behind.
-    with engine_of(args) as picker, _connect(args) as connection:
+    # Before the connection: a wrong option or missing weights must not leave an empty job.
+    with open_engine(args) as picker, _connect(args) as connection:
         job = _picking_job(args, exposures=exposures, job=args.job, overwrite=args.overwrite)
-        show = Shown(not args.quiet)
-        try:
-            outcome = pick(connection, job, picker, show)
-        finally:
-            show.close()
+        result = pick(connection, job, picker, show_progress=not args.quiet)
     if not args.quiet:
-        print(_summary(outcome))
-    if outcome.doubt:
-        _complain(f"warning: {outcome.doubt}")
-    for path, reason in outcome.failures:
-        _complain(f"left out {path}: {reason}")
-    return outcome.exit_code
+        print(_summary(result))
+    if result.doubt:
+        log.warning("%s", result.doubt)
+    for path, reason in result.failures:
+        log.warning("left out %s: %s", path, reason)
+    return result.exit_code
 
 
-def _summary(outcome: Any) -> str:
-    size = "" if outcome.diameter is None else f", median diameter {outcome.diameter:.0f} A"
-    empty = f"; {outcome.without_picks} exposures without any" if outcome.without_picks else ""
-    return f"{outcome.job} completed: {outcome.picks} particles on {outcome.exposures} exposures{size}{empty}"
-
-
-class Shown:
-    """Progress on stderr: a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, shown: bool = True) -> None:
-        self._shown = shown
-        self._progress: Any = None
-        self._last = 0
-
-    def __call__(self, done: int, total: int, picks: int) -> None:
-        """Take (exposures done, all, picks so far)."""
-        from cryosegnet_ext.runs.progress import Progress
-
-        if self._progress is None:
-            self._progress = Progress(total, 0, self._shown)
-        self._progress.add(picks - self._last)
-        self._last = picks
-
-    def close(self) -> None:
-        """End the bar."""
-        if self._progress is not None:
-            self._progress.close()
+def _summary(result: PickingResult) -> str:
+    size = "" if result.diameter is None else f", median diameter {result.diameter:.0f} A"
+    empty = f"; {plural(result.without_picks, 'exposure')} without particles" if result.without_picks else ""
+    picks, exposures = plural(result.picks, "particle"), plural(result.exposures, "exposure")
+    return f"{result.job} completed: {picks} on {exposures}{size}{empty}"
 
 
 # chain
 
-_CHAIN = """Go on from picks: extract, classify in 2D, select classes by a rule, and make an ab initio volume.
+_CHAIN = """Process picks further: extract, classify in 2D, select classes by a rule, and make an ab initio volume.
 
-These are CryoSPARC's own jobs, queued to its lanes. The same command goes on where it was cut off; the jobs themselves
-go on in CryoSPARC when this program stops."""
+These are CryoSPARC's own jobs, queued to its lanes. The same command continues where it was stopped. The jobs
+themselves go on in CryoSPARC when this program stops."""
 
 
 def _add_chain(parser: argparse.ArgumentParser) -> None:
@@ -188,21 +161,26 @@ def _add_chain(parser: argparse.ArgumentParser) -> None:
     add("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the jobs go")
     add("--particles", metavar="J34:particles", required=True, help="the picks")
     add("--exposures", metavar="J34:exposures", help="their exposures (default: the output exposures of the same job)")
-    add("--plan", metavar="FILE", type=Path, help="lanes, parameters and rule, as YAML; options win over it")
+    add("--plan", metavar="FILE", type=Path, help="lanes, parameters and rule, as YAML; options override it")
     add("--lane", metavar="NAME", help="lane of the jobs")
     add("--box", metavar="N", type=int, help="box side, pixels (default: 1.5 particle diameters)")
     add("--classes", metavar="N", type=int, help="number of 2D classes (default: 50)")
-    add("--max-resolution", metavar="A", type=above_zero, help="poorest resolution of a class to keep (default: 15)")
-    add("--min-particles", metavar="N", type=int, help="fewest particles of a class to keep (default: 100)")
+    add(
+        "--max-resolution",
+        metavar="A",
+        type=above_zero,
+        help="poorest resolution of a class, angstrom (default: 15)",
+    )
+    add("--min-particles", metavar="N", type=int, help="fewest particles of a class (default: 100)")
     add(
         "--keep",
         metavar="F",
         type=above_zero,
         help="keep the best classes up to this share of all particles (default: 1)",
     )
-    add("--last", choices=STEPS, help="the step to end with")
+    add("--last", choices=STEPS, help="last step to run")
     add("--hours", metavar="H", type=above_zero, help="most time for one step (default: 72)")
-    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    add("--dry-run", action="store_true", help="print what would be done, without doing it")
 
 
 def _chain(args: argparse.Namespace) -> int:
@@ -238,7 +216,7 @@ def _chain(args: argparse.Namespace) -> int:
 _LIVE = """Pick while the microscope runs: each batch of new exposures in an external job of its own.
 
 Follows a Live session (--session) or the growing output of a job (--exposures), and ends with it. The same command, on
-any machine, goes on with what is not picked yet. A server that is away is waited for."""
+any machine, continues with the exposures that are not picked yet. When the server is away, it waits."""
 
 
 def _add_live(parser: argparse.ArgumentParser) -> None:
@@ -249,8 +227,8 @@ def _add_live(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the jobs go")
     add("--batch", metavar="N", type=int, default=50, help="new exposures that make a job (default: 50)")
-    add("--wait", metavar="MIN", type=above_zero, default=15.0, help="minutes after which fewer make a job (15)")
-    add("--idle-hours", metavar="H", type=above_zero, default=3.0, help="end when nothing has come for so long (3)")
+    add("--wait", metavar="MIN", type=above_zero, default=15.0, help="minutes after which a job is made for fewer (15)")
+    add("--idle-hours", metavar="H", type=above_zero, default=3.0, help="end after so long without new exposures (3)")
     add("--outage-hours", metavar="H", type=above_zero, default=12.0, help="how long the server may be away (12)")
     add("--poll", metavar="S", type=above_zero, default=30.0, help="seconds between two looks (default: 30)")
     add_picker(parser)
@@ -265,7 +243,7 @@ def _live(args: argparse.Namespace) -> int:
     if args.batch < 1:
         raise UsageError("--batch must be at least 1")
     exposures = None if args.exposures is None else OutputName.parse(args.exposures)
-    with engine_of(args) as picker, _connect(args) as connection:
+    with open_engine(args) as picker, _connect(args) as connection:
         plan = LivePlan(
             job=_picking_job(args, exposures=exposures),
             session=args.session,
@@ -283,19 +261,19 @@ def _live(args: argparse.Namespace) -> int:
 
 # check-orientation
 
-_ORIENTATION = """Tell whether picks lie the right way up.
+_ORIENTATION = """Check whether picks are mirrored.
 
-Compares the picks of one job with those of another on the same exposures (--reference), or with the images themselves,
-in four orientations, and says with a number which one fits. Exit code 2: another one than as they are, or none."""
+Compares the picks of one job with those of another on the same exposures (--reference), or with the images, in four
+orientations, and prints how well each fits. Exit code 2: the picks are mirrored, or no orientation stands out."""
 
 
 def _add_orientation(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     add = parser.add_argument
     add("--exposures", metavar="J12:exposures", required=True, help="the exposures that were picked")
-    add("--picks", metavar="J34:particles", required=True, help="the picks in question")
+    add("--picks", metavar="J34:particles", required=True, help="the picks to check")
     add("--reference", metavar="J20:particles", help="picks or particles that are known to be right")
-    add("--diameter", metavar="A", type=above_zero, help="particle diameter, angstrom (default: what the picks carry)")
+    add("--diameter", metavar="A", type=above_zero, help="particle diameter, angstrom (default: stored with the picks)")
     add_reading(parser)
 
 

@@ -1,76 +1,77 @@
-"""The exposures of a job, picked and remembered one by one, so that a run that was cut off goes on."""
+"""Picks the exposures of a job into a journal, so that a run that was stopped continues where it was."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.files.atomic import atomic_path, write_atomic
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs import task as core
 from cryosegnet_ext.runs.diameter import MICROGRAPHS, Estimate, doubted, find_diameter, given_diameter
 from cryosegnet_ext.runs.engines.base import Engine
-from cryosegnet_ext.runs.journal import Journal, Record
+from cryosegnet_ext.runs.journal import Journal
 from cryosegnet_ext.runs.overlay import draw_overlay
-from cryosegnet_ext.runs.progress import duration, heard_by
+from cryosegnet_ext.runs.progress import Pace, Progress, duration
 
 from . import plots
 from .errors import EngineLost, ServerError
+from .job_log import JobLog
 from .locations import Exposure
-from .micrographs import FetchedExposure, ProjectMicrographs
+from .micrographs import ProjectMicrographs
 from .outputs import JobOutputs
 from .picking_job import PickingJob, PickingResult
 
 _ANNOTATED = 4
 _CROPS_EACH = 9
 _WAIT_SECONDS = 0.2
-#: Where the engine could take more: so long at most does a file that has come wait for it.
-_BRIEF_SECONDS = 0.02
+#: The wait for a result while the engine has room: a file that was fetched meanwhile waits no longer than this.
+_SHORT_WAIT_SECONDS = 0.02
 
 
 class ExposurePicker:
-    """Has exposures picked into a journal, which remembers them until they are stored.
+    """Picks exposures into a journal, which keeps the picks until the outputs are stored.
 
     Parameters
     ----------
-    task
+    spec
         What to pick.
     engine
-        Where it is picked; the outputs are the same wherever that is.
-    source
+        Where it is picked; the outputs do not depend on it.
+    micrographs
         Where the micrographs come from.
     journal
-        Remembers.
-    store
-        Takes the pictures; its run hears what goes on.
-    progress
-        Called with (exposures done, all, picks so far).
+        Keeps the picks.
+    outputs
+        Takes the pictures; its run is the job's.
+    show_progress
+        Show on standard error how far the picking is.
     """
 
     def __init__(
         self,
-        task: PickingJob,
+        spec: PickingJob,
         engine: Engine,
-        source: ProjectMicrographs,
+        micrographs: ProjectMicrographs,
         journal: Journal,
-        store: JobOutputs,
-        progress: Callable[[int, int, int], None] | None,
+        outputs: JobOutputs,
+        show_progress: bool,
     ) -> None:
-        self.task = task
+        self.spec = spec
         self.engine = engine
-        self.source = source
+        self.micrographs = micrographs
         self.journal = journal
-        self.store = store
-        self.run = store.run
+        self.outputs = outputs
+        self.run = outputs.run
         self.folder = journal.output / "picks"
-        self.progress = progress
-        self._said = 0.0
+        self.show_progress = show_progress
+        self._annotated: set[int] = set()
 
     def every(self, exposures: Sequence[Exposure]) -> PickingResult:
         """Pick all exposures that an earlier run did not.
@@ -78,196 +79,213 @@ class ExposurePicker:
         Raises
         ------
         ServerError
-            The server or the network failed; what was at hand is remembered.
+            The server or the network failed; the picks so far are kept.
         EngineLost
             Nothing can be picked here any more.
         """
-        outcome = PickingResult(self.run.job.uid)
         todo = [one for one in exposures if not self.is_done(one)]
-        self._count(exposures, outcome)
-        if outcome.exposures:
-            self.run.say(f"{outcome.exposures} exposures were picked by an earlier run and are kept.")
-        with heard_by(self._say):
-            if todo:
-                self._find_diameter(exposures)
-            self.run.checkpoint()
-            annotated = {exposures[i].uid for i in np.linspace(0, len(exposures) - 1, _ANNOTATED).astype(int)}
-            for one in exposures:
-                if one.uid in annotated and self.is_done(one):
-                    self._show(one)
-            reasons = self._pick(todo, annotated, outcome)
-        left_out = [one for one in todo if one.uid in reasons]
-        outcome.failures = [(one.path or str(one.uid), reasons[one.uid]) for one in left_out]
-        outcome.missed = [one.uid for one in left_out]
-        self._count(exposures, outcome)
-        return outcome
+        if len(todo) < len(exposures):
+            kept = len(exposures) - len(todo)
+            self.run.log.write(f"{plural(kept, 'exposure')} picked by an earlier run, which are kept")
+        if todo:
+            self._find_diameter(exposures)
+        self.run.log.checkpoint()
+        self._annotated = {exposures[i].uid for i in np.linspace(0, len(exposures) - 1, _ANNOTATED).astype(int)}
+        for one in exposures:
+            if one.uid in self._annotated and self.is_done(one):
+                self._plot(one)
+        earlier = sum(self.journal.records[str(one.uid)].picks for one in exposures if self.is_done(one))
+        report = _Report(self.run.log, len(todo), earlier, self.spec.log_seconds, self.show_progress)
+        with contextlib.closing(report):
+            left_out = self._pick(todo, report)
+        return self._result(exposures, left_out)
 
     def is_done(self, exposure: Exposure) -> bool:
-        """Whether the picks of an exposure are remembered."""
+        """Whether the journal has the picks of an exposure."""
         record = self.journal.records.get(str(exposure.uid))
         return record is not None and record.done and record.name == exposure.path and self._file(exposure).is_file()
 
     def load(self, exposure: Exposure) -> Picks:
-        """The remembered picks of a finished exposure."""
+        """The picks of an exposure that `is_done`."""
         record = self.journal.records[str(exposure.uid)]
         rows = np.load(self._file(exposure), allow_pickle=False)
         ny, nx = (int(n) for n in record.stem.split("x"))
         return Picks(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], record.pixel_size, (ny, nx))
 
-    def _pick(self, todo: Sequence[Exposure], annotated: Collection[int], outcome: PickingResult) -> dict[int, str]:
-        """Have exposures picked, in whatever order they come back; why some were not, by identifier."""
-        start = time.monotonic()
-        reasons: dict[int, str] = {}
-        at_hand: dict[str, Exposure] = {}
-        away: ServerError | None = None
-        number = 0
+    def _pick(self, todo: Sequence[Exposure], report: _Report) -> dict[int, str]:
+        """Pick exposures, in the order in which the engine returns them; uid -> why an exposure was left out."""
+        left_out: dict[int, str] = {}
+        in_progress: dict[str, Exposure] = {}
+        lost: ServerError | None = None
+        waiting = len(todo)
 
-        def end(exposure: Exposure, reason: str | None) -> None:
-            nonlocal number
-            number += 1
-            if reason is None:
-                outcome.exposures += 1
-                outcome.picks += self.journal.records[str(exposure.uid)].picks
-            else:
-                reasons[exposure.uid] = reason
-            self._report(number, len(todo), start, outcome.picks, len(reasons))
+        def leave_out(exposure: Exposure, error: Exception | None) -> None:
+            left_out[exposure.uid] = _reason(error)
+            report.add(None)
 
-        left = len(todo)
-        with self.source.prefetcher(todo) as prefetcher:
-            while at_hand or (left and away is None):
+        with self.micrographs.prefetcher(todo) as prefetcher:
+            while in_progress or waiting:
                 self.run.stop.check()
-                while away is None and left and self.engine.room > 0:
-                    fetched = prefetcher.take(0.0 if at_hand else _WAIT_SECONDS)
+                while waiting and self.engine.room > 0:
+                    fetched = prefetcher.take(0.0 if in_progress else _WAIT_SECONDS)
                     if fetched is None:
                         break
-                    left -= 1
+                    waiting -= 1
                     if isinstance(fetched.error, ServerError):
-                        # Nothing is wrong with the exposure. What is at hand is still picked.
-                        away = fetched.error
+                        # The exposure itself may be good. Those in progress are still picked.
+                        lost, waiting = fetched.error, 0
                     elif fetched.path is None:
-                        end(fetched.exposure, _reason(fetched.error))
+                        leave_out(fetched.exposure, fetched.error)
                     else:
-                        at_hand[str(fetched.exposure.uid)] = fetched.exposure
-                        self.engine.submit(self._work_on(fetched.exposure, fetched.path))
-                hungry = away is None and left and self.engine.room > 0
-                for picked in self._outcomes(_BRIEF_SECONDS if hungry else _WAIT_SECONDS) if at_hand else ():
-                    exposure = at_hand.pop(picked.record.stem, None)
+                        key = str(fetched.exposure.uid)
+                        in_progress[key] = fetched.exposure
+                        self.engine.submit(
+                            core.Task(_input(fetched.exposure, fetched.path), key, diameter=self.journal.diameter)
+                        )
+                if not in_progress:
+                    continue
+                for outcome in self._wait(_SHORT_WAIT_SECONDS if waiting and self.engine.room > 0 else _WAIT_SECONDS):
+                    exposure = in_progress.pop(outcome.record.stem, None)
                     if exposure is None:
-                        continue  # of an earlier run that was cut short, with the same engine
-                    end(exposure, self._keep(exposure, picked, exposure.uid in annotated))
-                    self.source.release(exposure)
-        if away is not None:
-            raise away
-        return reasons
+                        continue  # from an earlier run with the same engine, which was stopped
+                    try:
+                        self._save(exposure, outcome)
+                        report.add(outcome.record.picks)
+                    except CryoSegNetError as error:
+                        leave_out(exposure, error)
+                    self.micrographs.release(exposure)
+        if lost is not None:
+            raise lost
+        return left_out
 
-    def _work_on(self, exposure: Exposure, path: Path) -> core.Task:
-        """An exposure as the engine takes it; the stem is what its outcome is known by."""
-        return core.Task(_input(exposure, path), str(exposure.uid), diameter=self.journal.diameter)
-
-    def _outcomes(self, seconds: float) -> list[core.Outcome]:
+    def _wait(self, seconds: float) -> list[core.Outcome]:
         with _engine_lost():
             return self.engine.wait(self.run.stop, seconds)
 
-    def _keep(self, exposure: Exposure, picked: core.Outcome, annotate: bool) -> str | None:
-        """Remember the picks of one exposure; the reason where there are none to be remembered."""
-        picks = picked.picks
+    def _save(self, exposure: Exposure, outcome: core.Outcome) -> None:
+        """Put the picks of one exposure into the journal.
+
+        Raises
+        ------
+        CryoSegNetError
+            There are no picks, or they are those of another micrograph.
+        """
+        picks = outcome.picks
         if picks is None:
-            return picked.record.reason or "it was not picked"
-        try:
-            shape = picks.shape or self.source.read(exposure).data.shape
-            self.source.check_shape(exposure, shape)
-        except CryoSegNetError as error:
-            return _reason(error)
-        self.run.stop.check()
-        file = self._file(exposure)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as temporary:
-            np.save(temporary, np.column_stack([picks.x, picks.y, picks.diameter, picks.score]), allow_pickle=False)
+            raise CryoSegNetError(outcome.record.reason or "it was not picked")
+        shape = picks.shape or self.micrographs.read(exposure).data.shape
+        self.micrographs.check_shape(exposure, shape)
+        annotate = exposure.uid in self._annotated
+        with self.run.stop.delayed():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _save_array(self._file(exposure), np.column_stack([picks.x, picks.y, picks.diameter, picks.score]))
+            if annotate:
+                self._annotate(exposure, picks)
+            # The shape stands where other journals have the name of the pick file; `load` needs it.
+            stem = f"{shape[0]}x{shape[1]}"
+            self.journal.add(replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem))
         if annotate:
-            with contextlib.suppress(ValueError, CryoSegNetError):
-                data = self.source.read(exposure).data
-                write_atomic(self._file(exposure, ".png"), plots.png(draw_overlay(data, picks)))
-                with atomic_path(self._file(exposure, "-crops.npy")) as temporary:
-                    np.save(temporary, plots.crops(data, picks, _CROPS_EACH), allow_pickle=False)
-        diameter = round(float(np.median(picks.diameter)), 2) if len(picks) else None
-        key, stem = str(exposure.uid), f"{shape[0]}x{shape[1]}"
-        self.journal.add(
-            Record(key, exposure.path, stem, "done", len(picks), diameter, picks.pixel_size, exposure.pixel_size)
-        )
-        if annotate:
-            self._show(exposure)
-        return None
+            self._plot(exposure)
+
+    def _annotate(self, exposure: Exposure, picks: Picks) -> None:
+        """Write the picture of an exposure with its picks, and crops of particles; good picks need neither."""
+        with contextlib.suppress(ValueError, CryoSegNetError):
+            data = self.micrographs.read(exposure).data
+            write_atomic(self._file(exposure, ".png"), plots.png(draw_overlay(data, picks)))
+            _save_array(self._file(exposure, "-crops.npy"), plots.crops(data, picks, _CROPS_EACH))
+
+    def _plot(self, exposure: Exposure) -> None:
+        """Add the picture of an exposure to the job's log."""
+        with contextlib.suppress(OSError, ServerError):
+            picture = self._file(exposure, ".png").read_bytes()
+            self.outputs.plot(picture, f"Picks on {exposure.path}", f"picks_{exposure.uid}")
 
     def _file(self, exposure: Exposure, suffix: str = ".npy") -> Path:
         return self.folder / f"{exposure.uid}{suffix}"
 
-    def _count(self, exposures: Sequence[Exposure], outcome: PickingResult) -> None:
+    def _result(self, exposures: Sequence[Exposure], left_out: dict[int, str]) -> PickingResult:
         done = [self.journal.records[str(one.uid)] for one in exposures if self.is_done(one)]
-        outcome.exposures = len(done)
-        outcome.picks = sum(record.picks for record in done)
-        outcome.without_picks = sum(record.picks == 0 for record in done)
         diameters = [record.diameter for record in done if record.diameter is not None]
-        outcome.diameter = float(np.median(diameters)) if diameters else None
-        outcome.estimated = self.journal.diameter
-        outcome.doubt = doubted(given_diameter(self.journal.settings), self.journal.diameter)
+        missed = [one for one in exposures if one.uid in left_out]
+        return PickingResult(
+            self.run.job.uid,
+            exposures=len(done),
+            without_picks=sum(record.picks == 0 for record in done),
+            picks=sum(record.picks for record in done),
+            failures=[(one.path or str(one.uid), left_out[one.uid]) for one in missed],
+            missed=[one.uid for one in missed],
+            diameter=float(np.median(diameters)) if diameters else None,
+            estimated=self.journal.diameter,
+            doubt=doubted(given_diameter(self.journal.settings), self.journal.diameter),
+        )
 
     def _find_diameter(self, exposures: Sequence[Exposure]) -> None:
-        """Know the particle's diameter, once for the job."""
+        """Put the particle diameter into the journal, once for the job."""
         needed = self.engine.needs_diameter
-        if self.task.estimated is None:
+        if self.spec.estimated is None:
             find_diameter(self.journal, needed, lambda most: [self._estimate(exposures, most)])
         elif needed and not self.journal.has_diameter:
-            self.journal.set_diameter(self.task.estimated)
-
-    def _say(self, text: str) -> None:
-        """Put what the package says into the job's log."""
-        warning = text.startswith("warning: ")
-        self.run.say(text.removeprefix("warning: "), level="warning" if warning else "text")
+            self.journal.set_diameter(self.spec.estimated)
 
     def _estimate(self, exposures: Sequence[Exposure], most: int) -> Estimate:
         """The diameter, from exposures spread evenly over all; those that cannot be read are left out."""
         count = min(most, MICROGRAPHS)
         chosen = [exposures[i] for i in np.unique(np.linspace(0, len(exposures) - 1, count).astype(int))]
-        fetched: list[FetchedExposure] = []
+        fetched: list[tuple[Exposure, Path]] = []
         try:
             for one in chosen:
                 self.run.stop.check()
                 try:
-                    fetched.append(FetchedExposure(one, self.source.fetch(one, verify=True)))
+                    fetched.append((one, self.micrographs.fetch(one, verify=True)))
                 except ServerError:
                     raise
                 except CryoSegNetError:
                     continue
-            inputs = [_input(one.exposure, one.path) for one in fetched if one.path is not None]
+            inputs = [_input(one, path) for one, path in fetched]
             with _engine_lost():
                 return self.engine.estimate(inputs, None, self.run.stop) if inputs else Estimate()
         finally:
-            for one in fetched:
-                self.source.release(one.exposure)
+            for one, _ in fetched:
+                self.micrographs.release(one)
 
-    def _report(self, number: int, total: int, start: float, picks: int, left_out: int) -> None:
-        if self.progress is not None:
-            self.progress(number, total, picks)
-        now = time.monotonic()
-        if number < total and now - self._said < self.task.log_seconds:
+
+class _Report:
+    """Reports how far the picking is: in the job's log and, if wanted, on standard error."""
+
+    def __init__(self, log: JobLog, total: int, picks: int, seconds: float, shown: bool) -> None:
+        self._log = log
+        self._pace = Pace(total, 0, seconds)
+        self._progress = Progress(total, 0, shown)
+        self._picks = picks
+        self._left_out = 0
+
+    def add(self, picks: int | None) -> None:
+        """Count an exposure and its picks; None: it was left out."""
+        pace, failed = self._pace, picks is None
+        pace.count += 1
+        self._picks += picks or 0
+        self._left_out += failed
+        self._progress.add(picks or 0, failed)
+        if not pace.is_due and pace.count < pace.total:
             return
-        self._said = now
-        rate = number / max(now - start, 1e-9)
-        left = f", {duration((total - number) / rate)} left" if number < total else ""
-        failed = f", {left_out} left out" if left_out else ""
-        self.run.say(
-            f"{number} of {total} exposures, {rate:.2g} a second{left}, {picks} particles{failed}",
-            name="progress",
+        pace.told()
+        left = "" if pace.seconds_left is None else f", {duration(pace.seconds_left)} left"
+        left_out = f", {self._left_out} left out" if self._left_out else ""
+        self._log.write_progress(
+            f"{pace.count} of {pace.total} exposures, {pace.rate:.2g} a second{left}, {self._picks} particles{left_out}"
         )
 
-    def _show(self, exposure: Exposure) -> None:
-        with contextlib.suppress(OSError, ServerError):
-            picture = self._file(exposure, ".png").read_bytes()
-            self.store.plot(picture, f"Picks on {exposure.path}", f"picks_{exposure.uid}")
+    def close(self) -> None:
+        self._progress.close()
 
 
 def _input(exposure: Exposure, path: Path) -> Input:
     return Input(path, exposure.path, exposure.pixel_size)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
 
 
 def _reason(error: Exception | None) -> str:
@@ -277,7 +295,7 @@ def _reason(error: Exception | None) -> str:
 
 @contextlib.contextmanager
 def _engine_lost() -> Iterator[None]:
-    """What an engine raises of its own is its end."""
+    """An error that the engine raises itself ends the picking."""
     try:
         yield
     except CryoSegNetError as error:

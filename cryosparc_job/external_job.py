@@ -1,4 +1,4 @@
-"""The life of an external job: whatever ends the picking, the job ends in the state that tells the truth.
+"""An external job while it runs: however the picking ends, the job ends in the state that is true.
 
 The client's own ``with job.run()`` marks a job completed after Ctrl-C, and after a kill in the web interface.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 import urllib.parse
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -18,21 +18,21 @@ from cryosegnet_ext.runs.stopping import Stop, Stopped
 
 from .connection import Connection
 from .errors import JobLost, ServerError
+from .job_log import JobLog
 
 WATCH_SECONDS = 2.0
 _ENDING_PATIENCE = 60.0
-#: The error travels in the address of the request; servers refuse long ones.
+#: The error is sent as part of the request's address; servers refuse long ones.
 _LONGEST_ERROR = 1500
-_QUIET_SECONDS = 60.0
 
 
 class ExternalJobRun:
     """An external job while it runs.
 
-    Use it as a context. It marks the job running, watches its state from a thread, and on the way out marks it failed
-    with the reason, unless `complete` was called. A job that was killed, cleared or deleted in CryoSPARC is left alone:
-    the block is left by `JobLost` within seconds. A signal leaves it by `Stopped`. Both are raised wherever the main
-    thread is; elsewhere than in the main thread only ``stop.check`` raises them.
+    Use it as a context. It marks the job running and watches its state in a thread. At the end it marks the job failed
+    with the reason, unless `complete` was called. When the job is killed, cleared or deleted in CryoSPARC, the block
+    ends with `JobLost` within seconds and the job is left as it is. A signal ends the block with `Stopped`. Both are
+    raised at once in the main thread, wherever it is; in another thread only ``stop.check`` raises them.
 
     Parameters
     ----------
@@ -41,20 +41,23 @@ class ExternalJobRun:
     job
         An external job controller of cryosparc-tools, building, running or waiting.
     resume
-        How to go on with this job, as the user would type it; for the job's log.
+        The command that continues the job, for its log; empty if there is none.
 
     Attributes
     ----------
     stop
         Stops the work on the job. After a run that completed, ``stop.signal`` is the signal that came too late.
+    log
+        The job's log.
     note
-        What the user must know besides the error: that CryoSPARC could not be told of the end.
+        For the user, besides the error: that the job could not be marked as failed. None otherwise.
     """
 
     def __init__(self, connection: Connection, job: Any, resume: str = "") -> None:
         self.connection = connection
         self.job = job
         self.where = (job.project_uid, job.uid)
+        self.log = JobLog(connection, job)
         self._resume = resume
         self.stop = _JobStop(job.uid)
         self._listening = contextlib.ExitStack()
@@ -63,14 +66,12 @@ class ExternalJobRun:
         self._lock = threading.Lock()
         self.note: str | None = None
         self._watch = threading.Thread(target=self._watch_status, name=f"watch {job.uid}", daemon=True)
-        self._quiet_until = 0.0
-        self._events: dict[str, str] = {}
 
     def __enter__(self) -> ExternalJobRun:
         self._listening.enter_context(self.stop)
         try:
-            # Until the job is known to run, a signal waits: a request that is cut off may still be carried out.
-            self.settle("running", "starting the job", self.connection.api.jobs.mark_running, status="running")
+            # A signal waits until the job is known to run: a request may be carried out although its reply is not read.
+            self._reach("running", "starting the job", self.connection.api.jobs.mark_running, status="running")
             self.stop.at_once = True
             self.stop.check()
             self._watch.start()
@@ -93,18 +94,18 @@ class ExternalJobRun:
             self._listening.close()
             self._watch.join(5.0)
         if self.stop.lost is not None and isinstance(error, ServerError):
-            # What the server refused to a job that was killed is no news beside the kill.
+            # The server refused a call because the job was killed: the kill is the reason.
             raise JobLost(self.job.uid, self.stop.lost) from error
 
-    def settle(self, wanted: str, what: str, function: Any, **options: Any) -> None:
-        """Bring the job into a state and see that it is in it; a reply that was lost is no failure.
+    def _reach(self, state: str, what: str, function: Any, **options: Any) -> None:
+        """Bring the job into a state, and ask the server whether it is in it, since a reply may be lost.
 
         Raises
         ------
         ServerError
             The job is in another state.
         JobLost
-            It was killed meanwhile.
+            The job was killed meanwhile.
         """
         error: ServerError | None = None
         for _ in range(3):
@@ -113,7 +114,7 @@ class ExternalJobRun:
             except ServerError as problem:
                 error = problem
             status = self.status()
-            if status == wanted:
+            if status == state:
                 return
             if status in ("killed", "deleted"):
                 raise JobLost(self.job.uid, status)
@@ -122,7 +123,7 @@ class ExternalJobRun:
         raise error or ServerError(f"{self.job.uid} is {status} after {what}: look at it in CryoSPARC.")
 
     def status(self, patience: float | None = None) -> str:
-        """State of the job as the server has it; "deleted" where it is gone."""
+        """State of the job on the server; "deleted" if the job no longer exists."""
         try:
             found = self.connection.call(
                 "asking for the job's state", self.connection.api.jobs.get_status, *self.where, patience=patience
@@ -134,48 +135,20 @@ class ExternalJobRun:
             raise
 
     def complete(self) -> None:
-        """Mark the job completed; the last thing to do, after its outputs were read back.
+        """Mark the job completed; the last step, after its outputs were read back.
 
         Raises
         ------
         JobLost
-            The job was killed: it stays so, though CryoSPARC would let a killed job be completed.
+            The job was killed. It stays killed, although CryoSPARC would allow it to be completed.
         """
         status = self.status()
         if status not in ("running", "waiting"):
             raise JobLost(self.job.uid, _lost(status))
-        # From here on a signal would only spoil what is done.
+        # The outputs are stored; a signal must not undo that.
         self.stop.at_once = False
-        self.settle("completed", "completing the job", self.connection.api.jobs.mark_completed)
+        self._reach("completed", "completing the job", self.connection.api.jobs.mark_completed)
         self._completed = True
-
-    # The job's log: nothing here may stop the picking.
-
-    def say(self, text: str, level: str = "text", name: str | None = None) -> None:
-        """Write a line to the job's log; a ``name`` makes it a line that is written anew each time."""
-        api = self.connection.api.jobs
-        if time.monotonic() < self._quiet_until:
-            return
-        try:
-            if name is not None and name in self._events:
-                self._quietly(api.update_event_log, *self.where, self._events[name], text, type=level)
-            else:
-                event = self._quietly(api.add_event_log, *self.where, text, type=level)
-                if name is not None:
-                    self._events[name] = event.id
-        except ServerError:
-            self._quiet_until = time.monotonic() + _QUIET_SECONDS
-
-    def checkpoint(self) -> None:
-        """Mark a stage in the job's log; lines with a name begin anew after it."""
-        with contextlib.suppress(ServerError):
-            self._quietly(self.connection.api.jobs.add_checkpoint, *self.where, {})
-        self._events = {}
-
-    def _quietly(self, function: Any, *args: Any, **options: Any) -> Any:
-        return self.connection.call("writing the job's log", function, *args, patience=0.0, **options)
-
-    # Ends
 
     def _fail(self, reason: str) -> None:
         """Mark the job failed, unless somebody killed or completed it."""
@@ -205,7 +178,7 @@ class ExternalJobRun:
             try:
                 status = self.status(patience=0.0)
             except (ServerError, CryoSegNetError):
-                continue  # the calls of the main thread say what is wrong with the server
+                continue  # the main thread reports what is wrong with the server
             if status not in ("running", "waiting") and self.stop.at_once and not self.stop.requested:
                 with self._lock:
                     # Under the lock our handler is still in place.
@@ -223,6 +196,16 @@ class _JobStop(Stop):
         self._uid = uid
         self._main = threading.main_thread().ident if threading.current_thread() is threading.main_thread() else None
 
+    @contextlib.contextmanager
+    def delayed(self) -> Iterator[None]:
+        """A block that writes files; a signal during the block is raised after it."""
+        before, self.at_once = self.at_once, False
+        try:
+            yield
+        finally:
+            self.at_once = before
+        self.check()
+
     def check(self) -> None:
         """Raise `JobLost` or `Stopped` if the work is to stop."""
         if self.lost is not None:
@@ -230,10 +213,10 @@ class _JobStop(Stop):
         super().check()
 
     def lose(self, what: str) -> None:
-        """Note what was done to the job; for the thread that watches it."""
+        """Stop the work, because this was done to the job; called by the thread that watches it."""
         self.lost = what
         if self._main is not None:
-            # Not only a flag: a micrograph may take a minute, and a signal cuts a blocking call short, too.
+            # A flag alone would wait for the end of a micrograph or of a blocking call.
             signal.pthread_kill(self._main, signal.SIGTERM)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -244,12 +227,12 @@ class _JobStop(Stop):
             self.check()
 
     def _receive_again(self, name: str) -> NoReturn:
-        # A server that hangs is left alone, but the user is told what became of the job.
+        # Do not wait for a server that hangs, but tell the user the state of the job.
         raise Stopped(name)
 
 
 def _lost(status: str) -> str:
-    """What was done to a job that is in this state and was running."""
+    """What was done to a running job that is in this state now."""
     return {"building": "cleared", "failed": "marked as failed"}.get(status, status)
 
 
@@ -257,7 +240,7 @@ def _reason(error: BaseException | None, resume: str) -> str:
     """Why the job failed, in a line or two."""
     again = f" It can be continued: {resume}" if resume else ""
     if error is None:
-        return "The picking ended without saying so." + again
+        return "The picking ended without a reason." + again
     if isinstance(error, KeyboardInterrupt):
         return f"The picking was stopped ({str(error) or 'Ctrl-C'})." + again
     if isinstance(error, CryoSegNetError):

@@ -110,7 +110,7 @@ class JobOutputs:
             call("setting the image", api.set_output_image, *self.run.where, "particles", asset, patience=0)
             call("setting the image", api.set_tile_image, *self.run.where, asset, patience=0)
         except (OSError, ValueError, ServerError) as error:
-            self.run.say(f"Some pictures are missing: {error}", level="warning")
+            self.run.log.write(f"Some pictures are missing: {error}", warning=True)
 
     def _upload(self, content: bytes, filename: str) -> Any:
         """Upload a file for the job's log; its size is checked, as the client repeats a broken upload as an empty one.

@@ -6,16 +6,16 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.engines.threads import engine_for
 from cryosegnet_ext.runs.journal import Journal
+from cryosegnet_ext.runs.progress import heard_by
 from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.weights import cache_folder
 
@@ -38,7 +38,7 @@ def pick(
     connection: Connection,
     spec: PickingJob,
     picker: MicrographPicker | Engine,
-    progress: Callable[[int, int, int], None] | None = None,
+    show_progress: bool = False,
 ) -> PickingResult:
     """Pick exposures in an external job.
 
@@ -55,8 +55,8 @@ def pick(
     picker
         Picks one micrograph, in this process; or an engine, which picks them elsewhere and which the caller closes. The
         outputs are the same, and a run may continue with another engine.
-    progress
-        Called with (exposures done, all exposures, picks so far).
+    show_progress
+        Show on standard error how far the picking is.
 
     Raises
     ------
@@ -69,12 +69,10 @@ def pick(
         A signal stopped the process.
     """
     with contextlib.nullcontext(picker) if isinstance(picker, Engine) else engine_for(picker) as engine:
-        return _pick(connection, spec, engine, progress)
+        return _pick(connection, spec, engine, show_progress)
 
 
-def _pick(
-    connection: Connection, spec: PickingJob, engine: Engine, progress: Callable[[int, int, int], None] | None
-) -> PickingResult:
+def _pick(connection: Connection, spec: PickingJob, engine: Engine, show_progress: bool) -> PickingResult:
     # Before the job is made: weights or a device that cannot be loaded must not leave an empty job.
     settings = {**engine.settings, "server": connection.url}
     job = _find_job(connection, spec)
@@ -86,8 +84,8 @@ def _pick(
         run = ExternalJobRun(connection, job, resume)
         try:
             _prepare(connection, spec, job)
-            with run:
-                result = _work(connection, spec, engine, run, journal, progress)
+            with run, heard_by(run.log):
+                result = _work(connection, spec, engine, run, journal, show_progress)
             result.late_signal = run.stop.signal
         except CryoSegNetError as error:
             raise _with_note(error, job.uid, run) from error
@@ -193,13 +191,13 @@ def _work(
     engine: Engine,
     run: ExternalJobRun,
     journal: Journal,
-    progress: Callable[[int, int, int], None] | None,
+    show_progress: bool,
 ) -> PickingResult:
     """Pick, save the outputs and complete the job."""
     cache = spec.cache or cache_folder() / "cryosparc" / "micrographs"
     micrographs = ProjectMicrographs(connection, spec.project, cache, spec.cache_bytes, spec.download)
     outputs = JobOutputs(connection, run)
-    exposure_picker = ExposurePicker(spec, engine, micrographs, journal, outputs, progress)
+    exposure_picker = ExposurePicker(spec, engine, micrographs, journal, outputs, show_progress)
     table = spec.table
     if table is None:
         table = connection.call("reading the exposures", run.job.load_input, "exposures")
@@ -211,25 +209,26 @@ def _work(
     # Wrong column types must be noticed before hours of picking, not after.
     template = connection.call("asking for the columns", run.job.alloc_output, "particles", 0)
     particle_dataset(template, [])
-    run.say(f"cryosegnet-ext {__version__}: {len(exposures)} exposures of {spec.exposures or 'Live'}")
-    run.say(f"Settings: {json.dumps(dict(engine.settings), default=str)}")
+    run.log.write(f"cryosegnet-ext {__version__}: {plural(len(exposures), 'exposure')} of {spec.exposures or 'Live'}")
+    run.log.write(f"Settings: {json.dumps(dict(engine.settings), default=str)}")
     result = exposure_picker.every(exposures)
     if result.exposures == 0:
         path, reason = result.failures[0]
         raise CryoSegNetError(f"None of {len(exposures)} exposures could be picked; the first, {path}: {reason}")
-    run.checkpoint()
+    run.log.checkpoint()
     picked = [(one, exposure_picker.load(one)) for one in exposures if exposure_picker.is_done(one)]
     if result.picks == 0:
-        run.say("No particles were found on any exposure: lower --threshold or check --diameter.", level="warning")
+        run.log.write("No particles were found on any exposure: lower --threshold or check --diameter.", warning=True)
     outputs.save("particles", particle_dataset(template, picked, spec.flip_y))
     outputs.save("exposures", exposure_rows(outputs.template("exposures"), table, {one.uid for one, _ in picked}))
     outputs.pictures(picked, exposure_picker.folder)
     for path, reason in result.failures[:_LONGEST_LIST]:
-        run.say(f"Left out {path}: {reason}", level="warning")
-    more = len(result.failures) - _LONGEST_LIST
-    run.say(
-        f"{result.picks} particles on {result.exposures} exposures, {result.without_picks} of them without any; "
-        f"{len(result.failures)} exposures left out" + (f" ({more} not named here)" if more > 0 else "")
+        run.log.write(f"Left out {path}: {reason}", warning=True)
+    not_named = max(0, len(result.failures) - _LONGEST_LIST)
+    run.log.write(
+        f"{plural(result.picks, 'particle')} on {plural(result.exposures, 'exposure')}, {result.without_picks} of them "
+        f"without particles; {plural(len(result.failures), 'exposure')} left out"
+        + (f" ({not_named} not named here)" if not_named else "")
     )
     run.complete()
     return result

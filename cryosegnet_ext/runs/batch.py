@@ -14,7 +14,7 @@ from .engines.threads import engine_for
 from .journal import Journal, Record
 from .monitor import Monitor
 from .outputs import FORMATS, RunOutputs
-from .progress import Progress, heard_by
+from .progress import Progress, SentenceHandler, heard_by
 from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn
 from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
@@ -95,7 +95,7 @@ def run(
     settings = {**engine.settings, "pixel_size": pixel_size}
     if box_size is not None:
         settings["box_size"] = box_size
-    heard = heard_by(None if progress else say)
+    heard = heard_by(None if progress or say is None else SentenceHandler(say))
     with heard, Journal(Path(output), settings, overwrite) as journal, Stop(stop) as stopping:
         outputs = RunOutputs(journal, tuple(formats), overlays, box_size)
         source = inputs if isinstance(inputs, Watch) else MicrographList(inputs)

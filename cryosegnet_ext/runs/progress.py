@@ -150,16 +150,13 @@ class Progress:
 
 
 @contextlib.contextmanager
-def heard_by(say: Callable[[str], None] | None) -> Iterator[None]:
-    """In the block, ``say`` is called with each sentence that the package logs for users.
-
-    Those of warnings begin with "warning: ". The package's logger lets INFO through meanwhile.
-    """
-    if say is None:
+def heard_by(handler: logging.Handler | None) -> Iterator[None]:
+    """In the block, ``handler`` gets what the package logs for users: INFO and above."""
+    if handler is None:
         yield
         return
     package = logging.getLogger(__name__.partition(".")[0])
-    handler, before = _Hearer(say), package.level
+    before = package.level
     package.addHandler(handler)
     package.setLevel(min(logging.INFO, package.getEffectiveLevel()))
     try:
@@ -169,12 +166,15 @@ def heard_by(say: Callable[[str], None] | None) -> Iterator[None]:
         package.setLevel(before)
 
 
-class _Hearer(logging.Handler):
+class SentenceHandler(logging.Handler):
+    """Calls a function with each sentence; those of warnings begin with "warning: "."""
+
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Call the function."""
         self._say("warning: " * (record.levelno >= logging.WARNING) + record.getMessage())
 
 

@@ -75,7 +75,7 @@ def test_a_signal_fails_the_job_and_job_goes_on(
     assert again.returncode == 0, err
     assert world.jobs["J2"].status == "completed"
     assert len(world.outputs["J2", "particles"]) == COUNT * 8
-    assert any("were picked by an earlier run" in event.get("text", "") for event in world.events["J2"])
+    assert any("picked by an earlier run, which are kept" in event.get("text", "") for event in world.events["J2"])
 
 
 def test_a_kill_stops_in_the_middle_of_a_micrograph(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
     _, err = again.communicate(timeout=LIMIT)
     assert again.returncode == 0, err
     texts = [event.get("text", "") for event in fake.world.events["J2"]]
-    assert any("were picked by an earlier run" in text for text in texts)
+    assert any("picked by an earlier run, which are kept" in text for text in texts)
     assert len(fake.world.outputs["J2", "particles"]) == 16 * 8
     fresh = start(fake, tmp_path, "--device", "cpu")
     assert fresh.wait(timeout=LIMIT) == 0
