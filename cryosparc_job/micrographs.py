@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.files.atomic import atomic_path
+from cryosegnet_ext.files.atomic import TEMPORARY_PREFIX, atomic_path
 from cryosegnet_ext.files.micrograph import Micrograph, read_micrograph
 from cryosegnet_ext.runs.reading import Prefetcher
 
@@ -237,7 +237,7 @@ class ProjectMicrographs:
             for file in self.cache.iterdir():
                 with contextlib.suppress(OSError):
                     status = file.stat()
-                    if not file.name.startswith(".tmp-"):
+                    if not file.name.startswith(TEMPORARY_PREFIX):
                         files.append((status.st_mtime_ns, status.st_size, file))
             files.sort()
             total = sum(size for _, size, _ in files)

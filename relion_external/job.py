@@ -162,7 +162,8 @@ def job_picker(arguments: Arguments, inputs: Sequence[Input], device: str) -> Mi
 
 def _changed(arguments: Arguments, picker: MicrographPicker | Engine) -> bool:
     """Whether an earlier run of this job used other settings; it is said, and everything is then picked again."""
-    from cryosegnet_ext.runs.journal import differences, read_settings
+    from cryosegnet_ext.runs.folder import differences
+    from cryosegnet_ext.runs.journal import read_settings
 
     before = read_settings(arguments.folder)
     if before is None:

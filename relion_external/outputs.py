@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.files.atomic import remove_temporaries
 
 from . import nodes
 from .arguments import Arguments, in_relion_words
@@ -93,11 +94,8 @@ def finish(
 
 def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
     """Remove what an earlier run was killed while writing."""
-    from cryosegnet_ext.runs.journal import TEMPORARY_PREFIX
-
     for parent in {folder, *((folder / file).parent for file in files)}:
-        for path in parent.glob(f"{TEMPORARY_PREFIX}*"):
-            path.unlink(missing_ok=True)
+        remove_temporaries(parent)
 
 
 def about(name: str, reason: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.runs.folder import log_error
 from cryosegnet_ext.runs.stopping import SIGNALS, Stopped, listening
 
 from .markers import ABORTED, FAILURE, SUCCESS, Markers
@@ -150,14 +151,14 @@ def _be_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
     except MemoryError:
         log.error("memory ran out: run fewer jobs at a time, or ask the queue for more memory.")
     except ImportError as error:
-        _log(folder)
+        log_error(folder, "the job", traceback.format_exc())
         log.error(f"a part of the installation does not load ({error}): `cryosegnet doctor` says what is missing.")
     except OSError as error:
-        _log(folder)
+        log_error(folder, "the job", traceback.format_exc())
         where = f"{error.filename}: " if error.filename else ""
         log.error(f"{where}{error.strerror or error}: put it right, then Continue.")
     except BaseException as error:
-        _log(folder)
+        log_error(folder, "the job", traceback.format_exc())
         what = " ".join(f"{type(error).__name__}: {error}".split())
         log.error(f"unexpected error ({what[:300]}): please report it with {folder / 'errors.log'}.")
     finally:
@@ -175,8 +176,3 @@ def _die_with(parent: int) -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(FAILED)
-
-
-def _log(folder: Path) -> None:
-    with contextlib.suppress(OSError), open(folder / "errors.log", "a", errors="replace") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")

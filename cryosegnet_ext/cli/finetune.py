@@ -10,7 +10,7 @@ from .readers import number, whole
 from .train import add_data_args, add_run_args, check, run
 
 if TYPE_CHECKING:
-    from ..training.folder import RunFolder
+    from ..training.folder import TrainingFolder
     from ..training.parallel import Group
     from ..training.progress import Watcher
 
@@ -95,7 +95,7 @@ def main(args: argparse.Namespace) -> int:
     known = {name: getattr(args, name) for name in FineTuning.__dataclass_fields__ if hasattr(args, name)}
     options = FineTuning(**known, start=args.weights)
 
-    def work(folder: RunFolder, group: Group, watcher: Watcher, stop: Any) -> None:
+    def work(folder: TrainingFolder, group: Group, watcher: Watcher, stop: Any) -> None:
         finetune(options, folder, group, watcher, stop)
 
     return run(args, "finetune", options, work)

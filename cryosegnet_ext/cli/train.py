@@ -17,7 +17,7 @@ from .parsing import DONE, NOTHING_DONE, STOPPED
 from .readers import device, number, whole
 
 if TYPE_CHECKING:
-    from ..training.folder import RunFolder
+    from ..training.folder import TrainingFolder
     from ..training.options import Options
     from ..training.parallel import Group
     from ..training.progress import Watcher
@@ -170,7 +170,7 @@ def main(args: argparse.Namespace) -> int:
     values = {name: getattr(args, name) for name in Options.__dataclass_fields__}
     options = Options(**values)
 
-    def work(folder: RunFolder, group: Group, watcher: Watcher, stop: Any) -> None:
+    def work(folder: TrainingFolder, group: Group, watcher: Watcher, stop: Any) -> None:
         train(options, folder, group, watcher, stop)
 
     return run(args, "train", options, work)
@@ -188,22 +188,23 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..., None]) -> int:
     """Do a run in its folder: resume, stop on signals, tell the result."""
-    from ..training.folder import RunFolder
+    from ..runs.folder import locked
+    from ..training.folder import TrainingFolder
     from ..training.parallel import PartnerFailed, joined
     from ..training.train import chosen_precision
 
     try:
         with joined(args.device) as group:
             chosen_precision(options.precision, group.device)
-            folder = RunFolder(args.output, kind, options.settings())
-            with folder.locked() if group.first else contextlib.nullcontext():
+            folder = TrainingFolder(args.output, kind, options.settings())
+            with locked(args.output) if group.first else contextlib.nullcontext():
                 group.in_turn(lambda: folder.open(args.overwrite))
                 return _run(args, folder, group, work)
     except PartnerFailed:
         return NOTHING_DONE
 
 
-def _run(args: argparse.Namespace, folder: RunFolder, group: Group, work: Callable[..., None]) -> int:
+def _run(args: argparse.Namespace, folder: TrainingFolder, group: Group, work: Callable[..., None]) -> int:
     from ..runs.stopping import Stop, Stopped
     from ..training.progress import Watcher
     from ..training.result import summary

@@ -10,17 +10,17 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..files.atomic import write_atomic
+from ..files.atomic import explained, write_atomic
 from ..files.inputs import file_identity
 from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
 from ..files.picks import Picks, read_picks
 from ..runs.diameter import MICROGRAPHS, seen_diameter
-from ..runs.journal import Record, log_error
+from ..runs.folder import log_error, plain
+from ..runs.journal import Record
 from ..runs.overlay import encode_overlay
 from ..runs.task import MicrographPicker
 from . import layout
@@ -71,13 +71,9 @@ class FacilityJob:
         self.pixel_size = pixel_size
         self.pictures = pictures
         self._state = self.folder / ".cryosegnet"
-        try:
+        with explained(self.folder):
             self._state.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CryoSegNetError(
-                f"{self.folder}: the job folder cannot be used ({error.strerror}); check its path and permissions"
-            ) from error
-        self._settings = _plain(picker.settings)
+        self._settings = plain(picker.settings)
         self._estimates = self._read_estimates()
 
     @property
@@ -117,13 +113,8 @@ class FacilityJob:
             return replace(blank, reason=reason)
         if before is not None and self._is_current(before, blank, pixel_size):
             return before
-        try:
-            with layout.working(self.folder, stem):
-                return self._pick(path, pixel_size, blank)
-        except OSError as error:
-            raise CryoSegNetError(
-                f"{self.folder}: writing stopped ({error.strerror or error}); make room or check its permissions"
-            ) from error
+        with explained(self.folder), layout.working(self.folder, stem):
+            return self._pick(path, pixel_size, blank)
 
     def _pick(self, path: str | Path, pixel_size: float | None, blank: PickedMicrograph) -> PickedMicrograph:
         start = time.monotonic()
@@ -135,7 +126,7 @@ class FacilityJob:
         except Exception as error:
             known = isinstance(error, CryoSegNetError)
             if not known:
-                self._log(blank.micrograph)
+                log_error(self._state, blank.micrograph, traceback.format_exc())
             reason = str(error) if known else f"unexpected error {type(error).__name__}: {error}"
             result = replace(blank, reason=" ".join(reason.split()), seconds=_since(start))
             layout.write_failed(self.folder, result)
@@ -172,11 +163,8 @@ class FacilityJob:
             return encode_overlay(micrograph.data, picks)
         except Exception:
             # A picture that fails must not cost the picks.
-            self._log(f"picture of {micrograph.name}")
+            log_error(self._state, f"picture of {micrograph.name}", traceback.format_exc())
             return None
-
-    def _log(self, what: str) -> None:
-        log_error(self._state, what, traceback.format_exc())
 
 
 class Publisher:
@@ -194,7 +182,7 @@ class Publisher:
 
     def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
         self._folder = folder
-        self._settings = _plain(settings)
+        self._settings = plain(settings)
 
     def __call__(self, record: Record, finished: int = 0, total: int = 0) -> None:
         """Write the files of one micrograph."""
@@ -241,11 +229,6 @@ def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | None) -> Picke
 def _contents(star: Picks | bytes, cbox: Picks | bytes, picture: bytes | None) -> dict[tuple[str, str], Picks | bytes]:
     contents: dict[tuple[str, str], Picks | bytes] = {layout.STAR: star, layout.CBOX: cbox}
     return contents if picture is None else contents | {layout.JPEG: picture}
-
-
-def _plain(settings: Mapping[str, object]) -> dict[str, Any]:
-    """The settings as JSON gives them back, so that they can be compared."""
-    return dict(json.loads(json.dumps(dict(settings), default=str)))
 
 
 def _differ(one: str, other: str) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError
 
+#: How the names of files that are being written begin.
+TEMPORARY_PREFIX = ".tmp-"
 _REMEDIES = {
     errno.ENOSPC: "free some disk space",
     errno.EDQUOT: "free some of your disk quota",
@@ -54,7 +56,7 @@ def atomic_path(path: str | Path, sync: bool = False) -> Iterator[Path]:
     ...     np.save(temporary, table)
     """
     target = Path(path)
-    temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(6)}{target.suffix}"
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{target.suffix}"
     try:
         yield temporary
         if sync:
@@ -66,8 +68,7 @@ def atomic_path(path: str | Path, sync: bool = False) -> Iterator[Path]:
         # A file that the block only reads is not ours to explain.
         if error.filename is not None and str(error.filename) not in (str(temporary), str(target), str(target.parent)):
             raise
-        remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
-        raise CryoSegNetError(f"cannot write {target} ({error.strerror or error}): {remedy}.") from error
+        raise _cannot_write(target, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -83,6 +84,40 @@ def write_atomic(path: str | Path, data: bytes | str, sync: bool = False) -> Non
     """
     with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """A block that writes a file or a folder; an OSError in it becomes a sentence.
+
+    Raises
+    ------
+    CryoSegNetError
+        The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: str | Path, error: OSError) -> CryoSegNetError:
+    remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
+    return CryoSegNetError(f"cannot write {path} ({error.strerror or error}): {remedy}.")
+
+
+def remove_temporaries(folder: Path, below: bool = False) -> None:
+    """Remove what a kill left of files that were being written into a folder, where nobody writes now.
+
+    Parameters
+    ----------
+    folder
+        The folder; it need not exist.
+    below
+        Look into the folders below it as well.
+    """
+    for path in folder.glob(f"{'**/' if below else ''}{TEMPORARY_PREFIX}*"):
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

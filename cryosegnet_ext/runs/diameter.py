@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from ..files.diameter import Diameter
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph, read_micrograph
-from .journal import Journal, log_error
+from .folder import log_error
+from .journal import Journal
 from .task import MicrographPicker
 
 log = logging.getLogger(__name__)

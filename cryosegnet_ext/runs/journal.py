@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
-import socket
-import time
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,13 +19,13 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import CryoSegNetError
+from ..files.atomic import explained, remove_temporaries
 from ..files.diameter import Diameter
 from ..files.inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input, file_identity
+from .folder import goes_on, locked, plain, remove
 
 SCHEMA = 1
-#: How `cryosegnet_ext.files.atomic` begins the names of files that are not finished.
-TEMPORARY_PREFIX = ".tmp-"
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+_REMOVABLE = {(name,) for name in OUTPUT_FOLDERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ class Journal:
         self.output = output
         self.folder = output / STATE_FOLDER
         self.path = self.folder / "journal.jsonl"
-        self.settings: dict[str, object] = json.loads(json.dumps(settings, default=str))
+        self.settings = plain(settings)
         self.records: dict[str, Record] = {}
         self.diameter: Diameter | None = None
         #: the dataset's diameter was estimated, be it without a result
@@ -109,17 +106,12 @@ class Journal:
         #: name, size and time of change of a file -> keys of the records of such files; made when it is asked for
         self._by_file: dict[tuple[str, int, int], dict[str, None]] | None = None
         self._file: Any = None
-        self._lock = -1
+        self._lock = contextlib.ExitStack()
         try:
-            self._refuse_foreign_picks(overwrite)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            self._open(overwrite)
-        except OSError as error:
-            self.close()
-            raise CryoSegNetError(
-                f"{output}: the output folder cannot be used ({error.strerror}); check its permissions and free space"
-            ) from error
+            with explained(output):
+                self._refuse_foreign_picks(overwrite)
+                self._lock.enter_context(locked(output, f"{STATE_FOLDER}/lock"))
+                self._open(overwrite)
         except BaseException:
             self.close()
             raise
@@ -136,9 +128,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.close()
 
     def add(self, record: Record) -> None:
         """Append the record of one micrograph; raises OSError where the disk is full."""
@@ -183,10 +173,8 @@ class Journal:
         if len(old) != 1 or identity == (-1, -1):
             return None
         entry = {"record": "moved", "from": old[0], "to": one.key, "name": one.name}
-        try:
+        with explained(self.path):
             self._append(entry)
-        except OSError as error:
-            raise CryoSegNetError(f"{self.path} cannot be written ({error.strerror}); free some disk space") from error
         _replay(entry, self.records)
         return old[0]
 
@@ -216,39 +204,21 @@ class Journal:
                 "or --overwrite to write among them"
             )
 
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return
-            if not isinstance(error, BlockingIOError):
-                raise
-            owner = os.pread(self._lock, 200, 0).decode(errors="replace").strip() or "another process"
-            raise CryoSegNetError(
-                f"{self.output}: {owner} is picking into this folder; wait for it or choose another output folder"
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-
     def _open(self, overwrite: bool) -> None:
-        known = self._read()
-        if known is not None and overwrite:
-            self._remove_outputs()
-            os.truncate(self.path, 0)
-            self.records, self.diameter, self.has_diameter = {}, None, False
-        elif known is not None and differences(known, self.settings) and not any(r.done for r in self.records.values()):
-            # nothing was picked yet, so new settings spoil nothing, and the advice of a message can be followed
-            os.truncate(self.path, 0)
-            self.records, self.diameter, self.has_diameter = {}, None, False
-            known = None
-            self._remove_unfinished()
-        elif known is not None:
-            self._compare(known)
-            self._remove_unfinished()
+        before = self._read()
+        picked = any(record.done for record in self.records.values())
+        if before is not None:
+            if not goes_on(self.output, before, self.settings, picked, overwrite):
+                self._remove_outputs()
+                os.truncate(self.path, 0)
+                self.records, self.diameter, self.has_diameter = {}, None, False
+                before = None
+            # In the folder itself: of summary.json, which is the longest write, the heartbeat and the report.
+            remove_temporaries(self.output)
+            for name in (*OUTPUT_FOLDERS, STATE_FOLDER):
+                remove_temporaries(self.output / name, below=True)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close())
-        if known is None or overwrite:
+        if before is None:
             self._append({"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings})
 
     def _read(self) -> dict[str, object] | None:
@@ -279,29 +249,9 @@ class Journal:
             known = {}
         return known
 
-    def _compare(self, known: Mapping[str, object]) -> None:
-        changes = differences(known, self.settings)
-        if not changes:
-            return
-        raise CryoSegNetError(
-            f"{self.output} was picked with other settings: {', '.join(changes)}; "
-            "give --overwrite to pick everything again, or another output folder"
-        )
-
-    def _remove_unfinished(self) -> None:
-        """Remove the temporary files of writes that a kill cut short; the lock says that no other run writes here."""
-        # In the folder itself: of summary.json, which is the longest write, the heartbeat and the report.
-        for top in (self.output, *(self.output / name for name in (*OUTPUT_FOLDERS, STATE_FOLDER))):
-            for folder, subfolders, files in os.walk(top):
-                if top == self.output:
-                    subfolders.clear()
-                for file in files:
-                    if file.startswith(TEMPORARY_PREFIX):
-                        with contextlib.suppress(FileNotFoundError):
-                            os.unlink(os.path.join(folder, file))
-
     def _remove_outputs(self) -> None:
-        remove_files(self.output, sorted(self._written))
+        # The journal is a file that anybody may have written: nothing else is removed because it says so.
+        remove(self.output, (name for name in sorted(self._written) if Path(name).parts[:1] in _REMOVABLE))
         shutil.rmtree(self.folder / CANDIDATES_FOLDER, ignore_errors=True)
 
 
@@ -343,33 +293,3 @@ def _is_another(key: str, one: Input) -> bool:
         return not os.path.samefile(key, one.path)
     except (OSError, ValueError):
         return False
-
-
-def log_error(folder: Path, what: str, trace: str) -> None:
-    """Add what was being done and a traceback to ``errors.log``, for people who look for a bug."""
-    with contextlib.suppress(OSError), open(folder / "errors.log", "a", errors="replace") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{trace}\n")
-
-
-def differences(known: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:
-    """How settings differ from those of an earlier run, in words: ``threshold (0.3 then, 0.5 now)``."""
-    now = json.loads(json.dumps(settings, default=str))
-    names = [name for name in sorted({*known, *now}) if known.get(name) != now.get(name)]
-    return [f"{name} ({_short(known.get(name))} then, {_short(now.get(name))} now)" for name in names]
-
-
-def remove_files(output: Path, names: Any) -> None:
-    """Remove outputs of an earlier run, given as paths below ``output``; anything else is left alone."""
-    for name in names:
-        parts = Path(name).parts
-        if parts and parts[0] in OUTPUT_FOLDERS and ".." not in parts:
-            try:
-                os.unlink(output / name)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
-                    raise
-
-
-def _short(value: object) -> str:
-    text = "not set" if value is None else json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -10,7 +10,8 @@ from ..files.atomic import write_atomic
 from ..files.inputs import Input, file_identity
 from ..files.picks import Picks
 from .candidates import write_candidates
-from .journal import Journal, Record, log_error, remove_files
+from .folder import log_error, remove
+from .journal import Journal, Record
 from .task import Outcome, failed
 
 FORMATS = ("star", "box", "cbox", "csv")
@@ -71,7 +72,7 @@ class RunOutputs:
         record = outcome.record
         if outcome.picks is None:
             every = [_picks(record.stem, suffix) for suffix in FORMATS]
-            remove_files(self.folder, [*every, _overlay(record.stem)])
+            remove(self.folder, [*every, _overlay(record.stem)])
             return record
         if outcome.kept is not None:
             write_candidates(self.folder, record.stem, outcome.kept)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..errors import CryoSegNetError
-from ..files.atomic import write_atomic
+from ..errors import CryoSegNetError, plural
+from ..files.atomic import explained, write_atomic
+from ..runs.folder import goes_on, locked, remove
 from .plan import Plan, file_digest
 
+log = logging.getLogger(__name__)
+
 RECORD = "simulation.json"
-# What decides how the micrographs look; the rest of the record is for information.
-_DECIDES = ("plan", "specimen_sha256")
 # What a run makes that another one would not make anew, by folder; nothing else may be removed.
 _OURS = {
     "micrographs": re.compile(r"sim_(\d{5,})\.mrc"),
@@ -46,53 +49,57 @@ def new_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def check_folder(output: Path, record: dict[str, Any]) -> None:
-    """Refuse a folder that holds micrographs of another plan; writes nothing.
+def check_folder(output: Path, record: dict[str, Any], overwrite: bool) -> bool:
+    """Whether a run goes on with what is in the folder; writes nothing.
 
     Raises
     ------
     CryoSegNetError
-        The folder's record has other settings or specimens.
+        The folder holds micrographs of other settings or specimens.
     """
     before, made = _before(output), micrographs_in(output)
-    changed = _difference(before, record)
-    if changed and made:
+    if made and "version" not in before and not overwrite:
         raise CryoSegNetError(
-            f"{output} holds {len(made)} micrographs simulated otherwise ({changed}): choose another "
-            "--output, or --overwrite."
+            f"{output} holds {plural(len(made), 'simulated micrograph')}, but its {RECORD} is missing or of an older "
+            "version; give --overwrite to begin anew, or another output folder"
         )
+    return goes_on(output, _decisive(before), _decisive(record), bool(made), overwrite)
 
 
-def claim(output: Path, record: dict[str, Any], overwrite: bool) -> str:
-    """Make the folder ours, its record written before any micrograph; returns a remark on what was there, or "".
+@contextlib.contextmanager
+def claimed(output: Path, record: dict[str, Any], overwrite: bool) -> Iterator[None]:
+    """A block in which a run works in the folder.
 
-    ``overwrite`` removes what an earlier run made, and nothing else: RELION may have worked in the folder since.
+    The record is written before any micrograph. ``overwrite`` removes what an earlier run made, and nothing else, since
+    RELION may have worked in the folder.
 
     Raises
     ------
     CryoSegNetError
-        The folder cannot be made, or written to.
+        Another process works in the folder, it cannot be written, or it holds micrographs of other settings.
     """
-    before, remark = _before(output), ""
     folders = ["micrographs", "truth/micrographs", "specimens"]
     if any(species["distractor"] for species in record["plan"]["species"]):
         folders.append("distractors/micrographs")
-    try:
-        for folder in folders:
-            (output / folder).mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for folder, name in _OURS.items():
-                for old in (output / folder).glob("*.*"):
-                    if name.fullmatch(old.name):
-                        old.unlink()
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {output} ({error.strerror}): choose another.") from error
-    kept, version = len(micrographs_in(output)), before.get("version")
-    if kept and version != record["version"]:
-        remark = f"{kept} micrographs in {output} were made by version {version} and are kept"
-    if overwrite or _difference(before, record):
-        write_atomic(output / RECORD, json.dumps(record, indent=1) + "\n")
-    return remark
+    with locked(output):
+        anew = not check_folder(output, record, overwrite)
+        with explained(output):
+            for folder in folders:
+                (output / folder).mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                remove(output, _ours(output))
+        kept, version = len(micrographs_in(output)), _before(output).get("version")
+        if kept and version != record["version"]:
+            log.info(f"note: {plural(kept, 'micrograph')} in {output} made by version {version} will be kept")
+        if anew:
+            write_atomic(output / RECORD, json.dumps(record, indent=1) + "\n")
+        yield
+
+
+def _ours(output: Path) -> Iterator[str]:
+    """What an earlier run made and another one would not make anew, by paths below the folder."""
+    for folder, name in _OURS.items():
+        yield from (f"{folder}/{path.name}" for path in (output / folder).glob("*.*") if name.fullmatch(path.name))
 
 
 def micrographs_in(output: Path) -> list[int]:
@@ -102,21 +109,16 @@ def micrographs_in(output: Path) -> list[int]:
 
 
 def _before(output: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):
         before = json.loads((output / RECORD).read_text())
         if isinstance(before, dict):
             return before
     return {}
 
 
-def _difference(before: dict[str, Any], record: dict[str, Any]) -> str:
-    """What decides and is not the same, in words; "" for nothing."""
-    ours = json.loads(json.dumps(record))
-    if all(before.get(key) == ours[key] for key in _DECIDES):
-        return ""
-    if "version" not in before:
-        return "its simulation.json is of an older version, or none"
-    plan = before.get("plan")
-    old = plan if isinstance(plan, dict) else {}
-    changed = [key for key, value in ours["plan"].items() if old.get(key) != value]
-    return ", ".join(changed) or "a specimen's file"
+def _decisive(record: dict[str, Any]) -> dict[str, object]:
+    """What decides how the micrographs look; the rest of a record is for information."""
+    plan = record.get("plan")
+    plan = dict(plan) if isinstance(plan, dict) else {}
+    ranges = plan.pop("ranges", None)
+    return plan | (ranges if isinstance(ranges, dict) else {}) | {"the specimens' files": record.get("specimen_sha256")}

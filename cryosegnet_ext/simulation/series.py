@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
-from .folder import RECORD, check_folder, claim, micrograph_name, micrographs_in, new_record, truth_name
+from .folder import RECORD, check_folder, claimed, micrograph_name, micrographs_in, new_record, truth_name
 from .micrograph import simulate_micrograph
 from .plan import Plan, check_plan
 from .projection import random_rotations
@@ -132,11 +133,15 @@ def run(
     """
     check_plan(plan)
     record = new_record(plan)
-    if not overwrite:
-        check_folder(output, record)
+    check_folder(output, record, overwrite)  # before the specimens are read, which takes longer
     simulator = Simulator(plan, output)
-    if before := claim(output, record, overwrite):
-        log.info(f"note: {before}")
+    with claimed(output, record, overwrite):
+        return _simulate(simulator, count, workers, record)
+
+
+def _simulate(simulator: Simulator, count: int, workers: int, record: dict[str, Any]) -> int:
+    """Write what is missing of a folder that is ours; the number of micrographs that were made."""
+    plan, output = simulator.plan, simulator.output
     for specimen in simulator.specimens:
         if specimen.remark:
             log.info(f"note: {specimen.name}: {specimen.remark}")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError, plural
-from ..files.atomic import write_atomic
+from ..files.atomic import explained, write_atomic
 from ..files.diameter import Diameter, from_pixels
 from ..files.inputs import Input, expand_inputs
 from ..files.micrograph import Micrograph, read_micrograph
@@ -22,7 +22,7 @@ from ..runs.diameter import seen_diameter
 from ..weights import resolve, sha256_of
 from . import checks
 from .examples import Example, LabelledInput, Preparation, prepare
-from .folder import FRAMES, RunFolder, explained
+from .folder import FRAMES, TrainingFolder
 from .labels import Labels, find_labels, scaled_labels
 from .options import Options
 
@@ -101,7 +101,7 @@ class Data:
         }
 
 
-def load_data(options: Options, folder: RunFolder, device: str) -> Data:
+def load_data(options: Options, folder: TrainingFolder, device: str) -> Data:
     """Prepare and split the user's micrographs."""
     how = Preparation(options.recipe, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
     given = UserData(options.micrographs, options.labels, options.diameter, how, options.skip_bad, device=device)
@@ -110,7 +110,11 @@ def load_data(options: Options, folder: RunFolder, device: str) -> Data:
 
 
 def split_data(
-    options: Options, examples: Sequence[Example], size: KnownDiameter, inputs: Mapping[str, str], folder: RunFolder
+    options: Options,
+    examples: Sequence[Example],
+    size: KnownDiameter,
+    inputs: Mapping[str, str],
+    folder: TrainingFolder,
 ) -> Data:
     """Examples to learn from, and those held out.
 

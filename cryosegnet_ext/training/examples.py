@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
 from ..evaluation.image_evidence import ImageEvidence, inside
-from ..files.atomic import atomic_path, write_atomic
+from ..files.atomic import atomic_path, explained, write_atomic
 from ..files.diameter import Diameter
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph, read_micrograph
@@ -25,7 +25,6 @@ from ..picking import denoise
 from . import checks
 from .checks import Problem
 from .crops import Labelled
-from .folder import explained
 from .labels import Labels, scaled_labels
 
 Floats = NDArray[np.float64]

@@ -19,7 +19,7 @@ from .batches import Crops, Loader, default_workers, validation_crops
 from .calibration import best_threshold, f1_of, fit_calibration, gather, score_picker
 from .data import load_data
 from .fit import Recipe, fit
-from .folder import WEIGHTS, RunFolder
+from .folder import WEIGHTS, TrainingFolder
 from .options import FineTuning
 from .parallel import Group
 from .progress import Watcher
@@ -38,7 +38,7 @@ _GAIN = 0.002
 _JUDGED = 4
 
 
-def finetune(options: FineTuning, folder: RunFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
+def finetune(options: FineTuning, folder: TrainingFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
     """Fine-tune a network; resumes where an earlier call was stopped or killed.
 
     Raises

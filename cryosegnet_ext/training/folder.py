@@ -1,18 +1,18 @@
-"""The folder of a run: who works in it, with which settings and data, and whether it is finished."""
+"""The folder of a training: its files, the data it began with, and whether it is finished."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CryoSegNetError
-from ..files.atomic import write_atomic
+from ..files.atomic import explained, remove_temporaries, write_atomic
+from ..runs.folder import goes_on, plain, remove
 
 REPORT = "training.json"
 WEIGHTS = "unet.safetensors"
@@ -23,7 +23,6 @@ SPLIT = "split.json"
 PICTURE = "labels.jpg"
 #: Prepared micrographs. A name that no user gives to a folder of theirs: it is removed with all that is in it.
 FRAMES = ".cryosegnet-frames"
-_LOCK = ".cryosegnet-lock"
 # What a run leaves in its folder, beside its report.
 _OURS = (
     WEIGHTS,
@@ -35,19 +34,19 @@ _OURS = (
     PICTURE,
     CHECKPOINT,
     CANDIDATE,
-    "tensorboard",
 )
+_EVENTS = "tensorboard"
 
 
-class RunFolder:
-    """A folder in which one run lives, and goes on after a kill.
+class TrainingFolder:
+    """A folder in which one run lives, and goes on after a kill. It is there, and locked for this process.
 
     Nothing in it is written or removed before `begin`, but for the prepared micrographs.
 
     Parameters
     ----------
     path
-        The folder; made if it is not there.
+        The folder.
     kind
         ``train`` or ``finetune``.
     settings
@@ -56,7 +55,7 @@ class RunFolder:
 
     def __init__(self, path: Path, kind: str, settings: Mapping[str, Any]) -> None:
         self.path, self.kind = path, kind
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = plain(settings)
         self.report: dict[str, Any] = {}
         self._anew = False
 
@@ -87,32 +86,24 @@ class RunFolder:
         ------
         CryoSegNetError
             The folder holds results of other settings or of another command, or files that no run of this program
-            left, or cannot be written.
+            left.
         """
-        with explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
         report = self._read()
         if report is None:
-            taken = [name for name in _OURS if os.path.lexists(self.path / name)]
+            taken = [name for name in (*_OURS, _EVENTS) if os.path.lexists(self.path / name)]
             if taken:
                 raise CryoSegNetError(
                     f"{self.path} holds {taken[0]} but no {REPORT}, so it is no folder of a run: give another folder"
                 )
-        # before there is a checkpoint, nothing depends on the settings yet
-        self._anew = overwrite or not any((self.path / name).is_file() for name in (CHECKPOINT, WEIGHTS))
-        if self._anew or report is None:
-            self.report = {}
+            self._anew = True
             return
-        self.report = report
-        before, now = {"kind": report["kind"], **report["settings"]}, {"kind": self.kind, **self.settings}
-        # options that came with a later version were at their defaults
-        changed = sorted(k for k in before if before[k] != now.get(k))
-        if changed:
-            name = changed[0]
-            raise CryoSegNetError(
-                f"{self.path} holds a run with other settings ({name.replace('_', '-')} was "
-                f"{_short(before.get(name))}, is {_short(now.get(name))}): give another folder, or --overwrite"
-            )
+        begun = any((self.path / name).is_file() for name in (CHECKPOINT, WEIGHTS))
+        before = _named({"kind": report["kind"], **report["settings"]})
+        now = _named({"kind": self.kind, **self.settings})
+        # Options that came with a later version were at their defaults.
+        now = {name: now.get(name) for name in before}
+        self._anew = not (goes_on(self.path, before, now, begun, overwrite) and begun)
+        self.report = {} if self._anew else report
 
     def _read(self) -> dict[str, Any] | None:
         """The report that is there; None without one."""
@@ -161,7 +152,11 @@ class RunFolder:
                     "another folder, or add --overwrite to begin anew"
                 )
         else:
-            self._clear()
+            with explained(self.path):
+                remove_temporaries(self.path)
+                remove(self.path, _OURS)
+                shutil.rmtree(self.path / _EVENTS, ignore_errors=True)
+            self.report, self._anew = {}, False
         # first the report, which says that the other files are a run's
         self.write({"status": "running", "inputs": dict(inputs), **more})
         if not (self.path / SPLIT).exists():
@@ -175,65 +170,10 @@ class RunFolder:
     def tidy(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.path / FRAMES, ignore_errors=True)
-        self._remove(CANDIDATE, CHECKPOINT)
-
-    def _clear(self) -> None:
-        self._remove(*_OURS)
-        self.report, self._anew = {}, False
-
-    def _remove(self, *names: str) -> None:
-        for name in names:
-            if (self.path / name).is_dir():
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    (self.path / name).unlink()
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """While this process works in the folder.
-
-        Raises
-        ------
-        CryoSegNetError
-            Another one does, or the folder cannot be written.
-        """
-        with explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CryoSegNetError(
-                    f"another run works in {self.path}: wait for it, or give another folder"
-                ) from error
-            except OSError:
-                pass  # a file system without locks
-            yield
-        finally:
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                (self.path / _LOCK).unlink()
+        with contextlib.suppress(OSError):
+            remove(self.path, (CANDIDATE, CHECKPOINT))
 
 
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Say in a sentence that a folder or file of a run cannot be written.
-
-    Raises
-    ------
-    CryoSegNetError
-        The block raised an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise CryoSegNetError(
-            f"cannot write {path} ({error.strerror or error}): name a folder that you may write to and that has space"
-        ) from error
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 60 else text[:57] + "..."
+def _named(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings by the names of their options."""
+    return {name.replace("_", "-"): value for name, value in settings.items()}

@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import CryoSegNetError, plural
-from ..files.atomic import atomic_path, write_atomic
+from ..files.atomic import atomic_path, explained, write_atomic
 from ..runs.progress import Pace, duration
-from .folder import explained
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from .calibration import MOST_MICROGRAPHS, Scores
 from .crops import LABEL_SHARE
 from .data import Data
 from .fit import Course, course
-from .folder import WEIGHTS, RunFolder
+from .folder import WEIGHTS, TrainingFolder
 from .progress import draw_curves
 
 #: Particle diameter in the working image of our networks, pixels.
@@ -142,7 +142,7 @@ def model_card(report: Mapping[str, Any]) -> str:
 
 
 def finish(
-    folder: RunFolder,
+    folder: TrainingFolder,
     data: Data,
     scores: Mapping[str, Scores],
     threshold: float,

@@ -20,7 +20,7 @@ from ..weights import resolve, sha256_of
 from . import result
 from .calibration import Scores
 from .data import Data
-from .folder import CANDIDATE, WEIGHTS, RunFolder
+from .folder import CANDIDATE, WEIGHTS, TrainingFolder
 from .result import finish
 
 #: Shares of the trained weights in the blends that are tried.
@@ -52,7 +52,7 @@ class Trained:
     before: Mapping[str, Tensor]
     note: Mapping[str, Any]
     network: AttentionUNet
-    folder: RunFolder
+    folder: TrainingFolder
     device: str
 
     @property

@@ -27,7 +27,7 @@ from . import result
 from .calibration import REACH, Scores
 from .data import Data, UserData, digests, known_diameter, labelled_examples, split_data
 from .examples import Example, LabelledInput, Preparation, prepare
-from .folder import FRAMES, RunFolder
+from .folder import FRAMES, TrainingFolder
 from .labels import Labels
 from .options import FineTuning
 from .selection import BLENDS, Choice, Trained, finish_choice, keep
@@ -51,7 +51,7 @@ _ADVICE = "Labels of 5 micrographs (cryosegnet finetune --labels) may help."
 SCORED_ON = f"{_SIMULATED} simulated micrographs of particles that no network saw"
 
 
-def load_data(options: FineTuning, folder: RunFolder, start: str, device: str) -> Data:
+def load_data(options: FineTuning, folder: TrainingFolder, start: str, device: str) -> Data:
     """Pick the micrographs with the start weights; confident picks are the labels.
 
     With labels of the user's, their micrographs are held out to judge.

@@ -26,7 +26,7 @@ from .batches import Crops, FrameBatches, Frames, Loader, Source, default_worker
 from .calibration import Scores, best_threshold, fit_calibration, gather, score_picker
 from .data import Data, load_data
 from .fit import Batch, Recipe, fit
-from .folder import CANDIDATE, PICTURE, WEIGHTS, RunFolder
+from .folder import CANDIDATE, PICTURE, WEIGHTS, TrainingFolder
 from .options import Options
 from .parallel import Group
 from .progress import Watcher
@@ -35,7 +35,7 @@ from .result import finish
 log = logging.getLogger(__name__)
 
 
-def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
+def train(options: Options, folder: TrainingFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
     """Train a network; resumes where an earlier call was stopped or killed. Each process of a group calls this.
 
     Raises
@@ -55,7 +55,7 @@ def train(options: Options, folder: RunFolder, group: Group, watcher: Watcher, s
     group.wait()
 
 
-def begin(folder: RunFolder, data: Data, group: Group, seed: int, noun: str) -> None:
+def begin(folder: TrainingFolder, data: Data, group: Group, seed: int, noun: str) -> None:
     """Begin the run in its folder, now that the data are there, or go on with it.
 
     Raises
@@ -217,7 +217,7 @@ def conclude(
     options: Options,
     data: Data,
     model: AttentionUNet,
-    folder: RunFolder,
+    folder: TrainingFolder,
     device: str,
 ) -> None:
     """Calibrate, score, and write the weights, the card and the report."""

@@ -84,7 +84,7 @@ def test_the_same_command_goes_on(specimen, tmp_path, capsys):
     assert bytes_of(out) == whole
     assert (out / "micrographs" / "sim_00001.mrc").stat().st_mtime_ns == kept
     assert simulate(specimen, out, "--dose", "20", count=3) == 3
-    assert "ranges" in capsys.readouterr().err
+    assert "other settings: dose ([40.0, 40.0] then, [20.0, 20.0] now)" in capsys.readouterr().err
     assert simulate(specimen, out, "--dose", "20", "--overwrite") == 0
     assert len(list((out / "micrographs").glob("*.mrc"))) == 2
 
@@ -221,7 +221,10 @@ def test_going_on_from_another_folder_and_device(specimen, tmp_path, monkeypatch
     write_map(tmp_path / "ball2.mrc", 9.0)
     (tmp_path / "ball2.mrc").replace(tmp_path / "ball.mrc")
     assert simulate("../ball.mrc", out, count=3) == 3
-    assert "a specimen's file" in capsys.readouterr().err
+    assert "the specimens' files" in (err := capsys.readouterr().err) and err.count(" then, ") == 1
+    (out / "simulation.json").write_text("{}")
+    assert simulate("../ball.mrc", out, count=3) == 3
+    assert "3 simulated micrographs, but its simulation.json is missing or of an older" in capsys.readouterr().err
 
 
 def test_what_is_there_from_before_is_told(specimen, tmp_path, capsys):

@@ -207,7 +207,7 @@ def test_other_settings_are_noticed_before_the_job_is_touched(connection: Connec
     with pytest.raises(KeyboardInterrupt):
         pick(connection, task(), Stopping())
     assert world.jobs["J2"].status == "failed"
-    with pytest.raises(CryoSegNetError, match="was picked with other settings: threshold"):
+    with pytest.raises(CryoSegNetError, match="holds a run with other settings: threshold"):
         pick(connection, task(job="J2"), BlobPicker(threshold=0.6))
     assert world.jobs["J2"].status == "failed"
     picker = BlobPicker()

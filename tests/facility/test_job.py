@@ -163,7 +163,7 @@ def test_the_size_is_learnt_from_eight_micrographs_and_kept(tmp_path: Path) -> N
 
 def test_a_folder_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CryoSegNetError, match="job folder cannot be used"):
+    with pytest.raises(CryoSegNetError, match="cannot write"):
         FacilityJob(StubPicker(), tmp_path / "file" / "job")
 
 

@@ -12,9 +12,10 @@ import torch
 
 from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.cli import main
+from cryosegnet_ext.runs.folder import locked
 from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.training import fit
-from cryosegnet_ext.training.folder import FRAMES, RunFolder
+from cryosegnet_ext.training.folder import FRAMES
 
 from .helpers import dataset, write_star
 
@@ -127,7 +128,7 @@ def test_an_option_that_puts_labels_right_works_in_the_same_folder(data, capsys)
 def test_settings_count_from_the_first_checkpoint_on(data, capsys):
     assert stopped(data, data / "out") == 4
     assert train(data, data / "out", "--seed", 3) == 3
-    assert "seed was 0, is 3" in capsys.readouterr().err
+    assert "seed (0 then, 3 now)" in capsys.readouterr().err
 
 
 def test_labels_that_went_are_missed(data, capsys):
@@ -183,10 +184,11 @@ def test_sizes_are_not_those_of_other_labels(data):
     assert all(note["angstrom"] is True and note["source"] == "from the labels" for note in notes)
 
 
-def test_a_locked_folder_is_refused(tmp_path):
-    first, second = (RunFolder(tmp_path / "out", "train", {}) for _ in range(2))
-    with first.locked(), pytest.raises(CryoSegNetError, match="another run works"), second.locked():
-        pass
+def test_a_folder_that_another_process_works_in_is_refused(data, capsys):
+    with locked(data / "out"):
+        assert train(data, data / "out") == 3
+    assert f"process {os.getpid()} on " in (said := capsys.readouterr().err) and "works in this folder" in said
+    assert not any((data / "out").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.training import selftraining
 from cryosegnet_ext.training.calibration import Scores
 from cryosegnet_ext.training.examples import Example
-from cryosegnet_ext.training.folder import RunFolder
+from cryosegnet_ext.training.folder import TrainingFolder
 from cryosegnet_ext.training.options import FineTuning
 from cryosegnet_ext.training.parallel import Group
 from cryosegnet_ext.training.synthetic import lumpy_stack, replay_items, simulated_micrographs
@@ -29,8 +29,8 @@ SHAPE = (500, 520)
 
 
 def run(path):
-    folder = RunFolder(path, "finetune", {})
-    folder.open()
+    folder = TrainingFolder(path, "finetune", {})
+    path.mkdir(exist_ok=True)
     return folder
 
 
