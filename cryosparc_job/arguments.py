@@ -87,7 +87,7 @@ def open_engine(args: argparse.Namespace) -> Iterator[MicrographPicker | Engine]
     options = picker_options(args)
     devices = split_devices(options.device)
     if len(devices) > 1 and any(name.startswith("cuda") for name in devices):
-        from cryosegnet_ext.picking.picker import choose_device
+        from cryosegnet_ext.picking.on_device import choose_device
 
         # The process of a device checks it late, perhaps after the first picks of another process.
         for name in devices:

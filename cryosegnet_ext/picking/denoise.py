@@ -1,4 +1,4 @@
-"""Denoising: the published recipe, exactly, and our own, whose filters follow the particle's size."""
+"""Denoising: the published recipe, byte for byte, and the default one, whose filters follow the particle's size."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from scipy import fft, ndimage
 
 Image = NDArray[np.float32]
 
-# Background and normalisation of our recipe, in pixels of the working image, where a particle is ~32 px across.
+# Default recipe: background and normalisation, in pixels of the working image, where a particle is ~32 px across.
 BACKGROUND_SIGMA = 48.0
 CLIP = 5.0
-# Areas count as opaque whose mean is beyond this share of the value at which pixels are clipped; they are looked for on
-# a grid of cells, working pixels, as squares of so many cells: nearly two particles.
+# Areas are opaque if their mean is beyond this share of the value at which pixels are clipped. They are searched on a
+# grid of cells of so many working pixels, as squares of so many cells: nearly two particles.
 OPAQUE, _CELL, _LARGE = 0.75, 8, 7
-# Where more than this share of the pixels would be darker than this, the contrast is lowered until it is not, but not
-# below this factor: so much is no dirt but the particles themselves, of a micrograph with little noise, and their
-# insides must not be clipped.
+# If more than this share of the pixels is darker than this, the contrast is lowered, at most to this factor. So many
+# dark pixels are not dirt but the particles of a micrograph with little noise, and they must not be clipped.
 DARK_SHARE, DARKEST, LEAST_CONTRAST = 0.03, 4.5, 0.25
 
 
 def published(data: Image) -> NDArray[np.uint8]:
-    """Denoise by the recipe of the published code, byte for byte.
+    """Denoise by the published recipe, byte for byte.
 
     Parameters
     ----------
@@ -36,8 +35,8 @@ def published(data: Image) -> NDArray[np.uint8]:
     Returns
     -------
     (ny, nx) uint8
-        Array order. The recipe itself runs on the image turned upside down, as published, which matters because its
-        Wiener filter shifts the image by 4 px.
+        Array order. The recipe runs on the image upside down, as published: this matters because its Wiener filter
+        shifts the image by 4 pixels.
 
     Notes
     -----
@@ -67,7 +66,7 @@ def _wiener(image: NDArray[Any]) -> NDArray[np.float64]:
     ny, nx = image.shape
     taps = np.exp(-0.5 * ((np.arange(9) - 4) / 3.0) ** 2)
     taps /= taps.sum()
-    # the kernel is a product, and so is its transform
+    # the kernel is separable, and so is its transform
     down, across = fft.fft(taps, n=ny), fft.rfft(taps, n=nx)
     spectrum = fft.rfft2(image.astype(np.float64), workers=-1, overwrite_x=True)
     for row, k in zip(spectrum, down):
@@ -91,7 +90,7 @@ def _guided(guide: NDArray[np.float64], image: NDArray[np.float64], box: int, ep
 
 @dataclass(frozen=True)
 class WorkingImage:
-    """A micrograph as our network sees it.
+    """A micrograph as the network sees it.
 
     Attributes
     ----------
@@ -107,25 +106,24 @@ class WorkingImage:
 
 
 def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = None) -> WorkingImage:
-    """Our recipe: bring the particle to the network's scale, take away the background, set the noise to 1.
+    """The default recipe: scale the particle to the network's size, subtract the background, set the noise to 1.
 
     Parameters
     ----------
     data : (ny, nx) float32
         The micrograph, array order.
     scale
-        Working pixels per micrograph pixel (network's particle size in px / particle size in micrograph px); all
+        Working pixels per micrograph pixel (network's particle size in px / particle size in micrograph px). All
         filters are set in working pixels, so they follow the particle, not the camera.
     bad : (ny, nx) bool, optional
-        Areas that count for nothing (`bad_areas`); they are filled with their surroundings.
+        Areas that are ignored (`bad_areas`) and filled with their surroundings.
 
     Notes
     -----
-    Averaging pixels down to the working scale is the denoising: frequencies finer than ~1/16 of the particle are left
-    out. Large structures (ice gradient, carbon edge) go by subtraction of a wide Gaussian; the noise level is the
-    median absolute deviation, which ice and gold do not move. Where particles stand far out of the noise, they set the
-    contrast. Large areas that are opaque count for nothing, lest they cast a halo over the ice around them, and are
-    filled.
+    The denoising is the averaging of pixels to the working scale: structures finer than ~1/16 of the particle are
+    lost. Large structures (ice gradient, carbon edge) are removed by subtraction of a wide Gaussian. The noise level is
+    the median absolute deviation, which ice and gold do not change. Where particles are much stronger than the noise,
+    they set the contrast. Large opaque areas are ignored and filled; otherwise they cast a halo on the ice around.
     """
     ny, nx = data.shape
     h, w = max(1, round(ny * scale)), max(1, round(nx * scale))
@@ -164,31 +162,31 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
 
 
 def dark_rank(count: int) -> int:
-    """Which of ``count`` values in ascending order has `DARK_SHARE` of them below it."""
+    """Index, of ``count`` values in ascending order, below which a share `DARK_SHARE` of them lies."""
     return int(DARK_SHARE * count)
 
 
 def grid_of(h: int, w: int) -> tuple[int, int]:
-    """Shape of the grid of cells on which `opaque_areas` looks, for a working image (h, w)."""
+    """Shape of the grid of cells for `opaque_areas`, for a working image (h, w)."""
     return max(1, round(h / _CELL)), max(1, round(w / _CELL))
 
 
 def opaque_areas(cells: Image, limit: float, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Where ice, gold or a bar lets (almost) nothing through, or a crack everything, over far more than a particle.
+    """Areas much larger than a particle that are almost opaque (ice, gold, a grid bar) or empty (a crack).
 
     Parameters
     ----------
-    cells : of `grid_of` the shape, float32
-        The micrograph at the working scale, less its median, averaged over cells.
+    cells : float32, of the shape that `grid_of` gives
+        The micrograph at the working scale minus its median, averaged over cells.
     limit
-        Where its values were clipped; areas beyond `OPAQUE` of it, either way, count, and two cells around them.
+        Value at which pixels were clipped. Areas beyond `OPAQUE` of it (of either sign) count, and two cells around.
     shape
         Of the working image.
 
     Returns
     -------
     bool of that shape, or None
-        None where there is no such area.
+        None if there is no such area.
     """
     beyond = (np.abs(cells) > OPAQUE * limit).astype(np.uint8)
     if not beyond.any():
@@ -201,9 +199,9 @@ def opaque_areas(cells: Image, limit: float, shape: tuple[int, int]) -> NDArray[
 
 
 def _centred(data: Image, good: Image) -> tuple[Image, float]:
-    """Data less the median of its good pixels; hot pixels and X-rays are clipped at 8 robust standard deviations.
+    """Data minus the median of its good pixels; hot pixels and X-rays are clipped at 8 robust standard deviations.
 
-    The second value is that limit, infinite where there is none.
+    The second value is that limit; infinite if the deviation is 0.
     """
     sample = good.ravel()[:: max(1, good.size // 500_000)]
     median = np.median(sample)
@@ -216,7 +214,7 @@ def _centred(data: Image, good: Image) -> tuple[Image, float]:
 
 
 def _resize(image: Image, h: int, w: int) -> Image:
-    """Area average down; smooth interpolation up."""
+    """Area average to fewer pixels; cubic interpolation to more."""
     if (h, w) == image.shape:
         return image
     down = h < image.shape[0]
@@ -225,7 +223,7 @@ def _resize(image: Image, h: int, w: int) -> Image:
 
 
 def _wide_gaussian(image: Image, sigma: float) -> Image:
-    """Gaussian blur of large sigma on a coarser grid: the same to a few per mille, and ~50 times cheaper."""
+    """Gaussian blur of large sigma on a coarser grid: accurate to a few per mille and ~50 times faster."""
     h, w = image.shape
     factor = max(1, int(sigma / 6))
     coarse = cv2.resize(image, (max(1, -(-w // factor)), max(1, -(-h // factor))), interpolation=cv2.INTER_AREA)
@@ -234,18 +232,18 @@ def _wide_gaussian(image: Image, sigma: float) -> Image:
 
 
 def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None, block: int = 16) -> NDArray[np.bool_]:
-    """Find areas that hold no image: black stripes, dead rows and columns, saturated ice, padding.
+    """Find areas without an image: black stripes, dead rows and columns, saturated ice, padding.
 
-    An area is bad where neighbouring pixels hardly differ along x or along y: real micrographs are noisy everywhere,
-    and padding repeats rows or columns.
+    An area is bad if neighbouring pixels hardly differ along x or along y: real micrographs are noisy everywhere, and
+    padding repeats rows or columns.
 
     Parameters
     ----------
     data : (ny, nx) float32
     valid : (ny, nx) bool, optional
-        False where the file held no number.
+        False where the file has no number.
     block
-        Side of the blocks judged together, pixels; single dead lines are found at any width.
+        Side of the blocks that are tested, pixels; single dead lines are found too.
 
     Returns
     -------
@@ -257,12 +255,12 @@ def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None, block: int = 
 
 @dataclass(frozen=True)
 class Change:
-    """How much neighbouring pixels differ along one axis: all that `bad_areas` goes by.
+    """Differences of neighbouring pixels along one axis, from which `bad_areas` finds its areas.
 
     Attributes
     ----------
     blocks : (by, bx) float32
-        Mean over blocks of the differences; empty where there are fewer than two blocks either way.
+        Mean over blocks of the differences; empty if there are fewer than two blocks along an axis.
     along, across : (n,), (m,) float32
         Mean of the differences over the axis, and over the other one.
     """
@@ -300,7 +298,7 @@ def areas_of(
 
 
 def _mark_flat_blocks(energy: Image, block: int, bad: NDArray[np.bool_]) -> None:
-    """Set ``bad`` where blocks hardly differ from one pixel to the next; what is left over goes with the last block."""
+    """Set ``bad`` in blocks whose pixels hardly differ; pixels beyond the last block are set as that block."""
     size = (energy.shape[0] * block, energy.shape[1] * block)
     flat = energy < 0.08 * _usual(energy)
     if not flat.any():
@@ -313,19 +311,19 @@ def _mark_flat_blocks(energy: Image, block: int, bad: NDArray[np.bool_]) -> None
 
 
 def _quiet(profile: Image, length: int) -> NDArray[np.bool_]:
-    """Lines of ``length`` pixels in which nothing changes; too short ones tell nothing."""
+    """Lines of ``length`` pixels in which hardly anything changes; none if lines are short."""
     if length < 16:
         return np.zeros(len(profile), bool)
     return profile < 0.02 * _usual(profile)
 
 
 def _usual(change: NDArray[Any]) -> float:
-    """Median over the places where anything changes at all: more than half of a frame may be padding."""
+    """Median of the changes other than 0: more than half of a micrograph may be padding."""
     moving = change[change > 0]
     return float(np.median(moving)) if moving.size else 0.0
 
 
 def _edge_runs(flat: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whole block rows or columns that are mostly flat, however thin."""
+    """Whole rows or columns of blocks that are mostly flat, however thin."""
     rows, columns = flat.mean(1) > 0.8, flat.mean(0) > 0.8
     return rows[:, None] | columns[None, :]

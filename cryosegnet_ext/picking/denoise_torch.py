@@ -1,4 +1,4 @@
-"""The published denoising on any device: `denoise.published` in PyTorch, equal to it but for rounding."""
+"""The published denoising on any device: `denoise.published` in PyTorch, equal except for rounding."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def published(data: Tensor) -> Tensor:
     Returns
     -------
     (ny, nx) uint8
-        Array order, on the same device. Sums are taken in another order than OpenCV takes them, so that now and then a
-        value is truncated to the byte next to it, and what follows can move with it by a grey level or two.
+        Array order, on the same device. Sums have another order than OpenCV's. A value may therefore be truncated to
+        the next byte, which can change the result by a grey level or two.
 
     Notes
     -----
@@ -82,7 +82,7 @@ def clahe(image: Tensor) -> Tensor:
     ny, nx = image.shape
     padded = image
     if ny % _TILES or nx % _TILES:
-        # OpenCV pads both ways if either does not fit, a whole step where one does
+        # OpenCV pads both axes if one of them does not fit; the other then gets a whole extra step
         extra = (0, _TILES - nx % _TILES, 0, _TILES - ny % _TILES)
         padded = pad(image[None, None].float(), extra, mode="reflect")[0, 0].to(torch.uint8)
     th, tw = padded.shape[0] // _TILES, padded.shape[1] // _TILES
@@ -109,7 +109,7 @@ def clahe(image: Tensor) -> Tensor:
 
 
 def _tables(histogram: np.ndarray, pixels: int) -> np.ndarray:
-    """Grey level of each level in each tile: cumulated histograms clipped at the limit; (tiles, 256) float32."""
+    """New grey level of each level in each tile, from clipped cumulative histograms; (tiles, 256) float32."""
     limit = max(int(_CLIP * pixels / 256), 1)
     excess = np.maximum(histogram - limit, 0).sum(1)
     clipped = np.minimum(histogram, limit) + (excess // 256)[:, None]

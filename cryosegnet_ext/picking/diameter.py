@@ -1,8 +1,8 @@
-"""How large are the particles? Told by the scale at which the network finds most.
+"""Estimate the particle diameter: the scale at which the network finds most.
 
-Our network is taught to see particles between about 18 and 55 working pixels and to stay silent at particles much
-larger or smaller. So the micrograph is shown to it at a ladder of scales; the scale at which confident masks cover
-most of the area is the particle's, and the masks' own size there refines it.
+Our network is trained to see particles between about 18 and 55 working pixels and to ignore much larger or smaller
+ones. The micrograph is shown to it at a ladder of scales. At the particle's scale, confident masks cover most of the
+area, and the size of these masks refines the estimate.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from .segment import watershed
 
 Image = NDArray[np.float32]
 Part = tuple[slice, slice]
-Seen = Callable[[float, Part], tuple[WorkingImage, Image]]
+View = Callable[[float, Part], tuple[WorkingImage, Image]]
 
 STEP = 1.3
-# Particles span these shares of a micrograph's long side unless something better is known.
+# Range of diameters that are tried unless limits are given, in shares of a micrograph's long side.
 SMALLEST_SHARE, LARGEST_SHARE = 1 / 110, 1 / 7
 MOST_WORKING_PIXELS = 640
-# Blown up from fewer pixels than this (a rung of the ladder), noise looks like particles.
+# Enlarged from fewer pixels than this (a rung of the ladder), noise looks like particles.
 LEAST_PIXELS = STEP**8
-# What masks at the right scale measure, of the true diameter: flooding stops a little inside the painted discs.
+# Diameter of masks at the right scale, of the true one: the watershed ends a little inside the label discs.
 TYPICAL_SIZE = 0.95
-# A scale counts where it finds at least this share of what the best one finds.
+# A scale counts if its response is at least this share of the best one.
 LEAST_RESPONSE = 0.35
 CONFIDENT = 0.6
-# The third-best mask must be this probable somewhere, or what was seen may be noise: white noise reaches 0.87.
+# At least this probability of the third-best mask is needed on one micrograph: white noise reaches 0.87.
 SURE = 0.88
 LEAST_WEIGHT = 5.0
-# Share of the most found, in area and in number, that counts as all of it.
+# Share of the largest area, and of the largest number, that counts as all.
 ALMOST_ALL = 0.85
-# Fewer discs than this in a map do not tell a size.
+# So many discs in a map are needed to estimate a size.
 LEAST_DISCS = 5
 
 
 @dataclass(frozen=True)
 class Votes:
-    """What one micrograph says about the particle's size.
+    """Votes of one micrograph for the particle's size.
 
     Attributes
     ----------
     rung : (k,) int
-        Steps of the ladder: the diameter tried is ``STEP ** rung``.
+        Rungs of the ladder: the diameter tried is ``STEP ** rung``.
     response : (k,) float
         Share of the area covered by confident masks, weighted by confidence.
     count : (k,) float
         Sum of the confidences.
     size : (k,) float
-        Weighted median size of the masks, of the diameter tried; nan where there are none.
+        Weighted median size of the masks, in units of the diameter tried; nan if there are none.
     third : (k,) float
-        Probability of the third-best mask; 0 where there are fewer.
+        Probability of the third-best mask; 0 if there are fewer.
     unit : float
         Factor from the ladder's pixels to angstrom.
     """
@@ -75,7 +75,7 @@ class Votes:
 
 
 def diameter_votes(
-    seen: Seen,
+    view: View,
     shape: tuple[int, ...],
     low: float | None,
     high: float | None,
@@ -86,14 +86,14 @@ def diameter_votes(
 
     Parameters
     ----------
-    seen
+    view
         (scale, rows and columns) -> working image and probability map of that part of the micrograph.
     shape
         (ny, nx) of the micrograph.
     low, high
-        Diameters to try, pixels of the micrograph; None for what the frame suggests.
+        Range of diameters to try, pixels of the micrograph; None for a range from the micrograph's size.
     working_diameter, label_share
-        As the network was taught.
+        As in training.
     """
     side = max(shape)
     first = max(low or 0.0, side * SMALLEST_SHARE, LEAST_PIXELS)
@@ -104,19 +104,19 @@ def diameter_votes(
         np.floor(np.log(first) / np.log(STEP) + 1e-9), np.ceil(np.log(max(last, first)) / np.log(STEP)) + 1
     )
     rungs = steps.astype(int)
-    rows = [_look(seen, shape, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
+    rows = [_look(view, shape, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
     table = np.array(rows, np.float64).reshape(-1, 4)
     return Votes(rungs, table[:, 0], table[:, 1], table[:, 2], table[:, 3])
 
 
 def _look(
-    seen: Seen, shape: tuple[int, ...], diameter: float, working_diameter: float, label_share: float
+    view: View, shape: tuple[int, ...], diameter: float, working_diameter: float, label_share: float
 ) -> tuple[float, float, float, float]:
     """Response, count, relative size and third-best probability at one scale."""
     scale = working_diameter / diameter
     most = int(MOST_WORKING_PIXELS / scale)
     y0, x0 = (max((n - most) // 2, 0) for n in shape)
-    _, probability = seen(scale, (slice(y0, y0 + most), slice(x0, x0 + most)))
+    _, probability = view(scale, (slice(y0, y0 + most), slice(x0, x0 + most)))
     masks = watershed(probability, diameter_px=working_diameter)
     size = np.sqrt(4 * masks.area / np.pi) / label_share / working_diameter
     weight = np.clip((masks.probability - CONFIDENT) / (1 - CONFIDENT), 0, 1)
@@ -130,10 +130,10 @@ def _look(
 
 
 def disc_diameter(probability: Image) -> float | None:
-    """Typical diameter of the discs that a probability map shows, for maps of networks that cannot be asked at scales.
+    """Typical diameter of the discs in a probability map, for networks that see all scales.
 
-    The distance from each likely pixel to the nearest unlikely one has its maxima in the middle of the discs, also of
-    discs that touch; the median over the maxima, weighted by their area, leaves out crumbs.
+    The distance from each likely pixel to the nearest unlikely one has its maxima in the middle of the discs, even if
+    discs touch. The median over the maxima is weighted by area, so that crumbs do not count.
 
     Parameters
     ----------
@@ -143,10 +143,10 @@ def disc_diameter(probability: Image) -> float | None:
     Returns
     -------
     float or None
-        Map pixels; None where fewer than `LEAST_DISCS` discs are seen.
+        Pixels of the map; None if there are fewer than `LEAST_DISCS` discs.
     """
     smooth = cv2.GaussianBlur(np.ascontiguousarray(probability), (0, 0), 1.5)
-    # What the frame cuts is no whole disc: the border counts as unlikely.
+    # discs at the border are cut: what lies outside counts as unlikely
     likely = np.pad((smooth > 0.5).astype(np.uint8), 1)
     distance = cv2.distanceTransform(likely, cv2.DIST_L2, 5)[1:-1, 1:-1]
     highest = cv2.dilate(distance, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
@@ -159,11 +159,12 @@ def disc_diameter(probability: Image) -> float | None:
 
 
 def consensus_diameter(votes: Sequence[Votes]) -> float | None:
-    """The particle diameter that the votes of several micrographs agree on, in their common unit.
+    """The particle diameter on which the votes of several micrographs agree, in their common unit.
 
-    Seen too large, a particle's masks come out smaller than the diameter tried, and seen too small, larger; the
-    diameter is where they come out as in training, next to the scale at which most is found. Micrographs may differ in
-    pixel size; their ladders are interpolated to a common one. None where hardly anything was seen.
+    Where a particle is shown too large, its masks are smaller than the diameter tried; where it is shown too small,
+    they are larger. The estimate is the scale at which they have the same size as in training, next to the scale with
+    the most particles. Micrographs may differ in pixel size: their ladders are interpolated to a common one. None if
+    hardly any particle was seen.
     """
     votes = [v for v in votes if len(v.rung)]
     if not votes:
@@ -172,7 +173,7 @@ def consensus_diameter(votes: Sequence[Votes]) -> float | None:
     grid = np.arange(min(t[0] for t in tried), max(t[-1] for t in tried) + 1e-6, np.log(STEP))
     response, count, weighted = np.zeros(len(grid)), np.zeros(len(grid)), np.zeros(len(grid))
     for t, v in zip(tried, votes):
-        within = (grid > t[0] - 1e-6) & (grid < t[-1] + 1e-6)  # rounding must not cost a ladder its last rung
+        within = (grid > t[0] - 1e-6) & (grid < t[-1] + 1e-6)  # rounding must not remove a ladder's last rung
         seen = np.interp(grid, t, v.count) * within
         log_size = np.interp(grid, t, np.log(np.where(np.isfinite(v.size), v.size, 1.0)))
         response += np.interp(grid, t, v.response) * within
@@ -198,9 +199,9 @@ def consensus_diameter(votes: Sequence[Votes]) -> float | None:
 
 
 def _last_with_all(grid: NDArray[np.float64], response: NDArray[np.float64], count: NDArray[np.float64]) -> float:
-    """The largest scale at which hardly fewer particles are found than at any that covers about as much.
+    """The largest scale with almost as many particles as any other scale that covers almost the same area.
 
-    Beyond it neighbours merge: their masks go on covering the area, as wide as the diameter tried.
+    At larger scales neighbours merge: their masks still cover the area, and are as wide as the diameter tried.
     """
     covers = response >= ALMOST_ALL * response.max()
     return float(grid[np.flatnonzero(covers & (count >= ALMOST_ALL * count[covers].max()))[-1]])

@@ -1,4 +1,4 @@
-"""Particle masks on a probability map: the table of their figures, and who keeps a pixel that several claim."""
+"""Particle masks on a probability map: the table of their measures, and the removal of overlaps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Masks:
-    """Instances found on a probability map, one row each; lengths and positions in pixels of that map, array order.
+    """Masks found on a probability map, one row each; lengths and positions in pixels of that map, array order.
 
     Attributes
     ----------
     x, y : (n,) float64
-        Centroid; an integer is the centre of that pixel.
+        Centroid; integers are pixel centres.
     area : (n,) float64
         Number of pixels.
     box : (n, 4) float64
@@ -50,7 +50,7 @@ class Masks:
 
 
 class Instance(NamedTuple):
-    """One mask as the pixels it holds."""
+    """One mask, as its pixels."""
 
     score: float
     y: NDArray[np.intp]
@@ -58,7 +58,7 @@ class Instance(NamedTuple):
 
 
 def without_overlaps(found: list[Instance], shape: tuple[int, ...]) -> list[Instance]:
-    """Give every pixel to the best mask that claims it; drop masks of which less than half is left."""
+    """Give each pixel to the best of its masks, then drop masks that keep less than half of their pixels."""
     taken = np.zeros(shape, bool)
     kept = []
     for instance in sorted(found, key=lambda one: -one.score):
@@ -71,7 +71,7 @@ def without_overlaps(found: list[Instance], shape: tuple[int, ...]) -> list[Inst
 
 
 def measured(found: list[Instance], probability: NDArray[np.float32]) -> Masks:
-    """The table of the masks' figures, in the order given."""
+    """The table of these masks, in the same order."""
     if not found:
         return Masks.empty()
     instance = np.repeat(np.arange(len(found)), [len(one.y) for one in found])
@@ -88,7 +88,7 @@ def measure(
     probability: NDArray[np.float32],
     score: NDArray[np.float64] | None = None,
 ) -> Masks:
-    """The table of ``n`` masks given as pixel positions; every instance must own at least one pixel."""
+    """The table of ``n`` masks given as pixel positions; each mask has at least one pixel."""
     if n == 0:
         return Masks.empty()
     area = np.bincount(instance, minlength=n).astype(np.float64)

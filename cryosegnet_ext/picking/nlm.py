@@ -1,8 +1,9 @@
-"""Non-local means on any device, bit for bit what OpenCV gives.
+"""Non-local means on any device, with the same bits as OpenCV's.
 
 For every shift within the search window, the squared difference of the image and the shifted image is summed over the
-template (a box sum), and a table turns it into the weight of the shifted pixel. That is a few passes over the image a
-shift, which is what a GPU does well. A shift and its opposite have the same differences, so half of the shifts do.
+template (a box sum), and a table turns it into the weight of the shifted pixel. This takes a few passes over the image
+for each shift, which is fast on a GPU. A shift and its opposite have the same differences, so half of the shifts are
+enough.
 
 Source: A. Buades, B. Coll, J.-M. Morel, "Non-Local Means Denoising", Image Processing On Line 1 (2011); the fixed-point
 arithmetic (weights, rounding, border) is that of ``cv2.fastNlMeansDenoising`` for bytes.
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-# OpenCV takes weights below this for 0.
+# OpenCV sets smaller weights to 0.
 _LEAST_WEIGHT = 0.001
 
 
@@ -28,7 +29,7 @@ def non_local_means(image: Tensor, h: float = 10.0, template: int = 7, search: i
     h
         Strength: differences of this many grey levels (root mean square over the template) weigh 1/e.
     template, search
-        Sides of the windows that are compared and searched, odd, pixels.
+        Sides of the compared windows and of the searched one, odd, pixels.
 
     Returns
     -------
@@ -75,12 +76,12 @@ def non_local_means(image: Tensor, h: float = 10.0, template: int = 7, search: i
 
 
 def _shift(template: int) -> int:
-    """Binary digits that stand in for the division by the template's area."""
+    """Bits of the right shift that replaces the division by the template's area."""
     return (template * template - 1).bit_length()
 
 
 def _weights(h: float, template: int, search: int, device: torch.device) -> Tensor:
-    """Weight of each mean difference (in units of 2^shift over the template's area), up to the first that is 0."""
+    """Weight of each mean difference, in units of 2^shift over the template's area; it ends with the first 0."""
     most = (2**31 - 1) // (search * search * 255)
     unit = 2.0 ** _shift(template) / template**2
     level = torch.arange(int(255**2 / unit) + 2, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""From a micrograph to the U-Net's map on a GPU: one upload, all stages there, one small download.
+"""From a micrograph to the U-Net's map, on a CPU or on a GPU with one upload and one small download.
 
-The same steps as `denoise.working_image` and `denoise.bad_areas`. Resizing and blurring are linear along each axis, so
-they are matrices here, made by the very OpenCV functions that the CPU uses: what differs is rounding.
+On a GPU the steps are those of `denoise.working_image` and `denoise.bad_areas`. Resizing and blurring are linear along
+each axis, so they are done by matrices, which the OpenCV functions of the CPU make: only rounding differs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ..errors import UsageError
 from ..files.micrograph import Micrograph
 from ..networks.memory import OutOfMemoryError, with_less
 from ..networks.unet import AttentionUNet, map_of_tensor
@@ -32,11 +33,36 @@ from .denoise import (
     grid_of,
     opaque_areas,
 )
+from .options import is_device
 
 _BLOCK = 16
 
 Part = tuple[slice, slice]
 WHOLE: Part = (slice(None), slice(None))
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a device's name into the device.
+
+    Raises
+    ------
+    UsageError
+        The device does not exist on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not is_device(name):
+        raise UsageError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"--device {name}: PyTorch finds no GPU here; run `cryosegnet doctor` to see why, or use --device cpu."
+        )
+    number = name.partition(":")[2]
+    if number and int(number) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+    return torch.device(name)
 
 
 class OnCpu:
@@ -59,12 +85,12 @@ class OnCpu:
         self._data, self._network = micrograph.data, network
         self.bad = denoise.bad_areas(micrograph.data, micrograph.valid)
 
-    def seen(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
+    def working_image_and_map(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
         """Working image and probability map (h, w) of the micrograph, or of a part of it."""
         work = denoise.working_image(self._data[part], scale, self.bad[part])
         return work, self._network(work.data)
 
-    def seen_published(self, side: int) -> NDArray[np.float32]:
+    def published_map(self, side: int) -> NDArray[np.float32]:
         """Probability map (side, side) of the published recipe, array order."""
         image = cv2.resize(denoise.published(self._data), (side, side), interpolation=cv2.INTER_LINEAR)
         # upside down, as it was trained
@@ -80,12 +106,12 @@ class OnDevice:
     micrograph
         As `read_micrograph` gives it.
     unet
-        On the device where everything is to run; a CPU will do, for tests.
+        On the device that runs everything; a CPU works too, for tests.
 
     Attributes
     ----------
     bad : (ny, nx) bool
-        Bad areas, in the computer's memory: most often all False, and known from small averages.
+        Bad areas, in the computer's memory; they are found from small averages.
 
     Raises
     ------
@@ -113,7 +139,7 @@ class OnDevice:
             found.append(Change(*(part.cpu().numpy() for part in parts)))
         return found
 
-    def seen(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
+    def working_image_and_map(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
         """Working image and probability map (h, w) of the micrograph, or of a part of it, downloaded together."""
         data, hidden = self._data[part], None if self._bad is None else self._bad[part]
 
@@ -125,7 +151,7 @@ class OnDevice:
         h, w = image.shape
         return WorkingImage(both[0], h / data.shape[0], w / data.shape[1]), both[1]
 
-    def seen_published(self, side: int) -> NDArray[np.float32]:
+    def published_map(self, side: int) -> NDArray[np.float32]:
         """Probability map (side, side) of the published recipe, array order."""
 
         def work(_: int) -> Tensor:
@@ -140,11 +166,11 @@ def _uploaded(data: NDArray[np.float32], device: torch.device) -> Tensor:
     if device.type != "cuda":
         return plane.clone()
     try:
-        # from pinned memory the copy runs beside other micrographs' work; the copy into it is fast, and reused
+        # from pinned memory the upload runs at the same time as the work on other micrographs
         return plane.pin_memory().to(device, non_blocking=True)
     except OutOfMemoryError:
         raise
-    except RuntimeError:  # pinned memory is short: the plain way
+    except RuntimeError:  # no pinned memory left
         return plane.to(device)
 
 
@@ -190,7 +216,7 @@ def _middle(ordered: Tensor) -> Tensor:
 
 
 def _opaque(small: Tensor, limit: Tensor) -> Tensor | None:
-    """`denoise.opaque_areas`; only the small grid of cells leaves the device."""
+    """`denoise.opaque_areas`; only the small grid of cells is downloaded."""
     h, w = small.shape
     opaque = opaque_areas(_resized(small, *grid_of(h, w)).cpu().numpy(), float(limit), (h, w))
     return None if opaque is None else torch.from_numpy(opaque).to(small.device)
@@ -234,14 +260,14 @@ def _blurring(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     c = max(1, -(-n // factor))
     sigma = BACKGROUND_SIGMA / factor
     coarse = _along_rows(n, c, cv2.INTER_AREA)
-    width = round(8 * sigma + 1) | 1  # what OpenCV takes for floats
+    width = round(8 * sigma + 1) | 1  # as OpenCV sets it for floats
     taps = cv2.getGaussianKernel(width, sigma, cv2.CV_32F)
     blurred = cv2.sepFilter2D(coarse, -1, np.ones(1, np.float32), taps, borderType=cv2.BORDER_REFLECT)
     return _kept(np.asarray(blurred, np.float32), device), _kept(_along_rows(c, n, cv2.INTER_LINEAR), device)
 
 
 def _kept(matrix: NDArray[np.float32], device: torch.device) -> Tensor:
-    """On the device, and there before another thread, on its own stream, may find it in the cache."""
+    """Upload, and wait: another thread with its own stream may take it from the cache next."""
     tensor = torch.from_numpy(matrix).to(device)
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

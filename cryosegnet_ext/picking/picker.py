@@ -1,4 +1,4 @@
-"""One micrograph through the whole chain, with the models loaded once."""
+"""The picker: one micrograph through the whole chain, with the models loaded once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..networks.window_sam import is_windowed
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter
 from .masks import Masks
-from .on_device import OnCpu, OnDevice
-from .options import BUILT_IN_SAM, PickerOptions, is_device
+from .on_device import OnCpu, OnDevice, choose_device
+from .options import BUILT_IN_SAM, PickerOptions
 from .postprocess import MapGeometry, default_rule, published_rule
 from .scoring import Calibration, MaskFeatures
 from .surroundings import darkness, local_noise
@@ -37,7 +37,7 @@ ALGORITHM = 4
 
 PUBLISHED_SIDE = 1024
 
-# A working image beyond this, from a diameter far too small for the micrograph, would not fit in memory.
+# A larger working image, from a diameter far too small for the micrograph, would not fit in memory.
 LARGEST_WORKING_SIDE = 16384
 
 
@@ -49,30 +49,30 @@ class Picker:
     weights
         U-Net: a name (`cryosegnet weights list`) or a file.
     segmenter
-        ``"watershed"`` (needs no SAM), ``"peaks"`` or ``"grid"``; by default peaks, with the built-in small SAM where
-        none is named, and watershed for weights that were not calibrated for it.
+        ``"watershed"`` (needs no SAM), ``"peaks"`` or ``"grid"``. Default: peaks for weights that were calibrated for
+        it, else watershed.
     sam
-        SAM: a name or a file; for peaks the built-in one if left out, needed by grid.
+        SAM: a name or a file. Default for peaks: the built-in small one. The grid needs one.
     device
-        ``"auto"`` (the first GPU, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. A named device that is missing
-        is an error, never a silent fall-back.
+        ``"auto"`` (the first GPU, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. A missing device is an error;
+        there is no silent fall-back.
     recipe
         ``"default"``: filters that follow the particle's size, for our networks; ``"published"``: the published
-        chain, for the published weights; by default what the weights were trained for.
+        chain, for the published weights. Default: the one that the weights were trained for.
     denoised
-        The micrographs went through the published denoising already. The published recipe then skips it; ours takes
-        them as they are.
+        The micrographs went through the published denoising already. The published recipe then skips it; the default
+        recipe takes them as they are.
     diameter
-        Particle diameter, angstrom. Without it the size is estimated from the micrographs.
+        Particle diameter, angstrom. Default: estimated from the micrographs.
     min_diameter, max_diameter
-        Limits of the particle diameter, angstrom; they bound the estimate, and picks outside them are dropped.
+        Limits of the particle diameter, angstrom. They bound the estimate, and picks outside are dropped.
     threshold
-        Least score of a pick, 0..1; by default what the weights were calibrated for. 0 gives every candidate.
+        Least score of a pick, 0..1. Default: the one that the weights were calibrated for. 0 gives every candidate.
 
     Raises
     ------
     UsageError
-        An option makes no sense, or names weights or a device that do not exist.
+        An option makes no sense, or the weights or the device do not exist.
     CryoSegNetError
         Weights cannot be read or downloaded.
 
@@ -117,8 +117,8 @@ class Picker:
         self.recipe = recipe or trained_for
         if self.recipe != trained_for:
             raise UsageError(
-                f"The weights {weights} were trained for the {trained_for} recipe and cannot serve the {self.recipe} "
-                f"one: leave --recipe out or choose other weights."
+                f"The weights {weights} were trained for the {trained_for} recipe, not the {self.recipe} one: leave "
+                "out --recipe or choose other weights."
             )
         self._working_diameter = float(note.get("diameter", 32.0))
         self._label_share = float(note.get("label_share", 1.0))
@@ -126,9 +126,13 @@ class Picker:
         self._sam = None if sam is None else _load_sam(sam, self.device)
         self._windows = self._sam is not None and is_windowed(self._sam)
         if self._windows and self.recipe == "published":
-            raise UsageError(f"--sam {sam} serves our recipe: for the published one use sam_vit_b")
+            raise UsageError(
+                f"--sam {sam} works with the default recipe only: for the published one use --sam sam_vit_b"
+            )
         if self._windows and self.segmenter == "grid":
-            raise UsageError(f"--sam {sam} is asked at peaks only: use --segmenter peaks, or sam_vit_b for the grid")
+            raise UsageError(
+                f"--sam {sam} works with --segmenter peaks only: use that, or --sam sam_vit_b for the grid"
+            )
         fitted = _fitted_for(self.segmenter, self._windows, note, sam)
         self._calibration = Calibration(**fitted.get("calibration", {}))
         self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
@@ -136,7 +140,7 @@ class Picker:
         self.settings = self._describe(chosen)
 
     def _describe(self, options: PickerOptions) -> dict[str, object]:
-        """Everything that changes picks: the options but for the device, and what names stand for."""
+        """Everything that changes picks: the options without the device, and the hashes of the weights."""
         unet, sam = options.weights, options.sam
         settings = asdict(options)
         del settings["device"]
@@ -151,7 +155,7 @@ class Picker:
 
     @property
     def needs_diameter(self) -> bool:
-        """Whether a particle size estimated over the data set would help: ours does, unless the size was given."""
+        """Whether the picker uses a particle size estimated over the data set: default recipe, size not given."""
         return self.recipe == "default" and self.diameter is None
 
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
@@ -160,8 +164,8 @@ class Picker:
         Returns
         -------
         float or None
-            Angstrom (pixels where the micrographs have no pixel size); None where too few particles are seen to tell.
-            The same micrographs give the same answer.
+            Angstrom (pixels where the micrographs have no pixel size); None if too few particles are seen. The same
+            micrographs give the same value.
 
         Raises
         ------
@@ -171,14 +175,19 @@ class Picker:
         unknown = [micrograph.name for micrograph in micrographs if micrograph.pixel_size is None]
         if 0 < len(unknown) < len(micrographs):
             raise UsageError(
-                f"{unknown[0]} does not say its pixel size and others do, so that no size can be estimated from all of "
-                "them: give it with --pixel-size, or leave those out."
+                f"{unknown[0]} has no pixel size but other micrographs have one, so no common particle size can be "
+                "estimated: give --pixel-size, or leave out the micrographs without one."
             )
         votes = []
         for micrograph in micrographs:
             low, high = self._diameter_limits(micrograph)
             found = diameter_votes(
-                self._view(micrograph).seen, micrograph.data.shape, low, high, self._working_diameter, self._label_share
+                self._view(micrograph).working_image_and_map,
+                micrograph.data.shape,
+                low,
+                high,
+                self._working_diameter,
+                self._label_share,
             )
             votes.append(found.scaled(from_pixels(1.0, micrograph.pixel_size)))
         size = consensus_diameter(votes)
@@ -195,24 +204,29 @@ class Picker:
             As `read_micrograph` gives it.
         diameter
             Particle diameter estimated over the data set (`estimate_diameter`), angstrom, or pixels where the
-            micrograph has no pixel size. What the picker was given itself wins; without either, this micrograph alone
-            is asked.
+            micrograph has no pixel size. The picker's own ``diameter`` wins. Default: estimated from this micrograph
+            alone.
 
         Returns
         -------
         Picks
-            Best score first; empty where there is nothing.
+            Best score first; empty if there are none.
+
+        Raises
+        ------
+        CryoSegNetError
+            The diameter does not fit the micrograph, or memory ran out.
         """
         return self.candidates(micrograph, diameter).above(self.threshold)
 
     def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
-        """Everything that `pick` chooses from by the threshold, which comes last: `pick` at a threshold of 0."""
+        """All candidates, whatever their score: `pick` with a threshold of 0."""
         return self.candidates_and_features(micrograph, diameter)[0]
 
     def candidates_and_features(
         self, micrograph: Micrograph, diameter: float | None = None
     ) -> tuple[Picks, MaskFeatures]:
-        """`candidates`, and what their scores are made of, in the same order. For calibration."""
+        """`candidates` and the features of their scores, in the same order. For calibration."""
         if self.recipe == "published":
             return self._pick_published(micrograph)
         size = self.diameter if self.diameter is not None else diameter
@@ -228,11 +242,11 @@ class Picker:
         if not 4 <= diameter_px <= max(shape) or largest > LARGEST_WORKING_SIDE:
             given = Diameter.of(size, micrograph.pixel_size)
             raise CryoSegNetError(
-                f"{micrograph.name}: a diameter of {given} is {diameter_px:.3g} pixels of this micrograph, which "
-                "cannot be picked: check --diameter and --pixel-size."
+                f"{micrograph.name}: a diameter of {given} is {diameter_px:.3g} pixels, too small or too large "
+                "for this micrograph: check --diameter and --pixel-size."
             )
         view = self._view(micrograph)
-        work, probability = view.seen(self._working_diameter / diameter_px)
+        work, probability = view.working_image_and_map(self._working_diameter / diameter_px)
         bad = view.bad
         masks = self._masks(probability, self._working_diameter, work.data)
         geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
@@ -253,7 +267,7 @@ class Picker:
     def probability_map(self, micrograph: Micrograph, diameter: float) -> denoise.WorkingImage:
         """The U-Net's map of one micrograph at the working scale; ``diameter`` as for `pick`. For figures and tests."""
         scale = self._working_diameter / to_pixels(diameter, micrograph.pixel_size)
-        work, probability = self._view(micrograph).seen(scale)
+        work, probability = self._view(micrograph).working_image_and_map(scale)
         return denoise.WorkingImage(probability, work.scale_y, work.scale_x)
 
     def _view(self, micrograph: Micrograph) -> OnCpu | OnDevice:
@@ -278,12 +292,12 @@ class Picker:
     def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, MaskFeatures]:
         """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule.
 
-        Beyond it, nothing is picked in bad areas, and the segmenters other than the grid, which must know a size, take
-        the typical one of the map's own discs where none was given.
+        Beyond the published chain, nothing is picked in bad areas. Segmenters other than the grid need a size; without
+        a given one they take the typical size of the discs in the map.
         """
         ny, nx = micrograph.data.shape
         view = self._view(micrograph)
-        probability = self._map_of_denoised(micrograph.data) if self.denoised else view.seen_published(PUBLISHED_SIDE)
+        probability = self._map_of_denoised(micrograph.data) if self.denoised else view.published_map(PUBLISHED_SIDE)
         geometry = MapGeometry((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, view.bad)
         if self.segmenter == "grid":
             picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), geometry)
@@ -293,7 +307,7 @@ class Picker:
         if size is not None:
             guess = size / require_pixel_size(micrograph, "a diameter in angstrom") * scale
         else:
-            # Of the ellipses that discs become on a frame that is not square, the short axis is seen.
+            # in a frame that is not square discs become ellipses, of which the short axis is measured
             squeeze = float(np.sqrt(max(geometry.scale_y, geometry.scale_x) / min(geometry.scale_y, geometry.scale_x)))
             guess = (disc_diameter(probability) or 0.0) * squeeze or PUBLISHED_SIDE / 30
         masks = self._masks(np.ascontiguousarray(probability), guess)
@@ -309,7 +323,7 @@ class Picker:
         )
 
     def _map_of_denoised(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The map of a micrograph that was denoised before, in the published frame; array order."""
+        """Map (1024, 1024), array order, of a micrograph that is denoised already."""
         low, high = float(data.min()), float(data.max())
         squeezed = cv2.resize(data, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
         squeezed = (squeezed - np.float32(low)) / np.float32((high - low) or 1.0)
@@ -322,41 +336,17 @@ class Picker:
         return (self.min_diameter or 0.0) / pixel_size, (self.max_diameter or np.inf) / pixel_size
 
     def _diameter_limits(self, micrograph: Micrograph) -> tuple[float | None, float | None]:
-        """Where to look for the size, pixels of the micrograph."""
+        """Range in which the size is searched, pixels of the micrograph."""
         low, high = self._limits_px(micrograph)
         if micrograph.pixel_size is not None:
             low, high = max(low, 50 / micrograph.pixel_size), min(high, 700 / micrograph.pixel_size)
         return low or None, None if high == np.inf else high
 
 
-def choose_device(name: str) -> torch.device:
-    """Turn a device's name into the device.
-
-    Raises
-    ------
-    UsageError
-        The device does not exist here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    if not is_device(name):
-        raise UsageError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
-    if not torch.cuda.is_available():
-        raise UsageError(
-            f"--device {name}: PyTorch finds no GPU here; `cryosegnet doctor` says more, --device cpu works without."
-        )
-    number = name.partition(":")[2]
-    if number and int(number) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
-    return torch.device(name)
-
-
 def _choose_segmenter(
     segmenter: str | None, sam: str | Path | None, recipe: str, note: dict[str, Any]
 ) -> tuple[str, str | Path | None]:
-    """The segmenter and its SAM: as asked for; else the built-in SAM at peaks where the U-Net was calibrated for it."""
+    """The segmenter and its SAM: the given ones, else the built-in SAM at peaks if the U-Net was calibrated for it."""
     if segmenter is None:
         calibrated = recipe == "default" and "peaks" in note.get("segmenters", {})
         segmenter = "peaks" if sam is not None or calibrated else "watershed"
@@ -364,7 +354,7 @@ def _choose_segmenter(
 
 
 def _fitted_for(segmenter: str, windows: bool, note: dict[str, Any], sam: str | Path | None) -> dict[str, Any]:
-    """Calibration and threshold: of the U-Net with this SAM; else what the SAM brings; else of the U-Net alone."""
+    """Calibration and threshold: of the U-Net with this SAM, else from the SAM's file, else of the U-Net alone."""
     if windows and sam is not None:
         found = note.get("segmenters", {}).get(segmenter) or weights.metadata_of(weights.resolve(sam)).get("fitted")
         if found:

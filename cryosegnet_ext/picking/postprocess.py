@@ -15,10 +15,10 @@ from ..files.picks import Picks
 from .masks import Masks
 from .scoring import LEAST_REFERENCES, LIKELY, Calibration, MaskFeatures, likely_share, texture
 
-# Ice, gold and dirt are darker than particles by far more than particles differ: robust standard deviations.
+# Masks this much darker than the likely particles are ice, gold or dirt; robust standard deviations.
 DARKEST = 6.0
 
-# Picks may differ this much from the data set's particle size before they count as something else.
+# Sizes of picks, of the data set's particle size; others count as something else.
 SIZE_RANGE = (0.5, 1.75)
 
 
@@ -31,7 +31,7 @@ class MapGeometry:
     shape : (ny, nx) of the micrograph
     scale_y, scale_x : map pixels per micrograph pixel
     pixel_size : angstrom, or None
-    bad : (ny, nx) bool, True where nothing can be picked, or None
+    bad : (ny, nx) bool, True where nothing is picked, or None
     """
 
     shape: tuple[int, int]
@@ -60,42 +60,41 @@ def default_rule(
     margin: float = 0.5,
     separation: float = 0.5,
 ) -> tuple[Picks, MaskFeatures]:
-    """Our rule: size, score, borders, bad areas, overlaps.
+    """The default rule: size, score, borders, bad areas, overlaps.
 
     Parameters
     ----------
     masks
-        Instances on the map.
+        Masks on the map.
     geometry
-        Geometry of the map on the micrograph.
+        Position of the map on the micrograph.
     diameter_px
         Expected particle diameter, micrograph pixels.
     calibration
         Mask to score.
     darkness
-        (n,) how dark the micrograph is inside each mask, any unit; masks far darker than the likely particles of this
-        micrograph are contamination.
+        (n,) how dark the micrograph is in each mask, any unit; masks far darker than this micrograph's likely particles
+        are contamination.
     noise
-        (n, k) how strong the noise around each mask is (`surroundings.local_noise`), for the score.
+        (n, k) strength of the noise around each mask (`surroundings.local_noise`), for the score.
     label_share
-        Mask diameter / particle diameter, as the network was taught.
+        Mask diameter / particle diameter, as in training.
     size_range
-        Accepted sizes, of the expected one.
+        Accepted sizes, as factors of the expected one.
     min_diameter_px, max_diameter_px
         Further limits on a pick's own diameter, micrograph pixels.
     margin
-        Least distance from the border, of the diameter (half: the particle is whole); half of it from bad areas. Where
-        whole rows or columns along a side are bad (smeared or blank edges of drift-corrected frames), the border lies
-        inside of them.
+        Least distance from the border, in diameters (0.5: the particle is whole); half of it from bad areas. Whole bad
+        rows or columns along a side (edges of drift-corrected frames) lie outside the border.
     separation
-        Least distance between picks, of the diameter; the better score stays.
+        Least distance between picks, in diameters; the pick with the better score stays.
 
     Returns
     -------
     Picks
         Best score first.
     MaskFeatures
-        What their scores are made of, in the same order.
+        The features of their scores, in the same order.
     """
     x, y = geometry.to_micrograph(masks.x, masks.y)
     scale = np.sqrt(geometry.scale_x * geometry.scale_y)
@@ -122,7 +121,7 @@ def default_rule(
 def _features(
     masks: Masks, log_size: NDArray[np.float64], keep: NDArray[np.bool_], noise: NDArray[np.float64] | None
 ) -> MaskFeatures:
-    """Of all masks (n,), those in ``keep`` being the micrograph's candidates."""
+    """Features of all masks (n,); those in ``keep`` are the micrograph's candidates."""
     likely = keep & (masks.probability >= LIKELY)
     return MaskFeatures(
         masks.probability,
@@ -134,7 +133,7 @@ def _features(
 
 
 def _far_too_dark(darkness: NDArray[np.float64], likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(n,) True where the darkness stands far above that of the likely particles."""
+    """(n,) True where the darkness is far above that of the likely particles."""
     reference = darkness[likely]
     if len(reference) < LEAST_REFERENCES:
         return np.zeros(len(darkness), bool)
@@ -145,7 +144,7 @@ def _far_too_dark(darkness: NDArray[np.float64], likely: NDArray[np.bool_]) -> N
 
 
 def whole_part(bad: NDArray[np.bool_] | None, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """First and end row, first and end column of the micrograph without the bad stripes along its sides."""
+    """First and end row, first and end column of the micrograph without bad stripes along its sides."""
     if bad is None or not bad.any():
         return 0, shape[0], 0, shape[1]
     ends = []
@@ -156,7 +155,7 @@ def whole_part(bad: NDArray[np.bool_] | None, shape: tuple[int, int]) -> tuple[i
 
 
 def _edge_stripe(stripe: NDArray[np.bool_], gap: int = 8) -> int:
-    """Where the bad lines end that begin at line 0, or within ``gap`` of it: filters leave a rim on them."""
+    """End of the bad lines that begin at line 0 or within ``gap`` lines of it: filters leave a rim on them."""
     end = 0
     while (near := np.flatnonzero(stripe[end : end + gap])).size:
         end += int(near[-1]) + 1
@@ -175,7 +174,7 @@ def _distance_to_bad(bad: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[
 
 
 def _not_too_close(x: NDArray[np.float64], y: NDArray[np.float64], reach: float) -> NDArray[np.bool_]:
-    """Greedy suppression of points (n,), best first, that lie nearer than ``reach`` to a better one."""
+    """(n,) False for points nearer than ``reach`` to a better point that stays; points come best first."""
     keep = np.ones(len(x), bool)
     if len(x) < 2:
         return keep
@@ -188,7 +187,7 @@ def _not_too_close(x: NDArray[np.float64], y: NDArray[np.float64], reach: float)
 
 
 def robust_diameter(diameters: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Weighted median of mask diameters; the size that half of the (weighted) masks do not reach."""
+    """Weighted median of mask diameters."""
     order = np.argsort(diameters, kind="stable")
     share = np.cumsum(weights[order])
     return float(diameters[order][np.searchsorted(share, share[-1] / 2)])
@@ -200,16 +199,16 @@ def published_rule(masks: Masks, geometry: MapGeometry, *, keep_iou: float = 0.9
     Keeps masks with a predicted IoU above ``keep_iou`` whose box is about as large as the most frequent one: with the
     modes w0, h0 of the widths and heights in the 1024 frame, d = the diagonal of the w0 x h0 box in micrograph pixels
     and t = 0.2 * int(d // 2), boxes with w0 - t/3 < w < w0 + t and h0 - t/3 < h < h0 + t stay. The pick is the
-    box's centre; its score is the predicted IoU, its diameter d. Source: specs of the published repository; left out
-    are its crash on a micrograph without masks and its second, jittered pick for masks of IoU above 0.9999. Centres in
-    bad areas are dropped.
+    box's centre; its score is the predicted IoU, its diameter d. Source: the published repository, without its
+    crash on a micrograph without masks and its second, jittered pick for masks of IoU above 0.9999. Centres in bad
+    areas are dropped.
 
     Parameters
     ----------
     masks
         From SAM's own grid of points, boxes in map pixels.
     geometry
-        Geometry; the map is 1024 x 1024, so that its two scales differ on micrographs that are not square.
+        Position of the map; it is 1024 x 1024, so its two scales differ on micrographs that are not square.
 
     Returns
     -------

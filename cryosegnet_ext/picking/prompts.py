@@ -1,4 +1,4 @@
-"""SAM prompted with points of one map: its best plausible mask at each, found in a window around the point."""
+"""SAM prompted with points of one map: the best plausible mask at each, searched in a window around the point."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 Pixels = tuple[float, NDArray[np.intp], NDArray[np.intp]]
 """A mask: predicted IoU, rows and columns of its pixels."""
 
-# Prompts decoded at once: on a CPU as many as its cache holds (4 MB each), on a GPU enough to fill it.
+# Prompts decoded at once: on a CPU as many as fit in its cache (4 MB each), on a GPU enough to keep it busy.
 _BATCH_CPU, _BATCH_GPU = 8, 64
 
 
 class Tile(NamedTuple):
-    """A part of the map [y0, y1) x [x0, x1), and the core of it whose peaks it owns; the cores cover the map once."""
+    """A part of the map, [y0, y1) x [x0, x1), with its core: the cores of all tiles cover the map once."""
 
     y0: int
     y1: int
@@ -34,13 +34,13 @@ class Tile(NamedTuple):
     core: tuple[int, int, int, int]
 
     def owns(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which of the points (n,) lie in the core."""
+        """(n,) which points lie in the core."""
         top, bottom, left, right = self.core
         return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
 def tiles(shape: tuple[int, ...], size: int, margin: int) -> list[Tile]:
-    """Cut a map into overlapping tiles of SAM's input size; one tile where its long side is at most 1.5 times that."""
+    """Cut a map into overlapping tiles of SAM's input size; one tile if its long side is at most 1.5 times that."""
     ny, nx = shape
     if max(ny, nx) <= 1.5 * size:
         return [Tile(0, ny, 0, nx, (0, ny, 0, nx))]
@@ -53,7 +53,7 @@ def tiles(shape: tuple[int, ...], size: int, margin: int) -> list[Tile]:
 
 
 def _spans(length: int, size: int, margin: int) -> list[tuple[int, int, int, int]]:
-    """Spans that cover ``length``, neighbours sharing two margins or more: start, end, start and end of the core."""
+    """Spans that cover ``length`` and overlap by two margins or more: start, end, start and end of the core."""
     if length <= size:
         return [(0, length, 0, length)]
     count = -(-(length - 2 * margin) // (size - 2 * margin))
@@ -84,11 +84,11 @@ def prompted(
     rows, columns : (n,) int
         Points.
     half
-        A mask is sought within this many pixels of its point.
+        A mask is searched within this many pixels of its point.
     least, most
         Area of a plausible mask, pixels.
     points_per_batch
-        Prompts decoded at once; None for what suits the device. Halved while memory runs out.
+        Prompts decoded at once; None for what suits the device. Halved if memory runs out.
     min_iou
         Least predicted IoU of a plausible mask.
 
@@ -128,7 +128,7 @@ def prompted(
                 if len(y) >= least:
                     found.append((float(score[i]), y + rows[start + i] - half, x + columns[start + i] - half))
             start += len(best)
-            batch = max(1, min(batch, len(best)))  # after memory ran out once, the smaller batch stays
+            batch = max(1, min(batch, len(best)))  # once memory ran out, the smaller batch stays
     return found
 
 
@@ -168,7 +168,7 @@ class _Windows:
         return window(logits, self.upsampling, at, self.reach, first) > self.sam.mask_threshold, iou
 
     def _whole(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Whole masks, from a decoder that is not segment-anything's."""
+        """Whole masks, from a decoder other than segment-anything's."""
         prompt = prompts[:, None]
         labels = torch.ones(prompt.shape[:2], dtype=torch.int, device=prompt.device)
         sparse, dense = self.sam.prompt_encoder(points=(prompt, labels), boxes=None, masks=None)
@@ -194,10 +194,10 @@ class _Windows:
 
 
 def upsampling(low: int, size: int, used: int, length: int, device: torch.device) -> torch.Tensor:
-    """What ``Sam.postprocess_masks`` does along one axis, as a matrix (length, low).
+    """Matrix (length, low) of what ``Sam.postprocess_masks`` does along one axis.
 
-    It resizes ``low`` logits to SAM's input ``size``, keeps the ``used`` part of it that is not padding, and resizes
-    that to ``length``; both steps are linear, so any window of the result costs only the window.
+    That function resizes ``low`` logits to SAM's input ``size``, keeps the ``used`` part that is not padding, and
+    resizes it to ``length``; both steps are linear, so a window of the result is computed without the rest.
     """
     from torch.nn.functional import interpolate
 
@@ -218,15 +218,15 @@ def window(
     Parameters
     ----------
     logits : (B, M, h, w)
-        SAM's low-resolution logits, M masks a prompt; or of each a part.
+        SAM's low-resolution logits, M masks for each prompt; whole or a part of each.
     matrices
-        For rows and columns, of `upsampling`.
+        For rows and columns, from `upsampling`.
     at : (B, 2) int
         Points x, y.
     reach : (W,) int
         Offsets of the window's rows and columns from the point.
     first : (B, 2) int, optional
-        First row and column of the part that ``logits`` is; without it they are whole.
+        First row and column of the part in ``logits``; None if they are whole.
 
     Returns
     -------
@@ -248,7 +248,7 @@ def window(
 
 
 def _joined(mask: NDArray[np.bool_], centre: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pixels of a window that are joined to its central one."""
+    """Pixels of a window that are connected to its central pixel."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     y, x = np.nonzero(labels == labels[centre, centre])
     return y, x

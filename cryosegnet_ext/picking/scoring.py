@@ -1,4 +1,4 @@
-"""The score of a pick: what is known of a mask and of its company, turned into the chance to be right."""
+"""The score of a pick: the probability that it is a particle, from features of its mask and its micrograph."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# Masks with a mean probability of at least this are the likely ones that others are compared with.
+# Masks with at least this mean probability are likely particles; others are compared with them.
 LIKELY = 0.5
-# So many are needed before they tell what this micrograph's particles look like.
+# So many likely masks are needed to tell what this micrograph's particles look like.
 LEAST_REFERENCES = 10
-# Noise may differ by this much (natural logarithm of the variance) before it makes no more difference.
+# Larger differences of the noise (natural logarithm of the variance) are clipped to this.
 _FARTHEST = 3.0
 
 
 @dataclass(frozen=True)
 class MaskFeatures:
-    """What is known of each candidate of a micrograph.
+    """Features of each candidate of a micrograph, from which its score is made.
 
     Attributes
     ----------
@@ -31,8 +31,8 @@ class MaskFeatures:
     iou : (n,) or None
         The segmenter's own score, SAM's predicted IoU.
     texture : (n,) or None
-        How far the noise around the mask is from that around the likely masks of this micrograph (`texture`); None
-        counts as not at all.
+        Difference of the noise around the mask from that around this micrograph's likely masks (`texture`); None counts
+        as 0.
     likely : (n,) or None
         Share of the likely ones among the candidates of this micrograph (`likely_share`); None counts as 0.
     """
@@ -53,7 +53,7 @@ class MaskFeatures:
         return replace(self, **{k: v[i] for k, v in values.items() if v is not None})
 
     def columns(self) -> Floats:
-        """(n, 6) as `Calibration.slopes` weighs them: 1, logit p, s^2, logit of the IoU, texture, likely share."""
+        """(n, 6) in the order of `Calibration.slopes`: 1, logit p, s^2, logit of the IoU, texture, likely share."""
         none = np.zeros(len(self))
         return np.stack(
             [
@@ -70,13 +70,13 @@ class MaskFeatures:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Score of a pick, a logistic function of its `MaskFeatures`.
+    """Score of a pick: a logistic function of its `MaskFeatures`.
 
     1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2 + iou_slope * logit(q) + texture_slope * t
     + likely_slope * c))) with ``p`` the map's mean inside the mask, ``s`` the natural logarithm of (mask's size /
-    expected size), ``q`` SAM's predicted IoU, ``t`` the unlikeness of the noise around it and ``c`` the share of likely
-    ones among its micrograph's candidates. Fitted on validation micrographs so that of the picks with a score near v,
-    a share v are particles.
+    expected size), ``q`` SAM's predicted IoU, ``t`` the difference of the noise around it and ``c`` the share of likely
+    masks among its micrograph's candidates. It is fitted on validation micrographs so that of the picks with a score
+    near v, a share v are particles.
     """
 
     offset: float = 0.0
@@ -93,7 +93,7 @@ class Calibration:
 
     @classmethod
     def of_slopes(cls, slopes: ArrayLike) -> Calibration:
-        """From (6,) values in the order of `MaskFeatures.columns`, rounded as files keep them."""
+        """From (6,) values in the order of `MaskFeatures.columns`, rounded to the four digits that files keep."""
         return cls(*(round(float(v), 4) for v in np.asarray(slopes)))
 
     def score(self, features: MaskFeatures) -> Floats:
@@ -102,7 +102,7 @@ class Calibration:
 
 
 def joined(parts: Sequence[MaskFeatures]) -> MaskFeatures:
-    """The candidates of several micrographs, one after the other; what one of them lacks, all lack."""
+    """The candidates of several micrographs in one table; a feature that one of them lacks is None for all."""
     columns = []
     for f in fields(MaskFeatures):
         values = [getattr(part, f.name) for part in parts]
@@ -117,22 +117,22 @@ def logit(share: Floats, least: float = 1e-4) -> Floats:
 
 
 def texture(noise: Floats, likely: NDArray[np.bool_]) -> Floats:
-    """How unlike the noise around each mask is to that around the likely ones of the same micrograph.
+    """Difference between the noise around each mask and that around the likely masks of the same micrograph.
 
-    Particles lie in ice; on carbon, in its shadow, on thick ice and contamination the noise is another, in strength
-    and in grain.
+    Particles lie in ice. On carbon, in its shadow, on thick ice and on contamination the noise differs in strength and
+    in grain.
 
     Parameters
     ----------
     noise : (n, k)
         Natural logarithms of the variance of the micrograph around each mask, in k bands (`surroundings.local_noise`).
     likely : (n,) bool
-        Which masks are likely to be particles.
+        Which masks are likely particles.
 
     Returns
     -------
     (n,)
-        Sum over the bands of the squared difference from the likely ones' median; 0 where these are too few to tell.
+        Sum over the bands of the squared difference from the likely masks' median; 0 if there are too few of them.
     """
     if np.count_nonzero(likely) < LEAST_REFERENCES:
         return np.zeros(len(noise))
@@ -141,9 +141,9 @@ def texture(noise: Floats, likely: NDArray[np.bool_]) -> Floats:
 
 
 def likely_share(likely: NDArray[np.bool_]) -> float:
-    """Share of the likely ones among a micrograph's candidates (n,), drawn towards one half where there are few.
+    """Share of likely masks among a micrograph's candidates (n,); close to one half where there are few candidates.
 
-    On a micrograph with particles most of what could be one is one. On an empty one the network sees many that might
-    be, and hardly any that it is sure of.
+    On a micrograph with particles most candidates are likely. On an empty micrograph many are possible and hardly any
+    is likely.
     """
     return float((np.count_nonzero(likely) + 1) / (len(likely) + 2))

@@ -1,7 +1,7 @@
 """Probability map to particle masks: watershed, SAM prompted at the map's peaks, or SAM's own grid of points.
 
-Each segmenter takes a probability map (ny, nx) in array order (row 0 = y 0) and gives `Masks`; it decides nothing about
-which masks become picks.
+Each segmenter takes a probability map (ny, nx) in array order (row 0 is y 0) and returns `Masks`. Which masks become
+picks is decided in `postprocess`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 SMOOTHING = 0.08
-"""Standard deviation of the smoothing before peaks are sought, in particle diameters."""
+"""Standard deviation of the smoothing before the search for peaks, in particle diameters."""
 
 PEAK_FLOOR = 0.1
 """Peaks of the smoothed map below this probability are not particles."""
@@ -30,10 +30,10 @@ PEAK_FLOOR = 0.1
 def watershed(
     probability: NDArray[np.floating[Any]], *, diameter_px: float, level: float = 0.5, floor: float = PEAK_FLOOR
 ) -> Masks:
-    """Split the map into particles by flooding it from its peaks; needs no SAM.
+    """Split the map into particles by a watershed from its peaks; needs no SAM.
 
-    Every peak (`find_peaks`) owns the pixels that drain to it along the highest ridge, down to ``level`` or to half
-    of the peak, whichever is lower, so that faint particles keep a mask.
+    Each peak (`find_peaks`) gets the pixels that drain to it along the highest ridge, down to ``level`` or to half of
+    the peak's height, whichever is lower, so that faint particles keep a mask.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def watershed(
     Returns
     -------
     Masks
-        One a peak, best peak first.
+        One for each peak, best peak first.
     """
     probability = _checked(probability, diameter_px)
     smooth = smoothed(probability, diameter_px)
@@ -63,11 +63,11 @@ def watershed(
 def find_peaks(
     probability: NDArray[np.floating[Any]], *, diameter_px: float, floor: float = PEAK_FLOOR
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Peaks of the lightly smoothed map, one a particle.
+    """Peaks of the slightly smoothed map, one for each particle.
 
-    Peaks closer than 0.4 diameters are one particle; so are peaks closer than 0.6 diameters with no clear valley
-    between them (map on the line that joins them above 0.9 of the lower peak). The higher one stands for both. A flat
-    top counts once, at its middle.
+    Two peaks are one particle if they are closer than 0.4 diameters, or closer than 0.6 diameters without a clear
+    valley between them (on the line between them the map stays above 0.9 of the lower peak). The higher peak is kept.
+    A flat top counts once, at its middle.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def _checked(probability: NDArray[np.floating[Any]], diameter_px: float = 1.0) -
 
 
 def smoothed(probability: NDArray[np.float32], diameter_px: float) -> NDArray[np.float32]:
-    """The map as peaks are sought on it: blurred by `SMOOTHING` diameters."""
+    """The map blurred by `SMOOTHING` diameters, on which peaks are searched."""
     smooth = cv2.GaussianBlur(probability, (0, 0), SMOOTHING * diameter_px, borderType=cv2.BORDER_REFLECT)
     return np.asarray(smooth, np.float32)
 
@@ -107,9 +107,9 @@ def smoothed(probability: NDArray[np.float32], diameter_px: float) -> NDArray[np
 def _peaks_of(
     smooth: NDArray[np.float32], diameter_px: float, floor: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    # rounding makes saturated tops flat again after the smoothing's float noise
+    # rounding removes the smoothing's float noise, so that saturated tops are flat again
     steps = np.rint(smooth * 8192.0).astype(np.float32)
-    # the square that fits in the circle of the least separation: a higher pixel in it is always too close
+    # the square within the circle of the least separation: a higher pixel in it is always too close
     half = max(1, int(0.4 * diameter_px / np.sqrt(2)))
     window = np.ones((2 * half + 1, 2 * half + 1), np.uint8)
     tops = (steps >= cv2.dilate(steps, window)) & (smooth >= floor)
@@ -139,7 +139,7 @@ def _peaks_of(
 
 
 def _middles(tops: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Of each connected group of True pixels, the pixel nearest to the group's centroid."""
+    """The pixel nearest to the centroid, of each connected group of True pixels."""
     _, labels, _, centroids = cv2.connectedComponentsWithStats(tops.astype(np.uint8), connectivity=8)
     rows, columns = np.nonzero(tops)
     label = labels[rows, columns]
@@ -159,7 +159,8 @@ def _flood(
     """Watershed of the map from the seeds, each down to its own level.
 
     A watershed from markers is a minimum spanning forest of the pixel graph rooted at the markers (Cousty et al., IEEE
-    PAMI 31, 2009), which compiled code finds; an edge is as high as the lower of its two pixels.
+    PAMI 31, 2009), which SciPy finds in compiled code; an edge is as high as the lower of its two pixels.
+    scikit-image's watershed divides ridges between seeds in another way, so that sizes and picks would change.
 
     Returns
     -------
@@ -180,10 +181,10 @@ def _flood(
     b = np.concatenate((index[:, 1:][across], index[1:][down]))
     value, far = smooth[y, x], distance[y, x]
     height = np.minimum(value[a], value[b])
-    # equal heights (saturated maps) are split halfway between the seeds
+    # equal heights (saturated maps) are divided halfway between the seeds
     cost = (2.0 - height) + 1e-4 / diameter_px * np.maximum(far[a], far[b])
 
-    # node 0 joins all seeds at a cost below every other, so each tree of the rest holds one seed at most
+    # node 0 joins all seeds at the lowest cost; without it each tree holds at most one seed
     seed = index[rows, columns]
     graph = csr_matrix(
         (
@@ -196,7 +197,7 @@ def _flood(
     edge = (tree.row > 0) & (tree.col > 0)
     a, b = tree.row[edge] - 1, tree.col[edge] - 1
     owner = _owner(a, b, seed, len(y))
-    # along a spanning tree every path is the highest one: cutting the low edges leaves what is joined to the seed
+    # every path in the tree is the highest one: without the low edges, the pixels still joined to the seed remain
     deep = np.minimum(value[a], value[b]) >= np.append(levels, np.inf)[owner[a]]
     owner = _owner(a[deep], b[deep], seed, len(y))
     mine = owner >= 0
@@ -204,7 +205,7 @@ def _flood(
 
 
 def _owner(a: NDArray[np.intp], b: NDArray[np.intp], seed: NDArray[np.int32], size: int) -> NDArray[np.intp]:
-    """Index of the seed in each node's tree, -1 where a tree holds none; (size,)."""
+    """Index of the seed in each node's tree, -1 where a tree has none; (size,)."""
     count, component = connected_components(csr_matrix((np.ones(len(a), bool), (a, b)), (size, size)), directed=False)
     of_component = np.full(count, -1, np.intp)
     of_component[component[seed]] = np.arange(len(seed))
@@ -223,15 +224,15 @@ def grid(
 ) -> Masks:
     """SAM's automatic mask generator over a grid of points, with the published settings.
 
-    The published chain (Gyawali et al., 2024) gives it a 1024 x 1024 map; any other is resized by SAM itself. Every
-    mask of the generator comes back: the published limit on the predicted IoU (0.94) is applied to ``score`` later.
+    The published chain (Gyawali et al., 2024) gives it a 1024 x 1024 map; SAM resizes any other map. All masks of the
+    generator are returned: the published limit on the predicted IoU (0.94) is applied to ``score`` later.
 
     Parameters
     ----------
     probability : (ny, nx) float
         Map in 0..1.
     sam
-        As `cryosegnet_ext.weights.load_sam` gives, on the device where it is to run.
+        From `weights.load_sam`, on the device that runs it.
     points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh, box_nms_thresh
         As in ``segment_anything.SamAutomaticMaskGenerator``.
 
@@ -266,28 +267,27 @@ def peaks(
     min_iou: float = 0.0,
     floor: float = PEAK_FLOOR,
 ) -> Masks:
-    """SAM prompted at the map's peaks (`find_peaks`): one mask a particle, whatever the particle's size.
+    """SAM prompted at the map's peaks (`find_peaks`): one mask for each particle, whatever its size.
 
-    Of SAM's masks for a prompt, the one with the best predicted IoU is taken among those that hold the peak and have
-    0.2 to 2.5 times the expected area; a peak without such a mask gives none. Where masks overlap, the one with the
-    better predicted IoU keeps the pixels, and a mask that loses more than half of its own is dropped: so is every pair
-    with an IoU above 0.5. A map whose long side exceeds 1.5 times SAM's input is taken in overlapping tiles of the
-    size of that input, of which those without peaks are skipped. Without peaks, SAM does not run.
+    A mask must contain the peak and have 0.2 to 2.5 times the expected area; of several, the one with the best
+    predicted IoU is taken. Where masks overlap, the one with the better predicted IoU keeps the pixels, and a mask that
+    loses more than half of its pixels is dropped. A map whose long side exceeds 1.5 times SAM's input is processed in
+    overlapping tiles of that size; tiles without peaks are skipped. Without peaks, SAM does not run.
 
     Parameters
     ----------
     probability : (ny, nx) float
         Map in 0..1.
     sam
-        As `cryosegnet_ext.weights.load_sam` gives, on the device where it is to run.
+        From `weights.load_sam`, on the device that runs it.
     diameter_px
         Expected particle diameter, pixels of the map.
     expected_area
-        Expected area of a mask, pixels of the map; by default of a disc of 0.7 diameters.
+        Expected area of a mask, pixels of the map; default: a disc of 0.7 diameters.
     points_per_batch
-        Prompts decoded at once; by default what suits the device. Fewer where memory runs out.
+        Prompts decoded at once; default: what suits the device. Fewer if memory runs out.
     min_iou
-        Masks with a lower predicted IoU are not considered.
+        Masks with a lower predicted IoU are left out.
     floor
         Lowest smoothed probability of a peak.
 
@@ -303,7 +303,7 @@ def peaks(
     if len(rows) == 0:
         return Masks.empty()
     area = np.pi / 4 * (0.7 * diameter_px) ** 2 if expected_area is None else expected_area
-    # a window twice as wide as the largest plausible disc: a mask that is too large shows
+    # the window is twice as wide as the largest plausible disc, so that too large masks are recognised
     half = int(np.ceil(2 * np.sqrt(2.5 * area / np.pi)))
     picture = _picture(probability)
     found: list[Instance] = []

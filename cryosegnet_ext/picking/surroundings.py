@@ -1,4 +1,4 @@
-"""What the micrograph shows around a mask, beyond what the network makes of it."""
+"""Features of the micrograph around a mask: its darkness and its noise."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from .masks import Masks
 
 Image = NDArray[np.float32]
 
-# Of the particle's diameter, which is 32 pixels of a working image: the finest grain, two scales between it and the
-# particle, and how far around a mask each is averaged.
+# One pixel of a working image, in particle diameters. Bands of noise: standard deviations, in such pixels, of the two
+# Gaussians whose difference is the band, and of the one that averages its power.
 _PIXEL = 1 / 32
 _BANDS = ((0, 1, 20), (2, 4, 10))
 _STEP = 4
 
 
 def darkness(image: Image, masks: Masks, diameter: float) -> NDArray[np.float64]:
-    """How dark the working image (h, w) is around each mask's centre, standard deviations of its noise; (n,)."""
+    """Darkness (n,) of the working image (h, w) at each mask's centre, in standard deviations of its noise."""
     smooth = cv2.GaussianBlur(image, (0, 0), 0.2 * diameter)
     return -_at(smooth, masks, 1)
 
 
 def local_noise(image: Image, masks: Masks, diameter: float) -> NDArray[np.float64]:
-    """How strong the noise is around each mask's centre, at two scales.
+    """Strength of the noise around each mask's centre, at two scales.
 
     Parameters
     ----------
     image : (h, w) float32
-        The working image, whose y axis is that of the masks.
+        The working image, with the same y axis as the masks.
     masks
-        n of them.
+        n masks.
     diameter
         Of the particle, pixels of the image.
 
@@ -56,7 +56,7 @@ def local_noise(image: Image, masks: Masks, diameter: float) -> NDArray[np.float
 
 
 def _at(image: NDArray[Any], masks: Masks, step: int) -> NDArray[np.float64]:
-    """The value (n,) at each mask's centre of an image made smaller by ``step``."""
+    """Values (n,) at the masks' centres of an image that was reduced by ``step``."""
     y = np.clip(np.round((masks.y + 0.5) / step - 0.5).astype(int), 0, image.shape[0] - 1)
     x = np.clip(np.round((masks.x + 0.5) / step - 0.5).astype(int), 0, image.shape[1] - 1)
     return image[y, x].astype(np.float64)

@@ -30,18 +30,18 @@ def cut(
     batch: int = 64,
     floor: float = 0.1,
 ) -> Masks:
-    """The particle under each peak of the map (`segment.find_peaks`), cut out by the small SAM.
+    """Cut out the particle under each peak of the map (`segment.find_peaks`) with the small SAM.
 
     Parameters
     ----------
     probability, image : (h, w) float32
         The U-Net's map and the working image it was made of.
     sam
-        Ours, on the device where it is to run.
+        The small SAM, on the device that runs it.
     diameter_px
         Expected particle diameter, working pixels.
     expected_area
-        Expected area of a mask; masks of less than a fifth or more than 2.5 times it are left out.
+        Expected area of a mask, pixels; masks of less than a fifth or more than 2.5 times it are left out.
     batch
         Windows at once.
     floor
@@ -80,7 +80,7 @@ def cut(
 def _under_the_point(
     mask: NDArray[np.bool_], score: float, y0: int, x0: int, shape: tuple[int, ...]
 ) -> Instance | None:
-    """The part of a window's mask that is joined to its middle (or nearest to it), in pixels of the map."""
+    """The connected part of a window's mask at (or next to) its middle, in pixels of the map; None if there is none."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     half = SIDE // 2
     middle = labels[half - 4 : half + 5, half - 4 : half + 5]

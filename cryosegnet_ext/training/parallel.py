@@ -124,7 +124,7 @@ def joined(device: str) -> Iterator[Group]:
     PartnerFailed
         In all processes but the first to fail: that one tells the user.
     """
-    from ..picking.picker import choose_device
+    from ..picking.on_device import choose_device
 
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -162,7 +162,7 @@ def joined(device: str) -> Iterator[Group]:
 
 def _own_device(device: str, size: int) -> torch.device:
     """The device of this one of ``size`` processes."""
-    from ..picking.picker import choose_device
+    from ..picking.on_device import choose_device
 
     if device.startswith("cuda:"):
         raise CryoSegNetError(f"--device {device} names one GPU for {size} processes: use --device cuda or auto")

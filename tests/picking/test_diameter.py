@@ -54,7 +54,7 @@ def particles(diameter, shape=(700, 800), seed=0):
 
 def votes(data, low=None, high=None, network=blob_network):
     view = OnCpu(Micrograph(data, None, "test"), network)
-    return diameter_votes(view.seen, data.shape, low, high, WORKING, SHARE)
+    return diameter_votes(view.working_image_and_map, data.shape, low, high, WORKING, SHARE)
 
 
 @cache

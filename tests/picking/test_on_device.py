@@ -87,12 +87,14 @@ def test_bad_areas_are_found_there_too(unet):
 def test_the_map_and_parts_of_it(unet):
     data = particles((400, 360), seed=6)
     chain = on_device.OnDevice(Micrograph(data, None, "m.mrc"), unet)
-    work, plane = chain.seen(0.5)
+    work, plane = chain.working_image_and_map(0.5)
     expected = denoise.working_image(data, 0.5, chain.bad)
     assert (work.scale_y, work.scale_x) == (expected.scale_y, expected.scale_x)
     assert plane == pytest.approx(probability_map(unet, expected.data), abs=0.02)
     part = (slice(40, 340), slice(100, 300))
-    assert chain.seen(0.5, part)[0].data == pytest.approx(denoise.working_image(data[part], 0.5).data, abs=2e-3)
+    assert chain.working_image_and_map(0.5, part)[0].data == pytest.approx(
+        denoise.working_image(data[part], 0.5).data, abs=2e-3
+    )
 
 
 def test_memory_that_runs_out_is_told(unet, monkeypatch):
@@ -102,7 +104,7 @@ def test_memory_that_runs_out_is_told(unet, monkeypatch):
     chain = on_device.OnDevice(Micrograph(noise((100, 100)), None, "m.mrc"), unet)
     monkeypatch.setattr(on_device, "working_image", none_left)
     with pytest.raises(CryoSegNetError, match="working image ran out of memory on cpu"):
-        chain.seen(0.5)
+        chain.working_image_and_map(0.5)
     monkeypatch.setattr(on_device, "_uploaded", none_left)
     with pytest.raises(CryoSegNetError, match="A micrograph ran out of memory"):
         on_device.OnDevice(Micrograph(noise((100, 100)), None, "m.mrc"), unet)
@@ -147,8 +149,8 @@ def test_the_published_recipe_shows_the_network_the_same(unet, monkeypatch):
 
     monkeypatch.setattr(on_device, "map_of_tensor", lambda _, image: torch.from_numpy(half(image.numpy())))
     maps = [
-        on_device.OnCpu(micrograph, half).seen_published(256),
-        on_device.OnDevice(micrograph, unet).seen_published(256),
+        on_device.OnCpu(micrograph, half).published_map(256),
+        on_device.OnDevice(micrograph, unet).published_map(256),
     ]
     for a, b in (shown, maps):
         difference = np.abs(a - b)

@@ -16,7 +16,8 @@ from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.picking import denoise, picker, segment
 from cryosegnet_ext.picking.masks import Masks
-from cryosegnet_ext.picking.picker import PUBLISHED_SIDE, choose_device
+from cryosegnet_ext.picking.on_device import choose_device
+from cryosegnet_ext.picking.picker import PUBLISHED_SIDE
 from cryosegnet_ext.picking.scoring import Calibration
 from cryosegnet_ext.weights import load_unet
 from tests.picking.test_segment import tiny_sam
@@ -182,9 +183,9 @@ def test_settings_tell_every_option_apart(tmp_path, default_weights, published_w
 
 def test_the_built_in_sam_serves_peaks(default_weights, published_weights, tmp_path):
     assert Picker(default_weights, device="cpu", segmenter="peaks").settings["sam"] == "sam_small"
-    with pytest.raises(UsageError, match="asked at peaks only"):
+    with pytest.raises(UsageError, match="works with --segmenter peaks only"):
         Picker(default_weights, device="cpu", segmenter="grid", sam="sam_small")
-    with pytest.raises(UsageError, match="serves our recipe"):
+    with pytest.raises(UsageError, match="works with the default recipe only"):
         Picker(published_weights, device="cpu", segmenter="peaks")
     # weights that were calibrated for it choose it by themselves, with the threshold that was fitted for it
     model, note = load_unet(default_weights)

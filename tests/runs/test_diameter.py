@@ -168,7 +168,7 @@ def test_the_picker_refuses_a_mixture(tmp_path: Path) -> None:
     from cryosegnet_ext import Picker
 
     some = [Micrograph(np.zeros((64, 64), np.float32), size, f"{size}.mrc") for size in (1.5, None)]
-    with pytest.raises(UsageError, match=r"None.mrc does not say its pixel size and others do.*--pixel-size"):
+    with pytest.raises(UsageError, match=r"None.mrc has no pixel size but other micrographs have one.*--pixel-size"):
         Picker(device="cpu").estimate_diameter(some)
 
 
