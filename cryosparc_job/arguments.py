@@ -36,7 +36,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_picker(parser: argparse.ArgumentParser) -> None:
     """How to pick; CryoSPARC knows the pixel size."""
-    add_options(parser, PickerOptions, "how to pick, as for cryosegnet pick (sizes in angstrom)")
+    add_options(parser, PickerOptions, "how to pick, as for cryosegnet pick")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

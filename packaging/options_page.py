@@ -33,7 +33,7 @@ def options_page() -> str:
     parts = [_HEAD, *sections(program().parser()), _RELION]
     rows = [(f"`{label}`", "", text) for label, text in arguments.HELP.items()]
     parts += [table(("parameter", "default", "meaning"), rows)]
-    parts += section(schemes.build_parser())
+    parts += sections(schemes.program().parser())
     return "\n".join([*parts, *sections(cli.program().parser())])
 
 

@@ -29,7 +29,7 @@ class Arguments(RunOptions):
     output
         The job's directory relative to the project, with a slash at its end, as RELION writes it.
     unused
-        Inputs that RELION sent and that a picker has no use for.
+        Inputs that RELION sent and that a picker does not use.
     in_mics, in_coords
         Micrographs STAR, and existing picks, relative to the project.
     threads
@@ -73,7 +73,7 @@ def parse(words: Sequence[str]) -> Arguments:
     Raises
     ------
     CryoSegNetError
-        An option is unknown, given twice, or its value makes no sense; inputs are missing.
+        An option is unknown or given twice, a value is not allowed, or inputs are missing.
     """
     given = _pairs(words)
     output, _ = (given.pop(name, None) for name in _OF_RELION)
@@ -93,7 +93,7 @@ def parse(words: Sequence[str]) -> Arguments:
 
 
 def in_relion_words(text: str) -> str:
-    """A sentence of the core with its options named as RELION's user knows them.
+    """A message of the picker with its options named as in RELION.
 
     >>> in_relion_words("check --diameter and --pixel-size.")
     'check particle_diameter and angpix.'
@@ -104,7 +104,7 @@ def in_relion_words(text: str) -> str:
 
 
 def output_folder(words: Sequence[str]) -> Path | None:
-    """The job's directory, read before anything else so that even a wrong command line can be answered there."""
+    """The job's directory; read first, so that an error in the command line can be reported there."""
     for word, after in zip(words, [*words[1:], ""]):
         if word == "--o" and after and not after.startswith("--"):
             return Path(after)
@@ -122,19 +122,19 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
             label, equals, value = word.lstrip("-").partition("=")
             name = label if label in _UNUSED_INPUTS else label.replace("-", "_")
             if given.get(name) is not None:
-                raise CryoSegNetError(f"--{name} is given twice: keep it in one of the Params or in the arguments.")
+                raise CryoSegNetError(f"--{name} is given twice: give it once, as a parameter or in the arguments.")
             given[name] = value if equals else None
             last, name = name, "" if equals else name
         elif name:
             given[name] = word
             name = ""
         elif last and last not in (*OPTIONS, *_UNUSED_INPUTS, *_OF_RELION):
-            # A label that was typed with a space: its first word is no parameter.
+            # A label with a space in it: its first word is not a parameter.
             raise CryoSegNetError(_unknown(last))
         else:
             raise CryoSegNetError(
-                f"'{word}' stands behind a value and belongs to no option: RELION splits values at spaces, so "
-                "give names and paths without spaces, and numbers without units."
+                f"'{word}' follows a value and belongs to no option: RELION splits values at spaces; use names and "
+                "paths without spaces, and numbers without units."
             )
     return given
 
@@ -143,29 +143,27 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), OPTIONS, n=1, cutoff=0.5)
     hint = f": did you mean {close[0]}?" if close else "."
     known = ", ".join(option for option in OPTIONS if option not in ("in_mics", "in_coords", "j"))
-    # The end of this line is what RELION's window shows.
+    # RELION's window shows the end of this line.
     return f"the parameters are {known}; '{name}' is none of them{hint}"
 
 
 def _check(arguments: Arguments) -> None:
     if arguments.in_mics is None and arguments.in_coords is None:
         if "--in_movies" in arguments.unused:
-            raise CryoSegNetError(
-                "this job picks micrographs and was given movies: choose 'Input micrographs' instead."
-            )
-        raise CryoSegNetError("no micrographs were given: choose a micrographs STAR file at 'Input micrographs'.")
+            raise CryoSegNetError("this job picks micrographs, and was given movies: use 'Input micrographs' instead.")
+        raise CryoSegNetError("no micrographs were given: choose a micrographs STAR file in 'Input micrographs'.")
     for path in (arguments.in_mics, arguments.in_coords):
         if path is not None and not os.path.exists(path):
-            raise CryoSegNetError(f"{path} does not exist: check the job that should have made it.")
+            raise CryoSegNetError(f"{path} does not exist: check the job that should have written it.")
 
 
 def read(label: str, text: str) -> Any:
-    """The value of a parameter.
+    """The value of a parameter, made of its text.
 
     Raises
     ------
     UsageError
-        The text makes no sense.
+        The value is not allowed.
     """
     option = OPTIONS[label]
     try:
@@ -175,13 +173,13 @@ def read(label: str, text: str) -> Any:
 
 
 def _gpu(text: str) -> str:
-    """RELION numbers GPUs from 0 and separates them with colons or commas; -1 and cpu mean none."""
+    """A device. RELION numbers GPUs from 0 and separates them by colons or commas; -1 and cpu mean none."""
     named = text.startswith(("auto", "cpu", "cuda"))
     devices = text if named else "cpu" if text == "-1" else "cuda:" + text.replace(":", ",")
     try:
         split_devices(devices)
     except UsageError:
-        raise argparse.ArgumentTypeError(f"must be numbers of GPUs, as 0 or 0:1, or auto or cpu (got {text})") from None
+        raise argparse.ArgumentTypeError(f"must be GPU numbers, as 0 or 0:1, or auto or cpu (got {text})") from None
     return devices
 
 
@@ -191,20 +189,20 @@ def _label(option: Field[Any]) -> str:
 
 def _help(option: Field[Any]) -> str:
     if option.name == "device":
-        return "number of the GPU, several as 0:1, or cpu (default: the first GPU, else the CPU)"
+        return "GPU number, several as 0:1, or cpu (default: the first GPU, else the CPU)"
     return str(option.metadata["help"]) + (" (Yes or No)" if option.default is False else "")
 
 
 LABELS = {option.name: _label(option) for option in fields(RunOptions)}
-"""What the options of a run are called in RELION, by their names in `RunOptions`."""
+"""The labels in RELION of the options of a run, by their names in `RunOptions`."""
 
 OPTIONS = {_label(option): option for option in fields(Arguments) if option.metadata}
-"""Every option, by the name that is typed as a parameter's label in RELION's GUI."""
+"""Every option, by the label that is typed in RELION's GUI."""
 
 HELP = {label: _help(option) for label, option in OPTIONS.items()}
-"""What each option means, in a line for RELION's user."""
+"""A line of help for each option."""
 
-# How the sentences of the core name things, and what they are called here.
+# What the messages of the picker call an option, and what RELION calls it.
 _WORDS = {flag(name): label for name, label in LABELS.items()}
 
 _OF_RELION = ("o", "pipeline_control")

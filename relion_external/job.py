@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.cli.options import make_picker
+from cryosegnet_ext.cli.parsing import NOTHING_DONE
 from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.picking.options import split_devices
 from cryosegnet_ext.runs.progress import Pace, duration
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 USAGE = """usage: cryosegnet-relion --o External/jobNNN/ --in_mics MICS.star [--PARAMETER VALUE ...] [--j THREADS]
        cryosegnet-relion scheme --install PROJECT [...]
 
-Picks particles as RELION's External job: give `cryosegnet-relion` as 'External executable', a micrographs STAR file as
-'Input micrographs', and parameters on the 'Params' tab, each with its name as label. Run by hand, start it in the
+Picks particles in RELION's External job: enter `cryosegnet-relion` as 'External executable', a micrographs STAR file as
+'Input micrographs', and parameters on the 'Params' tab, each with its name as label. To run it by hand, start it in the
 project's directory.
 
 parameters:
@@ -46,14 +47,18 @@ _LINE_SECONDS, _LINE_SHORTEST = 20.0, 2.0
 
 @shown()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job, or install a Scheme; returns 0 for success, 1 for failure, 4 where it was stopped."""
+    """Run the job, or write a Scheme; returns 0 for success, 1 or 3 for failure, 4 where it was stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["scheme"]:
         from . import schemes
 
-        return schemes.main(words[1:])
+        try:
+            return schemes.program().run(words)
+        except CryoSegNetError as error:
+            log.error(str(error))
+            return NOTHING_DONE
     folder = output_folder(words)
-    # RELION waits for a marker whatever stands in the arguments, so a job is answered as one.
+    # RELION waits for a marker whatever the arguments are, so --help of a job is no request for help.
     if folder is None and "--version" in words:
         print(f"cryosegnet-relion {__version__}")
         return DONE
@@ -67,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: Arguments) -> int:
-    """Do the job in the current directory, the project; markers are the caller's.
+    """Pick the micrographs in the current directory, which is the project; the caller writes the marker.
 
     Returns
     -------
     int
-        0 where micrographs were picked or nothing was left to do, 4 where the job was stopped.
+        0 if micrographs were picked or none was left to pick, 4 if the job was stopped.
 
     Raises
     ------
@@ -80,14 +85,17 @@ def run(arguments: Arguments) -> int:
         Nothing could be picked, or what was picked cannot be written.
     """
     start = time.monotonic()
-    version, source = nodes.read_version(arguments.folder) or (nodes.Version.V5, "no job.star tells, so the newest")
+    version, source = nodes.read_version(arguments.folder) or (
+        nodes.Version.V5,
+        "no job.star says which, so the newest",
+    )
     if arguments.relion is not None:
         version, source = nodes.Version(arguments.relion), "as given"
     log.info(f"cryosegnet {__version__}, job {arguments.output} for RELION {version.value} ({source})")
     for name in arguments.unused:
         log.info(f"{name} is not used by this job")
     if arguments.threads is not None:
-        # Before the libraries load, which read it once.
+        # Before the libraries load: they read it once.
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads)))
 
     mics_star, inputs = _micrographs(arguments)
@@ -100,16 +108,16 @@ def run(arguments: Arguments) -> int:
     if result.exit_code == 3:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
         count = plural(len(inputs), "micrograph")
-        raise CryoSegNetError(f"of {count} none could be picked; the first: {outputs.about(name, reason)}")
+        raise CryoSegNetError(f"none of {count} could be picked; the first: {outputs.with_name(name, reason)}")
     if picker.needs_diameter and result.without_picks == result.done + result.skipped:
-        log.warning("the particle's size could not be estimated from these micrographs; give particle_diameter.")
-    outputs.finish(arguments, version, mics_star, inputs, files, result)
+        log.warning("the particle diameter could not be estimated from these micrographs; give particle_diameter.")
+    outputs.write_results(arguments, version, mics_star, inputs, files, result)
     log.info(f"done in {time.monotonic() - start:.0f} s")
     return DONE
 
 
 def _micrographs(arguments: Arguments) -> tuple[str, list[Input]]:
-    """The micrographs STAR and its micrographs, in its order, with its spelling."""
+    """The micrographs STAR, and its micrographs in its order and spelling."""
     from cryosegnet_ext.files.inputs import read_micrographs_star
 
     if arguments.in_mics is not None:
@@ -119,7 +127,7 @@ def _micrographs(arguments: Arguments) -> tuple[str, list[Input]]:
 
         assert arguments.in_coords is not None
         star = micrographs_of(arguments.in_coords)
-    # A table of particles names each many times.
+    # A particles STAR names each micrograph many times.
     inputs = list({one.name: one for one in read_micrographs_star(star)}.values())
     log.info(f"{plural(len(inputs), 'micrograph')} in {star}")
     return star, inputs
@@ -127,13 +135,13 @@ def _micrographs(arguments: Arguments) -> tuple[str, list[Input]]:
 
 @contextlib.contextmanager
 def _picker(arguments: Arguments, inputs: Sequence[Input]) -> Iterator[MicrographPicker | Engine]:
-    """The picker of this process, or where several devices are given a process for each."""
+    """The picker; for several devices an engine with a process for each."""
     devices = split_devices(arguments.device)
     threads = f"{arguments.threads or 'all'} threads"
     if len(devices) > 1:
         from cryosegnet_ext.runs.engines.processes import Devices
 
-        log.info(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} shared out")
+        log.info(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} in all")
         each = None if arguments.threads is None else max(1, arguments.threads // len(devices))
         named = inputs if arguments.in_coords is not None else ()
         with Devices(functools.partial(job_picker, arguments, named), devices, each) as engine:
@@ -149,10 +157,10 @@ def _picker(arguments: Arguments, inputs: Sequence[Input]) -> Iterator[Micrograp
 
 
 def job_picker(arguments: Arguments, inputs: Sequence[Input], device: str) -> MicrographPicker:
-    """The picker that a job asks for; it knows the ``inputs``' names where it is given coordinates."""
+    """The picker of a job; with ``in_coords`` it finds the existing picks of the ``inputs`` by their names."""
     if arguments.in_coords is None:
         return make_picker(arguments, device)
-    # Existing picks keep their number; only their scores change.
+    # With every candidate, as existing picks get scores however low they are.
     picker = make_picker(replace(arguments, threshold=0.0), device)
     from .coordinates import CoordinatePicker, ExistingPicks
 
@@ -161,7 +169,7 @@ def job_picker(arguments: Arguments, inputs: Sequence[Input], device: str) -> Mi
 
 
 def _changed(arguments: Arguments, picker: MicrographPicker | Engine) -> bool:
-    """Whether an earlier run of this job used other settings; it is said, and everything is then picked again."""
+    """Whether an earlier run of this job had other settings: a warning says so, and everything is picked again."""
     from cryosegnet_ext.runs.folder import differences
     from cryosegnet_ext.runs.journal import read_settings
 
@@ -185,7 +193,7 @@ def _pick(
     files: Sequence[str],
     anew: bool,
 ) -> BatchResult:
-    """Pick what is not finished, put each micrograph's coordinates where RELION looks for them, and report."""
+    """Pick the micrographs that are not finished, and put their coordinates where RELION looks for them."""
     from cryosegnet_ext.runs import batch
 
     places: dict[str, list[str]] = {}
@@ -193,7 +201,7 @@ def _pick(
         places.setdefault(one.key, []).append(file)
     unique = list({one.key: one for one in inputs}.values())
     if anew:
-        outputs.retract(arguments.folder, [*files, nodes.SUGGESTION])
+        outputs.remove(arguments.folder, [*files, nodes.SUGGESTION])
     elif arguments.in_coords is not None:
         from .coordinates import ExistingPicks, forget_changed
 
@@ -203,7 +211,7 @@ def _pick(
 
     def watch(record: Record, finished: int, total: int) -> None:
         for file in places[record.key]:
-            outputs.publish(arguments.folder, record.stem, file, record.done)
+            outputs.write_coordinates(arguments.folder, record.stem, file, record.done)
         progress.add(record, finished, total)
 
     return batch.run(

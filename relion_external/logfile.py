@@ -1,4 +1,4 @@
-"""logfile.pdf: what the job found, for a look from RELION's Display menu."""
+"""logfile.pdf: the results of a job, for RELION's Display menu."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _A4 = (8.27, 11.69)
 _EXAMPLES = 6
 _PER_PAGE = 2
-#: Figures of merit are read from this many micrographs at most, spread over all.
+#: Figures of merit are read from at most this many micrographs, spread evenly.
 _MOST_READ = 500
 
 
@@ -46,11 +46,11 @@ def write_logfile(
     entries
         The micrographs' records in summary.json.
     inputs
-        Name of each micrograph -> its input.
+        Micrographs by their names.
     lines
-        What run.out said at the end.
+        The summary in run.out.
     warning
-        What is wrong with the result as a whole.
+        Of the result as a whole.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def _scores(folder: Path, done: Sequence[Mapping[str, Any]]) -> NDArray[np.float
 
 
 def _examples(done: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Micrographs from the fewest picks to the most."""
+    """Some micrographs, from the fewest picks to the most."""
     return _spread(sorted(done, key=lambda entry: (entry["picks"], entry["name"])), _EXAMPLES)
 
 
@@ -166,5 +166,5 @@ def _wrapped(text: str, width: int = 105) -> str:
 
 
 def _plain(text: str) -> str:
-    # A dollar sign would start matplotlib's mathematics.
+    # A dollar sign would start a formula in matplotlib.
     return text.replace("$", r"\$")

@@ -1,6 +1,6 @@
-"""The files in a job's directory by which RELION and a job talk: how it ended, and that the user asks to abort.
+"""The marker files in a job's directory: by them RELION learns how the job ended, and the job that it shall abort.
 
-RELION takes no notice of exit codes: a job has ended when one of three files is there (its ``src/pipeline_control.h``).
+RELION ignores exit codes. For it a job has ended when one of three files exists (its ``src/pipeline_control.h``).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _RESERVE = ".RELION_JOB_EXIT_reserve"
 
 
 class Markers:
-    """The files in a job's directory by which RELION learns how the job ended.
+    """The marker files of one job.
 
     Parameters
     ----------
     folder
-        The job's directory; it is made where it is missing.
+        The job's directory; it is created if it is missing.
 
     Raises
     ------
     OSError
-        The directory cannot be made or written.
+        The directory cannot be created or written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,12 +35,12 @@ class Markers:
         self._place = folder.stat()
 
     def begin(self) -> None:
-        """Remove the markers of an earlier run, and put a file aside that can become one on a full disk.
+        """Remove the markers of an earlier run, and keep a file that can be renamed to one on a full disk.
 
-        A request to abort is left: RELION removes old ones when it submits a job, so it was made while this one queued.
+        A request to abort stays: RELION removes old ones when it submits a job, so this one came while the job queued.
         """
         for name in (SUCCESS, FAILURE, ABORTED):
-            # Kept under the other name: on a full disk there may be no room for a new file.
+            # Renamed, not removed: a full disk may have no room for a new file.
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.folder / name, self.folder / _RESERVE)
         (self.folder / _RESERVE).touch()
@@ -50,7 +50,7 @@ class Markers:
         return os.path.exists(self.folder / ABORT_NOW)
 
     def moved(self) -> bool:
-        """Whether the directory is not in its place any more: RELION moves that of a deleted job into its Trash."""
+        """Whether the directory is gone from its path: RELION moves that of a deleted job to its Trash."""
         try:
             return not os.path.samestat(self._place, os.stat(self.folder))
         except FileNotFoundError:
@@ -59,7 +59,7 @@ class Markers:
             return False
 
     def end(self, marker: str) -> None:
-        """Write one marker; it appears last, and a request to abort is gone before.
+        """Write one marker, after a request to abort was removed.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class Markers:
             with contextlib.suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
         try:
-            # Renaming needs no room, where a new file may need a block for its directory's entry.
+            # Renaming needs no disk space; a new file may need a block for its directory entry.
             os.replace(self.folder / _RESERVE, self.folder / marker)
         except OSError:
             (self.folder / marker).touch()

@@ -1,4 +1,7 @@
-"""What a job says: notes in run.out, its warnings and errors in run.err, which RELION makes of the output streams."""
+"""A job's messages: notes go to standard output, warnings and errors to standard error.
+
+RELION writes the two streams to run.out and run.err.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _LABELS = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """While this is open, what the job and the picker log is printed."""
+    """In the block, messages that the job and the picker log are printed."""
     loggers = [logging.getLogger(name) for name in ("cryosegnet_ext", __package__)]
     handler = _Lines(logging.INFO)
     for logger in loggers:
@@ -29,9 +32,9 @@ def shown() -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """A line for each message, in RELION's words.
+    """A line for each message, with options named as in RELION.
 
-    The picker's own warnings are notes: what of them still holds at the end is a warning of the job.
+    Warnings of the picker are notes here: the job repeats at the end those that matter.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,7 +1,7 @@
-"""The files by which RELION finds the picks: names, node types and layouts of 3.1, 4 and 5.
+"""The files by which RELION 3.1, 4 and 5 find the picks: names, node types and layouts.
 
-Facts and their sources stand in ``docs/relion.md``; coordinates are RELION's own (pixels, 0-based, no flip), which is
-what `cryosegnet_ext.files.formats` writes.
+Sources are given in ``docs/relion.md``. Coordinates are pixels, 0-based, without a flip, as
+`cryosegnet_ext.files.formats` writes them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Version(Enum):
 
     @property
     def has_labels(self) -> bool:
-        """Whether types are words (4 and 5) and not numbers."""
+        """Whether job and node types are words (4 and 5) or numbers (3.1)."""
         return self is not Version.V31
 
     @property
@@ -52,7 +52,7 @@ class Version(Enum):
 
     @property
     def coordinates(self) -> str:
-        """Name of the file that stands for all coordinates of a job."""
+        """Name of the file that lists all coordinates of a job."""
         return "autopick.star" if self.has_labels else f"coords_suffix{SUFFIX}"
 
 
@@ -65,12 +65,12 @@ _LOG_NODE = {Version.V31: "13", Version.V4: "LogFile.pdf.relion.autopick", Versi
 
 
 def read_version(folder: Path, project: Path | None = None) -> tuple[Version, str] | None:
-    """The version of RELION that runs a job, and where that was read; None where nothing tells.
+    """The version of RELION that runs a job, and the file that says so; None if no file does.
 
     Parameters
     ----------
     folder
-        The job's directory with RELION's job.star; without one the project's default_pipeline.star is asked.
+        The job's directory with RELION's job.star; without one the project's default_pipeline.star is read.
     project
         By default the current directory.
     """
@@ -86,23 +86,23 @@ def read_version(folder: Path, project: Path | None = None) -> tuple[Version, st
 
 
 def coordinate_files(names: Sequence[str], version: Version) -> list[str]:
-    """Coordinate file of each micrograph below the job's directory, where this version looks for it.
+    """Coordinate file of each micrograph, relative to the job's directory, where this version looks for it.
 
     Raises
     ------
     CryoSegNetError
-        A name leads out of the project, or 3.1 would find the same file for two micrographs.
+        A name leads out of the project, or 3.1 would read the same file for two micrographs.
     """
     files = [_coordinate_file(name) for name in names]
     times = Counter(dict(zip(names, files)).values())
     if max(times.values(), default=1) == 1:
         return files
-    # 4 and 5 take any name from the list; 3.1 derives it and would give both micrographs the same picks.
+    # 4 and 5 read the name from the list; 3.1 derives it, and would give both micrographs the same picks.
     if version is Version.V31:
         first, second = [name for name, file in zip(names, files) if times[file] > 1][:2]
         raise CryoSegNetError(
-            f"{first} and {second} have the same name but for their job, and RELION 3.1 keeps one coordinate file for "
-            "both: pick each job's micrographs by themselves."
+            f"{first} and {second} differ in their job only, and RELION 3.1 keeps one coordinate file for both: pick "
+            "the micrographs of each job in a job of their own."
         )
     return [without_extension(name) + SUFFIX if times[file] > 1 else file for name, file in zip(names, files)]
 
@@ -114,7 +114,7 @@ def _coordinate_file(name: str) -> str:
 
 
 def write_coordinate_list(output: str, version: Version, mics_star: str, names: Sequence[str]) -> None:
-    """Write the file that stands for all coordinates of the job.
+    """Write the file that lists all coordinates of the job.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def write_coordinate_list(output: str, version: Version, mics_star: str, names: 
     mics_star
         The micrographs STAR, which 3.1 reads the names from.
     names
-        Micrographs, spelt as in that file: RELION drops those it does not find there without a word.
+        Micrographs, spelt as in that file: RELION silently drops those that it does not find there.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def _quoted(value: str) -> str:
 
 
 def write_output_nodes(output: str, version: Version, with_log: bool) -> None:
-    """Write what RELION adds to its pipeline when the job has succeeded."""
+    """Write the nodes that RELION adds to its pipeline when the job has succeeded."""
     rows: list[tuple[str, ...]] = [(f"{output}{version.coordinates}", _COORDINATE_NODE[version])]
     if with_log:
         rows.append((f"{output}{LOGFILE}", _LOG_NODE[version]))
@@ -192,10 +192,10 @@ def suggest_boxes(diameter: float, pixel_size: float) -> tuple[int, int]:
 
 
 def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size: float) -> tuple[int, int]:
-    """Write the diameter and the boxes for Extract, which a Scheme can read (``float=read_star``); gives the boxes.
+    """Write the diameter and the boxes for Extract, which a Scheme can read (``float=read_star``); return the boxes.
 
-    Those of an earlier run stay: a median that drifts as micrographs come would have Extract, when it is continued,
-    join particles of two box sizes, which Class2D does not take.
+    The boxes of an earlier run stay. If they followed the median diameter as micrographs come, a continued Extract
+    would join particles of two box sizes, which Class2D does not accept.
     """
     from cryosegnet_ext.files.star import read_star_blocks
 
@@ -212,23 +212,23 @@ def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size
 
 
 def write_display_settings(folder: Path, version: Version, diameter: float, pixel_size: float, longest: int) -> None:
-    """Write the settings of Manual picking with which RELION displays the coordinates of this job.
+    """Write the Manual picking settings with which RELION displays the coordinates of this job.
 
-    3.1 knows one such file for the whole project and displays nothing without it, so it is made there as well where the
-    user has not saved one.
+    3.1 has one such file for the whole project, and displays nothing without it. It is written there too, unless the
+    user has saved one.
 
     Parameters
     ----------
     folder
         The job's directory.
     version
-        RELION's.
+        Of RELION.
     diameter
         Of the circles, angstrom.
     pixel_size
-        Angstrom; without this file RELION would take 1.
+        Angstrom; without this file RELION assumes 1.
     longest
-        Longer side of the micrographs, pixels; they are shown about 1000 pixels large.
+        Longer side of the micrographs, pixels; they are shown at about 1000 pixels.
     """
     scale = min(1.0, max(0.05, round(1000 / max(longest, 1), 2)))
     options = {
@@ -262,7 +262,7 @@ def write_display_settings(folder: Path, version: Version, diameter: float, pixe
 
 
 def _may_replace(path: Path) -> bool:
-    """Whether a file is missing or ours; RELION writes its own without our comment when the user saves settings."""
+    """Whether a file is missing or ours: settings that the user saves do not have our comment."""
     try:
         return path.read_text(errors="replace").startswith(_OURS)
     except FileNotFoundError:
@@ -272,7 +272,7 @@ def _may_replace(path: Path) -> bool:
 
 
 def job_star(version: Version, job: str, options: dict[str, str], is_continue: int = 0) -> str:
-    """The text of a job.star: ``job`` is its line with the type; options that are left out get RELION's defaults."""
+    """The text of a job.star. ``job`` is its line with the type; for options not given RELION uses its defaults."""
     text = f"{version.header}\ndata_job\n\n{job}\n_rlnJobIsContinue {is_continue}\n"
     text += "_rlnJobIsTomo 0\n" if version is Version.V5 else ""
     labels = ("JobOptionVariable", "JobOptionValue")

@@ -1,4 +1,4 @@
-"""What a job leaves in its directory: coordinates where RELION looks for them, and at the end its report and nodes."""
+"""The files that a job writes for RELION: each micrograph's coordinates, and at the end the report and the nodes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Above this share of micrographs without picks or failed, run.err and the PDF say so.
+#: A larger share of micrographs that failed or have no picks gives a warning.
 WARN_SHARE = 0.1
 _SHOWN_FAILURES = 5
 
 
-def publish(folder: Path, stem: str, file: str, done: bool) -> None:
-    """Copy a micrograph's picks to where RELION looks for them; a failed one gets a file without picks.
+def write_coordinates(folder: Path, stem: str, file: str, done: bool) -> None:
+    """Copy a micrograph's picks to where RELION looks for them; one that failed gets a file without picks.
 
-    A copy, not a link: RELION's Display edits these files in place, and the originals say what was picked.
+    A copy, not a link: RELION's Display edits these files, and the originals keep what was picked.
 
     Raises
     ------
@@ -42,13 +42,13 @@ def publish(folder: Path, stem: str, file: str, done: bool) -> None:
     write_atomic(path, (folder / "picks" / f"{stem}.star").read_bytes() if done else nodes.NO_PICKS)
 
 
-def retract(folder: Path, files: Sequence[str]) -> None:
-    """Remove what was found with other settings, so that a job that is stopped now does not hold picks of both."""
+def remove(folder: Path, files: Sequence[str]) -> None:
+    """Remove the results of other settings, so that a job that is stopped later does not hold picks of both."""
     for file in files:
         (folder / file).unlink(missing_ok=True)
 
 
-def finish(
+def write_results(
     arguments: Arguments,
     version: nodes.Version,
     mics_star: str,
@@ -56,17 +56,17 @@ def finish(
     files: Sequence[str],
     result: BatchResult,
 ) -> None:
-    """Write all that RELION and its user find in the job's directory when it has succeeded."""
+    """Write the files of a job that has succeeded, and say what was picked."""
     from cryosegnet_ext.runs.journal import read_records
 
     folder = arguments.folder
-    # By the file, not by its name: an earlier run may have known it by another one.
+    # Found by the file, not by its name: an earlier run may have had another name for it.
     records = read_records(folder)
-    # A file that was lost, or that an earlier run was killed before writing.
+    # Coordinates that were lost, or that an earlier run was killed before it wrote.
     for one, file in zip(inputs, files):
         record = records.get(one.key)
         if record is not None and not (folder / file).exists():
-            publish(folder, record.stem, file, record.done)
+            write_coordinates(folder, record.stem, file, record.done)
     _remove_unfinished(folder, files)
     nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
 
@@ -79,7 +79,7 @@ def finish(
         box, binned = nodes.write_suggestion(folder, version, result.diameter, pixel_size)
         lines.append(f"median diameter {result.diameter:.0f} A; for Extract: box {box} pixels, rescaled to {binned}")
         nodes.write_display_settings(folder, version, result.diameter, pixel_size, _longest(inputs))
-    lines += [f"failed: {about(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
+    lines += [f"failed: {with_name(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
     if result.failed > _SHOWN_FAILURES:
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
     for line in lines:
@@ -93,13 +93,13 @@ def finish(
 
 
 def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
-    """Remove what an earlier run was killed while writing."""
+    """Remove the temporary files of an earlier run that was killed."""
     for parent in {folder, *((folder / file).parent for file in files)}:
         remove_temporaries(parent)
 
 
-def about(name: str, reason: str) -> str:
-    """A reason that names its micrograph, once."""
+def with_name(name: str, reason: str) -> str:
+    """A reason for a failure, with the micrograph's name once."""
     return in_relion_words(reason if reason.startswith(name) else f"{name}: {reason}")
 
 
@@ -126,7 +126,7 @@ def _longest(inputs: Sequence[Input]) -> int:
 
 
 def _write_page(arguments: Arguments, mics_star: str) -> None:
-    """Write report.html; picks are worth more than their report, so one that fails is only said."""
+    """Write report.html; if that fails the job succeeds all the same, with a warning."""
     from cryosegnet_ext.report.command import THRESHOLD
     from cryosegnet_ext.report.page import try_report
 
@@ -144,7 +144,7 @@ def _write_log(
     warning: str | None,
     new: bool,
 ) -> bool:
-    """Write logfile.pdf; picks are worth more than their report, so a report that fails is only said."""
+    """Write logfile.pdf and return whether it exists; if that fails the job succeeds all the same, with a warning."""
     if not new and (arguments.folder / nodes.LOGFILE).exists():
         return True
     try:
@@ -154,6 +154,6 @@ def _write_log(
     except CryoSegNetError:
         raise
     except Exception as error:
-        log.warning(f"logfile.pdf could not be made ({type(error).__name__}: {error}); the picks are complete.")
+        log.warning(f"logfile.pdf could not be written ({type(error).__name__}: {error}); the picks are complete.")
         return False
     return True

@@ -1,8 +1,8 @@
 """``cryosegnet.autopick``: the picker as a job of the CCP-EM pipeliner and of its interface Doppio.
 
-The pipeliner finds the class through the entry point group ``ccpem_pipeliner.jobs`` and calls it with its own options;
-the job that runs is ``cryosegnet-relion``, since the pipeliner's projects have RELION's layout. Only the pipeliner
-imports this module: the package works without it.
+The pipeliner finds the class by the entry point group ``ccpem_pipeliner.jobs`` and shows its options. The job runs
+``cryosegnet-relion``, as the pipeliner's projects have RELION's layout. Only the pipeliner imports this module; the
+package works without it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from . import nodes
 from .arguments import HELP, LABELS, in_relion_words, read
 
 EXECUTABLE_VARIABLE = "CRYOSEGNET_RELION"
-"""Environment variable with the path of ``cryosegnet-relion`` where it lives in an environment of its own."""
+"""Environment variable with the path of ``cryosegnet-relion`` if it is installed in another environment."""
 
-#: Options that are handed on, under RELION's names.
+#: Options of the form, by their labels in RELION.
 _OPTIONS = {LABELS[option.name]: option for option in fields(RunOptions) if option.metadata["label"]}
 _EITHER = "default"
-#: Micrographs shown, from the fewest picks to the most, and coordinate files read for the histogram of merits.
+#: Micrographs shown, and coordinate files read for the histogram of figures of merit.
 _SHOWN = 3
 _MOST_READ = 200
 
@@ -90,7 +90,7 @@ class CryoSegNetAutopick(PipelinerJob):
             )
         ]
         self.can_continue = True
-        # A repeat picks what is new in the input and leaves the rest.
+        # A repeat picks only what is new in the input.
         self.always_continue_in_schedule = True
         self._add_options()
 
@@ -122,7 +122,7 @@ class CryoSegNetAutopick(PipelinerJob):
         self.get_runtab_options(threads=True, addtl_args=True)
 
     def additional_joboption_validation(self) -> list[JobOptionValidationResult]:
-        """Options that exclude each other, said before the job runs and not by its failure."""
+        """Check values and their combinations before the job runs."""
         try:
             RunOptions(**{_OPTIONS[label].name: read(label, text) for label, text in self._given().items()})
         except UsageError as error:
@@ -131,7 +131,7 @@ class CryoSegNetAutopick(PipelinerJob):
         return []
 
     def _given(self) -> dict[str, str]:
-        """The options that were not left alone, as they are typed."""
+        """The options that were changed, as text."""
         values = {label: self.joboptions[label].value for label in _OPTIONS if not self.joboptions[label].is_blank}
         return {
             label: f"{value:g}" if isinstance(value, float) else str(value)
@@ -140,8 +140,8 @@ class CryoSegNetAutopick(PipelinerJob):
         }
 
     def create_output_nodes(self) -> None:
-        """The list of coordinate files, which Extract takes, and the report."""
-        # "relion" lets the pipeliner's Extract accept the file, and Doppio draw the picks of every micrograph.
+        """The list of coordinate files, which is the input of Extract, and the report."""
+        # With the keyword "relion" the pipeliner's Extract accepts the file, and Doppio draws the picks.
         self.add_output_node(
             nodes.Version.V5.coordinates, NODE_MICROGRAPHCOORDSGROUP, ["relion", "cryosegnet", "autopick"]
         )
@@ -172,10 +172,7 @@ class CryoSegNetAutopick(PipelinerJob):
         }
 
     def create_results_display(self) -> Sequence[Any]:
-        """Pictures of a few micrographs with their picks, histograms, and the report.
-
-        A job that is still running has its histogram of counts only.
-        """
+        """A few micrographs with their picks, histograms, and the report; while the job runs, histograms only."""
         listed = Path(self.output_dir, nodes.Version.V5.coordinates)
         if listed.is_file():
             table = StarFile(os.fspath(listed)).loop_as_list(
@@ -211,7 +208,7 @@ class CryoSegNetAutopick(PipelinerJob):
         return display
 
     def _picture(self, micrograph: str, star: str) -> Any:
-        """Picks on their micrograph, circles of their size; the pipeliner's boxes where our libraries are missing."""
+        """Picks drawn as circles of their size, or by the pipeliner where our libraries are not installed."""
         try:
             import numpy as np
 
@@ -233,7 +230,7 @@ class CryoSegNetAutopick(PipelinerJob):
             path = folder / f"{Path(star).stem}.jpg"
             save_overlay(path, image.data, known, max_side=900)
         except Exception as error:
-            # One damaged micrograph leaves the other results to be seen.
+            # The other results are shown even if one micrograph is damaged.
             return create_results_display_object("pending", message=f"{micrograph} cannot be drawn", reason=str(error))
         return create_results_display_object(
             "image",
@@ -244,7 +241,7 @@ class CryoSegNetAutopick(PipelinerJob):
         )
 
     def prepare_onedep_deposition_data(self) -> list[Any]:
-        """What a deposition says about the picking."""
+        """The picking, for a deposition."""
         return [
             self.add_onedep_deposition_data(
                 category="em_particle_selection",
@@ -259,7 +256,7 @@ class CryoSegNetAutopick(PipelinerJob):
 
 
 def _merits(star: str) -> list[float]:
-    """Figures of merit in a coordinate file of ours; none where it cannot be read."""
+    """Figures of merit in a coordinate file of ours; empty if it cannot be read."""
     try:
         rows = Path(star).read_text().splitlines()[nodes.NO_PICKS.count("\n") :]
         return [float(row.split()[2]) for row in rows if row.strip()]
@@ -271,11 +268,11 @@ def _count(one: tuple[str, str, list[float]]) -> tuple[int, str]:
     return len(one[2]), one[1]
 
 
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """``count`` of the items at most, evenly spaced, the first and the last among them."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+def _spread(values: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of the values, evenly spaced, with the first and the last."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
 
 
 def _histogram(title: str, values: Sequence[float], xlabel: str, ylabel: str, data: list[str]) -> Any:

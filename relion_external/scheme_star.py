@@ -7,7 +7,7 @@ from itertools import pairwise
 from .arguments import LABELS
 from .nodes import Version, job_star, loop
 
-#: Settings that the picker is run with; the pixel size is in the STAR file by then.
+#: Parameters of the picker; it reads the pixel size from the STAR file.
 PICKED = tuple(label for name, label in LABELS.items() if name != "pixel_size")
 
 # Numbers of job types in 3.1 and labels in 4 and 5 (RELION's src/pipeline_jobs.h).
@@ -42,7 +42,7 @@ class Scheme:
     mics
         Micrographs STAR, relative to the project, to begin with; None: begin with movies.
     values
-        Of `schemes.SETTINGS`.
+        Of `schemes.SETTINGS`, by their names.
     """
 
     def __init__(self, version: Version, home: str, mics: str | None, values: dict[str, str]) -> None:
@@ -54,11 +54,11 @@ class Scheme:
 
     @property
     def ranks(self) -> bool:
-        """Whether this RELION can select classes by itself."""
+        """Whether this RELION has a class ranker."""
         return self.version.has_labels
 
     def jobs(self) -> dict[str, dict[str, str]]:
-        """Options of each job; what is left out gets RELION's defaults."""
+        """Options of each job; for those not given RELION uses its defaults."""
         jobs = {} if self.given_mics else self._movie_jobs()
         jobs["pick"] = self._pick()
         jobs["extract"] = {
@@ -184,7 +184,7 @@ class Scheme:
         return head + self._tables(lower, word, tables)
 
     def pipeline(self) -> str:
-        """The text of schedule_pipeline.star: without these edges 3.1 does not replace the jobs' names in options."""
+        """The text of schedule_pipeline.star: without its edges 3.1 does not replace the jobs' names in options."""
         jobs = self.jobs()
         made = {value: job for options in jobs.values() for value in options.values() if (job := self._maker(value))}
         needs = [(value, job) for job, options in jobs.items() for value in options.values() if value in made]
@@ -199,7 +199,7 @@ class Scheme:
         return head + self._tables("pipeline", "PipeLine", tables)
 
     def _maker(self, value: str) -> str | None:
-        """The job of this Schedule that makes a file."""
+        """The job of this Schedule that writes a file."""
         return value[len(self.home) :].split("/")[0] if value.startswith(self.home) else None
 
     def _tables(self, block: str, word: str, tables: list[tuple[str, tuple[str, ...], Rows]]) -> str:

@@ -1,7 +1,7 @@
-"""The life of a job: it runs in a process of its own, so that whatever happens to it a marker is written.
+"""Runs a job in a child process, so that a marker is written whatever happens to it.
 
-The parent imports nothing heavy and stays small. It waits for the work, looks for RELION's request to abort, passes
-signals on, and ends the work where it does not stop in time, as a long computation inside a library does not.
+The parent imports nothing heavy and stays small. It waits for the child, looks for RELION's request to abort, passes
+signals on, and kills the child where it does not stop in time: a long computation inside a library does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 DONE, FAILED, STOPPED = 0, 1, 4
 """Exit codes of the work and of the job."""
 
-# An abort is to be obeyed within 5 s: one second until it is seen, three for the work to stop by itself.
+# A job aborts within 5 s: one second until the request is seen, three for the child to stop by itself.
 _WAIT_SECONDS = 0.1
 _ABORT_SECONDS = 1.0
 _GRACE_SECONDS = 3.0
@@ -37,37 +37,37 @@ _PR_SET_PDEATHSIG = 1
 
 
 def supervise(folder: Path, work: Callable[[], int]) -> int:
-    """Do the work in a child process and leave exactly one marker in the job's directory.
+    """Do the work in a child process, and leave exactly one marker in the job's directory.
 
     Parameters
     ----------
     folder
         The job's directory.
     work
-        Does the job; returns 0 for success, 4 where it was stopped, anything else for failure. What it raises is told
-        in one sentence and is a failure.
+        Does the job; returns 0 for success, 4 where it was stopped, anything else for failure. An exception is a
+        failure, and is reported in one sentence.
 
     Returns
     -------
     int
         0 success, 1 failure, 4 aborted.
     """
-    asked: list[int] = []
+    signals: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:
-        asked.append(number)
+        signals.append(number)
 
-    # Signals are taken until the marker is there: queues send more than one.
+    # Signals are received until the marker is written: queues send more than one.
     with listening(receive):
-        # Where the caller ignores the ends of its children, the kernel would keep that of the work from us.
+        # Where the caller ignores SIGCHLD, the kernel would not give us the child's exit status.
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            return _supervise(folder, work, asked)
+            return _supervise(folder, work, signals)
         finally:
             signal.signal(signal.SIGCHLD, before)
 
 
-def _supervise(folder: Path, work: Callable[[], int], asked: list[int]) -> int:
+def _supervise(folder: Path, work: Callable[[], int], signals: list[int]) -> int:
     try:
         markers = Markers(folder)
         markers.begin()
@@ -85,17 +85,20 @@ def _supervise(folder: Path, work: Callable[[], int], asked: list[int]) -> int:
         code = FAILED
     else:
         if child == 0:
-            _be_child(parent, folder, work)
-        code = _judge(*_wait(child, markers, asked))
+            _run_child(parent, folder, work)
+        code = _exit_code(*_wait(child, markers, signals))
     try:
         markers.end({DONE: SUCCESS, STOPPED: ABORTED}.get(code, FAILURE))
     except OSError as error:
-        log.error(f"{folder}: RELION cannot be told how the job ended ({error.strerror}): mark it in the GUI.")
+        log.error(
+            f"{folder}: the file that tells RELION how the job ended cannot be written ({error.strerror}): "
+            "mark the job in the GUI."
+        )
     return code
 
 
-def _wait(child: int, markers: Markers, asked: list[int]) -> tuple[int, str | None]:
-    """Wait for the work to end; its wait status, and why it was asked to stop, if it was."""
+def _wait(child: int, markers: Markers, signals: list[int]) -> tuple[int, str | None]:
+    """Wait for the child; its wait status, and why it was told to stop, if it was."""
     why: str | None = None
     looked = deadline = 0.0
     while True:
@@ -104,8 +107,8 @@ def _wait(child: int, markers: Markers, asked: list[int]) -> tuple[int, str | No
             return status, why
         now = time.monotonic()
         if why is None:
-            if asked:
-                why = f"{signal.Signals(asked[0]).name} was received"
+            if signals:
+                why = f"{signal.Signals(signals[0]).name} was received"
             elif now - looked >= _ABORT_SECONDS:
                 looked = now
                 if markers.moved():
@@ -120,7 +123,8 @@ def _wait(child: int, markers: Markers, asked: list[int]) -> tuple[int, str | No
         time.sleep(_WAIT_SECONDS)
 
 
-def _judge(status: int, why: str | None) -> int:
+def _exit_code(status: int, why: str | None) -> int:
+    """The job's exit code; a child that failed without a word is reported."""
     code = os.waitstatus_to_exitcode(status)
     if code == DONE:
         return DONE
@@ -129,20 +133,20 @@ def _judge(status: int, why: str | None) -> int:
         return STOPPED
     if code < 0:
         name = signal.Signals(-code).name
-        hint = "; the system kills programs so when memory runs out" if -code == signal.SIGKILL else ""
-        log.error(f"the picking process was killed by {name}{hint}: see run.out for how far it came, then Continue.")
+        hint = "; the system does this when memory runs out" if -code == signal.SIGKILL else ""
+        log.error(f"the picking process was killed by {name}{hint}: run.out says how far it came; press Continue.")
     return FAILED
 
 
-def _be_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
+def _run_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
     """Run the work and end the process; never returns."""
     code = FAILED
     try:
-        # In a group of its own it hears only of its parent, which decides what ends the job.
+        # In a process group of its own it gets signals from its parent only, which decides when the job stops.
         os.setpgid(0, 0)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        _die_with(parent)
+        _kill_with(parent)
         code = work()
     except CryoSegNetError as error:
         log.error(str(error))
@@ -156,21 +160,21 @@ def _be_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
     except OSError as error:
         log_error(folder, "the job", traceback.format_exc())
         where = f"{error.filename}: " if error.filename else ""
-        log.error(f"{where}{error.strerror or error}: put it right, then Continue.")
+        log.error(f"{where}{error.strerror or error}: correct this, then Continue.")
     except BaseException as error:
         log_error(folder, "the job", traceback.format_exc())
         what = " ".join(f"{type(error).__name__}: {error}".split())
         log.error(f"unexpected error ({what[:300]}): please report it with {folder / 'errors.log'}.")
     finally:
-        # Buffers that cannot be flushed to a full disk must not change how the job ends.
+        # Buffers that cannot be flushed to a full disk must not change the exit code.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent is killed, so that nothing works on without a supervisor."""
+def _kill_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is killed, so that no job runs without a supervisor."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

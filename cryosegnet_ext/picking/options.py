@@ -32,7 +32,7 @@ BUILT_IN_SAM = "sam_small"
 #: Least and largest particle diameter, angstrom.
 DIAMETERS = (1.0, 10_000.0)
 #: Titles of the groups of options.
-MICROGRAPHS, SIZE, SCORE, METHOD = "micrographs", "particle size (angstrom)", "what counts as a particle", "method"
+MICROGRAPHS, SIZE, SCORE, METHOD = "micrographs", "particle size", "what counts as a particle", "method"
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -88,16 +88,16 @@ class PickerOptions:
     diameter: float | None = field(
         default=None,
         metadata=_size(
-            help="particle diameter (default: estimated from the data)",
+            help="particle diameter, angstrom (default: estimated from the data)",
             relion="particle_diameter",
             label="Particle diameter (A):",
         ),
     )
     min_diameter: float | None = field(
-        default=None, metadata=_size(help="smallest diameter to keep", label="Smallest diameter (A):")
+        default=None, metadata=_size(help="smallest diameter to keep, angstrom", label="Smallest diameter (A):")
     )
     max_diameter: float | None = field(
-        default=None, metadata=_size(help="largest diameter to keep", label="Largest diameter (A):")
+        default=None, metadata=_size(help="largest diameter to keep, angstrom", label="Largest diameter (A):")
     )
     threshold: float | None = field(
         default=None,

@@ -136,7 +136,7 @@ def pack(
         "floor": floor,
         "complete": whole,
         "unit": "Å" if any(r.pixel_size for r in run.done) or not run.done else "px",
-        "settings": _settings(run),
+        "settings": {name: run.settings.get(name) for name in ("weights", "diameter")},
         "totals": {
             "micrographs": len(run.done),
             "failed": len(run.failed),
@@ -161,11 +161,6 @@ def pack(
         "failed": [[r.name, r.reason or ""] for r in run.failed[:_MOST_FAILED]],
         "commands": run.notes.get("command", []),
     }
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    names = ("weights", "recipe", "segmenter", "sam", "diameter", "min_diameter", "max_diameter", "pixel_size")
-    return {name: run.settings[name] for name in names if run.settings.get(name) is not None}
 
 
 def _finite(value: float | None) -> float | None:

@@ -123,7 +123,7 @@ def parse(words: tuple[str, ...] | list[str]) -> argparse.Namespace | None:
     if program == "cryosegnet-cryosparc":
         return cryosparc.program().parser().parse_args(rest)
     if rest[:1] == ["scheme"]:
-        return schemes.build_parser().parse_args(rest[1:])
+        return schemes.program().parser().parse_args(rest)
     if rest not in (["--help"], ["--version"]):
         known = {*arguments.OPTIONS, "o"}
         for word in rest:

@@ -154,11 +154,7 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 def test_every_option_is_on_its_page(site: Path) -> None:
     text = (site / "options.html").read_text()
-    parsers = [
-        *cli.program().parser().all_parsers(),
-        schemes.build_parser(),
-        *cryosparc.program().parser().all_parsers(),
-    ]
+    parsers = [one for made in (cli, cryosparc, schemes) for one in made.program().parser().all_parsers()]
     seen = 0
     for parser in parsers:
         for _, action in parser.arguments:

@@ -72,7 +72,7 @@ def test_ways_to_write_a_label(label: str) -> None:
         ("--particle_diametre 180", r"'particle_diametre' is none of them: did you mean particle_diameter\?$"),
         ("--Threshold 1", "the parameters are particle_diameter, min_diameter, .*did you mean threshold"),
         ("--xyzzy", r"'xyzzy' is none of them\.$"),
-        ("--particle_diameter 180 A", "'A' stands behind a value"),
+        ("--particle_diameter 180 A", "'A' follows a value"),
         ("--particle diameter 180", r"'particle' is none of them: did you mean particle_diameter\?$"),
         ("--particle_diameter big", r"--particle_diameter must be between 1 and 10000 angstrom \(got big\)"),
         ("--particle_diameter nan", r"\(got nan\)"),
@@ -80,8 +80,8 @@ def test_ways_to_write_a_label(label: str) -> None:
         ("--threshold 1.5", "between 0 and 1"),
         ("--min_diameter 200 --max_diameter 100", "exchange them"),
         ("--min_diameter 200 --particle_diameter 100", "give one or the other"),
-        ("--gpu 0/1", "must be numbers of GPUs"),
-        ("--gpu x", "must be numbers of GPUs"),
+        ("--gpu 0/1", "must be GPU numbers"),
+        ("--gpu x", "must be GPU numbers"),
         ("--denoised maybe", "must be Yes or No"),
         ("--segmenter magic", "must be one of peaks, grid, watershed"),
         ("--j 0", "--j must be a whole number from 1 to 4096"),
@@ -95,7 +95,7 @@ def test_mistakes(text: str, expected: str) -> None:
 
 
 def test_inputs_that_cannot_be_picked() -> None:
-    with pytest.raises(CryoSegNetError, match="was given movies: choose 'Input micrographs'"):
+    with pytest.raises(CryoSegNetError, match="was given movies: use 'Input micrographs'"):
         arguments.parse(["--o", "External/job004/", "--in_movies", "mics.star"])
     with pytest.raises(CryoSegNetError, match="no micrographs were given"):
         arguments.parse(["--o", "External/job004/", "--in_mics", "--j", "1"])

@@ -181,7 +181,7 @@ def test_wrong_input_fails_the_job_with_a_sentence(project: Path) -> None:
     job = start()
     assert Path(job.output_dir, "PIPELINER_JOB_EXIT_FAILED").is_file()
     errors = Path(job.output_dir, "run.err").read_text()
-    assert "of 1 micrograph none could be picked" in errors and "Traceback" not in errors
+    assert "none of 1 micrograph could be picked" in errors and "Traceback" not in errors
     assert [one.dobj_type for one in job.create_results_display()] in (["pending"], ["histogram"])
 
 

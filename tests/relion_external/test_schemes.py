@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import starfile
 
-from relion_external import schemes
+from relion_external.job import main
 from tests.waiting import LIMIT, start
 
 from .project import Project
@@ -17,7 +17,7 @@ HERE = "Schemes/cryosegnet/"
 
 
 def install(folder: Path, *words: str) -> int:
-    return schemes.main(["--install", str(folder), *words])
+    return main(["scheme", "--install", str(folder), *words])
 
 
 def options(folder: Path, job: str, home: str = HERE) -> dict[str, str]:
@@ -89,24 +89,24 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert install(tmp_path, "--relion", "5", "--name", "a/b") == 1
     capsys.readouterr()
     for words, said in (
-        (["--relion", "7"], "--relion: must be one of 3.1, 4, 5 (got 7)"),
+        (["--relion", "7"], "--relion: invalid choice: '7'"),
         (
             ["--relion", "5", "--particle_diameter", "big"],
             "--particle_diameter must be between 1 and 10000 angstrom (got big)",
         ),
-        (["--relion", "5", "--gpu", "x"], "--gpu must be numbers of GPUs, as 0 or 0:1, or auto or cpu (got x)"),
-        (["--relion", "5", "--nr_iter", "many"], "--nr_iter many is no whole number above 0"),
-        (["--relion", "5", "--threads", "0"], "--threads 0 is no whole number above 0"),
-        (["--relion", "5", "--angpix", "0,83"], "--angpix 0,83 is no number: write it as in 1.0"),
+        (["--relion", "5", "--gpu", "x"], "--gpu must be GPU numbers, as 0 or 0:1, or auto or cpu (got x)"),
+        (["--relion", "5", "--nr_iter", "many"], "--nr_iter must be a whole number above 0 (got many)"),
+        (["--relion", "5", "--threads", "0"], "--threads must be a whole number above 0 (got 0)"),
+        (["--relion", "5", "--angpix", "0,83"], "--angpix must be a number such as 1.0 (got 0,83)"),
         (["--relion", "5", "--thresold", "0.5"], "unknown argument --thresold; did you mean --threshold?"),
     ):
         assert install(tmp_path, *words) == 1
         error = capsys.readouterr().err.splitlines()
         assert said in error[0] and len(error) == 2, error
     assert not (tmp_path / "Schemes").exists()
-    assert schemes.main([]) == 1
+    assert main(["scheme"]) == 1
     assert "--install" in capsys.readouterr().err
-    assert schemes.main(["--help"]) == 0
+    assert main(["scheme", "--help"]) == 0
     (tmp_path / "readonly").mkdir()
     (tmp_path / "readonly" / "Schemes").write_text("")
     assert install(tmp_path / "readonly", "--relion", "5") == 3

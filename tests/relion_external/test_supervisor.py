@@ -72,12 +72,12 @@ def test_changed_parameter_is_said_and_everything_picked_again(project: Project,
     [
         (["--treshold", "0.3"], "did you mean threshold?"),
         (["--threshold", "7"], "threshold must be between 0 and 1 (got 7)"),
-        (["--gpu", "0/1"], "must be numbers of GPUs"),
+        (["--gpu", "0/1"], "must be GPU numbers"),
         (["--weights", "my", "model.pt"], "splits values at spaces"),
         (["--angpix", "1", "--angpix", "2"], "given twice"),
         (["--help"], "'help' is none of them"),
         (["--version"], "'version' is none of them"),
-        (["-h"], "'-h' stands behind a value"),
+        (["-h"], "'-h' follows a value"),
     ],
 )
 def test_bad_arguments(project: Project, words: list[str], expected: str) -> None:
@@ -113,7 +113,7 @@ def test_missing_or_broken_list(project: Project) -> None:
 def test_all_micrographs_failed(project: Project) -> None:
     for name in project.names:
         (project.folder / name).write_bytes(b"")
-    assert "of 2 micrographs none could be picked" in run(project)
+    assert "none of 2 micrographs could be picked" in run(project)
     assert project.markers() == [FAILURE]
 
 
