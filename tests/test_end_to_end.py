@@ -21,6 +21,8 @@ from tests.conftest import REPOSITORY
 from tests.damage import damaged_files
 from tests.waiting import start, wait_until
 
+pytestmark = pytest.mark.slow
+
 DATA = REPOSITORY / "cryosegnet_ext" / "data"
 SIDE = 448
 

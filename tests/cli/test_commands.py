@@ -258,6 +258,7 @@ def test_doctor_without_anything(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "not found on PATH (optional)" in text and "not writable" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the package's sample micrograph is not there")
 def test_pick_the_sample_with_the_real_picker(tmp_path: Path) -> None:
     done = cryosegnet("pick", SAMPLE, "-o", tmp_path / "out", "--device", "cpu", stub=False)

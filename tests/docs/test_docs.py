@@ -82,7 +82,7 @@ def tutorial(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.timeout(1800)  # a minute on an idle machine
+@pytest.mark.slow
 def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()

@@ -9,6 +9,8 @@ import pytest
 from tests.docs.pages import run_page
 from tests.docs.tables import PAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_work(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

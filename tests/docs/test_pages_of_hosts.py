@@ -10,6 +10,8 @@ from tests.docs import cryosparc_world
 from tests.docs.pages import run_page
 from tests.docs.tables import PAGES_OF_HOSTS
 
+pytestmark = pytest.mark.slow
+
 
 # The client of cryosparc-tools has no close(); Dask leaves sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")

@@ -20,6 +20,8 @@ from PIL import Image
 from cryosegnet_ext import __version__, read_picks
 from tests.waiting import LIMIT, wait_until
 
+pytestmark = pytest.mark.relion
+
 ROOT = Path(__file__).resolve().parents[2]
 GROUP, NAME = "ccpem_pipeliner.jobs", "cryosegnet.autopick"
 

@@ -17,10 +17,13 @@ from tests.waiting import LIMIT, wait_until
 
 from .project import BOX, SHAPE, Project
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("relion_pipeliner", "relion_preprocess", "relion_refine"))),
-    reason="RELION is not installed (Debian: apt-get install relion)",
-)
+pytestmark = [
+    pytest.mark.relion,
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("relion_pipeliner", "relion_preprocess", "relion_refine"))),
+        reason="RELION is not installed (Debian: apt-get install relion)",
+    ),
+]
 
 EXTRACT = {
     "extract_size": str(BOX),

@@ -117,6 +117,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert install(tmp_path, "--relion", "5", "--overwrite") == 0
 
 
+@pytest.mark.relion
 @pytest.mark.skipif(shutil.which("relion_scheduler") is None, reason="RELION is not installed (apt-get install relion)")
 def test_schedule_runs_and_waits_for_data(tmp_path: Path) -> None:
     project = Project(tmp_path, micrographs=3)

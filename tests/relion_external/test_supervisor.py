@@ -19,6 +19,8 @@ from tests.waiting import LIMIT, start, wait_until
 
 from .project import Project
 
+pytestmark = pytest.mark.slow
+
 JOB = "External/job004/"
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{how}" for how in ("SUCCESS", "FAILURE", "ABORTED"))
 

@@ -18,6 +18,8 @@ from tests.browser import Watched, open_browser
 from tests.report.runs import make_run
 from tests.report.test_page import EVIL
 
+pytestmark = pytest.mark.browser
+
 NAMES = [*(f"mic_{i:03d}.mrc" for i in range(40)), "bad.mrc", "empty.mrc"]
 
 

@@ -30,6 +30,7 @@ from tests.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

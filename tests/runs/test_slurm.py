@@ -29,6 +29,7 @@ def _runs() -> bool:
 
 
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

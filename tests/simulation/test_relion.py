@@ -14,9 +14,12 @@ from cryosegnet_ext.cli import main
 from tests.waiting import LIMIT
 
 PROGRAMS = ("relion_preprocess", "relion_reconstruct")
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(program) is None for program in PROGRAMS), reason="RELION (relion_preprocess) is not installed"
-)
+pytestmark = [
+    pytest.mark.relion,
+    pytest.mark.skipif(
+        any(shutil.which(program) is None for program in PROGRAMS), reason="RELION (relion_preprocess) is not installed"
+    ),
+]
 
 VOXEL, BOX = 4.0, 64
 

@@ -1,4 +1,4 @@
-"""A fine-tuning that is done and not yet judged; tests that train on one thread."""
+"""A fine-tuning that is done and not yet judged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ from cryosegnet_ext.training.selection import Trained
 from cryosegnet_ext.weights import load_unet
 
 STARTED = Calibration(0.1, 0.9, -1.0)
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ SMALL = ["--base-channels", "2", "--levels", "2", "--crop", "64", "--batch", "4"
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

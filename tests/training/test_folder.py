@@ -22,9 +22,6 @@ from .helpers import dataset, write_star
 SMALL = ["--steps", "1", "--batch", "1", "--crop", "64", "--base-channels", "2", "--levels", "2", "--device", "cpu"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def data(tmp_path):
     dataset(tmp_path, 4, (220, 240))

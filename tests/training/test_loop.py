@@ -23,9 +23,6 @@ from cryosegnet_ext.training.progress import Table, Watcher, draw_curves
 RECIPE = Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.02, precision="float32", validate_every=5)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def batch(step):
     rng = np.random.default_rng(step)
     images, labels = rng.normal(0, 0.2, (4, 32, 32)).astype(np.float32), np.zeros((4, 32, 32), np.uint8)

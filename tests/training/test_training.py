@@ -229,15 +229,6 @@ def test_the_loss_is_the_published_one():
     assert torch.isfinite(fit.loss(perfect, torch.zeros_like(perfect)))
 
 
-@pytest.fixture
-def one_thread():
-    """Networks as small as these lose more by sharing than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 RECIPE = fit.Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.05)
 
 
@@ -251,7 +242,7 @@ def batch(step):
     return images, labels
 
 
-def test_training_learns(one_thread, tmp_path):
+def test_training_learns(tmp_path):
     model = fit.fit(replace(RECIPE, steps=60), batch, tmp_path)
     with open(tmp_path / "loss.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -269,7 +260,7 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
 
 
-def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(one_thread, tmp_path):
+def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(tmp_path):
     whole = fit.fit(RECIPE, batch, tmp_path / "whole")
     for stop in (7, 13, None):
         resumed = fit.fit(RECIPE, batch, tmp_path / "parts", stop_after=stop)
@@ -282,7 +273,7 @@ def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(one_thread, tmp_path)
     assert sorted(p.name for p in (tmp_path / "whole").iterdir()) == ["checkpoint.pt", "loss.csv"]
 
 
-def test_a_run_that_was_killed_repeats_no_row(one_thread, tmp_path):
+def test_a_run_that_was_killed_repeats_no_row(tmp_path):
     """The table runs ahead of the checkpoint."""
     fit.fit(RECIPE, batch, tmp_path, stop_after=10)
     with open(tmp_path / "loss.csv", "a") as stream:
@@ -293,7 +284,7 @@ def test_a_run_that_was_killed_repeats_no_row(one_thread, tmp_path):
     assert "9.9" not in (tmp_path / "loss.csv").read_text()
 
 
-def test_a_run_starts_from_given_weights(one_thread, tmp_path):
+def test_a_run_starts_from_given_weights(tmp_path):
     first = fit.fit(RECIPE, batch, tmp_path / "first")
     second = fit.fit(replace(RECIPE, learning_rate=0.0), batch, tmp_path / "second", start=first.state_dict())
     for (name, a), b in zip(first.named_parameters(), second.parameters()):

@@ -16,6 +16,8 @@ from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph
 from tests.viewer.test_server import serve
 
+pytestmark = pytest.mark.browser
+
 NAMES = [f"mic_{i}.mrc" for i in range(5)]
 
 
