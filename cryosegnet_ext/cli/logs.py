@@ -47,7 +47,7 @@ def shown(program: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for handler in [one for one in root.handlers if isinstance(one, _Lines)]:
+        for handler in [one for one in root.handlers if isinstance(one, _LogLines)]:
             root.removeHandler(handler)
             handler.close()
         _set_level(logging.NOTSET)
@@ -73,7 +73,7 @@ def _set_level(level: int) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-class _Lines(logging.Handler):
+class _LogLines(logging.Handler):
     """Lines of our own packages, and what goes wrong in others."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -89,7 +89,7 @@ class _Lines(logging.Handler):
         raise NotImplementedError
 
 
-class _OnStderr(_Lines):
+class _OnStderr(_LogLines):
     """Lines on whatever is standard error when they come, above a progress bar if there is one."""
 
     def __init__(self, program: str) -> None:
@@ -105,7 +105,7 @@ class _OnStderr(_Lines):
             say(f"{self._program}: {_LABELS.get(record.levelno, '')}{self.format(record)}", sys.stderr)
 
 
-class _InFile(_Lines):
+class _InFile(_LogLines):
     """Whole lines at the end of a file, each with one call, so that several processes may write to it."""
 
     def __init__(self, path: Path) -> None:

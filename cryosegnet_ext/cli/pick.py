@@ -37,9 +37,9 @@ _EPILOG = """written into DIR:
   picks/<micrograph>.star     coordinates in pixels and a score (figure of merit) of 0 to 1
   report.html                 look at this first: micrographs, picks, a slider for the threshold
   overlays/<micrograph>.jpg   the picks drawn on the micrograph
-  summary.json, failed.csv    one record a micrograph; what failed and why
+  summary.json, failed.csv    one record for each micrograph; what failed and why
 
-The same command run again goes on where it was stopped, and picks what is new in the folder.
+The same command goes on where an earlier run stopped, and picks new micrographs of the folder.
 
 exit codes: 0 all done, 1 wrong usage, 2 some micrographs failed, 3 nothing could be done, 4 stopped
 
@@ -70,16 +70,16 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "--layout",
         choices=("default", "facility"),
         default="default",
-        help="facility: also STAR/, CBOX/, JPEG/, JSON/ with a file for each micrograph, for pipelines that wait",
+        help="facility: also write STAR/, CBOX/, JPEG/ and JSON/, a file for each micrograph, for automated pipelines",
     )
-    add("--overwrite", action="store_true", help="forget an earlier run into DIR, remove its files, and pick anew")
+    add("--overwrite", action="store_true", help="remove the files of an earlier run in DIR, and pick everything again")
     add("--no-overlays", action="store_true", help="draw no pictures")
     add("--quiet", action="store_true", help="no progress and no summary; errors only")
     add_running_options(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Pick; the exit code says how it went."""
+    """Pick; returns the exit code."""
     options = _check(args)
     from ..files.inputs import expand_inputs
     from ..runs import batch
@@ -119,7 +119,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> PickerOptions:
-    """The picker's options, where all options go together."""
+    """Check all options; returns those of the picker."""
     options = picker_options(args)
     check_running(args)
     if args.output.exists() and not args.output.is_dir():
@@ -128,7 +128,7 @@ def _check(args: argparse.Namespace) -> PickerOptions:
 
 
 def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:
-    """Write report.html; whether there is one."""
+    """Write report.html; returns whether it was written."""
     if not result.done + result.skipped:
         return False
     from ..report.command import pick_commands
@@ -142,12 +142,12 @@ def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:
 
 
 def _report(result: BatchResult, args: argparse.Namespace, reported: bool) -> None:
-    """Say where the results are and what to look at."""
+    """Print where the results are and what to look at."""
     finished = result.done + result.skipped
     before = f" ({result.skipped} of them by an earlier run)" if result.skipped else ""
     lines = [f"{plural(result.picks, 'pick')} on {plural(finished, 'micrograph')}{before}"]
     if result.diameter is not None:
-        unit = "A" if result.in_angstrom else "pixels; the pixel size is not known, --pixel-size gives it"
+        unit = "A" if result.in_angstrom else "pixels (the pixel size is not known; give --pixel-size)"
         lines[0] += f", median diameter {result.diameter:.0f} {unit}"
     if result.without_picks:
         lines.append(f"{plural(result.without_picks, 'micrograph')} without picks")

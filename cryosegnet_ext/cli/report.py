@@ -1,4 +1,4 @@
-"""``cryosegnet report``: show what a run has picked, and choose among its candidates."""
+"""``cryosegnet report``: write the report of a run, and the picks of another threshold."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..errors import UsageError, plural
 from .logs import say
 from .readers import PICK_FORMATS, number
 
-HELP = "write report.html of a folder that was picked into; choose another threshold without picking again"
+HELP = "write report.html of a run, or the picks of another threshold without picking again"
 
 _DESCRIPTION = """Write DIR/report.html: one file with the micrographs, their picks, and sliders for threshold and size.
 
-With --write-picks it also writes the picks of another threshold or of a size range. They come from the candidates that
-the run has kept, so nothing is picked again: at a threshold they are what `cryosegnet pick --threshold` gives."""
+With --write-picks it writes the picks of another threshold or size range. They come from the candidates that the run
+saved, so nothing is picked again; they equal those of `cryosegnet pick --threshold`."""
 
 _EPILOG = """examples:
   cryosegnet report picked
@@ -29,9 +29,9 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--star", metavar="STAR", action="append", default=[], help="micrographs STAR with defocus and CTF fits to show"
     )
-    choice = parser.add_argument_group("choose picks")
+    choice = parser.add_argument_group("filter picks")
     add = choice.add_argument
-    add("--write-picks", metavar="DIR", type=Path, help="folder for the chosen picks, one file a micrograph")
+    add("--write-picks", metavar="DIR", type=Path, help="folder for the picks, one file for each micrograph")
     add("--threshold", metavar="S", type=number(0, 1), help="least score (default: the run's)")
     size = number(0, 100_000)
     add("--min-diameter", metavar="A", type=size, help="least diameter, angstrom (pixels without a pixel size)")
@@ -40,18 +40,18 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the report and, where they are wanted, the chosen picks."""
-    from ..report.choose import choose_picks
+    """Write the report, or the picks of ``--write-picks``."""
     from ..report.command import choose_command
+    from ..report.filter import write_filtered_picks
     from ..report.page import write_report
 
     low, high = args.min_diameter, args.max_diameter
     if args.write_picks is None and (args.threshold, low, high) != (None, None, None):
-        raise UsageError("--threshold and the diameters choose picks to write; name their folder with --write-picks")
+        raise UsageError("--threshold and the diameters need --write-picks, the folder for the picks")
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-diameter {low:g} is above --max-diameter {high:g}; exchange them")
     if args.write_picks is not None:
-        chosen = choose_picks(
+        micrographs, picks = write_filtered_picks(
             args.folder,
             args.write_picks,
             threshold=args.threshold,
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
             max_diameter=high,
             suffix=args.format,
         )
-        say(f"{plural(chosen.picks, 'pick')} of {plural(chosen.micrographs, 'micrograph')} -> {args.write_picks}")
+        say(f"{plural(picks, 'pick')} of {plural(micrographs, 'micrograph')} -> {args.write_picks}")
         return 0
     path = write_report(args.folder, stars=args.star, fallback=[choose_command(str(args.folder))])
     say(f"look at: {path}")

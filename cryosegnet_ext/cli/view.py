@@ -1,4 +1,4 @@
-"""``cryosegnet view``: look at picks at full resolution, correct them, or label micrographs by hand."""
+"""``cryosegnet view``: look at picks at full resolution, correct them, or label micrographs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..runs.stopping import Stopped
 from .readers import PICK_FORMATS, number, pick_formats, whole
 
 if TYPE_CHECKING:
-    from ..viewer.desk import Desk
+    from ..viewer.session import ViewSession
 
 log = logging.getLogger(__name__)
 
 HELP = "look at picks at full resolution in the browser, correct them, label micrographs"
 
-_DESCRIPTION = """Open a folder that was picked into in the browser: the page of report.html, with full resolution, and
-picks that a click adds or removes. What you save goes to DIR/picks_edited/<micrograph>.star; the run's own files stay
-as they are. With --micrographs it shows micrographs without picks, to label them for `cryosegnet finetune`.
+_DESCRIPTION = """Open the output folder of a run in the browser: the page of report.html at full resolution, where a
+click adds or removes a pick. Edited picks are saved to DIR/picks_edited/<micrograph>.star; the run's own files do not
+change. With --micrographs it shows micrographs without picks, to label them for `cryosegnet finetune`.
 
-The page is served to this machine only, at an address with a random token. To look from another one, give --port N
-here, run `ssh -L N:localhost:N` there, and open the printed address there."""
+The page can be opened on this machine only, at an address with a random token. To open it on another machine, give
+--port N here, run `ssh -L N:localhost:N` there, and open the printed address there."""
 
 _EPILOG = """examples:
   cryosegnet view picked
@@ -65,7 +65,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C; 0."""
+    """Serve the page until Ctrl-C; returns 0."""
     if (args.folder is None) == (args.micrographs is None):
         raise UsageError("name the folder of a run, or micrographs to label with --micrographs")
     if args.micrographs is not None and args.output is None:
@@ -74,14 +74,14 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--pixel-size goes with --micrographs; a run knows its own")
     from ..viewer.server import LOOPBACK, ViewServer
 
-    desk = _desk(args)
-    server = ViewServer(desk, args.host, args.port)
+    session = _session(args)
+    server = ViewServer(session, args.host, args.port)
     if args.host not in LOOPBACK:
         log.warning(
-            f"--host {args.host} lets other machines in, without encryption: whoever sees the address can "
-            "look at the micrographs and save picks"
+            f"--host {args.host} lets other machines connect without encryption: anyone who knows the address can look "
+            "at the micrographs and save picks"
         )
-    print(f"{plural(len(desk.sheets), 'micrograph')}; saved picks go to {_shown(desk.target)}")
+    print(f"{plural(len(session.micrographs), 'micrograph')}; saved picks go to {_shown(session.target)}")
     print(f"open:  {server.address}")
     print("Ctrl-C ends it.", flush=True)
     with server:
@@ -96,13 +96,13 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _desk(args: argparse.Namespace) -> Desk:
-    from ..viewer.desk import open_micrographs, open_run
+def _session(args: argparse.Namespace) -> ViewSession:
+    from ..viewer.session import open_micrographs, open_run
 
     if args.folder is not None:
-        desk = open_run(args.folder, args.output, args.format)
-        desk.diameter = args.diameter or desk.diameter
-        return desk
+        session = open_run(args.folder, args.output, args.format)
+        session.diameter = args.diameter or session.diameter
+        return session
     from ..files.inputs import expand_inputs
 
     inputs = expand_inputs(args.micrographs)
@@ -112,7 +112,7 @@ def _desk(args: argparse.Namespace) -> Desk:
 
 
 def _has_display() -> bool:
-    """Whether a browser has a screen; a browser for terminals would take this one over."""
+    """Whether a browser has a screen; a text browser would take over this terminal."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 

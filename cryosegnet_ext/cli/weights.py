@@ -1,4 +1,4 @@
-"""cryosegnet weights: list, download and import the weights that have names."""
+"""``cryosegnet weights``: list, download and import named weights."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ HELP = "list, download and import weights"
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
-        "Weights that have names. Downloads are kept in the folder $CRYOSEGNET_CACHE, by default the user's cache "
-        "folder, and are checked against their sha256 each time they are used."
+        "Named weights. Downloads are kept in the folder $CRYOSEGNET_CACHE (default: the user's cache folder). Their "
+        "sha256 is checked each time they are used."
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="names, what is here, sha256, source and licence")
-    download = actions.add_parser("download", help="download weights, even if they are here")
+    actions.add_parser("list", help="list names, sizes, sha256, licences and sources")
+    download = actions.add_parser("download", help="download weights, even if they are in the cache")
     download.add_argument("name", metavar="NAME")
-    take = actions.add_parser("import", help="take a file that was fetched by hand, on another machine perhaps")
+    take = actions.add_parser("import", help="import a file that you downloaded yourself, perhaps on another machine")
     take.add_argument("name", metavar="NAME")
-    take.add_argument("file", metavar="FILE", help="the weights, or the archive they come in")
-    path = actions.add_parser("path", help="print where the file is")
+    take.add_argument("file", metavar="FILE", help="the weights, or the archive that holds them")
+    path = actions.add_parser("path", help="print the path of the file")
     path.add_argument("name", metavar="NAME")
 
 
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         print(weights.resolve(args.name, download=False))
     else:
         path = weights.fetch(args.name) if args.action == "download" else weights.adopt(args.name, args.file)
-        known = "as published" if weights.SOURCES[args.name].sha256 else "recorded now: its publisher gives none"
+        known = "as published" if weights.SOURCES[args.name].sha256 else "recorded now, as its publisher gives none"
         print(f"{path}\nsha256 {weights.expected_sha256(args.name)} ({known})")
     return 0
 
@@ -62,7 +62,7 @@ def _list() -> None:
 
 
 def _checked(name: str) -> str:
-    """What the sha256 of the file of named weights says, in a few words."""
+    """The state of a cached file by its sha256, in a word."""
     from .. import weights
 
     path, expected = weights.location(name), weights.expected_sha256(name)

@@ -1,5 +1,1 @@
-"""``report.html``: one file that shows what a run has picked, with sliders for threshold and size."""
-
-from .page import write_report
-
-__all__ = ["write_report"]
+"""``report.html``: one file that shows the picks of a run, with sliders for threshold and size."""

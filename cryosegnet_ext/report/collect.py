@@ -1,4 +1,4 @@
-"""What a run has left in its folder, brought together for the report."""
+"""Read what the report shows from the output folder of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..runs.journal import Record, read_records, read_settings
 
 NOTES = "report.json"
 
-# What a micrographs STAR may say of each micrograph: key, columns (their mean), factor, name, unit.
+# Numbers that a micrographs STAR may give for each micrograph: key, columns (their mean), factor, name, unit.
 _COLUMNS = (
     ("defocus", ("rlnDefocusU", "rlnDefocusV"), 1e-4, "Defocus", "µm"),
     ("resolution", ("rlnCtfMaxResolution",), 1.0, "CTF fit good to (ice, drift)", "Å"),
@@ -33,14 +33,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Column:
-    """A number that the input STAR gives for the micrographs.
+    """One number for each micrograph, from the input STAR.
 
     Attributes
     ----------
     key, label, unit
-        Its name in the page's data, its name for people, and its unit.
+        Its name in the page's data, its name on the page, and its unit.
     values
-        By the micrograph's name.
+        By name of the micrograph.
     """
 
     key: str
@@ -50,21 +50,21 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A folder that was picked into.
+class PickingRun:
+    """An output folder of ``cryosegnet pick`` or of a RELION job.
 
     Attributes
     ----------
     output
         The folder.
     settings
-        As the journal has them.
+        As in the journal.
     records
-        One a micrograph, in the order in which they were picked first.
+        One for each micrograph, in the order in which they were first picked.
     columns
-        What the input STAR says of them.
+        Numbers from the input STAR.
     notes
-        What the caller of an earlier report wanted to be remembered: ``command`` and ``stars``.
+        ``command`` and ``stars`` of this report or of an earlier one.
     """
 
     output: Path
@@ -80,25 +80,34 @@ class Run:
 
     @property
     def failed(self) -> list[Record]:
-        """The micrographs that were not."""
+        """The micrographs that could not be picked."""
         return [record for record in self.records if not record.done]
 
     @property
     def threshold(self) -> float:
-        """The least score that the run kept; 0 where its settings do not tell."""
+        """The run's score threshold; 0 if its settings hold none."""
         value = self.settings.get("coords_threshold") if "coords_threshold" in self.settings else None
         value = self.settings.get("threshold") if value is None else value
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
     def candidates(self, record: Record, thumbnail: bool = False) -> tuple[SavedCandidates, bool]:
-        """What was kept of a micrograph, and whether that is every candidate or its pick file only."""
+        """The saved candidates of a micrograph, and whether they are complete: else they come from its pick file."""
         kept = read_candidates(self.output, record.stem, thumbnail)
         if kept is not None:
             return kept, True
         return SavedCandidates(self._picks(record)), False
 
+    def refuse_own_folders(self, target: Path) -> None:
+        """Raise CryoSegNetError if ``target`` is a folder of the run's own files."""
+        for name in ("picks", "overlays", STATE_FOLDER):
+            own = (self.output / name).resolve()
+            if own == target.resolve() or own in target.resolve().parents:
+                raise CryoSegNetError(
+                    f"{target} holds the run's own files, which are never overwritten: choose another folder."
+                )
+
     def _picks(self, record: Record) -> Picks:
-        """The picks of a run that kept no candidates, from its richest pick file."""
+        """The picks of a run that saved no candidates, from the pick file with most columns."""
         for suffix in ("csv", "cbox", "star"):
             path = self.output / "picks" / f"{record.stem}.{suffix}"
             with contextlib.suppress(CryoSegNetError):
@@ -114,18 +123,18 @@ def collect(
     command: Sequence[Mapping[str, Any]] = (),
     stars: Sequence[str] = (),
     fallback: Sequence[Mapping[str, Any]] = (),
-) -> Run:
+) -> PickingRun:
     """Read the journal of an output folder and the input STAR files.
 
     Parameters
     ----------
     output
-        Folder that was picked into.
+        Output folder of the run.
     command, stars
-        Commands to show and micrographs STAR files of the input; where they are not given, those of the last report of
-        this folder.
+        Commands to show, and micrographs STAR files of the input. If they are not given, those of the folder's last
+        report are used.
     fallback
-        Commands to show where there is no last report.
+        Commands to show if there is no earlier report.
 
     Raises
     ------
@@ -144,11 +153,11 @@ def collect(
         "command": list(command) or notes.get("command") or list(fallback),
         "stars": list(stars) or notes.get("stars", []),
     }
-    return Run(output, settings, records, read_columns(notes["stars"]), notes)
+    return PickingRun(output, settings, records, read_columns(notes["stars"]), notes)
 
 
-def save_notes(run: Run) -> None:
-    """Remember the commands and STAR files for the next report of this folder."""
+def save_notes(run: PickingRun) -> None:
+    """Save the commands and STAR files for the next report of this folder."""
     write_atomic(run.output / STATE_FOLDER / NOTES, json.dumps(run.notes))
 
 
@@ -160,7 +169,7 @@ def _read_notes(output: Path) -> dict[str, Any]:
 
 
 def read_columns(stars: Sequence[str]) -> list[Column]:
-    """What micrographs STAR files say of the micrographs; files that have gone since are left out."""
+    """Read the numbers for each micrograph from micrographs STAR files; missing files are skipped."""
     found: dict[str, dict[str, float]] = {}
     for star in stars:
         try:

@@ -1,4 +1,4 @@
-"""The command of a run, to copy with another threshold."""
+"""Commands that the report offers to copy: with the threshold and sizes of the sliders."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-#: What stands in a command for the values of the sliders.
+#: Placeholders for the values of the sliders.
 THRESHOLD, SIZES = {"value": "threshold"}, {"value": "sizes"}
-# What changes no picks.
+# Options that change no picks.
 _LEFT_OUT = (
     *("input", "output", "threshold", "overwrite", "watch", "quiet"),
     *("stop_file", "idle_stop", "settle", "heartbeat", "metrics", "verbose", "log_file"),
@@ -17,14 +17,14 @@ _LEFT_OUT = (
 
 
 def given_words(add_args: Callable[[argparse.ArgumentParser], None], args: argparse.Namespace) -> list[str]:
-    """The options of a command line that are not at their defaults, less the threshold.
+    """The options of a command line that differ from their defaults, without the threshold.
 
     Parameters
     ----------
     add_args
-        Of the command; options are named as argparse makes them of their flags.
+        Adds the command's arguments to a parser.
     args
-        What the command was given.
+        The parsed arguments.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_args(parser)
@@ -41,7 +41,7 @@ def given_words(add_args: Callable[[argparse.ArgumentParser], None], args: argpa
 def pick_commands(
     add_args: Callable[[argparse.ArgumentParser], None], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """What the report of ``cryosegnet pick`` offers to copy: a choice among the candidates, and picking again."""
+    """The commands of ``cryosegnet pick``'s report: write the picks of the sliders, and pick again."""
     output = str(args.output)
     again = ["cryosegnet", "pick", *map(str, args.input), "-o", output, *given_words(add_args, args)]
     return [
@@ -51,7 +51,7 @@ def pick_commands(
 
 
 def choose_command(output: str) -> dict[str, Any]:
-    """The command that writes the picks which the sliders show, out of the candidates that the run has kept."""
+    """The command that writes the picks of the sliders, from the candidates that the run saved."""
     start = _shell(["cryosegnet", "report", output])
     end = " --write-picks " + _shell([f"{output.rstrip('/')}/picks_chosen"])
     return {"label": "Write these picks", "parts": [f"{start} --threshold ", THRESHOLD, SIZES, end]}

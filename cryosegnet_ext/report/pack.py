@@ -1,4 +1,4 @@
-"""A run as the compact data that the page draws from, of bounded size however many micrographs there are."""
+"""Pack a run into the page's data. Its size is bounded, however many micrographs there are."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from ..files.picks import Picks
 from ..runs.candidates import SavedCandidates
 from ..runs.journal import Record
-from .collect import Run
+from .collect import PickingRun
 
-#: The page's bound, bytes, and what of it the candidates may take.
+#: Largest size of the page, bytes, and the candidates' part of it.
 PAGE_BYTES, CANDIDATE_BYTES = 25_000_000, 12_000_000
-#: Micrographs that the page shows; those beyond are counted only.
+#: Most micrographs that the page shows; the others are only counted.
 MOST_SHOWN = 2000
-#: Candidates are read of this many micrographs; counts of more are scaled up and marked as such.
+#: Candidates of at most this many micrographs are read; counts are then scaled up, and the page says so.
 MOST_READ = 10_000
 _MOST_FAILED = 500
 _EXTREMES = 200
@@ -38,30 +38,38 @@ _THREADS = min(8, 2 * (os.cpu_count() or 1))
 
 
 @dataclass
-class Chosen:
-    """Micrographs that the page shows, and those that it only counts."""
+class PageSelection:
+    """Which micrographs the page shows.
+
+    Attributes
+    ----------
+    shown, counted
+        Micrographs that are shown, and those whose candidates are only counted.
+    scale
+        Factor on the counts, if only some of the others are read.
+    """
 
     shown: list[Record]
     counted: list[Record]
     scale: float = 1.0
 
 
-def choose(done: Sequence[Record], most: int = MOST_SHOWN, room: int = CANDIDATE_BYTES) -> Chosen:
-    """Which micrographs are shown: all, or of many those with the fewest and the most picks and others spread evenly.
+def select_for_page(done: Sequence[Record], most: int = MOST_SHOWN, room: int = CANDIDATE_BYTES) -> PageSelection:
+    """Select the micrographs to show: all; of many, those with the fewest and the most picks, and some between.
 
     Parameters
     ----------
     done
-        Micrographs that were picked, in their order.
+        Picked micrographs, in order.
     most
-        How many are shown at most.
+        How many to show at most.
     room
-        Bytes of the page for candidates; their picks at least must fit.
+        Bytes of the page for candidates; at least the picks must fit.
     """
     each = _EACH * sum(record.picks for record in done) / max(1, len(done))
     most = min(most, max(1, int(0.9 * room / max(each, 1.0))))
     if len(done) <= most:
-        return Chosen(list(done), [])
+        return PageSelection(list(done), [])
     by_picks = sorted(range(len(done)), key=lambda i: done[i].picks)
     extremes = min(_EXTREMES, most // 5)
     wanted = {*by_picks[:extremes], *by_picks[-extremes:]}
@@ -72,11 +80,11 @@ def choose(done: Sequence[Record], most: int = MOST_SHOWN, room: int = CANDIDATE
     if len(rest) > MOST_READ - len(wanted):
         places = np.linspace(0, len(rest) - 1, MOST_READ - len(wanted)).round().astype(int)
         read = [rest[i] for i in places]
-    return Chosen([done[i] for i in sorted(wanted)], read, len(rest) / max(1, len(read)))
+    return PageSelection([done[i] for i in sorted(wanted)], read, len(rest) / max(1, len(read)))
 
 
 def levels_of(threshold: float) -> NDArray[np.float64]:
-    """(k,) thresholds that can be chosen, ascending: thousandths, and the run's own."""
+    """(k,) thresholds that the page offers, ascending: thousandths, and the run's own."""
     return np.union1d(np.arange(_STEPS + 1) / _STEPS, [threshold])
 
 
@@ -86,10 +94,10 @@ def level_of(score: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray
 
 
 def size_code(diameter: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """(n,) diameters so that whole limits compare exactly: twice the whole part, one more where there is a fraction.
+    """(n,) codes of diameters that compare exactly with whole limits: twice the whole part, plus one for a fraction.
 
-    ``diameter >= m`` is ``code >= 2 * m`` and ``diameter <= m`` is ``code <= 2 * m`` for a whole number m; 65535 where
-    the diameter is not known.
+    For a whole number m, ``diameter >= m`` is ``code >= 2 * m`` and ``diameter <= m`` is ``code <= 2 * m``. An unknown
+    diameter is 65535.
     """
     whole = np.floor(np.nan_to_num(diameter))
     code = np.clip(2 * whole + (diameter > whole), 0, _UNKNOWN_SIZE - 1)
@@ -97,22 +105,22 @@ def size_code(diameter: NDArray[np.float64]) -> NDArray[np.uint16]:
 
 
 def pack(
-    run: Run, *, pictures: bool = True, chosen: Chosen | None = None, room: int = CANDIDATE_BYTES
+    run: PickingRun, *, pictures: bool = True, chosen: PageSelection | None = None, room: int = CANDIDATE_BYTES
 ) -> dict[str, Any]:
     """The page's data, JSON-able.
 
     Parameters
     ----------
     run
-        What was picked.
+        The run.
     pictures
-        Put small pictures of the micrographs into it; without, the page asks a server for them.
+        Include thumbnails of the micrographs; without them the page asks a server.
     chosen
-        Micrographs to show and to count; by default as `choose` says.
+        Micrographs to show and to count (default: those of `select_for_page`).
     room
         Bytes for candidates.
     """
-    chosen = chosen or choose(run.done, room=room)
+    chosen = chosen or select_for_page(run.done, room=room)
     levels = levels_of(run.threshold)
     with ThreadPoolExecutor(_THREADS) as pool:
         kept = list(pool.map(lambda record: run.candidates(record, pictures), chosen.shown))
@@ -124,7 +132,7 @@ def pack(
             _thumbnails([one for one, _ in kept], pool, PAGE_BYTES - _picks_bytes(sets, lowest)) if pictures else []
         )
     if not whole:
-        # Some micrographs have only their pick file: below the run's threshold they would look empty.
+        # Below the run's threshold, micrographs with only a pick file would look empty.
         lowest = max(lowest, run.threshold)
     floor = int(np.searchsorted(levels, lowest))
     records = chosen.shown
@@ -168,7 +176,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _shape(picks: Picks) -> tuple[int, int]:
-    """(ny, nx), guessed from the picks where nothing was kept but their file."""
+    """(ny, nx); guessed from the picks if the shape was not saved."""
     if picks.shape is not None:
         return picks.shape
     return tuple(int(np.max(v, initial=99)) + 1 for v in (picks.y, picks.x))  # type: ignore[return-value]
@@ -179,7 +187,7 @@ def _picks_bytes(sets: Sequence[Picks], lowest: float) -> int:
 
 
 def _floor(sets: Sequence[Picks], levels: NDArray[np.float64], room: int) -> float:
-    """The lowest threshold whose candidates fit into ``room`` bytes; 0 where all do."""
+    """The lowest threshold whose candidates fit into ``room`` bytes; 0 if all fit."""
     most = int(room / _EACH)
     if sum(map(len, sets)) <= most:
         return 0.0
@@ -190,7 +198,7 @@ def _floor(sets: Sequence[Picks], levels: NDArray[np.float64], room: int) -> flo
 
 
 def _pack_candidates(sets: Sequence[Picks], levels: NDArray[np.float64], floor: int) -> dict[str, Any]:
-    """Columns of uint16, micrograph after micrograph, best score first; base64, low byte first."""
+    """Columns of uint16 in base64, little-endian: one micrograph after another, best score first."""
     columns: dict[str, list[NDArray[np.uint16]]] = {"level": [], "size": [], "x": [], "y": []}
     counts = []
     for picks in sets:
@@ -209,7 +217,7 @@ def _pack_candidates(sets: Sequence[Picks], levels: NDArray[np.float64], floor: 
 
 
 def _tally(sets: Iterable[Picks], levels: NDArray[np.float64]) -> dict[str, str]:
-    """How many candidates of each level and size the micrographs have that are not shown, as parallel columns."""
+    """Count the candidates of micrographs that are not shown, by level and size; parallel columns."""
     found: dict[int, int] = {}
     for picks in sets:
         keys = level_of(picks.score, levels).astype(np.int64) << 16 | size_code(picks.diameter)
@@ -229,7 +237,7 @@ def _base64(values: NDArray[np.uint16]) -> str:
 
 
 def _thumbnails(kept: Sequence[SavedCandidates], pool: ThreadPoolExecutor, room: int) -> list[str]:
-    """JPEG files in base64, of the largest size with which all fit; empty where there is none."""
+    """JPEG files in base64, in the largest size at which all fit; empty if there is no thumbnail."""
     each = room / max(1, len(kept)) * 0.75
     sample = [one.thumbnail for one in kept[:: max(1, len(kept) // 12)] if one.thumbnail]
     side = next((s for s in _SIDES if np.mean([len(shrink(t, s)) for t in sample] or [0]) <= 0.9 * each), _SIDES[-1])
@@ -243,7 +251,7 @@ def _thumbnails(kept: Sequence[SavedCandidates], pool: ThreadPoolExecutor, room:
 
 
 def shrink(thumbnail: bytes, side: int) -> bytes:
-    """A JPEG file made smaller, to at most ``side`` pixels along its longer side; as it is where that is 512."""
+    """Shrink a JPEG file to at most ``side`` pixels along its longer side; 512 leaves it as it is."""
     if not thumbnail or side >= _SIDES[0]:
         return thumbnail
     image = cv2.imdecode(np.frombuffer(thumbnail, np.uint8), cv2.IMREAD_GRAYSCALE)

@@ -1,4 +1,4 @@
-"""The page: markup, style and script from the package's files, and the data, in one file that loads nothing else."""
+"""Build the page: markup, style, script and data in one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_report(
     Parameters
     ----------
     output
-        Folder that was picked into.
+        Output folder of the run.
     command, stars, fallback
         As for `collect`.
 
@@ -60,12 +60,12 @@ def write_report(
 def try_report(
     output: str | Path, *, command: Sequence[Mapping[str, Any]] = (), stars: Sequence[str] = ()
 ) -> str | None:
-    """As `write_report`, for the end of a run: picks are worth more than their report.
+    """Write the report at the end of a run. A failure must not fail the run, whose picks are complete.
 
     Returns
     -------
     str or None
-        Why there is no report; None where there is.
+        Why the report could not be written; None if it was.
     """
     try:
         write_report(output, command=command, stars=stars)
@@ -82,9 +82,9 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
     Parameters
     ----------
     data
-        As `pack` gives it.
+        From `pack`.
     view
-        What the viewer's server adds; with it the page edits picks, and asks the server for pictures.
+        What the viewer's server adds. With it the page can edit picks, and asks the server for pictures.
     """
     style = _text("style.css")
     names = _SCRIPTS if view is None else (*_SCRIPTS, *_VIEW_SCRIPTS)
@@ -114,7 +114,7 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
 
 
 def embed(data: Any) -> str:
-    """JSON that nothing can break out of inside a script element; what is no Unicode stays escaped."""
+    """JSON that is safe inside a script element; text that is not valid Unicode stays escaped."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

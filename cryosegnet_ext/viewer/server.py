@@ -1,4 +1,8 @@
-"""The server: this machine only unless told otherwise, nothing without the token of the address, nothing by path."""
+"""The server of ``cryosegnet view``.
+
+It listens on this machine only, unless told otherwise. It answers only with the token of the address, and names files
+by number, never by path.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import CryoSegNetError
 from ..report.page import make_page
-from .desk import Desk
+from .session import ViewSession
 
 log = logging.getLogger(__name__)
 
@@ -30,26 +34,26 @@ _ONE = re.compile(r"(thumbnail|save|discard)/(\d{1,6})")
 
 
 class ViewServer(ThreadingHTTPServer):
-    """Serves one desk.
+    """Serves one session to a browser.
 
     Parameters
     ----------
-    desk
-        The micrographs.
+    session
+        The micrographs and their picks.
     host, port
         Where to listen; port 0 takes a free one.
 
     Raises
     ------
     CryoSegNetError
-        The address cannot be listened on.
+        The server cannot listen on this address.
     """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, desk: Desk, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.desk = desk
+    def __init__(self, session: ViewSession, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.session = session
         self.token = secrets.token_urlsafe(24)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -63,12 +67,12 @@ class ViewServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """The page's address, token included."""
+        """The page's address, with the token."""
         name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(self.host, self.host)
         return f"http://{f'[{name}]' if ':' in name else name}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no error; anything else is told in one line."""
+        """Ignore browsers that disconnect; log anything else in one line."""
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
             log.error(f"{type(error).__name__}: {error}")
@@ -76,7 +80,7 @@ class ViewServer(ThreadingHTTPServer):
 
 
 def _names_of(host: str, port: int) -> set[str]:
-    """What the Host header may say: a page elsewhere that points its own name at this address says something else."""
+    """Allowed Host headers. A foreign page that points its own name at this address sends another one."""
     names = {host, *LOOPBACK}
     if host in ("0.0.0.0", "::"):
         names |= {socket.gethostname(), socket.getfqdn()}
@@ -96,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """Saving; needs the token in a header too, which no other site's page can send."""
+        """Saving; needs the token in a header too, which pages of other sites cannot send."""
         self._answer(self._post)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -118,21 +122,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _allowed(self) -> str:
         """The path below the token."""
         if self.headers.get("Host", "").lower() not in self.server.names:
-            raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, "this server is not known by that name")
+            raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, "this server does not have that name")
         token, _, path = self.path.lstrip("/").partition("/")
         if not hmac.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
             raise _Refused(HTTPStatus.NOT_FOUND, "nothing here; use the address that cryosegnet view has printed")
         return path
 
     def _get(self, path: str) -> tuple[str, bytes]:
-        desk = self.server.desk
+        session = self.server.session
         if path == "":
-            return "text/html; charset=utf-8", make_page(desk.data, desk.view(self.server.token))
+            return "text/html; charset=utf-8", make_page(session.data, session.view(self.server.token))
         if match := _TILE.fullmatch(path):
             number, level, column, row, smoothing = map(int, match.groups())
-            return "image/jpeg", desk.tile(number, level, column, row, smoothing)
+            return "image/jpeg", session.tile(number, level, column, row, smoothing)
         if (match := _ONE.fullmatch(path)) and match[1] == "thumbnail":
-            return "image/jpeg", desk.thumbnail(int(match[2]))
+            return "image/jpeg", session.thumbnail(int(match[2]))
         raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
 
     def _post(self, path: str) -> tuple[str, bytes]:
@@ -144,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None or match[1] == "thumbnail":
             raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
         number = int(match[2])
-        answer = self.server.desk.discard(number) if match[1] == "discard" else self._save(number, body)
+        answer = self.server.session.discard(number) if match[1] == "discard" else self._save(number, body)
         return "application/json", json.dumps(answer).encode()
 
     def _save(self, number: int, body: bytes) -> dict[str, Any]:
@@ -152,18 +156,18 @@ class _Handler(BaseHTTPRequestHandler):
             rows = json.loads(body)["picks"]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _Refused(HTTPStatus.BAD_REQUEST, "no picks in the request") from error
-        return self.server.desk.save(number, rows)
+        return self.server.session.save(number, rows)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > _MOST_BODY:
             self.close_connection = True
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large or does not say its length")
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large or has no length")
         return self.rfile.read(int(length))
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         if status != HTTPStatus.OK:
-            # What a refused request still sends would be taken for the next request.
+            # The rest of a refused request must not be read as the next request.
             self.close_connection = True
         self.send_response(status)
         self.send_header("Content-Type", kind)

@@ -13,7 +13,7 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import Picks, read_picks
-from cryosegnet_ext.report.choose import choose_picks, within
+from cryosegnet_ext.report.filter import filtered, write_filtered_picks
 from cryosegnet_ext.report.pack import level_of, levels_of, size_code
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, read_candidates, write_candidates
@@ -122,7 +122,7 @@ def test_chosen_box_files_have_the_one_box_of_the_run(tmp_path: Path, diameter: 
     settings = out / ".cryosegnet" / "journal.jsonl"
     if diameter is not None:
         settings.write_text(settings.read_text().replace('"weights": "stub"', f'"diameter": {diameter}'))
-    choose_picks(out, tmp_path / "chosen", threshold=0.6, suffix="box")
+    write_filtered_picks(out, tmp_path / "chosen", threshold=0.6, suffix="box")
     boxes = {size for file in (tmp_path / "chosen").iterdir() for size in read_picks(file).diameter}
     assert len(boxes) == 1
     # 2 A per pixel; the candidates are about 40 A large
@@ -131,12 +131,13 @@ def test_chosen_box_files_have_the_one_box_of_the_run(tmp_path: Path, diameter: 
 
 def test_sizes_choose_too_and_unknown_ones_pass_only_without_a_limit(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
-    found = choose_picks(out, tmp_path / "chosen", threshold=0.2, min_diameter=36, max_diameter=44)
+    micrographs, picks = write_filtered_picks(out, tmp_path / "chosen", threshold=0.2, min_diameter=36, max_diameter=44)
     sets = [kept.candidates for name in NAMES if (kept := read_candidates(out, name[:-4])) is not None]
     wanted = sum(int(((p.score >= 0.2) & (p.diameter >= 36) & (p.diameter <= 44)).sum()) for p in sets)
-    assert 0 < found.picks == wanted
+    assert micrographs == len(NAMES) and 0 < picks == wanted
     unknown = Picks([1, 2], [1, 2], [np.nan, 40], [0.9, 0.9])
-    assert [len(within(unknown, 0.5)), len(within(unknown, 0.5, 10)), len(within(unknown, 0.5, None, 50))] == [2, 1, 1]
+    for limits, count in (((), 2), ((10,), 1), ((None, 50), 1)):
+        assert len(filtered(unknown, 0.5, *limits)) == count
 
 
 def test_the_runs_own_files_are_never_the_target(tmp_path: Path) -> None:
@@ -149,16 +150,16 @@ def test_the_runs_own_files_are_never_the_target(tmp_path: Path) -> None:
         tmp_path / "mics" / ".." / "out" / "picks",
     ):
         with pytest.raises(CryoSegNetError, match="own files"):
-            choose_picks(out, target, threshold=0.9)
+            write_filtered_picks(out, target, threshold=0.9)
     assert {path: path.read_bytes() for path in (out / "picks").iterdir()} == before
 
 
 def test_thresholds_below_what_was_kept_are_refused(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
     candidates_path(out, "m1").unlink()
-    assert choose_picks(out, tmp_path / "above", threshold=0.7).micrographs == 4
-    with pytest.raises(CryoSegNetError, match=r"m1\.mrc: .* were not kept"):
-        choose_picks(out, tmp_path / "below", threshold=0.3)
+    assert write_filtered_picks(out, tmp_path / "above", threshold=0.7)[0] == 4
+    with pytest.raises(CryoSegNetError, match=r"m1\.mrc: .* were not saved"):
+        write_filtered_picks(out, tmp_path / "below", threshold=0.3)
 
 
 def test_wrong_usage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

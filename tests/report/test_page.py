@@ -19,7 +19,7 @@ import pytest
 from cryosegnet_ext.cli import main, pick
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.report import pack as packing
-from cryosegnet_ext.report.collect import Run, collect
+from cryosegnet_ext.report.collect import PickingRun, collect
 from cryosegnet_ext.report.command import given_words, pick_commands
 from cryosegnet_ext.report.page import NAME, embed, make_page, try_report, write_report
 from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, write_candidates
@@ -149,7 +149,7 @@ def test_a_report_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert "the picks are complete" in (try_report(out) or "")
 
 
-def _many(folder: Path, count: int, each: int) -> Run:
+def _many(folder: Path, count: int, each: int) -> PickingRun:
     """A run of many micrographs that share one candidates file."""
     rng = np.random.default_rng(2)
     data = rng.normal(size=(1024, 1024)).astype(np.float32)
@@ -160,7 +160,7 @@ def _many(folder: Path, count: int, each: int) -> Run:
     path = candidates_path(folder, "one")
     for i in range(count):
         os.link(path, candidates_path(folder, f"m{i}"))
-    return Run(folder, {"threshold": 0.5}, records)
+    return PickingRun(folder, {"threshold": 0.5}, records)
 
 
 @pytest.mark.parametrize(("count", "each"), [(100, 300), (2000, 300), (1500, 2000)])
@@ -180,7 +180,7 @@ def test_the_page_stays_below_its_bound(tmp_path: Path, count: int, each: int) -
 
 def test_of_more_micrographs_some_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     run = _many(tmp_path, 500, 40)
-    data = packing.pack(run, chosen=packing.choose(run.done, 100))
+    data = packing.pack(run, chosen=packing.select_for_page(run.done, 100))
     assert 60 < len(data["micrographs"]["name"]) <= 100
     counted = np.frombuffer(base64.b64decode(data["others"]["count"]), "<u4").sum() + sum(data["candidates"]["counts"])
     assert counted == 500 * 40 and data["others"]["scale"] == 1.0
@@ -190,7 +190,7 @@ def test_the_fewest_and_the_most_picks_are_among_the_shown() -> None:
     records = [Record(f"{i}", f"{i}", f"{i}", "done", 100) for i in range(1000)]
     records[123] = Record("123", "123", "123", "done", 0)
     records[877] = Record("877", "877", "877", "done", 900)
-    chosen = packing.choose(records, most=50)
+    chosen = packing.select_for_page(records, most=50)
     assert {"123", "877"} <= {record.key for record in chosen.shown} and len(chosen.shown) <= 50
     keys = [int(record.key) for record in chosen.shown]
     assert keys == sorted(keys) and len(chosen.shown) + len(chosen.counted) == 1000

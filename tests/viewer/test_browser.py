@@ -10,7 +10,7 @@ import pytest
 
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
-from cryosegnet_ext.viewer.desk import open_micrographs, open_run
+from cryosegnet_ext.viewer.session import open_micrographs, open_run
 from tests.browser import Watched, open_browser
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph

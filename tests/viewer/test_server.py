@@ -24,8 +24,8 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
-from cryosegnet_ext.viewer.desk import Desk, open_micrographs, open_run
 from cryosegnet_ext.viewer.server import ViewServer
+from cryosegnet_ext.viewer.session import ViewSession, open_micrographs, open_run
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph
 from tests.waiting import LIMIT, start
@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def serve(desk: Desk) -> Iterator[ViewServer]:
-    server = ViewServer(desk)
+def serve(session: ViewSession) -> Iterator[ViewServer]:
+    server = ViewServer(session)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -98,18 +98,18 @@ def test_tiles_are_the_micrograph_at_each_level(tmp_path: Path) -> None:
     with mrcfile.open(path, "r+") as mrc:
         y, x = np.mgrid[:1100, :700]
         mrc.set_data((y + 2 * x).astype(np.float32))
-    desk = open_micrographs(expand_inputs([path]), tmp_path / "labels")
+    session = open_micrographs(expand_inputs([path]), tmp_path / "labels")
     grey = {}
     for level, shape in ((0, (76, 188)), (1, (38, 350)), (2, (275, 175))):
         row, column = {0: (2, 1), 1: (1, 0), 2: (0, 0)}[level]
-        image = cv2.imdecode(np.frombuffer(desk.tile(0, level, column, row, 0), np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imdecode(np.frombuffer(session.tile(0, level, column, row, 0), np.uint8), cv2.IMREAD_GRAYSCALE)
         assert image.shape == shape, level
         # The far corner of each level's last tile is the micrograph's.
         grey[level] = int(image[-4:, -4:].mean())
     assert max(grey.values()) - min(grey.values()) < 6
     for wrong in ((0, 0, 2, 0, 0), (0, 0, 0, 3, 0), (0, 3, 0, 0, 0), (0, 0, 0, 0, 3), (1, 0, 0, 0, 0)):
         with pytest.raises(CryoSegNetError, match="no such"):
-            desk.tile(*wrong)
+            session.tile(*wrong)
 
 
 def test_without_the_token_there_is_nothing(server: ViewServer) -> None:
@@ -213,10 +213,10 @@ def test_labels_of_bare_micrographs_in_several_formats(tmp_path: Path) -> None:
         write_micrograph(tmp_path / "mics" / name)
     (tmp_path / "mics" / "broken.mrc").write_bytes(b"no")
     inputs = expand_inputs([tmp_path / "mics"])
-    desk = open_micrographs(inputs, tmp_path / "labels", diameter=40, pixel_size=2.0, suffixes=("cbox", "star"))
-    assert desk.data["totals"] == {"micrographs": 2, "failed": 1, "picks": 0, "seconds": 0.0}
-    assert desk.data["unit"] == "Å" and desk.diameter == 40
-    desk.save(1, [[10, 20, 40, 1]])
+    session = open_micrographs(inputs, tmp_path / "labels", diameter=40, pixel_size=2.0, suffixes=("cbox", "star"))
+    assert session.data["totals"] == {"micrographs": 2, "failed": 1, "picks": 0, "seconds": 0.0}
+    assert session.data["unit"] == "Å" and session.diameter == 40
+    session.save(1, [[10, 20, 40, 1]])
     assert sorted(p.relative_to(tmp_path / "labels").as_posix() for p in (tmp_path / "labels").rglob("*.*")) == [
         "day2/m.cbox",
         "day2/m.star",
@@ -269,4 +269,4 @@ def test_another_host_is_warned_of(out: Path) -> None:
     address = [process.stdout.readline() for _ in range(3)][1]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT)
-    assert "lets other machines in" in errors and "0.0.0.0" not in address
+    assert "lets other machines connect" in errors and "0.0.0.0" not in address

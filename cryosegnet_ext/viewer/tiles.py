@@ -1,4 +1,4 @@
-"""Views of micrographs for the browser, rendered on demand: whole pictures and tiles of any resolution."""
+"""Render micrographs for the browser on demand: thumbnails, and tiles of every resolution."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _QUALITY = 88
 _MOST_SIGMA = 20.0
 
 
-class Pictures:
-    """Tiles and small pictures of numbered micrographs; the few last read stay in memory.
+class TileRenderer:
+    """Renders tiles and thumbnails of numbered micrographs; the last few stay in memory.
 
     Parameters
     ----------
     read
-        Reads the micrograph of a number; raises CryoSegNetError where it cannot.
+        Reads the micrograph of a number; raises CryoSegNetError if it cannot.
     diameter_px
-        Particle diameter on the micrograph of a number, pixels; 0 where it is not known.
+        Particle diameter on the micrograph of a number, pixels; 0 if it is not known.
     keep
-        How many rendered micrographs stay in memory, one byte a pixel.
+        How many rendered micrographs stay in memory, at one byte per pixel.
     """
 
     def __init__(self, read: Callable[[int], Micrograph], diameter_px: Callable[[int], float], keep: int = 4) -> None:
@@ -46,7 +46,7 @@ class Pictures:
         self._thumbnails: dict[int, bytes] = {}
 
     def tile(self, number: int, level: int, column: int, row: int, smoothing: int) -> bytes:
-        """A JPEG file of 512 x 512 pixels at most, of the micrograph shrunk ``level`` times by two.
+        """A JPEG file of at most 512 x 512 pixels, of the micrograph halved ``level`` times.
 
         Raises
         ------
@@ -63,7 +63,7 @@ class Pictures:
         return _jpeg(part)
 
     def thumbnail(self, number: int) -> bytes:
-        """A JPEG file of the whole micrograph, small; raises CryoSegNetError where it cannot be read."""
+        """A small JPEG file of the whole micrograph; raises CryoSegNetError if it cannot be read."""
         if number not in self._thumbnails:
             with self._lock:
                 micrograph = self._micrograph(number)
@@ -77,7 +77,7 @@ class Pictures:
 
     def _pyramid(self, number: int, smoothing: int) -> list[NDArray[np.uint8]]:
         key = number, smoothing
-        # One at a time: the browser asks for several tiles of the same micrograph at once.
+        # One at a time, because the browser asks for several tiles of a micrograph at once.
         with self._lock:
             if key not in self._rendered:
                 self._rendered[key] = self._render(number, smoothing)
@@ -87,7 +87,7 @@ class Pictures:
             return self._rendered[key]
 
     def _render(self, number: int, smoothing: int) -> list[NDArray[np.uint8]]:
-        """The micrograph in grey at full size, and shrunk by two again and again down to one tile."""
+        """The micrograph in grey at full size, then halved again and again down to one tile."""
         data = self._micrograph(number).data
         diameter = self._diameter_px(number) or max(data.shape) / 20
         sigma = min(_MOST_SIGMA, SMOOTHING[smoothing] * diameter)

@@ -1,4 +1,4 @@
-"""What is being looked at: micrographs by number, their picks, and the files that edits are saved to."""
+"""One session of ``cryosegnet view``: numbered micrographs, their picks, and the files for edited picks."""
 
 from __future__ import annotations
 
@@ -12,38 +12,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.diameter import from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
 from ..files.picks import Picks, read_picks
-from ..report.collect import Run, collect
+from ..report.collect import collect
 from ..report.command import choose_command
-from ..report.pack import choose, level_of, levels_of, pack
+from ..report.pack import level_of, levels_of, pack, select_for_page
 from ..runs.candidates import read_candidates
-from .pictures import Pictures
+from .tiles import TileRenderer
 
-#: Micrographs that one page holds.
+#: Most micrographs in one session.
 MOST_MICROGRAPHS = 10_000
 _CANDIDATE_BYTES = 60_000_000
 _MOST_PICKS = 100_000
-_OWN_FOLDERS = ("picks", "overlays", ".cryosegnet")
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One micrograph on the desk.
+class ViewedMicrograph:
+    """One micrograph of the session.
 
     Attributes
     ----------
     path, name, stem
-        The file, what the user calls it, and the path of its edited picks without suffix.
+        The file, its name for the user, and the path of its edited picks without suffix.
     pixel_size
         Angstrom per pixel, or None.
     shape : (ny, nx)
-        (0, 0) where the file cannot be read.
+        (0, 0) if the file cannot be read.
     diameter
-        Of its particles, angstrom (pixels without a pixel size); 0 where it is not known.
+        Of its particles, angstrom (pixels without a pixel size); 0 if it is not known.
     """
 
     path: Path
@@ -54,12 +53,12 @@ class Sheet:
     diameter: float
 
 
-class Desk:
-    """Micrographs and the picks made on them; everything the server does, by number and never by path.
+class ViewSession:
+    """Micrographs and their edited picks. The server names micrographs by number, never by path.
 
     Parameters
     ----------
-    sheets
+    micrographs
         The micrographs.
     data
         The page's data.
@@ -68,16 +67,16 @@ class Desk:
     diameter
         Of new circles, in the page's unit.
     suffixes
-        Formats to save; the first is read again at the next start.
+        Formats to save; the next session reads the first one.
     blank
-        There are no picks to start from.
+        The session starts without picks.
     output
-        The run's folder, which keeps small pictures.
+        The run's folder, which holds thumbnails.
     """
 
     def __init__(
         self,
-        sheets: Sequence[Sheet],
+        micrographs: Sequence[ViewedMicrograph],
         data: Mapping[str, Any],
         target: Path,
         diameter: float,
@@ -85,18 +84,18 @@ class Desk:
         blank: bool,
         output: Path | None = None,
     ) -> None:
-        self.sheets = sheets
+        self.micrographs = micrographs
         self.data = data
         self.target = target
         self.diameter = diameter
         self.suffixes = tuple(suffixes)
         self.blank = blank
         self._output = output
-        self._pictures = Pictures(self._read, self._diameter_px)
+        self._tiles = TileRenderer(self._read, self._diameter_px)
         self._saving = threading.Lock()
 
     def view(self, token: str) -> dict[str, Any]:
-        """What the page needs beside its data."""
+        """What the page needs besides its data."""
         return {
             "token": token,
             "blank": self.blank,
@@ -106,15 +105,15 @@ class Desk:
         }
 
     def tile(self, number: int, level: int, column: int, row: int, smoothing: int) -> bytes:
-        """As `Pictures.tile`."""
-        self._sheet(number)
-        return self._pictures.tile(number, level, column, row, smoothing)
+        """As `TileRenderer.tile`."""
+        self._micrograph(number)
+        return self._tiles.tile(number, level, column, row, smoothing)
 
     def thumbnail(self, number: int) -> bytes:
-        """As `Pictures.thumbnail`, from what the run has kept where it can be."""
-        sheet = self._sheet(number)
-        kept = read_candidates(self._output, sheet.stem, thumbnail=True) if self._output is not None else None
-        return kept.thumbnail if kept is not None and kept.thumbnail else self._pictures.thumbnail(number)
+        """The thumbnail that the run saved, or else that of `TileRenderer.thumbnail`."""
+        micrograph = self._micrograph(number)
+        kept = read_candidates(self._output, micrograph.stem, thumbnail=True) if self._output is not None else None
+        return kept.thumbnail if kept is not None and kept.thumbnail else self._tiles.thumbnail(number)
 
     def save(self, number: int, rows: object) -> dict[str, Any]:
         """Write the picks of a micrograph.
@@ -122,100 +121,100 @@ class Desk:
         Parameters
         ----------
         number
-            The micrograph's.
+            Of the micrograph.
         rows
-            Lists of x and y (pixels), diameter (None: not known) and score.
+            Lists of x, y (pixels), diameter (None: not known) and score.
 
         Raises
         ------
         CryoSegNetError
-            The rows are no picks of this micrograph, or cannot be written.
+            The rows are not picks of this micrograph, or cannot be written.
         """
-        sheet = self._sheet(number)
-        x, y, size, score = _columns(rows, sheet)
-        picks = Picks(x, y, size, score, sheet.pixel_size, sheet.shape if min(sheet.shape) else None)
+        micrograph = self._micrograph(number)
+        x, y, size, score = _columns(rows, micrograph)
+        picks = Picks(x, y, size, score, micrograph.pixel_size, micrograph.shape if min(micrograph.shape) else None)
         with self._saving:
             for suffix in self.suffixes:
-                path = self._path(sheet, suffix)
+                path = self._path(micrograph, suffix)
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
                     raise CryoSegNetError(f"cannot make {path.parent} ({error.strerror}): check the folder.") from error
                 picks.write(path)
-        return {"path": str(self._path(sheet, self.suffixes[0])), "picks": len(picks)}
+        return {"path": str(self._path(micrograph, self.suffixes[0])), "picks": len(picks)}
 
     def discard(self, number: int) -> dict[str, Any]:
-        """Remove the edited picks of a micrograph; the run's own are not touched."""
-        sheet = self._sheet(number)
+        """Remove the edited picks of a micrograph; the run's own picks stay."""
+        micrograph = self._micrograph(number)
         with self._saving:
             for suffix in self.suffixes:
                 try:
-                    self._path(sheet, suffix).unlink(missing_ok=True)
+                    self._path(micrograph, suffix).unlink(missing_ok=True)
                 except OSError as error:
                     raise CryoSegNetError(f"cannot remove the edited picks ({error.strerror}): check them.") from error
         return {"picks": None}
 
-    def _sheet(self, number: int) -> Sheet:
-        if not 0 <= number < len(self.sheets):
+    def _micrograph(self, number: int) -> ViewedMicrograph:
+        if not 0 <= number < len(self.micrographs):
             raise CryoSegNetError("no such micrograph.")
-        return self.sheets[number]
+        return self.micrographs[number]
 
-    def _path(self, sheet: Sheet, suffix: str) -> Path:
-        path = self.target / f"{sheet.stem}.{suffix}"
-        # A journal that was tampered with must not lead out of the folder.
+    def _path(self, micrograph: ViewedMicrograph, suffix: str) -> Path:
+        path = self.target / f"{micrograph.stem}.{suffix}"
+        # A manipulated journal must not lead out of the folder.
         if not path.resolve().is_relative_to(self.target.resolve()):
-            raise CryoSegNetError(f"{sheet.name}: its picks would lie outside {self.target}; they are not written.")
+            raise CryoSegNetError(f"{micrograph.name}: its picks would lie outside {self.target} and are not written.")
         return path
 
     def _read(self, number: int) -> Micrograph:
-        sheet = self.sheets[number]
-        return read_micrograph(sheet.path, pixel_size=sheet.pixel_size)
+        micrograph = self.micrographs[number]
+        return read_micrograph(micrograph.path, pixel_size=micrograph.pixel_size)
 
     def _diameter_px(self, number: int) -> float:
-        sheet = self.sheets[number]
-        return to_pixels(sheet.diameter or self.diameter, sheet.pixel_size)
+        micrograph = self.micrographs[number]
+        return to_pixels(micrograph.diameter or self.diameter, micrograph.pixel_size)
 
     def _edited(self) -> dict[int, list[list[float | None]]]:
         """Edited picks of earlier sessions, by number."""
         found: dict[int, list[list[float | None]]] = {}
         if not self.target.is_dir():
             return found
-        for number, sheet in enumerate(self.sheets):
-            path = self._path(sheet, self.suffixes[0])
+        for number, micrograph in enumerate(self.micrographs):
+            path = self._path(micrograph, self.suffixes[0])
             if not path.is_file():
                 continue
-            picks = read_picks(path, pixel_size=sheet.pixel_size)
-            size = np.where(np.isfinite(picks.diameter), picks.diameter, sheet.diameter or self.diameter)
+            picks = read_picks(path, pixel_size=micrograph.pixel_size)
+            size = np.where(np.isfinite(picks.diameter), picks.diameter, micrograph.diameter or self.diameter)
             found[number] = np.stack([picks.x, picks.y, size, picks.score], axis=1).tolist()
         return found
 
 
-def _columns(rows: object, sheet: Sheet) -> NDArray[np.float64]:
-    """(4, n) x, y, diameter and score; CryoSegNetError where the rows are anything but picks of this micrograph."""
+def _columns(rows: object, micrograph: ViewedMicrograph) -> NDArray[np.float64]:
+    """(4, n) x, y, diameter and score; CryoSegNetError if the rows are not picks of this micrograph."""
     if not isinstance(rows, list) or len(rows) > _MOST_PICKS:
-        raise CryoSegNetError("no list of picks.")
-    ny, nx = sheet.shape
+        raise CryoSegNetError("this is not a list of picks.")
+    ny, nx = micrograph.shape
     for row in rows:
         if not isinstance(row, list) or len(row) != 4:
-            raise CryoSegNetError("a pick is x, y, diameter and score.")
+            raise CryoSegNetError("a pick must be x, y, diameter and score.")
         x, y, diameter, score = row
         numbers = (x, y, score, 1.0 if diameter is None else diameter)
         if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers):
-            raise CryoSegNetError("a pick is made of numbers.")
+            raise CryoSegNetError("a pick must consist of numbers.")
         if not (0 <= x <= nx - 1 and 0 <= y <= ny - 1):
             raise CryoSegNetError("a pick lies outside the micrograph.")
     return np.array([[math.nan if value is None else value for value in row] for row in rows], float).reshape(-1, 4).T
 
 
-def open_run(output: str | Path, target: str | Path | None = None, suffixes: Sequence[str] = ("star",)) -> Desk:
-    """The desk of a folder that was picked into.
+def open_run(output: str | Path, target: str | Path | None = None, suffixes: Sequence[str] = ("star",)) -> ViewSession:
+    """Open the output folder of a run.
 
     Parameters
     ----------
     output
         The folder.
     target
-        Folder for edited picks; ``picks_edited`` in the run's by default.
+        Folder for edited picks (default: ``picks_edited`` in the run's folder).
     suffixes
         Formats to save.
 
@@ -226,16 +225,19 @@ def open_run(output: str | Path, target: str | Path | None = None, suffixes: Seq
     """
     run = collect(output, fallback=[choose_command(str(output))])
     target = run.output / "picks_edited" if target is None else Path(target)
-    _refuse_own(run, target)
-    # Nothing is mailed here, so that the page may be larger.
-    chosen = choose(run.done, MOST_MICROGRAPHS, _CANDIDATE_BYTES)
+    run.refuse_own_folders(target)
+    # The page is not sent by mail, so it may be larger.
+    chosen = select_for_page(run.done, MOST_MICROGRAPHS, _CANDIDATE_BYTES)
     data = pack(run, pictures=False, chosen=chosen, room=_CANDIDATE_BYTES)
     records = chosen.shown
     shapes = zip(data["micrographs"]["height"], data["micrographs"]["width"])
-    sheets = [Sheet(Path(r.key), r.name, r.stem, r.pixel_size, s, r.diameter or 0.0) for r, s in zip(records, shapes)]
+    micrographs = [
+        ViewedMicrograph(Path(r.key), r.name, r.stem, r.pixel_size, shape, r.diameter or 0.0)
+        for r, shape in zip(records, shapes)
+    ]
     sizes = [record.diameter for record in records if record.diameter]
     typical = float(np.median(sizes)) if sizes else float(run.settings.get("diameter") or 100.0)
-    return Desk(sheets, data, target, typical, suffixes, blank=False, output=run.output)
+    return ViewSession(micrographs, data, target, typical, suffixes, blank=False, output=run.output)
 
 
 def open_micrographs(
@@ -245,8 +247,8 @@ def open_micrographs(
     diameter: float | None = None,
     pixel_size: float | None = None,
     suffixes: Sequence[str] = ("star",),
-) -> Desk:
-    """The desk of micrographs without picks, to label them.
+) -> ViewSession:
+    """Open micrographs without picks, to label them.
 
     Parameters
     ----------
@@ -255,7 +257,7 @@ def open_micrographs(
     target
         Folder for the labels.
     diameter
-        Of new circles, angstrom where the pixel size is given, else pixels; a thirtieth of the micrograph by default.
+        Of new circles: angstrom if the pixel size is given, else pixels (default: a thirtieth of the micrograph).
     pixel_size
         Angstrom per pixel of all micrographs.
     suffixes
@@ -267,27 +269,32 @@ def open_micrographs(
         Too many micrographs, or none can be read.
     """
     if len(inputs) > MOST_MICROGRAPHS:
-        raise CryoSegNetError(f"{len(inputs)} micrographs are more than a page holds ({MOST_MICROGRAPHS}): name fewer.")
-    sheets: list[Sheet] = []
+        raise CryoSegNetError(
+            f"at most {MOST_MICROGRAPHS} micrographs can be viewed at a time (got {len(inputs)}): name fewer."
+        )
+    micrographs: list[ViewedMicrograph] = []
     failed: list[list[str]] = []
     for one, stem in zip(inputs, output_stems(inputs)):
         try:
-            sheets.append(Sheet(Path(one.path), one.name, stem, pixel_size, read_shape(one.path), 0.0))
+            micrographs.append(ViewedMicrograph(Path(one.path), one.name, stem, pixel_size, read_shape(one.path), 0.0))
         except CryoSegNetError as error:
             failed.append([one.name, str(error)])
-    if not sheets:
+    if not micrographs:
         raise CryoSegNetError(f"none of the {len(inputs)} micrographs can be read; the first: {failed[0][1]}")
-    longest = float(np.median([max(sheet.shape) for sheet in sheets]))
+    longest = float(np.median([max(micrograph.shape) for micrograph in micrographs]))
     typical = diameter or round(from_pixels(longest / 30, pixel_size))
-    return Desk(sheets, _blank(sheets, failed, pixel_size), Path(target), typical, suffixes, blank=True)
+    data = _blank(micrographs, failed, pixel_size)
+    return ViewSession(micrographs, data, Path(target), typical, suffixes, blank=True)
 
 
-def _blank(sheets: Sequence[Sheet], failed: Sequence[Sequence[str]], pixel_size: float | None) -> dict[str, Any]:
-    """The page's data of micrographs without picks."""
-    count = len(sheets)
+def _blank(
+    micrographs: Sequence[ViewedMicrograph], failed: Sequence[Sequence[str]], pixel_size: float | None
+) -> dict[str, Any]:
+    """The page's data for micrographs without picks."""
+    count = len(micrographs)
     none = {"level": "", "size": "", "x": "", "y": ""}
     return {
-        "title": f"{count} micrograph{'' if count == 1 else 's'}",
+        "title": plural(count, "micrograph"),
         "folder": "",
         "threshold": 0.0,
         "levels": levels_of(0.0).tolist(),
@@ -297,11 +304,11 @@ def _blank(sheets: Sequence[Sheet], failed: Sequence[Sequence[str]], pixel_size:
         "settings": {},
         "totals": {"micrographs": count, "failed": len(failed), "picks": 0, "seconds": 0.0},
         "micrographs": {
-            "name": [sheet.name for sheet in sheets],
+            "name": [micrograph.name for micrograph in micrographs],
             "picks": [0] * count,
-            "width": [sheet.shape[1] for sheet in sheets],
-            "height": [sheet.shape[0] for sheet in sheets],
-            "pixel_size": [sheet.pixel_size for sheet in sheets],
+            "width": [micrograph.shape[1] for micrograph in micrographs],
+            "height": [micrograph.shape[0] for micrograph in micrographs],
+            "pixel_size": [micrograph.pixel_size for micrograph in micrographs],
             "seconds": [0.0] * count,
         },
         "columns": [],
@@ -311,10 +318,3 @@ def _blank(sheets: Sequence[Sheet], failed: Sequence[Sequence[str]], pixel_size:
         "failed": [list(row) for row in failed],
         "commands": [],
     }
-
-
-def _refuse_own(run: Run, target: Path) -> None:
-    for name in _OWN_FOLDERS:
-        own = (run.output / name).resolve()
-        if own == target.resolve() or own in target.resolve().parents:
-            raise CryoSegNetError(f"{target} holds the run's own files, which are never overwritten: choose another.")

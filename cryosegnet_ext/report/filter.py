@@ -1,31 +1,23 @@
-"""The picks of another threshold or size range, out of the candidates that a run has kept."""
+"""Write the picks of another threshold or size range, from the candidates that a run saved."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.picks import Picks
-from .collect import Run, collect
+from .collect import PickingRun, collect
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """How many picks of how many micrographs were written."""
+def filtered(picks: Picks, threshold: float, low: float | None = None, high: float | None = None) -> Picks:
+    """The picks with a score of at least ``threshold`` and a diameter from ``low`` to ``high``, both included.
 
-    micrographs: int
-    picks: int
-
-
-def within(picks: Picks, threshold: float, low: float | None = None, high: float | None = None) -> Picks:
-    """The picks with a score of at least ``threshold`` and a diameter from ``low`` to ``high``, both allowed.
-
-    A pick whose diameter is not known passes only where there is no limit.
+    A pick of unknown diameter passes only if there is no limit.
     """
     keep = picks.score >= threshold
     with np.errstate(invalid="ignore"):
@@ -36,7 +28,7 @@ def within(picks: Picks, threshold: float, low: float | None = None, high: float
     return picks.take(keep)
 
 
-def choose_picks(
+def write_filtered_picks(
     output: str | Path,
     target: str | Path,
     *,
@@ -44,44 +36,46 @@ def choose_picks(
     min_diameter: float | None = None,
     max_diameter: float | None = None,
     suffix: str = "star",
-) -> Chosen:
-    """Write the chosen picks of every micrograph of a run, each as ``target/<stem>.<suffix>``.
+) -> tuple[int, int]:
+    """Write the picks of every micrograph that pass the limits, each as ``target/<stem>.<suffix>``.
 
     Parameters
     ----------
     output
-        Folder that was picked into.
+        Output folder of the run.
     target
-        Folder for the files; not one that holds the run's own.
+        Folder for the files; not one of the run's own.
     threshold
-        Least score; the run's where it is None.
+        Least score; None: the run's threshold.
     min_diameter, max_diameter
-        Limits, angstrom, or pixels where a micrograph has no pixel size.
+        Limits in angstrom, or in pixels if a micrograph has no pixel size.
     suffix
         Format: star, box, cbox or csv.
+
+    Returns
+    -------
+    micrographs, picks : int
+        How many were written.
 
     Raises
     ------
     CryoSegNetError
-        Nothing was picked into ``output``, it kept no candidates as low as ``threshold``, or a file cannot be written.
+        Nothing was picked into ``output``, it saved no candidates down to ``threshold``, or a file cannot be written.
     """
     run = collect(output)
     target = Path(target)
     wanted = run.threshold if threshold is None else threshold
-    for name in ("picks", "overlays", ".cryosegnet"):
-        own = (run.output / name).resolve()
-        if target.resolve() == own or own in target.resolve().parents:
-            raise CryoSegNetError(f"{target} holds the run's own files: choose another folder for the chosen picks.")
+    run.refuse_own_folders(target)
     total = 0
     sought, box_size = _sought(run), run.settings.get("box_size")
     for record in run.done:
         kept, complete = run.candidates(record)
         if wanted < run.threshold and not complete:
             raise CryoSegNetError(
-                f"{record.name}: its candidates below the run's threshold of {run.threshold:g} were not kept: "
+                f"{record.name}: its candidates below the run's threshold of {run.threshold:g} were not saved: "
                 "pick again with the lower threshold."
             )
-        picks = within(kept.candidates, wanted, min_diameter, max_diameter)
+        picks = filtered(kept.candidates, wanted, min_diameter, max_diameter)
         path = target / f"{record.stem}.{suffix}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,13 +83,13 @@ def choose_picks(
             raise CryoSegNetError(f"cannot make the folder {path.parent} ({error.strerror}): check it.") from error
         replace(picks, sought=sought.get(picks.pixel_size is not None)).write(path, box_size)
         total += len(picks)
-    return Chosen(len(run.done), total)
+    return len(run.done), total
 
 
-def _sought(run: Run) -> dict[bool, float]:
-    """One particle diameter for the boxes of all micrographs, by whether it is in angstrom.
+def _sought(run: PickingRun) -> dict[bool, float]:
+    """One particle diameter for the boxes of all micrographs. The key tells whether it is in angstrom.
 
-    It is what was picked for, so that box files come out as picking writes them; else the median of the picks.
+    It is the diameter of the run, so that box files equal those of picking; if there is none, the median of the picks.
     """
     found: dict[bool, float] = {}
     for known in (False, True):
