@@ -13,11 +13,11 @@ from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.files.atomic import atomic_path, write_atomic
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.picks import Picks
-from cryosegnet_ext.runs import task as core
 from cryosegnet_ext.runs.diameter import MICROGRAPHS, Estimate, doubted, find_diameter, given_diameter
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.journal import Journal
 from cryosegnet_ext.runs.overlay import draw_overlay
+from cryosegnet_ext.runs.pick_task import PickOutcome, PickTask
 from cryosegnet_ext.runs.progress import Pace, Progress, duration
 
 from . import plots
@@ -140,7 +140,7 @@ class ExposurePicker:
                         key = str(fetched.exposure.uid)
                         in_progress[key] = fetched.exposure
                         self.engine.submit(
-                            core.Task(_input(fetched.exposure, fetched.path), key, diameter=self.journal.diameter)
+                            PickTask(_input(fetched.exposure, fetched.path), key, diameter=self.journal.diameter)
                         )
                 if not in_progress:
                     continue
@@ -158,11 +158,11 @@ class ExposurePicker:
             raise lost
         return left_out
 
-    def _wait(self, seconds: float) -> list[core.Outcome]:
+    def _wait(self, seconds: float) -> list[PickOutcome]:
         with _engine_lost():
             return self.engine.wait(self.run.stop, seconds)
 
-    def _save(self, exposure: Exposure, outcome: core.Outcome) -> None:
+    def _save(self, exposure: Exposure, outcome: PickOutcome) -> None:
         """Put the picks of one exposure into the journal.
 
         Raises

@@ -15,7 +15,7 @@ from typing import Any
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import TEMPORARY_PREFIX, atomic_path
 from cryosegnet_ext.files.micrograph import Micrograph, read_micrograph
-from cryosegnet_ext.runs.reading import Prefetcher
+from cryosegnet_ext.runs.prefetch import Prefetcher
 
 from .connection import Connection
 from .errors import ServerError

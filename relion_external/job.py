@@ -139,12 +139,12 @@ def _picker(arguments: Arguments, inputs: Sequence[Input]) -> Iterator[Micrograp
     devices = split_devices(arguments.device)
     threads = f"{arguments.threads or 'all'} threads"
     if len(devices) > 1:
-        from cryosegnet_ext.runs.engines.processes import Devices
+        from cryosegnet_ext.runs.engines.processes import ProcessEngine
 
         log.info(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} in all")
         each = None if arguments.threads is None else max(1, arguments.threads // len(devices))
         named = inputs if arguments.in_coords is not None else ()
-        with Devices(functools.partial(job_picker, arguments, named), devices, each) as engine:
+        with ProcessEngine(functools.partial(job_picker, arguments, named), devices, each) as engine:
             yield engine
         return
     if arguments.threads is not None and "torch" in sys.modules:

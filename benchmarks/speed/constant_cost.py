@@ -27,8 +27,8 @@ from cryosegnet_ext.runs.diameter import Estimate
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.journal import Record
 from cryosegnet_ext.runs.monitor import Monitor, resident_bytes
+from cryosegnet_ext.runs.pick_task import PickOutcome, PickTask, blank_record
 from cryosegnet_ext.runs.stopping import Stop
-from cryosegnet_ext.runs.task import Outcome, Task, blank_record
 from cryosegnet_ext.runs.watch import Watch
 
 PICKS = 300
@@ -48,7 +48,7 @@ class Stubbed(Engine):
         random = np.random.default_rng(0)
         x, y = random.integers(0, 4096, (2, PICKS))
         self._picks = Picks(x, y, np.full(PICKS, 180.0), random.uniform(0.5, 1, PICKS), 1.0, (4096, 4096))
-        self._tasks: deque[Task] = deque()
+        self._tasks: deque[PickTask] = deque()
 
     def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
         return Estimate()
@@ -57,14 +57,14 @@ class Stubbed(Engine):
     def room(self) -> int:
         return 3 - len(self._tasks)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PickTask) -> None:
         self._tasks.append(task)
 
-    def wait(self, stopping: Stop, seconds: float) -> list[Outcome]:
+    def wait(self, stopping: Stop, seconds: float) -> list[PickOutcome]:
         task = self._tasks.popleft()
         size, mtime = file_identity(task.input.path) or (-1, -1)
         record = replace(blank_record(task), status="done", picks=PICKS, diameter=180.0, pixel_size=1.0)
-        return [Outcome(replace(record, size=size, mtime_ns=mtime), self._picks)]
+        return [PickOutcome(replace(record, size=size, mtime_ns=mtime), self._picks)]
 
     def close(self) -> None:
         self._tasks.clear()

@@ -90,7 +90,7 @@ def work(args: argparse.Namespace) -> int:
     from cryosegnet_ext.errors import CryoSegNetError
     from cryosegnet_ext.files.inputs import Input
     from cryosegnet_ext.runs import batch
-    from cryosegnet_ext.runs.engines.processes import Devices
+    from cryosegnet_ext.runs.engines.processes import ProcessEngine
     from cryosegnet_ext.runs.monitor import resident_bytes
 
     names = (args.folder / "names.txt").read_text().split()
@@ -102,7 +102,7 @@ def work(args: argparse.Namespace) -> int:
 
     try:
         if args.devices:
-            with Devices(make_picker, ["cpu"] * args.devices) as engine:
+            with ProcessEngine(make_picker, ["cpu"] * args.devices) as engine:
                 result = batch.run(engine, inputs, args.out, overlays=False, progress=False, watch=watch)
         else:
             result = batch.run(make_picker("cpu"), inputs, args.out, overlays=False, progress=False, watch=watch)

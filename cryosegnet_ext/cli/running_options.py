@@ -18,7 +18,7 @@ from .readers import above_zero
 if TYPE_CHECKING:
     from ..runs.engines.base import Engine
     from ..runs.monitor import Monitor
-    from ..runs.task import MicrographPicker
+    from ..runs.pick_task import MicrographPicker
     from ..runs.watch import Watch
 
 
@@ -96,14 +96,14 @@ def engine_from(
     make = functools.partial(make_picker, options)
     devices = split_devices(options.device)
     if cluster is not None or scheduler is not None:
-        from ..runs.engines.cluster import Cluster
+        from ..runs.engines.cluster import ClusterEngine
 
-        with Cluster(make, options.device, file=cluster, address=scheduler) as engine:
+        with ClusterEngine(make, options.device, file=cluster, address=scheduler) as engine:
             yield engine
     elif len(devices) > 1:
-        from ..runs.engines.processes import Devices
+        from ..runs.engines.processes import ProcessEngine
 
-        with Devices(make, devices) as engine:
+        with ProcessEngine(make, devices) as engine:
             yield engine
     else:
         yield make(options.device)

@@ -22,7 +22,7 @@ from ..runs.diameter import MICROGRAPHS, seen_diameter
 from ..runs.folder import log_error, plain
 from ..runs.journal import Record
 from ..runs.overlay import encode_overlay
-from ..runs.task import MicrographPicker
+from ..runs.pick_task import MicrographPicker
 from . import layout
 from .layout import PickedMicrograph
 

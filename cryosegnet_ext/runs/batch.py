@@ -14,12 +14,12 @@ from .engines.threads import engine_for
 from .journal import Journal, Record
 from .monitor import Monitor
 from .outputs import FORMATS, RunOutputs
+from .pick_task import MicrographPicker, PickTask
 from .progress import Progress, SentenceHandler, heard_by
 from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn
 from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
-from .task import MicrographPicker, Task
 from .watch import Watch
 
 __all__ = ["FORMATS", "BatchResult", "MicrographPicker", "run"]
@@ -203,7 +203,7 @@ class PickingRun:
         """Give the engine as many micrographs as it wants now."""
         for one, stem in self._source.take(self._engine.room):
             self._monitor.begin(one.key, one.name)
-            self._engine.submit(Task(one, stem, self._pixel_size, self._journal.diameter, self._outputs.overlays))
+            self._engine.submit(PickTask(one, stem, self._pixel_size, self._journal.diameter, self._outputs.overlays))
             self._in_progress += 1
 
     def _finished(self) -> Iterator[Record]:

@@ -17,7 +17,7 @@ from ..files.inputs import Input
 from ..files.micrograph import Micrograph, read_micrograph
 from .folder import log_error
 from .journal import Journal
-from .task import MicrographPicker
+from .pick_task import MicrographPicker
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from ..files.picks import Picks
 from .candidates import write_candidates
 from .folder import log_error, remove
 from .journal import Journal, Record
-from .task import Outcome, failed
+from .pick_task import PickOutcome, failed
 
 FORMATS = ("star", "box", "cbox", "csv")
 
@@ -54,7 +54,7 @@ class RunOutputs:
         files = record.files or {}
         return all(name in files and _has_size(self.folder / name, files[name]) for name in self._names(stem))
 
-    def write(self, outcome: Outcome) -> Record:
+    def write(self, outcome: PickOutcome) -> Record:
         """Write the files of one micrograph, or remove those of its earlier picks if it failed now.
 
         Returns

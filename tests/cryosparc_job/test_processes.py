@@ -21,8 +21,8 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs.engines import processes as devices
-from cryosegnet_ext.runs.engines.processes import Devices
-from cryosegnet_ext.runs.engines.threads import InFlight
+from cryosegnet_ext.runs.engines.processes import ProcessEngine
+from cryosegnet_ext.runs.engines.threads import ThreadedEngine
 from cryosparc_job import cli, external_job
 from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
@@ -84,20 +84,20 @@ def make_one(folder: Path, device: str) -> BlobPicker:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Devices, Path]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ProcessEngine, Path]]:
     """Two processes, started once, and the folder through which they are told what to do."""
     folder = tmp_path_factory.mktemp("shared")
-    with Devices(functools.partial(make_logged, folder), ["cpu", "cpu"], 1) as engine:
+    with ProcessEngine(functools.partial(make_logged, folder), ["cpu", "cpu"], 1) as engine:
         yield engine, folder
 
 
 @pytest.fixture
-def engine(shared: tuple[Devices, Path]) -> Devices:
+def engine(shared: tuple[ProcessEngine, Path]) -> ProcessEngine:
     return shared[0]
 
 
 @pytest.fixture
-def folder(shared: tuple[Devices, Path]) -> Path:
+def folder(shared: tuple[ProcessEngine, Path]) -> Path:
     for file in shared[1].iterdir():
         file.unlink()
     return shared[1]
@@ -131,7 +131,7 @@ def test_in_flight_on_one_device(connection: Connection, world: World) -> None:
     """As on a GPU, where several exposures are on their way at once, in this process."""
     add_exposures(world, [(256, 256)] * 9, particles=8)
     one = pick(connection, task(), BlobPicker())
-    with InFlight(BlobPicker(), 3) as engine:
+    with ThreadedEngine(BlobPicker(), 3) as engine:
         two = pick(connection, task(download=True), engine)
     assert two.picks == 72
     same(world, one.job, two.job)
@@ -139,7 +139,7 @@ def test_in_flight_on_one_device(connection: Connection, world: World) -> None:
 
 @pytest.mark.parametrize("download", [None, True])
 def test_the_same_particles_in_the_same_order(
-    connection: Connection, world: World, engine: Devices, folder: Path, tmp_path: Path, download: bool | None
+    connection: Connection, world: World, engine: ProcessEngine, folder: Path, tmp_path: Path, download: bool | None
 ) -> None:
     add_exposures(world, [(256, 256)] * 12, particles=8)
     files = sorted((world.directory / "S1" / "motioncorrected").iterdir())
@@ -166,7 +166,7 @@ def test_the_same_particles_in_the_same_order(
 
 
 def test_a_process_that_is_killed_stops_no_other(
-    connection: Connection, world: World, engine: Devices, folder: Path, caplog: pytest.LogCaptureFixture
+    connection: Connection, world: World, engine: ProcessEngine, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_exposures(world, [(256, 256)] * 9, particles=8)
     (folder / "kill_0002").touch()
@@ -196,14 +196,17 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
 ) -> None:
     monkeypatch.setattr(devices, "_MOST_DEATHS", 0)
     add_exposures(world, [(256, 256)] * 4, particles=8)
-    with Devices(make_dead, ["cpu"]) as engine, pytest.raises(CryoSegNetError, match=r"has died.*SIGKILL"):
+    with ProcessEngine(make_dead, ["cpu"]) as engine, pytest.raises(CryoSegNetError, match=r"has died.*SIGKILL"):
         pick(connection, task(), engine)
     assert set(world.jobs) == {"J1"}
 
     (tmp_path / "kill_0003").touch()
     plan = LivePlan(task(), batch=3, poll_seconds=0.05, wait_minutes=0.01)
     gone = "J2: Nothing can be picked here any more: every worker process has died"
-    with Devices(functools.partial(make_one, tmp_path), ["cpu"], 1) as engine, pytest.raises(EngineLost, match=gone):
+    with (
+        ProcessEngine(functools.partial(make_one, tmp_path), ["cpu"], 1) as engine,
+        pytest.raises(EngineLost, match=gone),
+    ):
         follow(connection, plan, engine)
     assert world.jobs["J2"].status == "failed"
     assert set(world.jobs) == {"J1", "J2"}  # no second batch was tried
@@ -214,7 +217,7 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
 
 
 def test_a_server_that_fails_loses_nothing_that_was_at_hand(
-    connection: Connection, world: World, fake: FakeCryoSPARC, engine: Devices, folder: Path, tmp_path: Path
+    connection: Connection, world: World, fake: FakeCryoSPARC, engine: ProcessEngine, folder: Path, tmp_path: Path
 ) -> None:
     add_exposures(world, [(256, 256)] * 8, particles=8)
     connection.patience = 0.05
@@ -234,7 +237,7 @@ def test_a_server_that_fails_loses_nothing_that_was_at_hand(
 
 
 def test_a_damaged_download_is_fetched_again(
-    connection: Connection, world: World, engine: Devices, folder: Path, tmp_path: Path
+    connection: Connection, world: World, engine: ProcessEngine, folder: Path, tmp_path: Path
 ) -> None:
     add_exposures(world, [(256, 256)] * 3, particles=8)
     options = {"download": True, "cache": tmp_path / "cache"}
@@ -246,7 +249,7 @@ def test_a_damaged_download_is_fetched_again(
     same(world, one.job, two.job)
 
 
-def test_live_keeps_its_processes(connection: Connection, world: World, engine: Devices, folder: Path) -> None:
+def test_live_keeps_its_processes(connection: Connection, world: World, engine: ProcessEngine, folder: Path) -> None:
     truth = add_exposures(world, [(256, 256)] * 7, particles=8)
     plan = LivePlan(task(), batch=3, largest=3, poll_seconds=0.05, wait_minutes=0.01)
     outcomes = follow(connection, plan, engine)
@@ -270,7 +273,7 @@ def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, wor
         except BaseException as error:
             ends_with.append(error)
 
-    with Devices(functools.partial(make_logged, tmp_path), ["cpu"], 1) as engine:
+    with ProcessEngine(functools.partial(make_logged, tmp_path), ["cpu"], 1) as engine:
         thread = threading.Thread(target=work)
         thread.start()
         wait_until(lambda: log(tmp_path))

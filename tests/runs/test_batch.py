@@ -22,7 +22,7 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_picks
-from cryosegnet_ext.runs import batch, progress, task
+from cryosegnet_ext.runs import batch, pick_task, progress
 from cryosegnet_ext.runs.diameter import spread
 from cryosegnet_ext.runs.journal import Journal, read_records
 from tests.damage import damaged_files
@@ -260,7 +260,7 @@ def test_all_failed(tmp_path: Path) -> None:
 
 
 def test_picks_are_worth_more_than_their_picture(mics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "encode_overlay", lambda *_: 1 / 0)
+    monkeypatch.setattr(pick_task, "encode_overlay", lambda *_: 1 / 0)
     out = tmp_path / "out"
     assert pick(mics, out).exit_code == 0
     assert len(outputs(out)) == 12 and "ZeroDivisionError" in (out / ".cryosegnet/errors.log").read_text()

@@ -22,7 +22,7 @@ from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.engines import cluster_file
-from cryosegnet_ext.runs.engines.cluster import Cluster
+from cryosegnet_ext.runs.engines.cluster import ClusterEngine
 from cryosegnet_ext.runs.journal import Record
 from tests.runs.test_processes import files, journal, make_deadly, make_nothing, make_stub, summary
 from tests.stub_picker import StubPicker, write_micrograph
@@ -79,7 +79,7 @@ def test_same_files_as_in_one_process_also_when_workers_are_killed(
     alone = tmp_path / "alone"
     batch.run(StubPicker(), inputs, alone, progress=False)
     killed: list[int] = []
-    with Cluster(make_slow, file=two_workers) as engine:
+    with ClusterEngine(make_slow, file=two_workers) as engine:
 
         def kill_one(record: Record, finished: int, total: int) -> None:
             if len(killed) < 2 and finished >= 2 * (len(killed) + 1):
@@ -103,14 +103,17 @@ def test_what_kills_workers_fails_by_name(tmp_path: Path, two_workers: Path, mon
     write_micrograph(tmp_path / "mics/poison.mrc")
     (tmp_path / "log").mkdir()
     make = functools.partial(make_deadly, str(tmp_path / "log"))
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), Cluster(make, file=two_workers) as engine:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        ClusterEngine(make, file=two_workers) as engine,
+    ):
         result = batch.run(engine, expand_inputs([tmp_path / "mics"]), tmp_path / "out", progress=False)
     assert result.done == 1 and Path(result.failures[0][0]).name == "poison.mrc"
     assert "died" in result.failures[0][1] and "twice" in result.failures[0][1]
 
 
 def test_errors_of_the_workers_are_told(mics: Path, tmp_path: Path, two_workers: Path) -> None:
-    with pytest.raises(UsageError, match="no such device"), Cluster(make_nothing, file=two_workers) as engine:
+    with pytest.raises(UsageError, match="no such device"), ClusterEngine(make_nothing, file=two_workers) as engine:
         batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -163,7 +166,7 @@ def test_scheduler_that_is_restarted(mics: Path, tmp_path: Path, outside: Outsid
             restarted.append(threading.Thread(target=outside.start))
             restarted[0].start()
 
-    with Cluster(make_slow, address=f"tcp://127.0.0.1:{outside.port}") as engine:
+    with ClusterEngine(make_slow, address=f"tcp://127.0.0.1:{outside.port}") as engine:
         result = batch.run(
             engine, expand_inputs([mics]), tmp_path / "out", progress=False, watch=restart, say=said.append
         )
@@ -189,7 +192,7 @@ def test_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
     with pytest.raises(CryoSegNetError, match=r"--scheduler tcp://127.0.0.1:9 cannot be reached"):
-        Cluster(make_stub, address="tcp://127.0.0.1:9")
+        ClusterEngine(make_stub, address="tcp://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(

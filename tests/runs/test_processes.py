@@ -23,8 +23,8 @@ from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.picking.options import split_devices
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.engines import processes as devices
-from cryosegnet_ext.runs.engines.processes import Devices
-from cryosegnet_ext.runs.task import Task
+from cryosegnet_ext.runs.engines.processes import ProcessEngine
+from cryosegnet_ext.runs.pick_task import PickTask
 from tests.stub_picker import StubPicker, write_micrograph
 
 # Each test starts processes, which costs a second or two; a test shows several things where it can.
@@ -137,7 +137,7 @@ def journal(output: Path) -> list[str]:
 
 
 def pick(make: Callable[[str], StubPicker], mics: Path, out: Path, count: int = 2) -> batch.BatchResult:
-    with Devices(make, ["cpu"] * count) as engine:
+    with ProcessEngine(make, ["cpu"] * count) as engine:
         return batch.run(engine, expand_inputs([mics]), out, progress=False, formats=("star", "cbox"))
 
 
@@ -159,7 +159,7 @@ def test_dead_processes(mics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "log").mkdir()
     said: list[str] = []
     out = tmp_path / "out"
-    with Devices(functools.partial(make_deadly, str(tmp_path / "log")), ["cpu", "cpu"]) as engine:
+    with ProcessEngine(functools.partial(make_deadly, str(tmp_path / "log")), ["cpu", "cpu"]) as engine:
         result = batch.run(engine, expand_inputs([mics]), out, progress=False, say=said.append)
         assert engine.restarts >= 4
     assert (result.done, result.failed) == (9, 2)
@@ -196,7 +196,7 @@ def test_a_device_that_drops_off_is_given_up_and_the_others_go_on(mics: Path, tm
     for i in range(8, 24):
         write_micrograph(mics / f"m{i}.mrc", seed=i)
     said: list[str] = []
-    with Devices(functools.partial(make_once, str(tmp_path)), ["cuda:0", "cpu"]) as engine:
+    with ProcessEngine(functools.partial(make_once, str(tmp_path)), ["cuda:0", "cpu"]) as engine:
         result = batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False, say=said.append)
     assert (result.done, result.failed) == (24, 0)
     assert sum("cuda:0 died again (cuda:0 is not there.) and is given up" in text for text in said) == 1
@@ -204,7 +204,7 @@ def test_a_device_that_drops_off_is_given_up_and_the_others_go_on(mics: Path, tm
 
 def test_what_processes_log_is_heard_once(mics: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
-    with Devices(make_talking, ["cpu", "cpu"]) as engine:
+    with ProcessEngine(make_talking, ["cpu", "cpu"]) as engine:
         batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False, say=said.append)
         with shown("cryosegnet"):
             configure(argparse.Namespace(log_file=tmp_path / "log"))
@@ -221,7 +221,7 @@ def test_what_processes_log_is_heard_once(mics: Path, tmp_path: Path, capfd: pyt
 
 
 def test_work_goes_to_the_process_with_least_at_hand(mics: Path) -> None:
-    engine = Devices(make_stub, ["cpu"] * 3)
+    engine = ProcessEngine(make_stub, ["cpu"] * 3)
     sent: dict[int, int] = {}
 
     class Pipe:
@@ -231,7 +231,7 @@ def test_work_goes_to_the_process_with_least_at_hand(mics: Path) -> None:
     for worker in engine._workers:
         worker.pipe, worker.ready = Pipe(), True
     for i, one in enumerate(expand_inputs([mics])[:4]):
-        engine.submit(Task(one, f"m{i}"))
+        engine.submit(PickTask(one, f"m{i}"))
     assert sorted(sent.values()) == [1, 1, 2]
 
 

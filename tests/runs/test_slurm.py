@@ -12,7 +12,7 @@ pytest.importorskip("dask_jobqueue", reason="Dask is not installed: pip install 
 
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.runs import batch
-from cryosegnet_ext.runs.engines.cluster import Cluster
+from cryosegnet_ext.runs.engines.cluster import ClusterEngine
 from cryosegnet_ext.runs.journal import Record
 from tests.runs.test_cluster import ROOT, make_slow, same
 from tests.stub_picker import StubPicker, write_micrograph
@@ -54,7 +54,7 @@ def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             cancelled.extend(jobs.stdout.split()[:1])
             subprocess.run(["scancel", "--signal=KILL", *cancelled], check=True)
 
-    with Cluster(make_slow, file=path) as engine:
+    with ClusterEngine(make_slow, file=path) as engine:
         result = batch.run(engine, expand_inputs([tmp_path / "mics"]), tmp_path / "out", progress=False, watch=cancel)
     assert cancelled and (result.done, result.failed) == (30, 0)
     batch.run(StubPicker(), expand_inputs([tmp_path / "mics"]), tmp_path / "alone", progress=False)

@@ -13,9 +13,9 @@ import torch
 
 from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import expand_inputs
-from cryosegnet_ext.runs.engines.base import Here
-from cryosegnet_ext.runs.engines.threads import InFlight, engine_for
-from cryosegnet_ext.runs.task import Task
+from cryosegnet_ext.runs.engines.base import SerialEngine
+from cryosegnet_ext.runs.engines.threads import ThreadedEngine, engine_for
+from cryosegnet_ext.runs.pick_task import PickTask
 from tests.stub_picker import StubPicker
 from tests.waiting import FOREVER
 
@@ -54,7 +54,7 @@ class Slow(StubPicker):
 
 def outcomes_of(engine, inputs):
     stopping = SimpleNamespace(check=lambda: None, interrupts=contextlib.nullcontext)
-    todo = [Task(one, one.path.stem, diameter=Diameter(30.0, "angstrom")) for one in inputs]
+    todo = [PickTask(one, one.path.stem, diameter=Diameter(30.0, "angstrom")) for one in inputs]
     found = []
     with engine:
         while todo or len(found) < len(inputs):
@@ -67,11 +67,11 @@ def outcomes_of(engine, inputs):
 def test_each_micrograph_once_and_several_at_a_time(tmp_path):
     inputs = write(tmp_path, 9)
     picker = Slow()
-    found = outcomes_of(InFlight(picker, 3), inputs)
+    found = outcomes_of(ThreadedEngine(picker, 3), inputs)
     assert sorted(one.record.stem for one in found) == [f"m{i:02}" for i in range(9)]
     assert all(one.record.done for one in found)
     assert picker.most == 3
-    alone = {one.record.stem: one for one in outcomes_of(Here(StubPicker()), inputs)}
+    alone = {one.record.stem: one for one in outcomes_of(SerialEngine(StubPicker()), inputs)}
     for one in found:
         assert np.array_equal(one.picks.x, alone[one.record.stem].picks.x)
 
@@ -79,7 +79,7 @@ def test_each_micrograph_once_and_several_at_a_time(tmp_path):
 def test_a_bad_file_fails_alone(tmp_path):
     inputs = write(tmp_path, 4)
     inputs[2].path.write_bytes(b"no micrograph")
-    found = {one.record.stem: one.record for one in outcomes_of(InFlight(Slow(), 2), inputs)}
+    found = {one.record.stem: one.record for one in outcomes_of(ThreadedEngine(Slow(), 2), inputs)}
     assert [found[f"m0{i}"].done for i in range(4)] == [True, True, False, True]
     assert found["m02"].reason
 
@@ -91,14 +91,14 @@ def test_a_stop_is_heard_while_waiting(tmp_path):
     def check():
         raise Stopped
 
-    engine = InFlight(Slow(), 2)
-    engine.submit(Task(write(tmp_path, 1)[0], "m00"))
+    engine = ThreadedEngine(Slow(), 2)
+    engine.submit(PickTask(write(tmp_path, 1)[0], "m00"))
     with pytest.raises(Stopped), engine:
         engine.wait(SimpleNamespace(check=check), FOREVER)
     assert all(not thread.is_alive() for thread in engine._threads)
 
 
 def test_a_gpu_gets_threads():
-    assert isinstance(engine_for(StubPicker()), Here)
-    assert isinstance(engine_for(SimpleNamespace(device=torch.device("cuda:1"))), InFlight)
-    assert isinstance(engine_for(Slow()), Here)
+    assert isinstance(engine_for(StubPicker()), SerialEngine)
+    assert isinstance(engine_for(SimpleNamespace(device=torch.device("cuda:1"))), ThreadedEngine)
+    assert isinstance(engine_for(Slow()), SerialEngine)

@@ -12,9 +12,9 @@ from ...errors import CryoSegNetError
 from ...files.inputs import Input
 from ...files.micrograph import Micrograph, read_micrograph
 from ..diameter import Estimate, estimate
-from ..reading import Reader
+from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
+from ..prefetch import MicrographReader
 from ..stopping import Stop
-from ..task import MicrographPicker, Outcome, Task, pick_task
 
 
 class EngineError(CryoSegNetError):
@@ -58,11 +58,11 @@ class Engine(ABC):
         """How many more tasks the engine wants now, so that none of its workers waits."""
 
     @abstractmethod
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PickTask) -> None:
         """Take a task."""
 
     @abstractmethod
-    def wait(self, stopping: Stop, seconds: float) -> list[Outcome]:
+    def wait(self, stopping: Stop, seconds: float) -> list[PickOutcome]:
         """Outcomes that are there, at once; else the first to come; nothing after ``seconds``, about.
 
         Raises
@@ -78,7 +78,7 @@ class Engine(ABC):
         """End, and drop what is not finished; a second call does nothing."""
 
 
-class InProcess(Engine):
+class LocalEngine(Engine):
     """An engine whose picker lives in this process.
 
     Parameters
@@ -106,7 +106,7 @@ class InProcess(Engine):
             return estimate(self.picker, inputs, pixel_size, stopping.check)
 
 
-class Here(InProcess):
+class SerialEngine(LocalEngine):
     """Picks in this process, one after another, and reads ahead in a thread.
 
     Parameters
@@ -120,9 +120,9 @@ class Here(InProcess):
 
     def __init__(self, picker: MicrographPicker) -> None:
         super().__init__(picker)
-        self._tasks: deque[Task] = deque()
+        self._tasks: deque[PickTask] = deque()
         self._inputs: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
-        self._reader: Reader | None = None
+        self._reader: MicrographReader | None = None
         self._pixel_size: float | None = None
 
     @property
@@ -130,16 +130,16 @@ class Here(InProcess):
         """How many more tasks make use of the time."""
         return self._MOST - len(self._tasks)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PickTask) -> None:
         """Take a task; reading it begins in the background."""
         if self._reader is None:
-            self._reader = Reader(self._read, iter(self._inputs.get, None))
+            self._reader = MicrographReader(self._read, iter(self._inputs.get, None))
             self._reader.__enter__()
         self._pixel_size = task.pixel_size
         self._tasks.append(task)
         self._inputs.put(task.input)
 
-    def wait(self, stopping: Stop, seconds: float = 0.0) -> list[Outcome]:
+    def wait(self, stopping: Stop, seconds: float = 0.0) -> list[PickOutcome]:
         """Pick the next task; a signal cuts it short."""
         if self._reader is None or not self._tasks:
             return []

@@ -23,9 +23,9 @@ from typing import Any
 from ...errors import CryoSegNetError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
+from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, failed, pick_task, refused
 from ..progress import duration
 from ..stopping import Stop
-from ..task import MicrographPicker, Outcome, Task, blank_record, failed, pick_task, refused
 from . import cluster_file
 from .base import Engine, EngineError
 
@@ -44,7 +44,7 @@ PATIENCE_SECONDS = 600.0
 _CONNECT_SECONDS = 10.0
 
 
-class Cluster(Engine):
+class ClusterEngine(Engine):
     """Picks on the workers of a Dask cluster.
 
     Parameters
@@ -87,7 +87,7 @@ class Cluster(Engine):
         self._patience = patience
         self._run = uuid.uuid4().hex
         self._make, self._device = make, device
-        self._tasks: dict[str, Task] = {}
+        self._tasks: dict[str, PickTask] = {}
         self._futures: dict[str, Any] = {}
         self._deaths: dict[str, int] = {}
         self._done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -136,15 +136,15 @@ class Cluster(Engine):
         most = max(self.workers, self._most or 0)
         return max(0, max(_LEAST_AT_HAND, _AT_HAND_EACH * most) - len(self._tasks))
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PickTask) -> None:
         """Take a task."""
         self._tasks[task.input.key] = task
         self._send(task)
 
-    def wait(self, stopping: Stop, seconds: float) -> list[Outcome]:
+    def wait(self, stopping: Stop, seconds: float) -> list[PickOutcome]:
         """What the workers have finished."""
         end = time.monotonic() + seconds
-        outcomes: list[Outcome] = []
+        outcomes: list[PickOutcome] = []
         while not outcomes and time.monotonic() < end:
             stopping.check()
             self._look()
@@ -172,7 +172,7 @@ class Cluster(Engine):
     def _connect(self) -> None:
         self._client = self._distributed.Client(self._address, timeout=_CONNECT_SECONDS, set_as_default=False)
 
-    def _send(self, task: Task) -> None:
+    def _send(self, task: PickTask) -> None:
         key = task.input.key
         sent = replace(task, input=_absolute(task.input))
         expected = dict(self._describe()[0])
@@ -188,7 +188,7 @@ class Cluster(Engine):
         self._futures[key] = future
         future.add_done_callback(lambda one, key=key: self._done.put((key, one)))
 
-    def _take(self, stopping: Stop, key: str, future: Any) -> list[Outcome]:
+    def _take(self, stopping: Stop, key: str, future: Any) -> list[PickOutcome]:
         """What became of a task; nothing where it has to be done again."""
         task = self._tasks.get(key)
         if task is None or (future is not None and self._futures.get(key) is not future):
@@ -196,7 +196,7 @@ class Cluster(Engine):
         try:
             if future is None:
                 raise ConnectionError("the scheduler is away")
-            outcome: Outcome = future.result(timeout=60)
+            outcome: PickOutcome = future.result(timeout=60)
         except self._distributed.scheduler.KilledWorker as error:
             return self._again(task, f"the workers that picked it died ({_first_line(error)})")
         except CryoSegNetError as error:
@@ -211,7 +211,7 @@ class Cluster(Engine):
         record = replace(outcome.record, key=task.input.key, name=task.input.name)
         return [replace(outcome, record=record)]
 
-    def _again(self, task: Task, reason: str) -> list[Outcome]:
+    def _again(self, task: PickTask, reason: str) -> list[PickOutcome]:
         """Try a micrograph once more whose workers died, as they do without its doing where jobs are preempted."""
         key = task.input.key
         self._deaths[key] = self._deaths.get(key, 0) + 1
@@ -219,7 +219,7 @@ class Cluster(Engine):
             self._send(task)
             return []
         self._drop(key)
-        return [Outcome(refused(blank_record(task), f"{reason}, twice"))]
+        return [PickOutcome(refused(blank_record(task), f"{reason}, twice"))]
 
     def _drop(self, key: str) -> None:
         del self._tasks[key]
@@ -333,7 +333,7 @@ def _estimate(run: str, make: MakePicker, device: str, inputs: Sequence[Input], 
         return estimate(picker, inputs, pixel_size)
 
 
-def _pick(run: str, make: MakePicker, device: str, expected: Mapping[str, object], task: Task) -> Outcome:
+def _pick(run: str, make: MakePicker, device: str, expected: Mapping[str, object], task: PickTask) -> PickOutcome:
     """Pick one micrograph; a worker with several threads reads in one while another picks."""
     picker = _picker(run, make, device)
     differing = sorted(name for name, value in picker.settings.items() if expected.get(name) != value)

@@ -25,8 +25,8 @@ from typing import Any
 from ...errors import CryoSegNetError, UsageError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
+from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, refused
 from ..stopping import Stop, ignore_terminal
-from ..task import MicrographPicker, Outcome, Task, blank_record, refused
 from .base import Engine, EngineError
 from .threads import engine_for
 
@@ -51,14 +51,14 @@ class _Worker:
     process: Any = None
     pipe: Any = None
     ready: bool = False
-    tasks: deque[Task] = field(default_factory=deque)
+    tasks: deque[PickTask] = field(default_factory=deque)
     alone: bool = False
     estimating: bool = False
     deaths: int = 0
     refusal: str = ""
 
 
-class Devices(Engine):
+class ProcessEngine(Engine):
     """Picks in one process for each device; a device named twice gets two.
 
     Parameters
@@ -80,10 +80,10 @@ class Devices(Engine):
         shared = max(1, len(os.sched_getaffinity(0)) // len(devices))
         self._threads = int(given) if str(given).isdigit() else shared
         self._context = multiprocessing.get_context("spawn")
-        self._queue: deque[Task] = deque()
-        self._suspects: deque[Task] = deque()
+        self._queue: deque[PickTask] = deque()
+        self._suspects: deque[PickTask] = deque()
         self._deaths: dict[str, int] = {}
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[PickOutcome] = []
         self._about: tuple[Mapping[str, object], bool] | None = None
         self._estimate: Estimate | None = None
         self._why = ""
@@ -128,12 +128,12 @@ class Devices(Engine):
         at_hand = sum(len(worker.tasks) for worker in self._workers) + len(self._queue) + len(self._suspects)
         return max(0, _DEPTH * len(self._workers) - at_hand)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PickTask) -> None:
         """Take a task."""
         self._queue.append(task)
         self._feed()
 
-    def wait(self, stopping: Stop, seconds: float) -> list[Outcome]:
+    def wait(self, stopping: Stop, seconds: float) -> list[PickOutcome]:
         """What the processes have finished."""
         end = time.monotonic() + seconds
         while True:
@@ -221,7 +221,7 @@ class Devices(Engine):
             worker.tasks.popleft()
             worker.alone = False
             worker.deaths = 0
-            outcome: Outcome = message[1]
+            outcome: PickOutcome = message[1]
             self._deaths.pop(outcome.record.key, None)
             self._outcomes.append(outcome)
         elif kind == "ready":
@@ -256,7 +256,7 @@ class Devices(Engine):
             del self._deaths[task.input.key]
             worker.deaths = 0
             reason = f"the process that picked it died, twice ({self._why})"
-            self._outcomes.append(Outcome(refused(blank_record(task), reason)))
+            self._outcomes.append(PickOutcome(refused(blank_record(task), reason)))
         taken = f"; {plural(len(lost), 'micrograph')} will be tried again" if lost else ""
         if worker.deaths > _MOST_DEATHS:
             log.warning(f"the process on {worker.device} died again ({self._why}) and is given up{taken}")
@@ -326,7 +326,7 @@ def _serve(pipe: Any, owner: _Owner, picker: MicrographPicker) -> None:
     while True:
         while pipe.poll(0 if at_hand else None):
             message = pipe.recv()
-            if isinstance(message, Task):
+            if isinstance(message, PickTask):
                 here.submit(message)
                 at_hand += 1
             else:

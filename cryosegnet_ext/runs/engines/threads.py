@@ -12,9 +12,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
 from ..stopping import Stop
-from ..task import MicrographPicker, Outcome, Task, pick_task
-from .base import Engine, Here, InProcess
+from .base import Engine, LocalEngine, SerialEngine
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +28,10 @@ _POLL_SECONDS = 0.1
 def engine_for(picker: MicrographPicker) -> Engine:
     """What suits the picker's device: several micrographs in flight on a GPU, one after another on a CPU."""
     device = getattr(picker, "device", None)
-    return InFlight(picker) if getattr(device, "type", None) == "cuda" else Here(picker)
+    return ThreadedEngine(picker) if getattr(device, "type", None) == "cuda" else SerialEngine(picker)
 
 
-class InFlight(InProcess):
+class ThreadedEngine(LocalEngine):
     """Picks in threads of this process, several micrographs at a time.
 
     Parameters
@@ -45,8 +45,8 @@ class InFlight(InProcess):
     def __init__(self, picker: MicrographPicker, depth: int = DEPTH) -> None:
         super().__init__(picker)
         self.workers = depth
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[PickTask | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[PickOutcome] = queue.SimpleQueue()
         self._pending = 0
         # Daemons: a file system that hangs does not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"pick {i}", daemon=True) for i in range(depth)]
@@ -57,7 +57,7 @@ class InFlight(InProcess):
         """How many more tasks make use of the time."""
         return self.workers + 1 - self._pending
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PickTask) -> None:
         """Take a task; it begins as soon as a thread is free."""
         for thread in self._threads:
             if not thread.ident:
@@ -65,12 +65,12 @@ class InFlight(InProcess):
         self._pending += 1
         self._tasks.put(task)
 
-    def wait(self, stopping: Stop, seconds: float = 0.0) -> list[Outcome]:
+    def wait(self, stopping: Stop, seconds: float = 0.0) -> list[PickOutcome]:
         """Outcomes that are there, at once; else the first to come."""
         if self._pending == 0:
             return []
         until = time.monotonic() + max(seconds, _POLL_SECONDS)
-        found: list[Outcome] = []
+        found: list[PickOutcome] = []
         while not found and time.monotonic() < until:
             stopping.check()
             with contextlib.suppress(queue.Empty):

@@ -24,7 +24,7 @@ from ..files.picks import Picks
 from .candidates import encode_candidates
 from .journal import Record
 from .overlay import encode_overlay
-from .reading import Read, read_one
+from .prefetch import ReadMicrograph, read_one
 
 #: Names longer than this leave no room for suffixes within the 255 bytes of a file name.
 _LONGEST_STEM = 230
@@ -50,7 +50,7 @@ class MicrographPicker(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
+class PickTask:
     """A micrograph to pick, and how.
 
     Attributes
@@ -71,7 +71,7 @@ class Task:
     diameter: Diameter | None = None
     overlay: bool = False
 
-    def read(self) -> Read:
+    def read(self) -> ReadMicrograph:
         """Read the micrograph."""
         return read_one(self.input, self.load)
 
@@ -81,7 +81,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PickOutcome:
     """What became of a task.
 
     Attributes
@@ -105,7 +105,7 @@ class Outcome:
     log: tuple[tuple[str, str], ...] = ()
 
 
-def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
+def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> PickOutcome:
     """Pick a micrograph that was read; whatever goes wrong is in the outcome, and nothing is raised."""
     one = task.input
     record = replace(blank_record(task), size=got.size, mtime_ns=got.mtime_ns)
@@ -136,7 +136,7 @@ def pick_task(picker: MicrographPicker, task: Task, got: Read) -> Outcome:
     except Exception:
         # Picks are worth more than their picture.
         log = ((f"overlay of {one.name}", traceback.format_exc()),)
-    return Outcome(record, picks, picture, kept, log)
+    return PickOutcome(record, picks, picture, kept, log)
 
 
 def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | None) -> tuple[Picks, Picks]:
@@ -149,18 +149,18 @@ def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | No
     return every.above(picker.threshold), every  # type: ignore[attr-defined]
 
 
-def blank_record(task: Task) -> Record:
+def blank_record(task: PickTask) -> Record:
     """The record of a task that came to nothing yet."""
     return Record(task.input.key, task.input.name, task.stem, "failed", given_pixel_size=task.input.pixel_size)
 
 
-def failed(record: Record, error: Exception, path: Path | None = None) -> Outcome:
+def failed(record: Record, error: Exception, path: Path | None = None) -> PickOutcome:
     """The outcome of a failure; the traceback of one that is not the user's is for a log."""
     if isinstance(error, CryoSegNetError):
-        return Outcome(refused(record, without_name(str(error), record.name, path)))
+        return PickOutcome(refused(record, without_name(str(error), record.name, path)))
     text = f"unexpected error {type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
-    return Outcome(refused(record, text), log=((record.name, trace),))
+    return PickOutcome(refused(record, text), log=((record.name, trace),))
 
 
 def refused(record: Record, reason: str) -> Record:

@@ -21,7 +21,7 @@ Me = TypeVar("Me", bound="Prefetcher[Any, Any]")
 
 
 @dataclass
-class Read:
+class ReadMicrograph:
     """One micrograph that was read, or the error that reading it raised.
 
     ``size`` and ``mtime_ns`` are the file's before it was read (-1: no such file); a file that changes meanwhile is
@@ -86,13 +86,13 @@ class Prefetcher(Generic[Item, Got]):
                 return
 
 
-class Reader(Prefetcher[Input, "Read"]):
+class MicrographReader(Prefetcher[Input, "ReadMicrograph"]):
     """Reads the inputs in their order, at most two ahead of what was taken with `next`."""
 
     def __init__(self, read: Callable[[Input], Micrograph], inputs: Iterable[Input]) -> None:
         super().__init__(lambda one: read_one(one, read), inputs, 1, "read micrographs")
 
-    def next(self, check: Callable[[], None]) -> Read:
+    def next(self, check: Callable[[], None]) -> ReadMicrograph:
         """The next micrograph; ``check`` is called while waiting and may raise to give up."""
         while True:
             check()
@@ -101,9 +101,9 @@ class Reader(Prefetcher[Input, "Read"]):
                 return got
 
 
-def read_one(one: Input, read: Callable[[Input], Micrograph]) -> Read:
+def read_one(one: Input, read: Callable[[Input], Micrograph]) -> ReadMicrograph:
     """Read one micrograph; what goes wrong is in the answer."""
-    got = Read(*(file_identity(one.path) or (-1, -1)))
+    got = ReadMicrograph(*(file_identity(one.path) or (-1, -1)))
     start = time.monotonic()
     try:
         got.micrograph = read(one)
