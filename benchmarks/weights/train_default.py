@@ -27,7 +27,7 @@ from cryosegnet_ext.simulation.specimens import read_specimen
 from cryosegnet_ext.training.crops import Labelled, augment, labelled_crop, simulated_crop
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
 from cryosegnet_ext.training.parallel import joined
-from cryosegnet_ext.training.train import chosen_precision
+from cryosegnet_ext.training.train import precision_for
 
 SIDE, BATCH = 256, 8
 # Scale at which a view without particles is shown, against its own pixels: the picker tries many sizes on it.
@@ -93,7 +93,7 @@ def main() -> None:
     start = torch.load(a.start, weights_only=True)["model"] if a.start else None
     rate = a.rate or (2e-3 if a.stage == "simulated" else 1e-3)
     with joined(a.device) as group:
-        precision = chosen_precision("auto", str(group.device))
+        precision = precision_for("auto", str(group.device))
         recipe = Recipe(steps=a.steps, learning_rate=rate, seed=a.seed, precision=precision)
         batch = partial(next_batch, rank=group.rank)
         fit(recipe, batch, a.output, start, group.device, a.stop_after, group=group)

@@ -27,7 +27,7 @@ from benchmarks.weights.train_default import empty_view, specimen_stacks
 from cryosegnet_ext.networks import window_sam
 from cryosegnet_ext.networks.unet import AttentionUNet, bf16_pays, probability_map
 from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
-from cryosegnet_ext.training.window_samples import Scene, loss, peaks_of, sample
+from cryosegnet_ext.training.window_samples import LabelledPeaks, loss, peaks_of, sample
 from cryosegnet_ext.weights import build_sam
 
 SIDE, DIAMETER = 320, 32.0
@@ -37,7 +37,7 @@ BATCH, SCENES_PER_BATCH = 48, 8
 
 def scenes(
     unet: AttentionUNet, real_share: float, leave_out: list[str], seed: int, empty_share: float = 0.0
-) -> Iterator[Scene]:
+) -> Iterator[LabelledPeaks]:
     """Scenes without end, the same for the same seed."""
     stacks = specimen_stacks("train")
     sets = list(real_data.load_training((*real_data.SETS, real_data.VIEWS), leave_out).values())

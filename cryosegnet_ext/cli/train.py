@@ -191,11 +191,11 @@ def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..
     from ..runs.folder import locked
     from ..training.folder import TrainingFolder
     from ..training.parallel import PartnerFailed, joined
-    from ..training.train import chosen_precision
+    from ..training.train import precision_for
 
     try:
         with joined(args.device) as group:
-            chosen_precision(options.precision, group.device)
+            precision_for(options.precision, group.device)
             folder = TrainingFolder(args.output, kind, options.settings())
             with locked(args.output) if group.first else contextlib.nullcontext():
                 group.in_turn(lambda: folder.open(args.overwrite))

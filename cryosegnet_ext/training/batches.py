@@ -1,16 +1,16 @@
-"""Batches: what is shown at each step, told by the step's number alone, so that a resumed run sees the same."""
+"""Batches: what the network sees at each step. The step number alone decides, so a resumed run sees the same."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..simulation.micrograph import ProjectionStack
 from .crops import Crop, augment, labelled_particles, simulated_particles
@@ -18,41 +18,39 @@ from .examples import Example
 from .fit import UNKNOWN, Batch
 from .parallel import Group
 
-Item = tuple[NDArray[np.float32], NDArray[Any]]
+Sample = tuple[NDArray[np.float32], NDArray[Any]]
 
 # Particle diameter in validation crops: the size at which micrographs are picked, working pixels.
 _WORKING = (32.0, 32.0 + 1e-6)
 _VALIDATION_CROPS = 32
 
 
-class Source(Protocol):
-    """What batches are made of."""
+class Samples(Dataset[Sample]):
+    """Samples by number, of which batches are made: image (H, W) and label (H, W), always the same for a number."""
 
-    def ids(self, step: int) -> list[int]:
-        """Numbers of the items of a step."""
-
-    def item(self, number: int) -> Item:
-        """Image (H, W) and label (H, W) of an item; the same for the same number."""
+    def numbers(self, step: int) -> list[int]:
+        """Numbers of the samples of a step."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Crops:
-    """Crops at the working scale, of labelled micrographs and simulated ones, augmented.
+class Crops(Samples):
+    """Augmented crops at the working scale, of labelled and of simulated micrographs.
 
     Attributes
     ----------
     examples
-        Labelled micrographs; each is as likely as the others.
+        Labelled micrographs; each is drawn with the same probability.
     stacks
         Specimens to simulate; may be empty.
     simulated
         Share of simulated crops.
     side, batch, seed
-        Of a crop, in pixels; crops a step; of everything random.
+        Side of a crop, pixels; crops in a step; random seed.
     replay
-        Crops with what the start weights say of them, shown so that these are not forgotten.
+        Crops with the start weights' own maps as labels, so that fine-tuning does not forget.
     replayed
-        Share of those.
+        Share of replayed crops.
     """
 
     examples: Sequence[Example]
@@ -61,15 +59,14 @@ class Crops:
     side: int = 256
     batch: int = 8
     seed: int = 0
-    replay: Sequence[Item] = ()
+    replay: Sequence[Sample] = ()
     replayed: float = 0.0
 
-    def ids(self, step: int) -> list[int]:
+    def numbers(self, step: int) -> list[int]:
         """Crops of a step."""
         return list(range(step * self.batch, (step + 1) * self.batch))
 
-    def item(self, number: int) -> Item:
-        """One crop."""
+    def __getitem__(self, number: int) -> Sample:
         rng = np.random.default_rng([self.seed, number])
         place = (number % self.batch + 0.5) / self.batch
         if self.replay and place < self.replayed:
@@ -79,11 +76,11 @@ class Crops:
             image, label = crop.image, crop.label()
         else:
             example = self.examples[int(rng.integers(len(self.examples)))]
-            image, label = labelled_item(example, self.side, int(rng.integers(2**62)))
+            image, label = labelled_sample(example, self.side, int(rng.integers(2**62)))
         return augment(image, label, rng)
 
 
-def labelled_item(
+def labelled_sample(
     example: Example, side: int, seed: int, size: tuple[float, float] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """A crop of a labelled micrograph with its label plane; doubtful places are `UNKNOWN`."""
@@ -91,50 +88,49 @@ def labelled_item(
     label = crop.label()
     if len(example.doubtful):
         doubtful = labelled_particles(example.labelled(doubtful=True), side, np.random.default_rng(seed), size)
-        # the whole particle is in doubt, not only its inner disc
+        # in doubt is the whole particle, not only its inner disc
         whole = Crop(doubtful.image, doubtful.x, doubtful.y, doubtful.diameter * 1.4).label()
         label[(whole == 1) & (label == 0)] = UNKNOWN
     return crop.image, label
 
 
 def validation_crops(examples: Sequence[Example], side: int, batch: int, seed: int) -> list[Batch]:
-    """Fixed crops of the validation micrographs at the scale of picking, in batches."""
+    """Batches of fixed crops of the validation micrographs, at the scale of picking."""
     count = max(_VALIDATION_CROPS, len(examples))
-    items = []
+    samples = []
     for k in range(min(count, 2 * _VALIDATION_CROPS)):
         number = int(np.random.default_rng([seed, 1, k]).integers(2**62))
-        items.append(labelled_item(examples[k % len(examples)], side, number, _WORKING))
-    return [_stacked(items[i : i + batch]) for i in range(0, len(items), batch)]
+        samples.append(labelled_sample(examples[k % len(examples)], side, number, _WORKING))
+    return [_stacked(samples[i : i + batch]) for i in range(0, len(samples), batch)]
 
 
 @dataclass(frozen=True)
-class Frames:
-    """Whole frames as published: shuffled each epoch, no augmentation, particles painted as full discs."""
+class Frames(Samples):
+    """Whole frames, as published: shuffled each epoch, not augmented, with full discs as labels."""
 
     examples: Sequence[Example]
     batch: int = 6
     seed: int = 0
-    least: int = 1  # items a step at least: one for each process
+    least: int = 1  # least number of samples in a step: one for each process
 
     @property
     def steps_an_epoch(self) -> int:
-        """Steps in which each frame is seen once."""
+        """Number of steps in which each frame is seen once."""
         return -(-len(self.examples) // self.batch)
 
-    def ids(self, step: int) -> list[int]:
+    def numbers(self, step: int) -> list[int]:
         """Frames of a step."""
         epoch, k = divmod(step, self.steps_an_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples)).tolist()
         chosen = order[k * self.batch : (k + 1) * self.batch]
         return chosen + [order[i % len(order)] for i in range(max(self.least - len(chosen), 0))]
 
-    def item(self, number: int) -> Item:
-        """One frame."""
-        return frame_item(self.examples[number])
+    def __getitem__(self, number: int) -> Sample:
+        return frame_sample(self.examples[number])
 
 
-def frame_item(example: Example) -> Item:
-    """A frame of the published recipe with its label plane, upside down as the frame is."""
+def frame_sample(example: Example) -> Sample:
+    """A frame of the published recipe with its label plane, both upside down."""
     image = np.asarray(example.pixels(), np.float32)
     label = np.zeros(image.shape, np.uint8)
     ry, rx = example.diameter_px / 2 * example.scale_y, example.diameter_px / 2 * example.scale_x
@@ -147,7 +143,7 @@ def frame_item(example: Example) -> Item:
 
 
 class FrameBatches(Sequence[Batch]):
-    """Validation frames in batches, read as they are needed."""
+    """Batches of validation frames, read when they are needed."""
 
     def __init__(self, examples: Sequence[Example], batch: int) -> None:
         self._examples, self._batch = examples, batch
@@ -158,79 +154,66 @@ class FrameBatches(Sequence[Batch]):
     def __getitem__(self, i: Any) -> Any:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return _stacked([frame_item(e) for e in self._examples[i * self._batch : (i + 1) * self._batch]])
+        return _stacked([frame_sample(e) for e in self._examples[i * self._batch : (i + 1) * self._batch]])
 
 
 class Loader:
-    """Step number -> batch, made ahead by worker processes where there are any.
+    """Step number -> batch; worker processes make batches ahead.
 
     Parameters
     ----------
-    source
-        What batches are made of.
+    samples
+        Samples for the batches.
     steps
-        The last step is one less.
+        Number of steps of the run.
     group
         Only this process's part of each batch is made.
     workers
-        Processes; 0 makes batches as they are needed.
+        Number of worker processes; with 0, a batch is made when it is needed.
     """
 
-    def __init__(self, source: Source, steps: int, group: Group, workers: int = 0) -> None:
-        self._source, self._steps, self._group, self._workers = source, steps, group, workers
+    def __init__(self, samples: Samples, steps: int, group: Group, workers: int = 0) -> None:
+        self._samples, self._steps, self._group, self._workers = samples, steps, group, workers
         self._batches: Iterator[Batch] | None = None
         self._next = -1
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step; steps are asked for in order, from any first one."""
+        """The batch of a step. Steps come in order, from any first one."""
         if self._batches is None or step != self._next:
             self._batches, self._next = self._begin(step), step
         self._next += 1
         return next(self._batches)
 
     def _begin(self, step: int) -> Iterator[Batch]:
-        loader: DataLoader[Item] = DataLoader(
-            _Items(self._source.item),
-            batch_sampler=_Steps(self._source, step, self._steps, self._group),
+        loader: DataLoader[Sample] = DataLoader(
+            self._samples,
+            batch_sampler=map(self._part, range(step, self._steps)),
             num_workers=self._workers,
             collate_fn=_stacked,
             worker_init_fn=_alone,
-            # a forked process hangs in OpenCV where its parent has used threads
+            # a forked process hangs in OpenCV if its parent has used threads
             multiprocessing_context="spawn" if self._workers else None,
         )
         return iter(loader)
 
-
-class _Items(Dataset[Item]):
-    def __init__(self, make: Callable[[int], Item]) -> None:
-        self._make = make
-
-    def __getitem__(self, number: int) -> Item:
-        return self._make(number)
+    def _part(self, step: int) -> list[int]:
+        """Numbers of this process's samples of a step."""
+        numbers = self._samples.numbers(step)
+        return [numbers[i] for i in self._group.share(len(numbers))]
 
 
-class _Steps(Sampler[list[int]]):
-    def __init__(self, source: Source, first: int, last: int, group: Group) -> None:
-        self._source, self._first, self._last, self._group = source, first, last, group
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self._first, self._last):
-            ids = self._source.ids(step)
-            yield [ids[i] for i in self._group.share(len(ids))]
-
-
-def _stacked(items: Sequence[Item]) -> Batch:
-    """Images and labels one above the other; labels stay bytes unless one of them is soft."""
-    return np.stack([image for image, _ in items]), np.stack([label for _, label in items])
+def _stacked(samples: Sequence[Sample]) -> Batch:
+    """A batch of samples; labels stay bytes unless one of them is soft."""
+    return np.stack([image for image, _ in samples]), np.stack([label for _, label in samples])
 
 
 def _alone(_: int) -> None:
-    """A worker is one of many and takes one core."""
+    """A worker process takes one core."""
     cv2.setNumThreads(1)
 
 
 def default_workers(device: str) -> int:
-    """Worker processes that keep a GPU busy; on a CPU they would only take it from the network."""
+    """Number of worker processes that keep a GPU busy; none on a CPU, which they would take from the network."""
     if device == "cpu":
         return 0
     return max(0, min(8, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 4))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,33 +39,6 @@ class KnownDiameter(Diameter):
 
     def __str__(self) -> str:
         return f"{super().__str__()} ({self.source})"
-
-
-@dataclass(frozen=True)
-class UserData:
-    """What the user gave, to be prepared.
-
-    Attributes
-    ----------
-    micrographs, labels
-        As on the command line.
-    diameter
-        Angstrom; None to find it.
-    how
-        What frames are made of.
-    skip_bad
-        Leave out micrographs whose labels are bad, instead of stopping.
-    weights, device
-        Network that estimates the size where nothing gives it, and where it runs.
-    """
-
-    micrographs: Sequence[str]
-    labels: Sequence[str]
-    diameter: float | None
-    how: Preparation
-    skip_bad: bool = False
-    weights: str = "default"
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -103,9 +76,7 @@ class Data:
 
 def load_data(options: Options, folder: TrainingFolder, device: str) -> Data:
     """Prepare and split the user's micrographs."""
-    how = Preparation(options.recipe, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
-    given = UserData(options.micrographs, options.labels, options.diameter, how, options.skip_bad, device=device)
-    examples, size, inputs = labelled_examples(given, folder.path)
+    examples, size, inputs = labelled_examples(options, folder.path, device)
     return split_data(options, examples, size, inputs, folder)
 
 
@@ -127,10 +98,17 @@ def split_data(
     training, validation = split([e.name for e in examples], file, options.seed, options.validation)
     if options.split is not None:
         inputs = {**inputs, options.split: hashlib.sha256(_read(Path(options.split))).hexdigest()[:16]}
-    return Data(chosen(examples, training), chosen(examples, validation), size, inputs)
+    return Data(
+        [e for e in examples if e.name in set(training)],
+        [e for e in examples if e.name in set(validation)],
+        size,
+        inputs,
+    )
 
 
-def labelled_examples(given: UserData, folder: Path) -> tuple[list[Example], KnownDiameter, dict[str, str]]:
+def labelled_examples(
+    options: Options, folder: Path, device: str, weights: str = "default"
+) -> tuple[list[Example], KnownDiameter, dict[str, str]]:
     """Labelled micrographs, checked; what an earlier, killed call found is not found again.
 
     Returns
@@ -147,22 +125,23 @@ def labelled_examples(given: UserData, folder: Path) -> tuple[list[Example], Kno
     CryoSegNetError
         Nothing matches, the size cannot be told, or labels are bad; all bad files are named.
     """
-    inputs = expand_inputs(given.micrographs)
-    found, unknown = find_labels(inputs, given.labels)
+    inputs = expand_inputs(options.micrographs)
+    found, unknown = find_labels(inputs, options.labels)
     log.info(f"labels for {len(found)} of {plural(len(inputs), 'micrograph')}")
     if unknown:
         log.warning(f"labels without a micrograph, left out: {', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}")
-    chosen = [(inputs[i], found[i]) for i in sorted(found)]
-    size = known_diameter(given, chosen, folder)
-    tasks = [LabelledInput(one, labels, size) for one, labels in chosen]
-    examples, problems = prepare(tasks, given.how, folder / FRAMES)
+    labelled = [(inputs[i], found[i]) for i in sorted(found)]
+    size = known_diameter(options, labelled, folder, device, weights)
+    examples, problems = prepare(
+        [LabelledInput(one, labels, size) for one, labels in labelled], Preparation.of(options), folder / FRAMES
+    )
     serious = [p for p in problems if p.serious]
     minor = [p for p in problems if not p.serious]
     for problem in minor[:2]:
         log.warning(problem)
     if len(minor) > 2:
         log.warning(f"and the like of {len(minor) - 2} more label files")
-    if serious and not (given.skip_bad and examples):
+    if serious and not (options.skip_bad and examples):
         kinds = " and the ".join(sorted({p.of for p in serious}, reverse=True))
         remedies = {p.remedy for p in serious if p.remedy}
         if len(remedies) == 1 and (len(serious) > 1 or not serious[0].micrograph):
@@ -180,13 +159,13 @@ def labelled_examples(given: UserData, folder: Path) -> tuple[list[Example], Kno
             log.warning(f"going on, since --skip-bad says so, although {problem}")
     if not any(len(e.x) for e in examples):
         raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
-    return examples, size, digests(chosen)
+    return examples, size, digests(labelled)
 
 
-def digests(chosen: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
+def digests(inputs: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
     """By micrograph: what tells whether it or its labels were changed, of the file's size and the labels' content."""
     found = {}
-    for one, labels in chosen:
+    for one, labels in inputs:
         digest = hashlib.sha256(str(one.path.stat().st_size if one.path.is_file() else None).encode())
         if labels is not None:
             digest.update(labels.x.tobytes() + labels.y.tobytes())
@@ -194,7 +173,13 @@ def digests(chosen: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
     return found
 
 
-def known_diameter(given: UserData, chosen: Sequence[tuple[Input, Labels | None]], folder: Path) -> KnownDiameter:
+def known_diameter(
+    options: Options,
+    inputs: Sequence[tuple[Input, Labels | None]],
+    folder: Path,
+    device: str,
+    weights: str = "default",
+) -> KnownDiameter:
     """The particle's diameter: given, from the label files, or estimated by the network; kept for the next call.
 
     Raises
@@ -202,17 +187,17 @@ def known_diameter(given: UserData, chosen: Sequence[tuple[Input, Labels | None]
     CryoSegNetError
         It cannot be told.
     """
-    if given.diameter is not None:
-        return KnownDiameter(given.diameter, "angstrom", "given")
-    note = folder / FRAMES / f"size-{_size_key(given, chosen)}.json"
+    if options.diameter is not None:
+        return KnownDiameter(options.diameter, "angstrom", "given")
+    note = folder / FRAMES / f"size-{_size_key(options, inputs, weights)}.json"
     if note.exists():
         found = json.loads(note.read_text())
         return KnownDiameter(found["value"], "angstrom" if found["angstrom"] else "pixels", found["source"])
-    picked = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).round().astype(int)).tolist()]
-    readable = _readable(picked, given.how.pixel_size)
+    picked = [inputs[i] for i in np.unique(np.linspace(0, len(inputs) - 1, _SAMPLE).round().astype(int)).tolist()]
+    readable = _readable(picked, options.pixel_size)
     # angstrom and pixels cannot be averaged
     readable = [(m, labels) for m, labels in readable if m.pixel_size is not None] or readable
-    from_labels = [_labelled_size(m, labels, given) for m, labels in readable]
+    from_labels = [_labelled_size(m, labels, options.label_scale) for m, labels in readable]
     sizes = [s for s in from_labels if np.isfinite(s)]
     if len(sizes) > len(readable) / 2:
         seen, source = Diameter.of(float(np.median(sizes)), readable[0][0].pixel_size), "from the labels"
@@ -220,7 +205,7 @@ def known_diameter(given: UserData, chosen: Sequence[tuple[Input, Labels | None]
         from ..picking.picker import Picker
 
         log.info("estimating the particle's size; --diameter A saves this")
-        estimate = seen_diameter(Picker(given.weights, device=given.device), [m for m, _ in readable])
+        estimate = seen_diameter(Picker(weights, device=device), [m for m, _ in readable])
         if estimate is None:
             raise CryoSegNetError(
                 "the particle's size can neither be read off the labels nor estimated: give --diameter"
@@ -234,11 +219,11 @@ def known_diameter(given: UserData, chosen: Sequence[tuple[Input, Labels | None]
 
 
 def _readable(
-    chosen: Sequence[tuple[Input, Labels | None]], pixel_size: float | None
+    inputs: Sequence[tuple[Input, Labels | None]], pixel_size: float | None
 ) -> list[tuple[Micrograph, Labels | None]]:
     """Those of the micrographs that can be read, which `prepare` says of each; an error where none can."""
     readable, failure = [], None
-    for one, labels in chosen:
+    for one, labels in inputs:
         try:
             readable.append((read_micrograph(one.path, pixel_size or one.pixel_size), labels))
         except CryoSegNetError as error:
@@ -248,20 +233,20 @@ def _readable(
     return readable
 
 
-def _size_key(given: UserData, chosen: Sequence[tuple[Input, Labels | None]]) -> str:
+def _size_key(options: Options, inputs: Sequence[tuple[Input, Labels | None]], weights: str) -> str:
     """Changes with all that a size depends on."""
-    words = [digests(chosen), given.how.pixel_size, given.how.scale, sha256_of(resolve(given.weights))]
-    words += [str(None if labels is None else labels.diameter) for _, labels in chosen]
+    words = [digests(inputs), options.pixel_size, options.label_scale, sha256_of(resolve(weights))]
+    words += [str(None if labels is None else labels.diameter) for _, labels in inputs]
     return hashlib.sha256(repr(words).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _labelled_size(micrograph: Micrograph, labels: Labels | None, given: UserData) -> float:
+def _labelled_size(micrograph: Micrograph, labels: Labels | None, scale: float) -> float:
     """Diameter by the label file, angstrom, or pixels where there is no pixel size; nan where it does not say."""
     if labels is None:
         return float("nan")
     ny, nx = micrograph.data.shape
     placed = scaled_labels(labels, (ny, nx))
-    return from_pixels(placed.diameter * given.how.scale, micrograph.pixel_size)
+    return from_pixels(placed.diameter * scale, micrograph.pixel_size)
 
 
 def split(names: Sequence[str], file: Path | None, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:
@@ -321,12 +306,6 @@ def read_split(file: Path) -> dict[str, Any]:
     if both:
         raise CryoSegNetError(f"{file}: {sorted(both)[0]} is in both parts; leave it in one")
     return dict(known)
-
-
-def chosen(examples: Iterable[Example], names: Sequence[str]) -> list[Example]:
-    """The examples of these names."""
-    wanted = set(names)
-    return [example for example in examples if example.name in wanted]
 
 
 def _read(path: Path) -> bytes:

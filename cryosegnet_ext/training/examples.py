@@ -26,6 +26,7 @@ from . import checks
 from .checks import Problem
 from .crops import Labelled
 from .labels import Labels, scaled_labels
+from .options import Options
 
 Floats = NDArray[np.float64]
 log = logging.getLogger(__name__)
@@ -59,6 +60,11 @@ class Preparation:
     pixel_size: float | None = None
     flip: str | None = None
     scale: float = 1.0
+
+    @classmethod
+    def of(cls, options: Options) -> Preparation:
+        """As the options of a training say."""
+        return cls(options.recipe, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
 
 
 @dataclass(frozen=True)

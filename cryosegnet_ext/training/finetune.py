@@ -24,8 +24,8 @@ from .options import FineTuning
 from .parallel import Group
 from .progress import Watcher
 from .selection import BLENDS, Choice, Trained, finish_choice, keep
-from .synthetic import lumpy_stack, replay_items
-from .train import begin, chosen_precision, enough_memory
+from .synthetic import lumpy_stack, replay_samples
+from .train import begin, enough_memory, precision_for
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def finetune(options: FineTuning, folder: TrainingFolder, group: Group, watcher:
     with stop.interrupts():
         before = {k: v.clone() for k, v in network.state_dict().items()}
         network = network.to(group.device)
-        replay = replay_items(
+        replay = replay_samples(
             network, [lumpy_stack(i) for i in range(_SPECIMENS)], _REPLAY_CROPS, options.crop, options.seed
         )
     batch = options.batch or 8
@@ -74,16 +74,16 @@ def finetune(options: FineTuning, folder: TrainingFolder, group: Group, watcher:
         steps=options.steps or 200,
         learning_rate=options.learning_rate or 5e-4,
         seed=options.seed,
-        precision=chosen_precision(options.precision, group.device),
+        precision=precision_for(options.precision, group.device),
         frozen_norm=True,
         validate_every=50,
     )
-    source = Crops(data.training, side=options.crop, batch=batch, seed=options.seed, replay=replay, replayed=REPLAYED)
+    crops = Crops(data.training, side=options.crop, batch=batch, seed=options.seed, replay=replay, replayed=REPLAYED)
     workers = default_workers(group.device) if options.workers is None else options.workers
     with enough_memory(group.device, "--batch or --crop"):
         tuned = fit(
             recipe,
-            Loader(source, recipe.steps, group, workers),
+            Loader(crops, recipe.steps, group, workers),
             folder.path,
             before,
             validation=validation_crops(data.validation, options.crop, batch, options.seed),

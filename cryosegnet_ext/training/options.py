@@ -22,7 +22,7 @@ class Options:
     pixel_size, diameter
         Angstrom per pixel; angstrom.
     denoised, flip_labels, label_scale, skip_bad
-        Of the data: see `examples.Preparation` and `data.UserData`.
+        Of the data: see `examples.Preparation` and `data.labelled_examples`.
     validation
         Share of the micrographs that tell the best weights and calibrate the score.
     split

@@ -25,7 +25,7 @@ from ..picking.picker import Picker
 from ..weights import resolve, sha256_of
 from . import result
 from .calibration import REACH, Scores
-from .data import Data, UserData, digests, known_diameter, labelled_examples, split_data
+from .data import Data, digests, known_diameter, labelled_examples, split_data
 from .examples import Example, LabelledInput, Preparation, prepare
 from .folder import FRAMES, TrainingFolder
 from .labels import Labels
@@ -61,20 +61,14 @@ def load_data(options: FineTuning, folder: TrainingFolder, start: str, device: s
     CryoSegNetError
         Too few confident picks to learn from.
     """
-    how = Preparation("default", options.denoised, options.pixel_size)
     inputs = expand_inputs(options.micrographs)
     judges: list[Example] = []
     if options.labels:
-        how_labels = replace(how, flip=options.flip_labels, scale=options.label_scale)
-        given = UserData(
-            options.micrographs, options.labels, options.diameter, how_labels, options.skip_bad, start, device
-        )
-        judges, size, digest = labelled_examples(given, folder.path)
+        judges, size, digest = labelled_examples(options, folder.path, device, start)
         held = {example.path for example in judges}
         inputs = [one for one in inputs if str(one.path) not in held]
     else:
-        given = UserData(options.micrographs, [], options.diameter, how, weights=start, device=device)
-        size, digest = known_diameter(given, [(one, None) for one in inputs], folder.path), {}
+        size, digest = known_diameter(options, [(one, None) for one in inputs], folder.path, device, start), {}
     if len(inputs) > MOST_MICROGRAPHS:
         spread = np.linspace(0, len(inputs) - 1, MOST_MICROGRAPHS).round().astype(int)
         inputs = [inputs[i] for i in spread.tolist()]
@@ -82,8 +76,9 @@ def load_data(options: FineTuning, folder: TrainingFolder, start: str, device: s
     if not inputs:
         raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
     none = np.zeros(0)
-    tasks = [LabelledInput(one, Labels(one.name, none, none), size) for one in inputs]
-    blank, problems = prepare(tasks, how, folder.path / FRAMES)
+    how = Preparation(denoised=options.denoised, pixel_size=options.pixel_size)
+    unlabelled = [LabelledInput(one, Labels(one.name, none, none), size) for one in inputs]
+    blank, problems = prepare(unlabelled, how, folder.path / FRAMES)
     for problem in problems:
         log.warning(problem)
     log.info(f"picking {plural(len(blank), 'micrograph')} with the start weights")

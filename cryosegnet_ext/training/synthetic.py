@@ -17,7 +17,7 @@ from ..simulation.projection import random_rotations
 from ..simulation.specimens import CONTRAST_VOLT
 from .crops import Labelled, random_scene, simulated_particles
 
-Item = tuple[NDArray[np.float32], NDArray[np.float32]]
+Sample = tuple[NDArray[np.float32], NDArray[np.float32]]
 _VOXEL = 5.0
 
 
@@ -58,15 +58,15 @@ def lumpy_stack(seed: int, views: int = 6) -> ProjectionStack:
     return ProjectionStack(f"lumps{seed}", stack, _VOXEL, diameter)
 
 
-def replay_items(
+def replay_samples(
     model: AttentionUNet, stacks: Sequence[ProjectionStack], count: int, side: int, seed: int
-) -> list[Item]:
+) -> list[Sample]:
     """Simulated crops with the probability that a network gives them now, as soft labels: (side, side) each."""
-    items = []
+    samples = []
     for k in range(count):
         crop = simulated_particles(stacks, side, int(np.random.default_rng([seed, 2, k]).integers(2**62)))
-        items.append((crop.image, probability_map(model, crop.image)))
-    return items
+        samples.append((crop.image, probability_map(model, crop.image)))
+    return samples
 
 
 def simulated_micrographs(stacks: Sequence[ProjectionStack], count: int, side: int, seed: int) -> list[Labelled]:

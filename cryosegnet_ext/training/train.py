@@ -22,7 +22,7 @@ from ..runs.stopping import Stop
 from ..simulation.micrograph import ProjectionStack
 from ..weights import load_unet
 from . import result
-from .batches import Crops, FrameBatches, Frames, Loader, Source, default_workers, validation_crops
+from .batches import Crops, FrameBatches, Frames, Loader, Samples, default_workers, validation_crops
 from .calibration import Scores, best_threshold, fit_calibration, gather, score_picker
 from .data import Data, load_data
 from .fit import Batch, Recipe, fit
@@ -81,13 +81,13 @@ def begin(folder: TrainingFolder, data: Data, group: Group, seed: int, noun: str
 
 def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop) -> AttentionUNet:
     """The training loop of a recipe; returns the best network."""
-    source: Source
+    samples: Samples
     validation: Sequence[Batch]
     if options.recipe == "published":
         frames = Frames(data.training, options.batch or 6, options.seed, least=group.size)
         steps = options.steps or (options.epochs or 200) * frames.steps_an_epoch
         recipe = published_recipe(options, steps, frames.steps_an_epoch, group.device)
-        source, validation, every = frames, FrameBatches(data.validation, options.batch or 6), frames.steps_an_epoch
+        samples, validation, every = frames, FrameBatches(data.validation, options.batch or 6), frames.steps_an_epoch
     else:
         recipe = default_recipe(options, group.device)
         batch = options.batch or 8
@@ -97,7 +97,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
             )
         stacks = specimens(options.simulate, group.device)
         share = options.simulated if stacks else 0.0
-        source = Crops(data.training, stacks, share, options.crop, batch, options.seed)
+        samples = Crops(data.training, stacks, share, options.crop, batch, options.seed)
         validation, every = validation_crops(data.validation, options.crop, batch, options.seed), recipe.validate_every
     start: Mapping[str, Tensor] | None = load_unet(options.start)[0].state_dict() if options.start else None
     workers = default_workers(group.device) if options.workers is None else options.workers
@@ -105,7 +105,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
     with enough_memory(group.device, less):
         return fit(
             recipe,
-            Loader(source, recipe.steps, group, workers),
+            Loader(samples, recipe.steps, group, workers),
             folder,
             dict(start) if start else None,
             validation=validation,
@@ -150,7 +150,7 @@ def default_recipe(options: Options, device: str) -> Recipe:
         steps=steps,
         learning_rate=options.learning_rate or (1e-3 if options.start else 2e-3),
         seed=options.seed,
-        precision=chosen_precision(options.precision, device),
+        precision=precision_for(options.precision, device),
         validate_every=max(10, min(100, steps // 10)),
         patience=12 if options.patience is None else options.patience,
     )
@@ -175,7 +175,7 @@ def published_recipe(options: Options, steps: int, epoch: int, device: str) -> R
     )
 
 
-def chosen_precision(wanted: str, device: str) -> Any:
+def precision_for(name: str, device: str) -> Any:
     """``auto``: bf16 where the device has units for it, else float32.
 
     Raises
@@ -187,10 +187,10 @@ def chosen_precision(wanted: str, device: str) -> Any:
 
     from ..networks.unet import bf16_pays
 
-    if wanted == "float16" and not device.startswith("cuda"):
+    if name == "float16" and not device.startswith("cuda"):
         raise CryoSegNetError("--precision float16 needs a GPU: use bf16 or float32")
-    if wanted != "auto":
-        return wanted
+    if name != "auto":
+        return name
     return "bf16" if bf16_pays(torch.device(device)) else "float32"
 
 

@@ -24,7 +24,7 @@ FLOOR = 0.07
 
 
 @dataclass(frozen=True)
-class Scene:
+class LabelledPeaks:
     """A working image with its map and the peaks on it.
 
     Attributes
@@ -45,7 +45,7 @@ class Scene:
     diameter: NDArray[np.float64]
 
 
-def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: float) -> Scene | None:
+def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: float) -> LabelledPeaks | None:
     """The peaks of a crop's map, each with its particle or none; None without peaks."""
     probability = network(crop.image)
     rows, columns, _ = find_peaks(probability, diameter_px=working_diameter, floor=FLOOR)
@@ -66,7 +66,7 @@ def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: fl
     clear &= (rows > rim) & (columns > rim) & (rows < h - rim) & (columns < w - rim)
     if not clear.any():
         return None
-    return Scene(
+    return LabelledPeaks(
         crop.image.astype(np.float16),
         probability.astype(np.float16),
         rows[clear],
@@ -78,24 +78,24 @@ def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: fl
 
 
 def sample(
-    scene: Scene, count: int, rng: np.random.Generator
+    peaks: LabelledPeaks, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """Windows (n, 3, SIDE, SIDE) at up to ``count`` peaks, target masks (n, SIDE/2, SIDE/2), and which hold a particle.
 
-    The point is moved a little off the peak for half of them; the scene is turned and mirrored.
+    The point is moved a little off the peak for half of them; the peaks is turned and mirrored.
     """
-    n = min(count, len(scene.rows))
-    chosen = rng.choice(len(scene.rows), n, replace=False)
+    n = min(count, len(peaks.rows))
+    chosen = rng.choice(len(peaks.rows), n, replace=False)
     shift = rng.normal(0, 1.5, (n, 2)).round().astype(int) * (rng.random((n, 1)) < 0.5)
-    h, w = scene.image.shape
-    rows = np.clip(scene.rows[chosen] + shift[:, 0], 0, h - 1)
-    columns = np.clip(scene.columns[chosen] + shift[:, 1], 0, w - 1)
-    pictures = windows(scene.probability.astype(np.float32), scene.image.astype(np.float32), rows, columns)
-    dx, dy = scene.x[chosen] - columns + SIDE // 2, scene.y[chosen] - rows + SIDE // 2
+    h, w = peaks.image.shape
+    rows = np.clip(peaks.rows[chosen] + shift[:, 0], 0, h - 1)
+    columns = np.clip(peaks.columns[chosen] + shift[:, 1], 0, w - 1)
+    pictures = windows(peaks.probability.astype(np.float32), peaks.image.astype(np.float32), rows, columns)
+    dx, dy = peaks.x[chosen] - columns + SIDE // 2, peaks.y[chosen] - rows + SIDE // 2
     at = np.arange(SIDE // 2) * 2 + 0.5
     with np.errstate(invalid="ignore"):
         square = (at - dx[:, None])[:, None, :] ** 2 + (at - dy[:, None])[:, :, None] ** 2
-        target = (square <= (LABEL_SHARE / 2 * scene.diameter[chosen])[:, None, None] ** 2).astype(np.float32)
+        target = (square <= (LABEL_SHARE / 2 * peaks.diameter[chosen])[:, None, None] ** 2).astype(np.float32)
     turn, mirror = int(rng.integers(4)), bool(rng.random() < 0.5)
     return _turned(pictures, turn, mirror), _turned(target, turn, mirror), np.isfinite(dx)
 

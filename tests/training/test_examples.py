@@ -12,7 +12,7 @@ from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.picking import denoise
 from cryosegnet_ext.training import examples
-from cryosegnet_ext.training.batches import Crops, FrameBatches, Frames, Loader, frame_item, validation_crops
+from cryosegnet_ext.training.batches import Crops, FrameBatches, Frames, Loader, frame_sample, validation_crops
 from cryosegnet_ext.training.data import split
 from cryosegnet_ext.training.examples import LabelledInput, Preparation, prepare
 from cryosegnet_ext.training.fit import UNKNOWN
@@ -69,7 +69,7 @@ def test_published_frames_are_what_the_picker_shows_the_network(tasks, tmp_path)
 
     whole = cv2.resize(denoise.published(read_micrograph(example.path).data), (1024, 1024))
     assert example.pixels() == pytest.approx(whole[::-1] / 255, abs=1 / 255)
-    image, label = frame_item(example)
+    image, label = frame_sample(example)
     assert image.shape == label.shape == (1024, 1024)
     # upside down as the image is: particles, dark, lie under their labels
     inside = [
@@ -143,9 +143,9 @@ def test_doubtful_places_are_neither(tasks, tmp_path):
 def test_an_epoch_shows_each_frame_once():
     frames = Frames(list(range(14)), batch=4, seed=1)
     assert frames.steps_an_epoch == 4
-    first, second = ([i for step in range(4 * e, 4 * e + 4) for i in frames.ids(step)] for e in (0, 1))
+    first, second = ([i for step in range(4 * e, 4 * e + 4) for i in frames.numbers(step)] for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(14)) and first != second
-    assert len(Frames(list(range(5)), batch=4, least=3).ids(1)) == 3
+    assert len(Frames(list(range(5)), batch=4, least=3).numbers(1)) == 3
 
 
 def test_validation_frames_come_in_batches(tasks, tmp_path):

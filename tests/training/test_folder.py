@@ -164,16 +164,16 @@ def test_a_corrected_split_is_read_again(data, capsys):
 
 def test_sizes_are_not_those_of_other_labels(data):
     from cryosegnet_ext.files.inputs import expand_inputs
-    from cryosegnet_ext.training.data import UserData, known_diameter
-    from cryosegnet_ext.training.examples import Preparation
+    from cryosegnet_ext.training.data import known_diameter
     from cryosegnet_ext.training.labels import Labels
+    from cryosegnet_ext.training.options import Options
 
     inputs = expand_inputs([data / "mics"])
-    wanted = UserData([], [], None, Preparation())
+    options = Options([], [])
 
     def size(diameter):
         chosen = [(one, Labels("l", np.zeros(2), np.zeros(2), diameter)) for one in inputs]
-        return known_diameter(wanted, chosen, data / "out").value
+        return known_diameter(options, chosen, data / "out", "cpu").value
 
     assert size(20.0) == pytest.approx(80) and size(30.0) == pytest.approx(120) and size(20.0) == pytest.approx(80)
     notes = [json.loads(file.read_text()) for file in (data / "out" / FRAMES).glob("size-*.json")]
@@ -230,17 +230,17 @@ def test_a_damaged_micrograph_is_no_problem_with_the_labels(data, capsys):
 
 def test_a_damaged_micrograph_is_left_out_where_the_size_is_still_to_be_found(data):
     from cryosegnet_ext.files.inputs import expand_inputs
-    from cryosegnet_ext.training.data import UserData, known_diameter
-    from cryosegnet_ext.training.examples import Preparation
+    from cryosegnet_ext.training.data import known_diameter
     from cryosegnet_ext.training.labels import Labels
+    from cryosegnet_ext.training.options import Options
 
     (data / "mics" / "mic_1.mrc").write_bytes(b"broken")
     one = Labels("l", np.zeros(2), np.zeros(2), 20.0)
     chosen = [(each, one) for each in expand_inputs([data / "mics"])]
-    wanted = UserData([], [], None, Preparation())
-    assert known_diameter(wanted, chosen, data / "out").value == pytest.approx(80)
+    options = Options([], [])
+    assert known_diameter(options, chosen, data / "out", "cpu").value == pytest.approx(80)
     with pytest.raises(CryoSegNetError, match="mic_1"):
-        known_diameter(wanted, chosen[1:2], data / "out")
+        known_diameter(options, chosen[1:2], data / "out", "cpu")
 
 
 def test_an_early_end_is_on_record(data, capsys):

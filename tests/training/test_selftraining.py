@@ -19,7 +19,7 @@ from cryosegnet_ext.training.examples import Example
 from cryosegnet_ext.training.folder import TrainingFolder
 from cryosegnet_ext.training.options import FineTuning
 from cryosegnet_ext.training.parallel import Group
-from cryosegnet_ext.training.synthetic import lumpy_stack, replay_items, simulated_micrographs
+from cryosegnet_ext.training.synthetic import lumpy_stack, replay_samples, simulated_micrographs
 from cryosegnet_ext.training.train import begin
 from cryosegnet_ext.weights import sha256_of
 
@@ -200,7 +200,7 @@ def test_lumpy_particles_are_told_by_their_seed():
 
 def test_replayed_crops_carry_what_the_network_says():
     model = AttentionUNet(2, 2).eval()
-    items = replay_items(model, [lumpy_stack(0)], 2, 64, 5)
+    items = replay_samples(model, [lumpy_stack(0)], 2, 64, 5)
     for image, said in items:
         assert image.shape == said.shape == (64, 64)
         with torch.inference_mode():
