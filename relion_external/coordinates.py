@@ -1,4 +1,4 @@
-"""Existing picks (``--in_coords``): read from what RELION lists, then scored again or refined by the picker."""
+"""Existing picks (``--in_coords``): read from RELION's lists, then scored again or refined by the picker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryosegnet_ext.files.relion import coordinate_list
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.journal import read_records
 
-# A pick of the picker within this share of the diameter is the same particle.
+# A candidate within this share of the diameter is the same particle.
 _REACH = 0.5
 
 
@@ -35,7 +35,7 @@ class ExistingPicks:
     Raises
     ------
     CryoSegNetError
-        The file cannot be read as any of these.
+        The file cannot be read, or is neither of these.
     """
 
     def __init__(self, path: str, names: Iterable[str]) -> None:
@@ -44,18 +44,18 @@ class ExistingPicks:
         self._tables = read_many(path) if self._files is None else {}
 
     def of(self, name: str) -> Picks:
-        """The picks of one micrograph; none where the job has none."""
+        """The picks of one micrograph; empty if the job has none."""
         if self._files is None:
             return self._tables.get(name, Picks.empty())
         return read_picks(self._files[name]) if name in self._files else Picks.empty()
 
     def file_of(self, name: str) -> str | os.PathLike[str] | None:
-        """The file that has the picks of one micrograph; None where none has."""
+        """The file with the picks of one micrograph; None if there is none."""
         return self.path if self._files is None else self._files.get(name)
 
 
 def forget_changed(folder: Path, existing: ExistingPicks, inputs: Sequence[Input]) -> None:
-    """Have Continue score those micrographs again whose coordinates were written after they were scored."""
+    """Make Continue score micrographs again whose coordinates were changed after the last scoring."""
     records = read_records(folder)
     for one in inputs:
         file = existing.file_of(one.name)
@@ -67,21 +67,21 @@ def forget_changed(folder: Path, existing: ExistingPicks, inputs: Sequence[Input
 
 
 class CoordinatePicker:
-    """Gives existing picks the scores, and where wanted the centres, that the picker finds at the same particles.
+    """Gives existing picks the scores, and if asked the centres, of the picker's candidates at the same particles.
 
     Parameters
     ----------
     picker
-        Made with threshold 0, so that it names every candidate.
+        Made with threshold 0, so that it returns every candidate.
     existing
         The picks.
     inputs
-        The micrographs, to know their names in RELION.
+        The micrographs, with their names in RELION.
     refine
         False: centres stay, and a pick without a candidate scores 0. True: centres are the candidates', and picks
         without one are dropped.
     threshold
-        Least score that is kept.
+        Lowest score that is kept.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class CoordinatePicker:
 
     @property
     def device(self) -> str | None:
-        """Where the picker works."""
+        """The picker's device."""
         return getattr(self._picker, "device", None)
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """The picker's, and what is done with which coordinates."""
+        """The picker's settings, and how which coordinates are used."""
         mode = "refine" if self._refine else "rescore"
         ours = {"in_coords": self._existing.path, "coords": mode, "coords_threshold": self.threshold}
         return {**self._picker.settings, **ours}
@@ -124,7 +124,7 @@ class CoordinatePicker:
         return self.candidates(micrograph, diameter).above(self.threshold)
 
     def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
-        """The same, whatever their score."""
+        """The same without a threshold."""
         ny, nx = micrograph.data.shape
         old = self._existing.of(self._names.get(micrograph.name, micrograph.name))
         old = old.take((old.x >= 0) & (old.y >= 0) & (old.x <= nx - 1) & (old.y <= ny - 1))

@@ -23,7 +23,7 @@ images. Micrographs are matched by their names; one with labels and no picks cou
 _EPILOG = """examples:
   cryosegnet evaluate --labels ManualPick/job004 --diameter 180 --pixel-size 1.06 picked AutoPick/job010
   cryosegnet evaluate --labels labels/ --diameter 108px ours=picked topaz=topaz_picks.txt -o evaluation
-  cryosegnet evaluate --cryoppp cryoppp/ -o evaluation            picks by itself
+  cryosegnet evaluate --cryoppp cryoppp/ -o evaluation            also picks
   cryosegnet evaluate --cryoppp cryoppp/10017 --picks crYOLO/CBOX
 
 written into DIR: evaluation.csv, evaluation.json, precision_recall.png, and f1_threshold.png where picks have scores"""
@@ -36,9 +36,12 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add("sets", metavar="[NAME=]PICKS", nargs="*", help="picks to judge")
     add("--picks", metavar="[NAME=]PICKS", action="append", default=[], help="the same")
     truth = parser.add_argument_group("labels").add_mutually_exclusive_group(required=True)
-    truth.add_argument("--labels", metavar="FOLDER|FILE", type=Path, help="where the particles really are")
+    truth.add_argument("--labels", metavar="FOLDER|FILE", type=Path, help="where the particles are")
     truth.add_argument(
-        "--cryoppp", metavar="FOLDER", type=Path, help="data sets of CryoPPP; picks by itself where no PICKS is given"
+        "--cryoppp",
+        metavar="FOLDER",
+        type=Path,
+        help="data sets of CryoPPP; picks the micrographs if no PICKS are given",
     )
     rule = parser.add_argument_group("when a pick is right")
     add = rule.add_argument
@@ -60,15 +63,15 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )
     frame = parser.add_argument_group("the micrographs")
     add, count = frame.add_argument, whole(1, 10**6)
-    add("--micrographs", metavar="FOLDER", type=Path, help="to take their shapes and pixel size from")
+    add("--micrographs", metavar="FOLDER", type=Path, help="folder to read shapes and pixel size from")
     add(
         "--shape",
         metavar=("NY", "NX"),
         type=count,
         nargs=2,
-        help="rows and columns, where they are all the same",
+        help="rows and columns, if they are the same for all",
     )
-    add("--flip-labels", action="store_true", help="exchange top and bottom of the labels")
+    add("--flip-labels", action="store_true", help="mirror the labels top to bottom")
     add("--common", action="store_true", help="only micrographs that every set has picks of")
     add("--limit", metavar="N", type=count, help="the first N micrographs of each data set only")
     method = parser.add_argument_group("picking, with --cryoppp and no PICKS")
@@ -78,7 +81,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Evaluate; 0 when it could be done."""
+    """Evaluate; returns 0."""
     _check(args)
     if args.cryoppp is not None:
         from .evaluate_cryoppp import run
@@ -108,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def named_sets(words: list[str]) -> dict[str, Path]:
-    """Sets of picks by name: the given one, else the last part of the path that is no common word."""
+    """Sets of picks by name: the given name, else the last part of the path that is not a common word."""
     found: dict[str, Path] = {}
     for word in words:
         name, equals, rest = word.partition("=")
@@ -132,7 +135,7 @@ def _name(path: Path) -> str:
         parts.pop()
     if not parts:
         return str(path)
-    # RELION's job folders say little without the folder that they lie in.
+    # RELION's job folders mean little without their parent folder.
     return "/".join(parts[-2:]) if re.fullmatch(r"(job|J)\d+", parts[-1]) and len(parts) > 1 else parts[-1]
 
 
@@ -142,21 +145,21 @@ def _check(args: argparse.Namespace) -> None:
     if args.labels is not None and not args.labels.exists():
         raise UsageError(f"--labels {args.labels}: no such file or folder; check the path")
     if args.cryoppp is not None and args.micrographs is not None:
-        raise UsageError("--micrographs does not go with --cryoppp, whose data sets hold their own")
+        raise UsageError("--micrographs cannot be used with --cryoppp, whose data sets contain theirs")
     if args.cryoppp is not None and args.common:
-        raise UsageError("--common does not go with --cryoppp; give picks of all micrographs or use --labels")
+        raise UsageError("--common cannot be used with --cryoppp; give picks of all micrographs or use --labels")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
     if args.output is not None and not _writable(args.output):
-        raise UsageError(f"--output {args.output}: nothing can be written there; choose another folder")
-    names = set(named_sets([*args.sets, *args.picks]))
+        raise UsageError(f"--output {args.output}: cannot be written to; choose another folder")
+    names = named_sets([*args.sets, *args.picks])
     for name, _ in args.threshold:
         if name is not None and name not in names:
-            raise UsageError(f"--threshold {name}=: there is no set of that name; the sets are {', '.join(names)}")
+            raise UsageError(f"--threshold {name}=: no set has this name; the sets are {', '.join(names)}")
 
 
 def _writable(folder: Path) -> bool:
-    """Whether a folder can be written to, or made; nothing is made, as the evaluation may come to nothing."""
+    """Whether a folder can be written to, or made; it is not made yet, because the evaluation may fail."""
     there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 

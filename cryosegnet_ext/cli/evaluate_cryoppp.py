@@ -1,4 +1,4 @@
-"""``cryosegnet evaluate --cryoppp``: data sets of CryoPPP, picked if need be, beside the paper's table."""
+"""``cryosegnet evaluate --cryoppp``: data sets of CryoPPP, picked if needed, with the paper's table."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OURS = "cryosegnet-ext"
 
 
 def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
-    """Evaluate every data set in the folder; 0 when all could be done, 2 when some failed.
+    """Evaluate every data set in the folder; returns 0, or 2 if some failed.
 
     Raises
     ------
     UsageError
-        Picking is asked for and there is no folder to keep the picks in, or there are no micrographs.
+        No picks are given, and there is no output folder for new ones or there are no micrographs.
     CryoSegNetError
         No data set could be evaluated.
     """
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
 
     data_sets = find_data_sets(args.cryoppp)
     if not sets and args.output is None:
-        raise UsageError("no PICKS are given, so the micrographs will be picked; name a folder for that with --output")
+        raise UsageError("no PICKS are given, so the micrographs are picked; name a folder for the picks with --output")
     if not sets and not any(d.micrographs for d in data_sets):
-        raise UsageError(f"{args.cryoppp} holds labels but no micrographs to pick; name PICKS of them")
+        raise UsageError(f"{args.cryoppp} contains labels but no micrographs to pick; name PICKS")
     ours: list[tuple[str, str, float, float]] = []
     failed = 0
     for data_set in data_sets:
@@ -57,11 +57,13 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
             continue
         ours += [(data_set.name, s.name, s.f1, s.published.f1) for s in scores]
     if not ours:
-        raise CryoSegNetError(f"{args.cryoppp}: none of its {len(data_sets)} data sets could be evaluated; see above.")
+        raise CryoSegNetError(
+            f"{args.cryoppp}: none of its {plural(len(data_sets), 'data set')} could be evaluated; see above."
+        )
     rows = published_rows(ours)
     say(
-        "\nF1 of the paper's Table 1 (best precision and best recall over the micrographs, an upper end: "
-        f"compare it with 'as published') beside the sets judged here\n{table(rows)}"
+        "\nF1 in the paper's Table 1 (best precision and best recall over the micrographs, an upper end: "
+        f"compare it with 'as published') and of the sets evaluated here\n{table(rows)}"
     )
     if args.output is not None:
         _write_rows(rows, args.output / "published.csv")
@@ -84,11 +86,11 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
         there = {stem: p for stem, p in labels.items() if stem in on_disk}
         if not there:
             raise CryoSegNetError(
-                f"{data_set.micrographs}: it holds none of the labelled micrographs; unpack them there."
+                f"{data_set.micrographs}: it contains none of the labelled micrographs; unpack them there."
             )
         if len(there) < len(labels):
-            share = f"{len(there)} of {len(labels)} labelled micrographs"
-            remarks.append(f"{share} are in {data_set.micrographs} and count.")
+            share = f"{len(there)} of {plural(len(labels), 'labelled micrograph')}"
+            remarks.append(f"{share} are in {data_set.micrographs}; only these are counted.")
         labels = there
     if args.limit is not None:
         labels = dict(list(labels.items())[: args.limit])
@@ -123,31 +125,31 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
 def _orient(
     labels: dict[str, Picks], found: PickSet, forced: bool, options: EvaluationOptions
 ) -> tuple[dict[str, Picks], str | None]:
-    """The labels the way up that the picks have, and what to say about it.
+    """The labels, mirrored if the picks then fit, and a remark on it.
 
     CryoPPP's coordinates come from CryoSPARC's export and count y from the last row of the MRC file, while programs
-    that read the file pick from its first row; JPEGs of CryoPPP are the right way up for the labels.
+    that read the file count from its first row. The JPEG files of CryoPPP fit the labels.
     """
     from ..evaluation.compare import diameter_px
     from ..evaluation.cryoppp import flipped
     from ..evaluation.misplaced import best_fit, mirrored
 
     if forced:
-        return flipped(labels), "the labels' top and bottom were exchanged, as asked for."
+        return flipped(labels), "the labels were mirrored top to bottom, because of --flip-labels."
     diameter, _ = diameter_px(labels, options.diameter, options.pixel_size)
     picks = {stem: p for stem, p in found.tables.items() if stem in labels}
     now, better = best_fit(picks, labels, options.max_distance * diameter)
     if better is None or not mirrored(better):
         return labels, None
     text = (
-        f"the labels' top and bottom were exchanged, as the picks fit far better so (F1 {better.f1:.2f} instead of "
+        f"the labels were mirrored top to bottom, because the picks then fit far better (F1 {better.f1:.2f} instead of "
         f"{now.f1:.2f}); CryoPPP's y counts from the last row of the MRC files."
     )
     return flipped(labels, better.shift[1]), text
 
 
 def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path:
-    """Pick the labelled micrographs with default options; the folder of the picks."""
+    """Pick the labelled micrographs with default options; returns the output folder."""
     from ..files.inputs import expand_inputs
     from ..files.labels import match_names
     from ..picking.picker import Picker
@@ -168,7 +170,7 @@ def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path
         raise Stopped
     if not result.done + result.skipped:
         raise CryoSegNetError(
-            f"{data_set.micrographs}: none of them could be picked; {folder / 'failed.csv'} says why."
+            f"{data_set.micrographs}: no micrograph could be picked; {folder / 'failed.csv'} says why."
         )
     if result.failed:
         log.warning(f"{plural(result.failed, 'micrograph')} could not be picked: {folder / 'failed.csv'}")

@@ -19,22 +19,22 @@ log = logging.getLogger(__name__)
 
 HELP = "convert pick files between formats"
 
-# Of several files of one micrograph the one that keeps most. A folder's .txt files are mostly notes; a Topaz table is
-# named by itself.
+# Where a micrograph has several files, the format that keeps most. The .txt files in a folder are mostly notes; a Topaz
+# table must be named itself.
 RICHEST_FIRST = (".cs", ".csv", ".cbox", ".star", ".box")
 MICROGRAPH_SUFFIXES = {".mrc", ".mrcs", ".map", ".tif", ".tiff", ".eer", ".png", ".jpg", ".jpeg", ".gz", ".bz2"}
 
 
 @dataclass(frozen=True)
 class Converted:
-    """Picks of one micrograph on their way from a file to another.
+    """Picks of one micrograph, read from one file and to be written to another.
 
     Attributes
     ----------
     micrograph
-        What a table of many micrographs calls it.
+        Its name in a table of many micrographs.
     target
-        The file to be below the output folder, less its suffix.
+        The new file, relative to the output folder, without suffix.
     picks
     """
 
@@ -46,11 +46,13 @@ class Converted:
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet export``."""
     parser.description = (
-        "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs) between formats: one file a micrograph, but "
-        "one table of all micrographs for cs. Tables of many micrographs are split. Or, with --cryosparc, write what "
-        "CryoSPARC's import jobs take from the output folder of 'cryosegnet pick'. Conventions: docs/formats.md."
+        "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs) between formats: one file per micrograph, "
+        "but one table of all micrographs for cs. Tables of many micrographs are split. Or, with --cryosparc, write "
+        "what CryoSPARC's import jobs need from the output folder of 'cryosegnet pick'. Conventions: docs/formats.md."
     )
-    parser.add_argument("picks", metavar="PICKS", nargs="+", help="pick files, or folders of them")
+    parser.add_argument(
+        "picks", metavar="PICKS", nargs="+", help="pick files, folders of them, or RELION's lists of coordinate files"
+    )
     parser.add_argument("--to", choices=["star", "box", "cbox", "csv", "cs"], help="format to write")
     parser.add_argument(
         "--cryosparc",
@@ -61,7 +63,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="DIR|FILE",
-        help="folder to write to, or the file when it is one (default: this folder)",
+        help="folder to write to, or the file if there is only one (default: this folder)",
     )
     parser.add_argument("--pixel-size", type=float, metavar="A", help="angstrom per pixel, for files without it")
     parser.add_argument(
@@ -75,21 +77,21 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Convert; 0 when all went well, 2 when some files failed, 3 when nothing could be done."""
+    """Convert; returns 0 if all went well, 2 if some files failed, 3 if nothing could be done."""
     if args.cryosparc == (args.to is not None):
         raise UsageError("give either --to FORMAT or --cryosparc")
     if args.shape is not None and min(args.shape) < 1:
-        raise CryoSegNetError("--shape wants the micrographs' rows and columns, both above zero.")
+        raise CryoSegNetError("--shape must be the micrographs' rows and columns, both above zero.")
     return _for_cryosparc(args) if args.cryosparc else _convert(args)
 
 
 def _for_cryosparc(args: argparse.Namespace) -> int:
     if len(args.picks) > 1:
-        raise UsageError("--cryosparc takes one folder, the output of 'cryosegnet pick'")
+        raise UsageError("--cryosparc needs one folder, the output of 'cryosegnet pick'")
     if args.box_size is not None:
-        raise UsageError("--box-size does not go with --cryosparc, as particle locations have no box")
+        raise UsageError("--box-size cannot be used with --cryosparc, because particle locations have no box")
     if args.pixel_size is not None and not 0 < args.pixel_size < float("inf"):
-        raise UsageError("--pixel-size wants angstrom per pixel, above zero")
+        raise UsageError("--pixel-size must be in angstrom per pixel, above zero")
     from ..runs.cryosparc_export import export_cryosparc
 
     shape = None if args.shape is None else (args.shape[0], args.shape[1])
@@ -112,7 +114,7 @@ def _convert(args: argparse.Namespace) -> int:
     output = Path(args.output or ".")
     one_file = output.suffix.lower() == suffix and not output.is_dir()
     if one_file and args.to != "cs" and len(found) > 1:
-        raise CryoSegNetError(f"{len(found)} micrographs do not go into the one file {output}: give a folder.")
+        raise CryoSegNetError(f"{len(found)} micrographs cannot go into the one file {output}: give a folder.")
     folder = output.parent if one_file else output
     _make(folder)
 
@@ -131,7 +133,9 @@ def _convert(args: argparse.Namespace) -> int:
                 _make(target.parent)
                 _spare_inputs(target, files)
                 if target in targets:
-                    raise CryoSegNetError(f"two inputs would become {target}: convert them into different folders.")
+                    raise CryoSegNetError(
+                        f"two inputs would both be written to {target}: convert them into different folders."
+                    )
                 targets.add(target)
                 write_picks(one.picks, target, box_size=args.box_size)
                 written.append(one.picks)
@@ -145,7 +149,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _with_one_size(found: list[Converted]) -> list[Converted]:
-    """The same picks, all sought by their median diameter, so that box files have one size of box."""
+    """The same picks with their median diameter as `sought`, so that box files have one box size."""
     import numpy as np
 
     middle: dict[bool, float | None] = {}
@@ -164,22 +168,22 @@ def _make(folder: Path) -> None:
 
 
 def _input_files(names: list[str]) -> list[tuple[CoordinateFile, Path]]:
-    """Pick files, each with the folder that it has below the one that was given."""
+    """Pick files, each with its folder relative to the given one."""
     from ..files.labels import CoordinateFile, coordinate_files, inner
 
     found: list[tuple[CoordinateFile, Path]] = []
     for path in map(Path, names):
         files, emptied = coordinate_files(path, RICHEST_FIRST)
-        files += map(CoordinateFile, emptied)  # reading them says what is wrong
+        files += map(CoordinateFile, emptied)  # reading them tells what is wrong
         if not files:
-            raise CryoSegNetError(f"the folder {path} holds no pick files: give one that has some.")
+            raise CryoSegNetError(f"the folder {path} contains no pick files: give another one.")
         top = inner(path)
         found += [(file, file.path.parent.relative_to(top) if path.is_dir() else Path()) for file in files]
     return found
 
 
 def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -> tuple[list[Converted], int]:
-    """The picks of each micrograph; how many inputs failed."""
+    """The picks of each micrograph, and the number of inputs that failed."""
     found: list[Converted] = []
     names: set[str] = set()
     failures = 0
@@ -198,15 +202,15 @@ def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -
 
 
 def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args: argparse.Namespace) -> Converted:
-    """The picks with the micrograph's shape and in the orientation that was asked for."""
+    """The picks with the given shape, mirrored if asked, and the new file's name."""
     if args.shape is not None:
         picks = replace(picks, shape=(args.shape[0], args.shape[1]))
     if args.flip_y:
         if picks.shape is None:
             raise CryoSegNetError(f"{file.path}: --flip-y needs the micrograph's height; give --shape NY NX.")
         picks = replace(picks, y=picks.shape[0] - 1 - picks.y)
-    # A file that names no micrograph is called as its micrograph, less one suffix: m.tif.star beside m.star are the
-    # picks of m.tif and m.mrc.
+    # A file that names no micrograph has its micrograph's name plus one suffix: m.tif.star and m.star in one folder are
+    # the picks of m.tif and m.mrc.
     own = name == str(file.path)
     micrograph = folder / (file.path.stem if own else name)
     return Converted(str(micrograph), folder / (file.path.stem if own else _stem(name)), picks)
@@ -218,7 +222,7 @@ def _spare_inputs(target: Path, inputs: list[Path]) -> None:
 
 
 def _stem(name: str) -> str:
-    """The file's name without folders and a micrograph's suffix; other dots belong to the name."""
+    """A micrograph's name without folders and suffix; other dots belong to the name."""
     path = Path(name)
     while path.suffix.lower() in MICROGRAPH_SUFFIXES:
         path = path.with_suffix("")

@@ -1,4 +1,4 @@
-"""Picks against labels: pairing, measures, what is suspicious, and how it is shown."""
+"""Compare picks with labels: pairing, measures, remarks on odd picks and labels, and the report."""
 
 from .counts import Counts
 from .matching import Agreement, agreement, match

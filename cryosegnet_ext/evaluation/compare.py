@@ -1,4 +1,4 @@
-"""Compare sets of picks with labels: what is read, what is assumed, what is noted."""
+"""Compare sets of picks with labels: read the files, decide on sizes and shapes, score, and remark on what is odd."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class EvaluationOptions:
     sets
         Files or folders of picks, by the set's name.
     diameter
-        Number and unit, ``"A"`` or ``"px"``; None: from the labels.
+        Number and unit, ``"A"`` or ``"px"``; None takes it from the labels.
     max_distance
-        Largest distance of a right pick, in diameters.
+        Largest distance of a right pick from its label, in diameters.
     pixel_size
-        Angstrom per pixel, where the files do not say.
+        Angstrom per pixel, for files that do not give it.
     thresholds
-        Least score by the set's name; under None that of all others.
+        Lowest score that counts, by the set's name; under None for all other sets.
     shape
         (ny, nx) of all micrographs.
     micrographs
         Folder of the micrographs, for shapes and pixel size.
     flip_labels
-        Exchange top and bottom of the labels.
+        Mirror the labels top to bottom.
     limit
-        Only so many micrographs, in the order of the labels.
+        Number of micrographs to evaluate, in the order of the labels; None for all.
     common
         Only micrographs that every set has picks of.
     """
@@ -64,7 +64,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of all sets; ``settings`` is what they rest on, ``notes`` are about the labels."""
+    """Scores of all sets, the settings that they depend on, and remarks on the labels."""
 
     sets: list[SetScore]
     settings: dict[str, Any]
@@ -84,7 +84,9 @@ def compare(options: EvaluationOptions) -> Evaluation:
     if options.micrographs is not None:
         shapes = read_shapes(options.micrographs, found.tables)
         if not shapes:
-            raise CryoSegNetError(f"{options.micrographs}: it holds none of the labelled micrographs; check the path.")
+            raise CryoSegNetError(
+                f"{options.micrographs}: it contains none of the labelled micrographs; check the path."
+            )
         if any(p.shape is not None and p.shape != shapes.get(s, p.shape) for s, p in found.tables.items()):
             found = read_labels(options.labels, shapes, options.pixel_size, options.shape)
     labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
@@ -100,12 +102,12 @@ def compare(options: EvaluationOptions) -> Evaluation:
 def score(
     labels: Mapping[str, Picks], sets: Mapping[str, PickSet], options: EvaluationOptions, notes: Sequence[str] = ()
 ) -> Evaluation:
-    """Score sets of picks that were read already; ``notes`` are about the labels.
+    """Score sets of picks that are already read; ``notes`` are remarks on the labels.
 
     Raises
     ------
     CryoSegNetError
-        No micrograph has picks of every set, where that is asked for, or there is not one label.
+        With `common`, no micrograph has picks of every set; or there are no labelled particles.
     UsageError
         The diameter is not known.
     """
@@ -114,11 +116,10 @@ def score(
         every = labels
         labels, sets = in_common(labels, sets)
         if len(labels) < len(every):
-            notes.append(
-                f"{len(labels)} of {plural(len(every), 'labelled micrograph')} have picks of every set and count."
-            )
+            share = f"{len(labels)} of {plural(len(every), 'labelled micrograph')}"
+            notes.append(f"{share} have picks of every set; only these are counted.")
     if not any(len(p) for p in labels.values()):
-        raise CryoSegNetError(f"{options.labels}: there is not one particle in the labels; give labels with particles.")
+        raise CryoSegNetError(f"{options.labels}: the labels contain no particles; give labels with particles.")
     pixel_size, note = _pixel_size(labels, options)
     notes += [note] if note else []
     diameter, origin = diameter_px(labels, options.diameter, pixel_size)
@@ -127,8 +128,8 @@ def score(
     guessed = sum(stem not in known for stem in labels)
     if guessed:
         notes.append(
-            f"the shape of {guessed} of {plural(len(labels), 'micrograph')} is not known; Dice and 'as published' are "
-            "of a frame guessed from the labels: give --shape NY NX or --micrographs."
+            f"the shape of {guessed} of {plural(len(labels), 'micrograph')} is not known; Dice and 'as published' use "
+            "a frame guessed from the labels: give --shape NY NX or --micrographs."
         )
     frame = extent(labels, diameter)
     shapes = {stem: known.get(stem, frame) for stem in labels}
@@ -165,14 +166,14 @@ def in_common(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> tuple
     """
     shared = {s: p for s, p in labels.items() if all(s in of.tables for of in sets.values())}
     if not shared:
-        raise CryoSegNetError("--common: there is no micrograph that all sets have picks of; leave it out.")
+        raise CryoSegNetError("--common: no micrograph has picks of all sets; leave the option out.")
     return shared, {
         name: replace(of, tables={s: p for s, p in of.tables.items() if s in shared}) for name, of in sets.items()
     }
 
 
 def _pixel_size(labels: Mapping[str, Picks], options: EvaluationOptions) -> tuple[float | None, str | None]:
-    """Angstrom per pixel: given, the labels' or that of a micrograph; and a note where the labels have several."""
+    """Angstrom per pixel: given, of the labels or of a micrograph; and a remark if the labels have several."""
     if options.pixel_size is not None:
         return options.pixel_size, None
     sizes = [p.pixel_size for p in labels.values() if p.pixel_size]
@@ -181,13 +182,13 @@ def _pixel_size(labels: Mapping[str, Picks], options: EvaluationOptions) -> tupl
     if max(sizes) <= 1.001 * min(sizes):
         return sizes[0], None
     return sizes[0], (
-        f"the labels have pixel sizes from {min(sizes):g} to {max(sizes):g} A; {sizes[0]:g} A is taken for all of "
-        "them: evaluate micrographs of each by themselves."
+        f"the labels have pixel sizes from {min(sizes):g} to {max(sizes):g} A; {sizes[0]:g} A is used for all of "
+        "them: evaluate the micrographs of each pixel size separately."
     )
 
 
 def _known_shapes(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> dict[str, Shape]:
-    """Shapes of micrographs that the labels, or else the picks, know."""
+    """Shapes (ny, nx) of micrographs, from the labels or else from the picks."""
     found: dict[str, Shape] = {}
     for tables in (labels, *(of.tables for of in sets.values())):
         for stem, p in tables.items():
@@ -204,7 +205,7 @@ def diameter_px(
     Raises
     ------
     UsageError
-        It is not given and the labels have none, or it is in angstrom and no pixel size is known.
+        It is neither given nor in the labels, or it is in angstrom and no pixel size is known.
     """
     if given is not None:
         number, unit = given
@@ -213,18 +214,18 @@ def diameter_px(
         if pixel_size is None:
             raise UsageError(
                 f"--diameter {number:g} is in angstrom and no pixel size is known; add --pixel-size, "
-                f"or give the diameter in pixels, as {number:g}px"
+                f"or give the diameter in pixels: {number:g}px"
             )
         return number / pixel_size, "as given"
     sizes = np.concatenate([np.zeros(0), *(p.diameter_px for p in labels.values())])
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
-        raise UsageError("the labels carry no particle diameter; add --diameter, in angstrom or as 108px")
+        raise UsageError("the labels have no particle diameter; add --diameter, in angstrom or as 108px")
     return float(np.median(sizes)), "the labels' median"
 
 
 def extent(labels: Mapping[str, Picks], diameter: float) -> Shape:
-    """A frame (ny, nx) that holds all labels, for micrographs whose shape nobody knows; the same for every set."""
+    """A frame (ny, nx) that contains all labels, for micrographs of unknown shape; the same for every set."""
     x = max((float(p.x.max()) for p in labels.values() if len(p)), default=1.0)
     y = max((float(p.y.max()) for p in labels.values() if len(p)), default=1.0)
     return max(int(y + diameter / 2) + 1, 1), max(int(x + diameter / 2) + 1, 1)

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of anything that counts picks, labels and right picks."""
+"""Precision, recall and F1 from numbers of picks, labels and right picks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING
 
 
 class Counts:
-    """A base for what has ``picks``, ``labels`` and ``right``, numbers of particles, as fields or properties.
+    """Base class for classes with the fields or properties ``picks``, ``labels`` and ``right`` (numbers of particles).
 
-    A share of nothing is 0, so precision is 0 without picks, recall without labels, and F1 without either.
+    Precision is 0 without picks, recall is 0 without labels, and F1 is 0 without either.
     """
 
     if TYPE_CHECKING:
-        # Not at run time: a dataclass takes an inherited property for the default of its field.
+        # Only for type checkers: a dataclass would take an inherited property for the default of its field.
         @property
         def picks(self) -> int:
-            """How many picks."""
+            """Number of picks."""
 
         @property
         def labels(self) -> int:
-            """How many labels."""
+            """Number of labels."""
 
         @property
         def right(self) -> int:
-            """How many of the picks are right."""
+            """Number of right picks."""
 
     @property
     def precision(self) -> float:

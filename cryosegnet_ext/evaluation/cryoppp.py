@@ -1,9 +1,9 @@
-"""CryoPPP's folders, and the table of the CryoSegNet paper.
+"""CryoPPP's folders, and the results table of the CryoSegNet paper.
 
 A data set of CryoPPP (Dhakal et al., Scientific Data 10, 392, 2023) is a folder named by its EMPIAR number with
-``micrographs/`` (MRC, or JPEG in CryoPPP_Lite) and ``ground_truth/particle_coordinates/*.csv``, one file a micrograph
-with the columns X-Coordinate, Y-Coordinate, Diameter (pixels) and more. ``ground_truth/false_positives`` and the
-particle stacks beside it are not read.
+``micrographs/`` (MRC, or JPEG in CryoPPP_Lite) and ``ground_truth/particle_coordinates/*.csv``, one file per
+micrograph with the columns X-Coordinate, Y-Coordinate, Diameter (pixels) and more. ``ground_truth/false_positives`` and
+the particle stacks are not read.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class DataSet:
     Attributes
     ----------
     name
-        The EMPIAR number, or the folder's name where it holds none.
+        The EMPIAR number, or the folder's name if there is no number in it.
     folder
         Of the data set.
     micrographs
-        Its folder of micrographs; None where it was not downloaded.
+        Its folder of micrographs; None if it was not downloaded.
     """
 
     name: str
@@ -53,10 +53,10 @@ class DataSet:
     micrographs: Path | None
 
     def labels(self) -> PickSet:
-        """Its labels; CryoPPP's y, which counts from the other end than the rows of its MRC files, is as it is."""
+        """Its labels, with y as in CryoPPP's files: counted from the last row of the MRC file."""
         folder = self.folder / _COORDINATES
         files = sorted(file for file in folder.glob("**/*.csv") if not file.name.startswith("."))
-        # Every one counts, whatever its header says; coordinates in another format were put there by the user.
+        # Every CSV file counts, also one with a damaged header. Files of other formats were put there by the user.
         return read_label_files(map(CoordinateFile, files)) if files else read_labels(folder)
 
 
@@ -70,21 +70,21 @@ def find_data_sets(folder: str | Path) -> list[DataSet]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CryoSegNetError(f"{folder}: no such folder; give the one that a CryoPPP archive was unpacked to.")
+        raise CryoSegNetError(f"{folder}: no such folder; give the folder with the unpacked CryoPPP archive.")
     folders = [folder] if (folder / _COORDINATES).is_dir() else []
     folders = folders or sorted(p.parent.parent for p in folder.glob(f"*/{_COORDINATES}"))
     folders = folders or sorted(p.parent.parent for p in folder.glob(f"*/*/{_COORDINATES}"))
     if not folders:
         raise CryoSegNetError(
-            f"{folder}: no CryoPPP data set is in it, as no folder holds {_COORDINATES}: unpack an archive there."
+            f"{folder}: no CryoPPP data set (no folder contains {_COORDINATES}); unpack an archive there."
         )
     found: list[DataSet] = []
     for one in folders:
         number = re.search(r"1\d{4}", one.resolve().name)
         name = number.group() if number else one.resolve().name
         if twin := next((d for d in found if d.name == name), None):
-            # Their results would be written to one folder and stand in one row.
-            raise CryoSegNetError(f"{twin.folder} and {one} are both data set {name}: give one of the two by itself.")
+            # Their results would go to one folder and one row of the table.
+            raise CryoSegNetError(f"{twin.folder} and {one} are both data set {name}: give one of them on its own.")
         micrographs = one / "micrographs"
         has = micrographs.is_dir() and any(micrographs.iterdir())
         found.append(DataSet(name, one, micrographs if has else None))
@@ -92,7 +92,7 @@ def find_data_sets(folder: str | Path) -> list[DataSet]:
 
 
 def flipped(labels: Mapping[str, Picks], height: float | None = None) -> dict[str, Picks]:
-    """The labels with top and bottom exchanged: y becomes ny - 1 - y, or ``height`` - y where no shape is known.
+    """Mirror labels top to bottom: y becomes ny - 1 - y, or ``height`` - y where no shape is known.
 
     Raises
     ------
@@ -104,14 +104,14 @@ def flipped(labels: Mapping[str, Picks], height: float | None = None) -> dict[st
         top = p.shape[0] - 1 if p.shape is not None else height
         if top is None:
             raise CryoSegNetError(
-                f"micrograph {stem}: its height is not known, so its labels cannot be mirrored; give --shape NY NX."
+                f"micrograph {stem}: its labels cannot be mirrored without its height; give --shape NY NX."
             )
         turned[stem] = replace(p, y=top - p.y)
     return turned
 
 
 def published_rows(ours: Sequence[tuple[str, str, float, float]]) -> list[list[str]]:
-    """The published F1 of the data sets that were evaluated, beside ours.
+    """Table of the published F1 of the evaluated data sets, with ours in the last columns.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def published_rows(ours: Sequence[tuple[str, str, float, float]]) -> list[list[s
     Returns
     -------
     list of rows
-        The header first; where there are several data sets, means over those that have published figures last.
+        The header first. With several data sets, the last row has the means over those with published values.
     """
     names = list(dict.fromkeys(name for _, name, _, _ in ours))
     header = ["EMPIAR", *PICKERS]

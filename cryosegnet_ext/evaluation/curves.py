@@ -1,4 +1,4 @@
-"""Curves of an evaluation: precision over recall, and F1 over the threshold."""
+"""Plots of an evaluation: precision over recall, and F1 over the threshold."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from ..files.atomic import atomic_path
 from .measures import SetScore
 
-# Okabe and Ito's colours, told apart by colour-blind readers; line styles and markers tell sets apart in grey as well.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles and markers also work in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
 
 
 def draw(sets: Sequence[SetScore], folder: Path) -> list[Path]:
-    """Write ``precision_recall.png`` and ``f1_threshold.png``; the paths that were written.
+    """Write ``precision_recall.png`` and ``f1_threshold.png``; returns the paths that were written.
 
-    A set whose picks carry no scores is a point in the first and is left out of the second, which is not drawn where no
-    set has scores; one of an earlier evaluation is then removed.
+    A set whose picks have no scores is a point in the first plot and is not in the second. Without any scores the
+    second plot is not drawn, and that of an earlier evaluation is removed.
     """
-    # Straight to the canvas: no display is needed, and nobody's global state changes.
+    # Without pyplot: no display is needed, and matplotlib's global state does not change.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -57,7 +57,7 @@ def draw(sets: Sequence[SetScore], folder: Path) -> list[Path]:
         return written
     figure = Figure(figsize=(6.4, 0.6 + 2.8 * len(scored)), layout="constrained")
     FigureCanvasAgg(figure)
-    # Scores of different programs have different scales, so each set has its own axis.
+    # Scores of different programs have different scales, so each set has its own axes.
     for row, (i, s) in enumerate(scored):
         axes = figure.add_subplot(len(scored), 1, row + 1)
         curve, colour = s.curve, COLOURS[i % len(COLOURS)]

@@ -1,11 +1,10 @@
-"""What a micrograph itself says about the places of particles on it.
+"""Evidence from the image alone that labels or picks lie on particles.
 
-Whether labels or picks lie on particles is asked of the image alone, for any particle, dark or bright, full or hollow:
-the average of the image around them, turned into a radial profile, is flat where they are anywhere and has structure
-where they are on particles. The average of n places without common structure varies by 1 / n of what the image does, so
-n * var(profile) / var(image) is below 1 for wrong places and grows with n for right ones. Profiles of several
-micrographs, each in units of its image's deviation, are averaged before that: a few labels on each of a few micrographs
-say as much as all of them on one.
+It works for all particles, dark or bright, full or hollow. The image around the places is averaged to a radial profile.
+The profile is flat if the places are anywhere, and has structure if they are on particles. The average over n places
+without common structure has 1 / n of the image's variance, so n * var(profile) / var(image) is below 1 for wrong places
+and grows with n for right ones. Profiles of several micrographs, each in units of its image's standard deviation, are
+averaged first, so that a few labels on each of a few micrographs say as much as all of them on one.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from .placements import AS_THEY_ARE, Placement
 
 Floats = NDArray[np.float64]
 
-# What lies outside by less than a rounding is inside.
+# Places that are outside by less than a rounding error count as inside.
 _SLACK = 1.0
-# Evidence for a placement that stands out: at least so much, and so many times that of another. Over the real data sets
-# that this was tried on, right labels have 20 to 460 and every wrong placement less than 1.
+# A placement stands out with at least this evidence, and this many times that of another. On real data sets right
+# labels have 20 to 460, and every wrong placement less than 1.
 _SURE, _TIMES = 5.0, 6.0
 _SIDE = 32.0
 
 
 def inside(x: Floats, y: Floats, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """(n,) whether places lie in a frame (ny, nx)."""
+    """Whether places x, y lie in a frame of shape (ny, nx); (n,) bool."""
     ny, nx = shape
     return (x > -0.5 - _SLACK) & (y > -0.5 - _SLACK) & (x < nx - 0.5 + _SLACK) & (y < ny - 0.5 + _SLACK)
 
 
 class ImageEvidence:
-    """How well places of particles fit one micrograph.
+    """How well places of particles fit the image of one micrograph.
 
     Parameters
     ----------
@@ -54,7 +53,7 @@ class ImageEvidence:
         self._variance = max(float(self._image.var()), 1e-12)
 
     def __call__(self, x: Floats, y: Floats) -> Floats:
-        """Of places x, y (n,), pixels of the micrograph: how many have their surroundings in it, and profiles' sum."""
+        """Number of the places x, y (n,), in pixels, that are not near the border, and the sum of their profiles."""
         reach = round(0.75 * _SIDE)
         column = np.round((x + 0.5) * self._scale_x - 0.5).astype(int)
         row = np.round((y + 0.5) * self._scale_y - 0.5).astype(int)
@@ -72,7 +71,7 @@ class ImageEvidence:
         return np.append(len(column), profile / np.sqrt(self._variance))
 
     def placed(self, x: Floats, y: Floats, placements: Sequence[Placement]) -> Floats:
-        """(placements, 1 + radii): coordinates by each placement; 0 where most would lie outside."""
+        """The same for each placement of the coordinates, (placements, 1 + radii); 0 if many would lie outside."""
         seen = []
         for placement in placements:
             a, b = placement.apply(x, y, self.shape)
@@ -83,11 +82,11 @@ class ImageEvidence:
 
 
 def strength(seen: Floats) -> Floats:
-    """Evidence for each row of `ImageEvidence.placed`, or of such tables' sum: below 1 for none; see the module."""
+    """Evidence for each row of `ImageEvidence.placed`, or of a sum of such tables; below 1 means none."""
     count = np.maximum(seen[:, 0], 1)
     return np.where(seen[:, 0] >= 3, (seen[:, 1:] / count[:, None]).var(1) * count, 0.0)
 
 
 def stands_out(evidence: Floats, one: int, other: int) -> bool:
-    """Whether the image bears out one placement far more than another: indices into `strength`."""
+    """Whether there is far more evidence for one placement than for another; both are indices."""
     return bool(evidence[one] >= _SURE and evidence[one] >= _TIMES * max(evidence[other], 0.5))

@@ -1,4 +1,4 @@
-"""Which pick is which label: one to one, by optimal assignment."""
+"""Pair picks with labels, one to one, by optimal assignment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from .counts import Counts
 
-#: Up to this many pairs of a pick and a label all are weighed in one assignment; beyond it only those within reach.
+#: Up to this many pairs of a pick and a label, all go into one assignment; beyond it only those within reach.
 _WHOLE = 4_000_000
 _FAR = 1e6
 
@@ -32,7 +32,7 @@ class Agreement(Counts):
 def match(
     picks: NDArray[np.float64], labels: NDArray[np.float64], reach: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pair picks with labels one to one, as many pairs as possible and, of those, the nearest ones.
+    """Pair picks with labels one to one: as many pairs as possible, with the smallest total distance.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def match(
     if len(picks) == 0 or len(labels) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     if len(picks) * len(labels) <= _WHOLE and reach < _FAR / 1e3:
-        # In one piece, so that of equally good pairings the one is taken that a plain assignment gives.
+        # In one piece: among equally good pairings this gives the same one as a plain assignment.
         distance = cdist(picks, labels)
         cost = np.where(distance <= reach, distance, _FAR)
         rows, columns = linear_sum_assignment(cost)
@@ -58,7 +58,7 @@ def match(
     near = cKDTree(picks).sparse_distance_matrix(cKDTree(labels), reach, output_type="coo_matrix")
     i, j = near.row, near.col
     n, m = len(picks), len(labels)
-    # picks and labels that are not connected by any possible pair need not be weighed against each other
+    # Picks and labels that no chain of possible pairs connects can be assigned separately.
     links = csr_matrix((np.ones(len(i)), (i, j + n)), shape=(n + m, n + m))
     _, group = connected_components(links, directed=False)
     order = np.argsort(group[i], kind="stable")
@@ -79,7 +79,7 @@ def match(
 
 
 def agreement(picks: NDArray[np.float64], labels: NDArray[np.float64], reach: float) -> Agreement:
-    """Count right picks; (n, 2) and (m, 2) of x, y, and the largest distance of a right pick in the same unit."""
+    """Count right picks. Coordinates are (n, 2) and (m, 2) of x, y; ``reach`` is in the same unit."""
     a, b = match(picks, labels, reach)
     offsets = np.hypot(*(picks[a] - labels[b]).T) if len(a) else np.zeros(0)
     return Agreement(len(picks), len(labels), len(a), offsets)

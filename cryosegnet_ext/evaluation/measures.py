@@ -22,13 +22,13 @@ Floats = NDArray[np.float64]
 Shape = tuple[int, int]
 
 PAINTED_SIDE = 1024
-"""Longer side, in pixels, of the frame that discs are painted in: that of the published evaluation."""
+"""Longer side, in pixels, of the frame in which discs are painted; as in the published evaluation."""
 
 
 class _Measured(Counts):
-    """Counts whose F1 is reckoned from precision and recall, as by tools that know no more than these.
+    """Counts whose F1 is computed from precision and recall, as other tools do.
 
-    It is that of the counts but for the last bit, which tells how a figure halfway between two rounded ones is rounded.
+    It equals `Counts.f1` except for rounding.
     """
 
     @property
@@ -46,7 +46,7 @@ class MicrographScore(_Measured):
     name
         The micrograph's stem, as the labels have it.
     labels
-        How many particles are labelled.
+        Number of labelled particles.
     hit : (n,) bool
         Which of the n picks are right.
     score : (n,) float64
@@ -56,7 +56,7 @@ class MicrographScore(_Measured):
     pixel_precision, pixel_recall, dice
         Of painted discs: shares of pixels.
     missing
-        No picks were found for this micrograph at all; it counts with none.
+        There is no pick file for this micrograph; it is scored with no picks.
     """
 
     name: str
@@ -71,12 +71,12 @@ class MicrographScore(_Measured):
 
     @property
     def picks(self) -> int:
-        """How many picks."""
+        """Number of picks."""
         return len(self.hit)
 
     @property
     def right(self) -> int:
-        """How many of them are right."""
+        """Number of right picks."""
         return int(self.hit.sum())
 
 
@@ -97,7 +97,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Published:
-    """The statistic of the CryoSegNet paper's tables: the best of each over the micrographs, so an upper end."""
+    """The statistic of the CryoSegNet paper's tables: the best values over the micrographs, so an upper limit."""
 
     precision: float
     recall: float
@@ -105,7 +105,7 @@ class Published:
 
     @property
     def f1(self) -> float:
-        """Of the best precision and the best recall, which may be those of different micrographs."""
+        """F1 of the best precision and the best recall, which may come from different micrographs."""
         return harmonic_mean(self.precision, self.recall)
 
 
@@ -120,13 +120,13 @@ class SetScore(_Measured):
     micrographs
         Of the labels, in their order, with the picks at or above ``threshold``.
     ranked
-        The same with all picks there are; curves and average precision come from them.
+        The same with all picks, for curves and average precision.
     threshold
-        Least figure of merit that counts; None for all picks.
+        Lowest figure of merit that counts; None for all picks.
     unlabelled
-        Micrographs that have picks and no labels; they are left out.
+        Micrographs with picks but without labels; they are not scored.
     notes
-        What is suspicious, one sentence each.
+        Remarks on the set, one sentence each.
     """
 
     name: str
@@ -153,7 +153,7 @@ class SetScore(_Measured):
 
     @property
     def missing(self) -> list[str]:
-        """Micrographs without picks of their own."""
+        """Micrographs without a pick file."""
         return [m.name for m in self.micrographs if m.missing]
 
     @property
@@ -193,7 +193,7 @@ class SetScore(_Measured):
 
     @property
     def shift(self) -> tuple[float, float] | None:
-        """Mean offset in x and y, pixels: far from 0, 0 where picks are shifted as a whole."""
+        """Mean offset in x and y, pixels; far from 0, 0 if all picks are shifted."""
         if not len(self.offsets):
             return None
         x, y = self.offsets.mean(0)
@@ -201,7 +201,7 @@ class SetScore(_Measured):
 
     @cached_property
     def has_scores(self) -> bool:
-        """Whether the picks' figures of merit differ at all."""
+        """Whether the picks have different figures of merit."""
         score = np.concatenate([np.zeros(0), *(m.score for m in self.ranked)])
         return len(score) > 0 and bool(score.min() < score.max())
 
@@ -209,7 +209,7 @@ class SetScore(_Measured):
     def curve(self) -> Curve:
         """Precision and recall at each figure of merit that occurs.
 
-        Picks of equal score count all or none, as no threshold parts them.
+        Picks of equal score count together, because no threshold can separate them.
         """
         hit = np.concatenate([np.zeros(0, bool), *(m.hit for m in self.ranked)])
         score = np.concatenate([np.zeros(0), *(m.score for m in self.ranked)])
@@ -220,14 +220,14 @@ class SetScore(_Measured):
 
     @property
     def average_precision(self) -> float | None:
-        """Area under precision over recall, a sum without interpolation; None where picks have no scores."""
+        """Area under precision over recall, summed without interpolation; None if picks have no scores."""
         if not self.has_scores:
             return None
         return float(np.sum(np.diff(np.r_[0, self.curve.recall]) * self.curve.precision))
 
     @property
     def best(self) -> tuple[float, float] | None:
-        """Best F1 over thresholds, and that threshold; None where picks have no scores."""
+        """Best F1 over thresholds, and that threshold; None if picks have no scores."""
         if not self.has_scores:
             return None
         f1 = self.curve.f1
@@ -250,7 +250,7 @@ def score_micrograph(
     name
         The micrograph's stem.
     picks
-        None where there is no file of picks.
+        None if there is no pick file.
     labels
         The particles.
     diameter_px
@@ -302,7 +302,7 @@ def score_set(
     shapes
         (ny, nx) of every micrograph of ``labels``.
     threshold
-        Least figure of merit that counts; None for all.
+        Lowest figure of merit that counts; None for all.
     """
     ranked = [score_micrograph(n, picks.get(n), g, diameter_px, reach, shapes[n]) for n, g in labels.items()]
     kept = ranked
@@ -313,7 +313,7 @@ def score_set(
 
 
 def discs(xy: Floats, diameter_px: float, shape: Shape) -> NDArray[np.bool_]:
-    """Discs at (n, 2) of x, y, in pixels of a micrograph of (ny, nx), painted in a frame of 1024 pixels."""
+    """Paint discs at (n, 2) of x, y (pixels of a micrograph of shape (ny, nx)) in a frame of 1024 pixels."""
     scale = PAINTED_SIDE / max(shape)
     image = np.zeros((max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)), np.uint8)
     for x, y in xy:

@@ -1,7 +1,7 @@
-"""Picks that fit the labels far better mirrored, turned, at another binning or shifted.
+"""Detect picks that fit the labels far better when mirrored, turned, scaled or shifted.
 
-Picks that do not fit are placed in all the ways in which programs disagree; where one of them fits far better, it is
-named before anybody blames the picker.
+Programs disagree about coordinates in a few ways (see `placements`). If one of them makes the picks fit far better, a
+remark names it, so that the picker is not blamed.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from .placements import AS_THEY_ARE, FLIPS, TURNS, Placement
 
 _UPSIDE_DOWN = FLIPS["y"]
 _BINNINGS = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16)
-_ABOUT = 1.35  # a factor this far from the ratio of the picks' and the labels' extents is not tried
-_GOOD = 0.6  # where picks fit so well, nothing is tried
-_MICROGRAPHS, _POINTS = 4, 250  # how much is looked at
-_LEAST = 8  # right picks that a better fit needs
+_ABOUT = 1.35  # factors further than this from the ratio of the extents of labels and picks are not tried
+_GOOD = 0.6  # F1 from which on nothing is tried
+_MICROGRAPHS, _POINTS = 4, 250  # most micrographs, and picks on each, that are used
+_LEAST = 8  # number of right picks that a better fit needs
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A change of the picks and how well they fit with it.
+    """A change of the coordinates of picks, and how well they fit with it.
 
     Attributes
     ----------
     turn
-        One of `TURNS`; of its matrix, not of a frame, whose size is often not known.
+        One of `TURNS`. Only its matrix is used; the shape of the micrograph is often not known.
     scale : (2,)
         What x and y of the picks are multiplied by.
     shift : (2,)
-        What is added then, pixels.
+        What is then added, pixels.
     f1, right
-        Of the micrographs that were looked at.
+        Of the micrographs that were used.
     """
 
     turn: Placement
@@ -49,7 +49,7 @@ class Fit:
 
 
 def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: float) -> tuple[Fit, Fit | None]:
-    """How the picks fit as they are, and a change with which they fit far better, if there is one."""
+    """How well the picks fit, and a change with which they fit far better; None if there is none."""
     stems = [s for s in labels if s in picks and len(picks[s]) and len(labels[s])]
     stems = sorted(stems, key=lambda s: -min(len(picks[s]), len(labels[s])))[:_MICROGRAPHS]
     whole = [(np.c_[picks[s].x, picks[s].y], np.c_[labels[s].x, labels[s].y]) for s in stems]
@@ -66,7 +66,7 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
         fits = [now]
         for turn, scale in changes:
             fits.append(_measure(turn, scale, _vote(_changed(pairs, turn, scale), reach), pairs, reach))
-        return max(fits, key=lambda f: f.f1)  # of equals the first, which changes least
+        return max(fits, key=lambda f: f.f1)  # the first of equals, which changes least
 
     def far_better(fit: Fit) -> bool:
         return fit.f1 > 1.5 * now.f1 + 0.1 and fit.right >= _LEAST and fit.f1 > 0.25
@@ -80,19 +80,19 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
 
 
 def mirrored(fit: Fit | None) -> bool:
-    """Whether the picks fit when top and bottom are exchanged, and nothing else."""
+    """Whether the picks fit when mirrored top to bottom without scaling."""
     return fit is not None and fit.turn is _UPSIDE_DOWN and fit.scale == (1.0, 1.0)
 
 
 def _matrix(turn: Placement, scale: tuple[float, float]) -> Floats:
-    """(2, 2), to be multiplied from the right."""
+    """The matrix (2, 2) by which (n, 2) of x, y are multiplied from the right."""
     return np.diag(scale) @ np.array(turn.matrix, float).T
 
 
 def _scales(
     pairs: Sequence[tuple[Floats, Floats]], shapes: Sequence[tuple[Shape | None, Shape | None]]
 ) -> list[tuple[Placement, tuple[float, float]]]:
-    """Scales to try, upright and mirrored."""
+    """Scales to try, as they are and mirrored."""
     p, g = (np.concatenate(part) for part in zip(*pairs))
     extent = np.percentile(g, 99, axis=0) / np.maximum(np.percentile(p, 99, axis=0), 1e-6)
     about = float(np.sqrt(np.abs(extent.prod()))) or 1.0
@@ -107,7 +107,7 @@ def _scales(
 
 
 def _refined(fit: Fit, pairs: Sequence[tuple[Floats, Floats]], reach: float) -> Fit:
-    """The fit with scale and shift of each axis adjusted to the picks that are near a label."""
+    """Refine scale and shift of each axis on the picks that are near a label."""
     if fit.scale == (1.0, 1.0):
         return fit
     best = fit
@@ -137,14 +137,14 @@ def _changed(
 
 
 def _vote(pairs: Sequence[tuple[Floats, Floats]], reach: float) -> tuple[float, float]:
-    """The shift that brings most picks near a label: the commonest difference of a label and a pick, pixels."""
+    """The shift that brings most picks near a label: the most frequent difference of a label and a pick, pixels."""
     x = np.concatenate([np.subtract.outer(g[:, 0], p[:, 0]).ravel() for p, g in pairs])
     y = np.concatenate([np.subtract.outer(g[:, 1], p[:, 1]).ravel() for p, g in pairs])
     low = np.array([x.min(), y.min()]) - 2 * reach
     column = ((x - low[0]) / reach).astype(np.int64)
     row = ((y - low[1]) / reach).astype(np.int64)
     size = np.array([column.max(), row.max()]) + 2
-    if size.prod() > 4_000_000:  # the scale is absurd
+    if size.prod() > 4_000_000:  # the scale is far off
         return 0.0, 0.0
     votes = np.bincount(column * size[1] + row, minlength=int(size.prod())).reshape(size)
     votes = votes[:-1, :-1] + votes[1:, :-1] + votes[:-1, 1:] + votes[1:, 1:]
@@ -170,24 +170,24 @@ def _measure(
 
 
 def explain(fit: Fit, now: Fit) -> str:
-    """A sentence that says what a fit better than ``now`` means, and what to do."""
+    """Say in one sentence what a fit that is better than ``now`` means, and what to do."""
     scaled = fit.scale != (1.0, 1.0)
     sx, sy = fit.scale
     dx, dy = fit.shift
-    gain = f"F1 {fit.f1:.2f} instead of {now.f1:.2f} on the micrographs looked at"
+    gain = f"F1 {fit.f1:.2f} instead of {now.f1:.2f} on a few micrographs"
     factor = f"{sx:.3g}" if abs(sx / sy - 1) < 0.005 else f"{sx:.3g} in x and {sy:.3g} in y"
     if scaled:
         turned = "" if fit.turn is AS_THEY_ARE else f" and {fit.turn.name}"
         return (
-            f"the picks fit far better multiplied by {factor}{turned} ({gain}): they look like picks of "
-            "micrographs at another binning; give picks in pixels of the labelled micrographs."
+            f"the picks fit far better multiplied by {factor}{turned} ({gain}): they seem to come from micrographs at "
+            "another binning; give picks in pixels of the labelled micrographs."
         )
     if fit.turn is AS_THEY_ARE:
         return (
-            f"the picks fit far better moved by {dx:.0f} pixels in x and {dy:.0f} in y ({gain}): a corner may have "
-            "been taken for a centre, or the micrographs were cropped."
+            f"the picks fit far better moved by {dx:.0f} pixels in x and {dy:.0f} in y ({gain}): corners may have "
+            "been taken for centres, or the micrographs were cropped."
         )
-    remedy = "find out which of the two is upside down"
+    remedy = "find out whether picks or labels are wrong"
     if mirrored(fit):
         remedy = (
             f"y becomes about {dy:.0f} - y; --flip-labels mirrors the labels, 'cryosegnet export --flip-y' the picks"

@@ -1,4 +1,4 @@
-"""How programs disagree about coordinates: an axis counted from its other end, axes exchanged, another binning."""
+"""The ways in which programs disagree about coordinates: mirrored, turned, axes exchanged, another binning."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Rows = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Placement:
-    """A way in which coordinates may be meant.
+    """One way to convert coordinates that another program meant differently.
 
     Attributes
     ----------
     name
-        What they are then; goes on from "the picks fit ...".
+        What is done to them; completes "the picks fit ...".
     matrix
-        Its rows make the new x and y of the scaled ones; a negative one counts its axis from the other end.
+        Its rows give the new x and y from the scaled ones. A negative row counts its axis from the other end.
     scale
         What x and y are multiplied by first.
     """
@@ -30,7 +30,7 @@ class Placement:
     scale: float = 1.0
 
     def apply(self, x: Floats, y: Floats, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-        """Coordinates x, y (n,) as they are meant, pixels of a micrograph (ny, nx)."""
+        """Convert coordinates x, y (n,); ``shape`` (ny, nx) is the micrograph's, in pixels."""
         a, b = (self.scale * (row[0] * x + row[1] * y) for row in self.matrix)
         ends = (size - 1 if min(row) < 0 else 0 for row, size in zip(self.matrix, shape[::-1]))
         return a + next(ends), b + next(ends)
@@ -44,7 +44,7 @@ FLIPS = {
     "xy": Placement("turned by 180 degrees", ((-1, 0), (0, -1))),
     "swap": Placement("with x and y exchanged", ((0, 1), (1, 0))),
 }
-"""By the word of ``cryosegnet train --flip-labels``."""
+"""By the value of ``cryosegnet train --flip-labels``."""
 
 TURNS = (
     AS_THEY_ARE,
@@ -53,10 +53,10 @@ TURNS = (
     Placement("turned by -90 degrees", ((0, -1), (1, 0))),
     Placement("with x and y exchanged and turned by 180 degrees", ((0, -1), (-1, 0))),
 )
-"""All that can be done to a square without stretching it."""
+"""The eight symmetries of a square."""
 
 
 def scaled_by(factor: float) -> Placement:
-    """Coordinates on micrographs of another binning."""
+    """Coordinates that were picked on micrographs of another binning."""
     shown = f"{factor:g}" if factor >= 1 else f"1/{1 / factor:g}"
     return Placement(f"with their coordinates times {shown} (another binning)", scale=factor)

@@ -1,4 +1,4 @@
-"""The labels and the sets of picks that are compared, by micrograph."""
+"""Read the labels and the sets of picks to compare, by micrograph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.inputs import expand_inputs
 from ..files.labels import CoordinateFile, coordinate_files, label_files, match_names, stem_of
 from ..files.masks import in_micrograph, is_mask
@@ -26,11 +26,11 @@ class PickSet:
     tables
         Picks by the micrograph's stem.
     files
-        Where those of each stem were read.
+        The file of each micrograph, by stem.
     notes
-        What was odd, one sentence each.
+        Remarks on the files, one sentence each.
     unread
-        Stems of files that belong to no labelled micrograph and were not read.
+        Stems of files that were not read because they belong to no labelled micrograph.
     """
 
     tables: dict[str, Picks] = field(default_factory=dict)
@@ -51,23 +51,23 @@ def read_labels(
     ----------
     path
         A STAR, CSV, BOX, CBOX, Topaz or .cs file, a RELION list of coordinate files, a mask image, a folder of them, or
-        what ``cryosegnet simulate`` or ``cryosegnet pick`` wrote to.
+        an output folder of ``cryosegnet simulate`` or ``cryosegnet pick``.
     shapes
-        (ny, nx) of micrographs by stem, so that reduced masks can be scaled to them.
+        (ny, nx) of micrographs by stem; masks are scaled to them.
     pixel_size
         Angstrom per pixel, for files that do not carry it.
     shape
-        (ny, nx) of micrographs that are not in ``shapes``.
+        (ny, nx) of all micrographs that are not in ``shapes``.
 
     Raises
     ------
     CryoSegNetError
-        There are none, one is empty or cannot be read, or two files are of one micrograph.
+        There are no labels, a file is empty or cannot be read, or a micrograph has two files.
     """
     files = label_files(path)
     if not files:
-        hint = "; it has the layout of CryoPPP: use --cryoppp" if any(Path(path).glob("**/ground_truth")) else ""
-        raise CryoSegNetError(f"{path}: there are no labels in this folder or below it{hint}.")
+        hint = "; it looks like CryoPPP: use --cryoppp" if any(Path(path).glob("**/ground_truth")) else ""
+        raise CryoSegNetError(f"{path}: there are no labels in this folder or its subfolders{hint}.")
     return read_label_files(files, shapes, pixel_size, shape)
 
 
@@ -77,7 +77,7 @@ def read_label_files(
     pixel_size: float | None = None,
     shape: Shape | None = None,
 ) -> PickSet:
-    """Read labels from every one of the files; else as `read_labels`."""
+    """Read labels from given files; else as `read_labels`."""
     found = PickSet()
     for file in files:
         for name, table in file.read_labels(pixel_size).items():
@@ -101,22 +101,22 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
     Parameters
     ----------
     path
-        A file of one or many micrographs, a RELION list of coordinate files, a folder with subfolders (also a RELION
-        job's), or what ``cryosegnet pick`` wrote to.
+        A file of one or many micrographs, a RELION list of coordinate files, a folder with its subfolders (also of a
+        RELION job), or an output folder of ``cryosegnet pick``.
     stems
-        Of the labelled micrographs. Picks of others are kept under their own stems where a table holds them, and not
-        read where they are files of their own.
+        Of the labelled micrographs. Picks of other micrographs are kept under their own stems if they are in the same
+        table, and not read if they are in separate files.
     pixel_size
         Angstrom per pixel, for files that do not carry it.
 
     Raises
     ------
     CryoSegNetError
-        There are no picks, one cannot be read, or none is of a labelled micrograph.
+        There are no picks, a file cannot be read, or no file belongs to a labelled micrograph.
     """
     files, emptied = coordinate_files(path)
     if not files:
-        what = "there are no pick files in this folder or below it"
+        what = "there are no pick files in this folder or its subfolders"
         if emptied:
             what = f"its pick files ({len(emptied)}) are all empty or have lost their header"
         raise CryoSegNetError(f"{path}: {what}; check the path.")
@@ -133,19 +133,19 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
         others = _add_tables(found, files, stems, pixel_size, alone)
     for name, stem in match_names([file.name for file in emptied], stems).items():
         if stem not in found.tables:
-            found.notes.append(f"{name} is empty or has lost its header, so there are no picks for {stem}.")
+            found.notes.append(f"{name} is empty or has lost its header: there are no picks for {stem}.")
     if not any(stem in found.tables for stem in stems):
         raise CryoSegNetError(_nothing_in_common(path, others, stems))
     return found
 
 
 def picks_of_others(found: PickSet, stems: Collection[str]) -> list[str]:
-    """Micrographs that have picks and no labels."""
+    """Micrographs with picks but without labels."""
     return [*(stem for stem in found.tables if stem not in stems), *found.unread]
 
 
 def read_shapes(folder: str | Path, stems: Collection[str]) -> dict[str, Shape]:
-    """Shapes (ny, nx) of the micrographs below a folder, by stem, of those that are asked for; from their headers.
+    """Shapes (ny, nx) of micrographs in a folder and its subfolders, by stem, read from their headers.
 
     Raises
     ------
@@ -158,29 +158,31 @@ def read_shapes(folder: str | Path, stems: Collection[str]) -> dict[str, Shape]:
 
 
 def with_shapes(tables: Mapping[str, Picks], shapes: Mapping[str, Shape]) -> dict[str, Picks]:
-    """The same picks, with the shapes of the micrographs where they are known."""
+    """The same picks with the shapes of their micrographs, where known."""
     return {stem: replace(p, shape=shapes[stem]) if stem in shapes else p for stem, p in tables.items()}
 
 
 def _add_file(found: PickSet, stem: str, file: CoordinateFile, pixel_size: float | None) -> None:
-    """Add the picks of a file that is called as a labelled micrograph."""
+    """Add the picks of a file whose name is that of a labelled micrograph."""
     if stem in found.tables:
         exact, other = sorted((found.files[stem], file.path), key=lambda f: (len(f.name), str(f)))
-        found.notes.append(f"micrograph {stem} has picks in {exact} and in {other}; the first was taken.")
+        found.notes.append(f"micrograph {stem} has picks in {exact} and in {other}; the first is used.")
         if exact != file.path:
             return
     tables = list(file.read(pixel_size).values())
     if len(tables) > 1:
-        raise CryoSegNetError(f"{file.path}: it holds picks of {len(tables)} micrographs; give this file by itself.")
+        raise CryoSegNetError(
+            f"{file.path}: it contains picks of {len(tables)} micrographs; give this file on its own."
+        )
     found.tables[stem], found.files[stem] = tables[0], file.path
 
 
 def _add_tables(
     found: PickSet, files: Iterable[CoordinateFile], stems: Collection[str], pixel_size: float | None, alone: bool
 ) -> list[str]:
-    """Add the picks of files that may be of many micrographs each; the stems of those that are not labelled.
+    """Add the picks of files of one or many micrographs each; returns the stems of micrographs without labels.
 
-    ``alone`` is True where there is one file, which may be called as it likes if there is one labelled micrograph.
+    ``alone``: this is the only file. If there is also only one labelled micrograph, its name need not match.
     """
     joined: list[str] = []
     others: list[str] = []
@@ -190,7 +192,7 @@ def _add_tables(
         if alone and list(tables) == [str(file.path)] and len(stems) == 1 and not named:
             named = {str(file.path): next(iter(stems))}
             found.notes.append(
-                f"{file.path.name} was taken for the micrograph {next(iter(stems))}, as each holds just one."
+                f"{file.path.name} is compared with micrograph {next(iter(stems))}: each is the only one, names differ."
             )
         for name, table in tables.items():
             stem = named.get(name, stem_of(name))
@@ -200,8 +202,8 @@ def _add_tables(
             found.tables[stem], found.files[stem] = table, file.path
         others += [stem_of(name) for name in tables if name not in named]
     if joined:
-        more = f", and {len(joined) - 1} more likewise" if len(joined) > 1 else ""
-        found.notes.append(f"{joined[0]}{more}; all of them count: give one table if they are the same.")
+        more = f" ({plural(len(joined) - 1, 'other micrograph')} too)" if len(joined) > 1 else ""
+        found.notes.append(f"{joined[0]}{more}; all of them count: give one table if they are copies.")
     return others
 
 
@@ -215,6 +217,6 @@ def _nothing_in_common(path: str | Path, others: Iterable[str], stems: Collectio
     shown = ", ".join(picked[:2]) + (", ..." if len(picked) > 2 else "")
     labelled = ", ".join(sorted(stems)[:2]) + (", ..." if len(stems) > 2 else "")
     return (
-        f"{path}: none of its picks ({shown or 'no names'}) is of a labelled micrograph ({labelled}): "
+        f"{path}: none of its picks ({shown or 'no names'}) belongs to a labelled micrograph ({labelled}): "
         "rename the files so that a pick file begins with its micrograph's name."
     )

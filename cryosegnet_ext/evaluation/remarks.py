@@ -1,4 +1,4 @@
-"""What a person has to know about labels and picks before believing the figures, one sentence each."""
+"""Remarks on labels and picks that a user should know before trusting the scores, one sentence each."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from .misplaced import best_fit, explain
 
 
 def on_labels(labels: Mapping[str, Picks]) -> list[str]:
-    """What is odd about the labels, by micrograph."""
+    """Remarks on the labels, which are given by micrograph."""
     return [s for s in (outside(labels, "label"), repeated(labels, "label")) if s]
 
 
 def on_picks(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: float) -> list[str]:
-    """What is odd about the picks that count; both by micrograph, and the largest distance of a right pick, pixels."""
+    """Remarks on the picks that count; ``reach`` is the largest distance of a right pick from its label, pixels."""
     found = [s for s in (outside(picks, "pick"), repeated(picks, "pick")) if s]
     now, better = best_fit(picks, labels, reach)
     return found if better is None else [*found, explain(better, now)]
 
 
 def on_scores(result: SetScore) -> list[str]:
-    """Why a set has no picks that count, or why its threshold does nothing."""
+    """Why no picks of a set count, or why its threshold has no effect."""
     scores = np.concatenate([np.zeros(0), *(m.score for m in result.ranked)])
     if not len(scores):
-        return ["there is not one pick in its files."]
+        return ["its files contain no picks."]
     if result.threshold is None:
         return []
     if not result.has_scores:
-        return [f"all its picks have the score {scores[0]:g}, so the threshold takes all or none of them."]
+        return [f"all its picks have the score {scores[0]:g}, so the threshold keeps all of them or none."]
     if not result.picks:
         span = f"{scores.min():.3g} to {scores.max():.3g}"
-        return [f"the threshold {result.threshold:g} is above all its scores ({span}), so no pick counts: lower it."]
+        return [f"the threshold {result.threshold:g} is above all its scores ({span}), so no picks count: lower it."]
     return []
 
 
 def outside(tables: Mapping[str, Picks], what: str) -> str | None:
-    """A sentence if coordinates lie outside their micrographs (below zero where no shape is known), else None.
+    """Say if coordinates lie outside their micrographs (below zero if the shape is not known), else None.
 
     Parameters
     ----------
     tables
         By the micrograph's stem.
     what
-        What they are: pick or label.
+        ``"pick"`` or ``"label"``.
     """
     counts = {}
     for stem, p in tables.items():
@@ -62,13 +62,13 @@ def outside(tables: Mapping[str, Picks], what: str) -> str | None:
     size = f" ({shape[1]} x {shape[0]} pixels)" if shape else ""
     more = f" and {plural(len(counts) - 1, 'more micrograph')}" if len(counts) > 1 else ""
     few = number < 0.05 * sum(len(p) for p in tables.values())
-    remedy = "they count all the same" if few else "check the binning and whether the files belong to these micrographs"
+    remedy = "they are counted" if few else "check the binning and whether the files belong to these micrographs"
     lie = "lies outside its micrograph" if number == 1 else "lie outside their micrographs"
     return f"{plural(number, what)} {lie}, as on {stem}{size}{more}: {remedy}."
 
 
 def repeated(tables: Mapping[str, Picks], what: str) -> str | None:
-    """A sentence if one place in a hundred is given more than once, as where tables were pasted together, else None."""
+    """Say if at least 1 % of the places are repeated, as in tables that were pasted together, else None."""
     again = {s: len(p) - len(np.unique(np.c_[p.x, p.y], axis=0)) for s, p in tables.items() if len(p)}
     number = sum(again.values())
     if number == 0 or number < 0.01 * sum(len(p) for p in tables.values()):

@@ -20,14 +20,14 @@ from .measures import MicrographScore, SetScore
 SCHEMA = 1
 
 AS_PUBLISHED = "as published (best of each over the micrographs; an upper end)"
-"""What the paper's statistic is called wherever it is shown."""
+"""Title of the paper's statistic in all outputs."""
 
-_LONGEST = 40  # rows of micrographs that a terminal is given
-_NAMED = 5  # micrographs named in a note
+_LONGEST = 40  # most rows of micrographs on the terminal
+_NAMED = 5  # most micrographs named in a remark
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows as aligned text, the first one a header; the first ``left`` columns to the left, the others to the right."""
+    """Format rows as aligned text, header first; the first ``left`` columns are left-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -37,7 +37,7 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def terminal(sets: Sequence[SetScore], settings: dict[str, Any], remarks: Iterable[str] = ()) -> str:
-    """Everything a person wants to see first; ``remarks`` are about the labels and come before those on the sets."""
+    """The evaluation as text for the terminal; ``remarks`` on the labels come before those on the sets."""
     parts = [_settings(settings), table([_HEADER, *(_row(s) for s in sets)])]
     rows = [["mean over micrographs", "P", "R", "F1", "Dice"]]
     rows += [[s.name, *(_3(s.mean[k]) for k in ("precision", "recall", "f1", "dice"))] for s in sets]
@@ -61,14 +61,14 @@ def terminal(sets: Sequence[SetScore], settings: dict[str, Any], remarks: Iterab
 def _remarks(score: SetScore) -> list[str]:
     lines = [f"{score.name}: {note}" for note in score.notes]
     if score.missing:
-        lines.append(f"{score.name}: no picks for {_names(score.missing)}, counted as missed.")
+        lines.append(f"{score.name}: no picks for {_names(score.missing)}; their labels count as missed.")
     if score.unlabelled:
-        lines.append(f"{score.name}: picks of {_names(score.unlabelled)} left out, as they have no labels.")
+        lines.append(f"{score.name}: picks of {_names(score.unlabelled)} are left out, because there are no labels.")
     return lines
 
 
 def write_files(sets: Sequence[SetScore], settings: dict[str, Any], folder: Path) -> str:
-    """Write the tables and the curves into a folder, which is made; returns what to say about it.
+    """Write tables and plots into a folder, which is made if needed; returns a message that names them.
 
     Raises
     ------
@@ -85,12 +85,12 @@ def write_files(sets: Sequence[SetScore], settings: dict[str, Any], folder: Path
     files += draw(sets, folder)
     lines = [f"written: {', '.join(map(str, files))}"]
     if not any(s.has_scores for s in sets):
-        lines.append("f1_threshold.png is not drawn, as no set has picks of different scores")
+        lines.append("f1_threshold.png is not drawn: no set has picks of different scores")
     return "\n".join(lines)
 
 
 def _write_csv(sets: Sequence[SetScore], path: Path) -> None:
-    """One row a micrograph, then one for the total and one for the mean, for each set."""
+    """For each set one row per micrograph, then one for the total and one for the mean."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     columns = ["set", "micrograph", "labels", "picks", "right", "precision", "recall", "f1", "dice", "pixel_precision"]
@@ -107,7 +107,7 @@ def _write_csv(sets: Sequence[SetScore], path: Path) -> None:
 
 
 def as_json(sets: Sequence[SetScore], settings: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation for programs; numbers are not rounded."""
+    """The evaluation for other programs, with numbers that are not rounded."""
     return {
         "schema": SCHEMA,
         "version": __version__,

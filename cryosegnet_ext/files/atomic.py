@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, then moved into it."""
+"""Write files whole or not at all: to a temporary name in the same folder, then moved into place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REMEDIES = {
     errno.EPERM: "choose a folder that you may write to",
     errno.EROFS: "choose a folder that you may write to",
     errno.ENOENT: "create its folder first",
-    errno.ENOTDIR: "a file stands where its folder should be",
+    errno.ENOTDIR: "there is a file where its folder should be",
     errno.EISDIR: "a folder of that name is in the way",
 }
 
@@ -29,16 +29,16 @@ _REMEDIES = {
 def atomic_path(path: str | Path, sync: bool = False) -> Iterator[Path]:
     """A temporary name to write to; it becomes ``path`` when the block ends well and is removed when it does not.
 
-    The temporary file lies in the same folder, its name starts with "." and ends with the suffix of ``path``, so that
-    writers which go by the suffix work. Readers of ``path`` see the old file or the new one, never a part. The new file
-    has the permissions that the umask gives.
+    The temporary file is in the same folder. Its name starts with "." and ends with the suffix of ``path``, for writers
+    that need the suffix. Readers of ``path`` see the old file or the new one, never a part of one. The new file has the
+    permissions that the umask gives.
 
     Parameters
     ----------
     path
-        Where the file shall be; its folder exists.
+        The final name of the file; its folder must exist.
     sync
-        Have the data on the disk before the move, so that not even a power failure leaves an empty file.
+        Write the data to the disk before the move, so that even a power failure does not leave an empty file.
 
     Yields
     ------
@@ -65,7 +65,7 @@ def atomic_path(path: str | Path, sync: bool = False) -> Iterator[Path]:
         if sync and os.name == "posix":
             _sync(target.parent)
     except OSError as error:
-        # A file that the block only reads is not ours to explain.
+        # An error about another file, which the block reads, is not explained here.
         if error.filename is not None and str(error.filename) not in (str(temporary), str(target), str(target.parent)):
             raise
         raise _cannot_write(target, error) from error

@@ -1,4 +1,4 @@
-"""Expansion of INPUT...: files, folders, globs, @list files and RELION micrographs STAR files into micrographs."""
+"""Find the micrographs that INPUT... names: files, folders, globs, @list files and RELION micrographs STAR files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from .micrograph import MICROGRAPH_SUFFIXES, micrograph_stem
 from .relion import listed_micrographs
 
 #: The folder inside an output folder that holds its journal; it marks a folder as an output of this program.
 STATE_FOLDER = ".cryosegnet"
-#: What this program writes beside it; never taken for input, since overlays are JPEG pictures.
+#: What this program writes beside it; not searched for input, because overlays are JPEG pictures.
 OUTPUT_FOLDERS = ("picks", "overlays")
-#: Those of ``--layout facility``, for which the same holds.
+#: The same for ``--layout facility``.
 FACILITY_FOLDERS = ("STAR", "CBOX", "JPEG", "JSON")
 #: In the state folder: what the report needs of each micrograph.
 CANDIDATES_FOLDER = "candidates"
@@ -36,7 +36,7 @@ class Input:
     name
         The micrograph as the user or the STAR file calls it.
     pixel_size
-        Angstrom per pixel from the STAR file; None where it does not say.
+        Angstrom per pixel from the STAR file; None where it has none.
     """
 
     path: Path
@@ -59,19 +59,19 @@ def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def expand_inputs(arguments: Iterable[str | Path]) -> list[Input]:
-    """The micrographs that the arguments stand for, in natural order of their paths, each file once.
+    """The micrographs that the arguments name, in natural order of their paths, each file once.
 
     Parameters
     ----------
     arguments
         Files, folders (searched with their subfolders), globs (``**`` for any depth), ``@list`` (a text file with one
-        path a line, ``#`` for comments) and STAR files with ``rlnMicrographName``.
+        path per line, ``#`` for comments) and STAR files with ``rlnMicrographName``.
 
     Raises
     ------
     CryoSegNetError
-        An argument is missing, unreadable, or stands for no micrograph. A missing file named in a list or a STAR file
-        is kept: it fails by itself when it is read.
+        An argument is missing, unreadable, or names no micrograph. A missing file in a list or a STAR file is kept: its
+        own reading fails later.
     """
     found: dict[str, Input] = {}
     for argument in arguments:
@@ -93,15 +93,15 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
 def output_stems(inputs: Sequence[Input], known: Mapping[str, str] | None = None) -> list[str]:
     """Path of each input's output below ``picks/``, without suffix; all different.
 
-    It is the file's stem; where stems repeat, the folder tree below the inputs' common parent is kept, and where that
-    repeats as well (``mic.mrc`` beside ``mic.tif``) the file's whole name.
+    It is the file's stem. Where stems repeat, the folders below the inputs' common parent are kept; where that repeats
+    as well (``mic.mrc`` beside ``mic.tif``), the file's whole name.
 
     Parameters
     ----------
     inputs
         The micrographs.
     known
-        `Input.key` -> stem of micrographs of earlier runs. Those never change, and nobody else gets their stems.
+        `Input.key` -> stem of micrographs of earlier runs. They keep their stems, and no other micrograph gets one.
     """
     parent = os.path.commonpath([os.path.dirname(os.path.abspath(one.path)) for one in inputs]) if inputs else ""
     stems = Stems(known, parent)
@@ -110,14 +110,14 @@ def output_stems(inputs: Sequence[Input], known: Mapping[str, str] | None = None
 
 
 class Stems:
-    """Gives each micrograph its stem, one after another, at a cost that does not grow with their number.
+    """Gives micrographs their stems one by one, at a cost that does not grow with their number.
 
     Parameters
     ----------
     known
         `Input.key` -> stem of micrographs of earlier runs.
     parent
-        The folder below which the tree is kept where stems repeat.
+        Where stems repeat, folders below this one are kept.
     """
 
     def __init__(self, known: Mapping[str, str] | None = None, parent: str = "") -> None:
@@ -126,7 +126,7 @@ class Stems:
         self._parent = parent
 
     def knows(self, one: Input) -> bool:
-        """Whether the micrograph has its stem already."""
+        """Whether the micrograph already has a stem."""
         return one.key in self._known
 
     def move(self, old: str, new: str) -> None:
@@ -134,7 +134,7 @@ class Stems:
         self._known[new] = self._known.pop(old)
 
     def of(self, one: Input, plain: bool = True) -> str:
-        """The micrograph's stem; ``plain`` False: others of this run are called the same, so the tree is kept."""
+        """The micrograph's stem; ``plain`` False: others of this run have the same name, so folders are kept."""
         if one.key in self._known:
             return self._known[one.key]
         path = os.path.abspath(one.path)
@@ -165,7 +165,7 @@ def is_micrograph(name: str) -> bool:
 
 
 def expand_one(argument: str) -> list[Input]:
-    """The micrographs that one argument stands for; see `expand_inputs`."""
+    """The micrographs that one argument names; see `expand_inputs`."""
     if argument.startswith("@"):
         return list(_from_list(Path(argument[1:])))
     path = Path(argument)
@@ -182,14 +182,27 @@ def expand_one(argument: str) -> list[Input]:
         matches = glob.glob(argument, recursive=True)
         found = [Input(Path(m), m) for m in matches if is_micrograph(os.path.basename(m)) and not os.path.isdir(m)]
         if not found:
-            what = f"matches {len(matches)} names, none of them a micrograph" if matches else "matches no file"
-            raise CryoSegNetError(f"{argument}: {what}; check the pattern (** stands for folders of any depth)")
+            what = f"matches {plural(len(matches), 'name')} and no micrograph" if matches else "matches no file"
+            raise CryoSegNetError(f"{argument}: {what}; check the pattern (** means folders of any depth)")
         return found
     raise CryoSegNetError(f"{argument}: no such file or folder; check the path")
 
 
 def walk(top: str) -> Iterator[str]:
-    """Paths of the micrographs below a folder; links are followed, each folder once, our own output is left out."""
+    """Paths of the micrographs below a folder, without those in our own output."""
+    yield from (path for path in walk_files(top, output=False) if is_micrograph(os.path.basename(path)))
+
+
+def walk_files(top: str | Path, output: bool = True) -> Iterator[str]:
+    """Paths of the files below a folder, in order; links are followed, each folder once, hidden names are left out.
+
+    Parameters
+    ----------
+    top
+        The folder.
+    output
+        False: leave out what this program wrote.
+    """
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
@@ -197,9 +210,9 @@ def walk(top: str) -> Iterator[str]:
             subfolders.clear()
             continue
         seen.add(real)
-        ours = (*OUTPUT_FOLDERS, *FACILITY_FOLDERS) if STATE_FOLDER in subfolders else ()
+        ours = (*OUTPUT_FOLDERS, *FACILITY_FOLDERS) if STATE_FOLDER in subfolders and not output else ()
         subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and s not in ours)
-        yield from (os.path.join(folder, name) for name in sorted(names) if is_micrograph(name))
+        yield from (os.path.join(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _from_list(path: Path) -> Iterator[Input]:
@@ -208,11 +221,13 @@ def _from_list(path: Path) -> Iterator[Input]:
     except OSError as error:
         raise CryoSegNetError(f"@{path}: the list cannot be read ({error.strerror}); check the path") from error
     if "\0" in text:
-        raise CryoSegNetError(f"@{path}: the list holds null bytes; save it as plain text (UTF-8), one path a line")
+        raise CryoSegNetError(
+            f"@{path}: the list contains null bytes; save it as plain text (UTF-8), one path per line"
+        )
     names = [line.strip() for line in text.split("\n")]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
-        raise CryoSegNetError(f"@{path}: the list names no micrographs; write one path a line")
+        raise CryoSegNetError(f"@{path}: the list names no micrographs; write one path per line")
     for name in names:
         beside = path.parent / name
         yield Input(beside if not os.path.exists(name) and beside.exists() else Path(name), name)

@@ -1,31 +1,32 @@
-"""Files of labels and of picks: which there are in a folder, what they hold, and which micrograph they belong to.
+"""Files of labels and picks: finding them in folders, reading them, and matching their names to micrographs.
 
-Training and evaluation read what `cryosegnet_ext.files.picks` reads, RELION's lists of coordinate files, and masks.
+Training, evaluation and export all use this module. It reads the formats of `cryosegnet_ext.files.picks`, RELION's
+lists of coordinate files, and (as labels) mask images.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from .formats import READABLE
-from .inputs import STATE_FOLDER
+from .inputs import STATE_FOLDER, walk_files
 from .masks import MASK_SUFFIXES, is_mask, read_mask
 from .micrograph import micrograph_stem
 from .picks import Picks, read_many
 from .relion import coordinate_list
 from .text import bad
 
-#: Of one micrograph's coordinates in several formats, the first of these is read.
+#: Where a micrograph has files in several formats, the first of these is read.
 PREFERRED = (".star", ".cs", ".csv", ".cbox", ".box", ".txt", ".tsv")
 _WORDS = {
-    # With y as well a damaged header is read, and complained about.
+    # y as well: a damaged header then counts as coordinates, and reading it tells what is wrong.
     ".star": ("_rlnCoordinateX", "_rlnCoordinateY"),
     ".cbox": ("_CoordinateX", "_CoordinateY"),
     ".csv": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
@@ -33,11 +34,11 @@ _WORDS = {
     ".txt": ("x_coord", "x"),
     ".tsv": ("x_coord", "x"),
 }
-_HEAD = 1 << 20  # optics groups, of which there may be thousands, stand before the coordinates
+_HEAD = 1 << 20  # thousands of optics groups may come before the coordinates
 _COORDINATES, _EMPTIED, _OTHER = range(3)
 
 
-_UID = re.compile(r"^\d{15,21}_(?=.)")  # CryoSPARC puts an exposure's uid before the name of the file that it imports
+_UID = re.compile(r"^\d{15,21}_(?=.)")  # CryoSPARC puts an exposure's uid before the name of an imported file
 _ADDED = re.compile(
     r"_(auto|manual|topaz|log|cryolo)?(pick|picks|picked|coords|coordinates|particles|boxes|box|labels|label|mask|masks"
     r"|gt|truth|extract)$",
@@ -55,7 +56,7 @@ class CoordinateFile:
     path
         The file: a table of one or many micrographs, or a mask image.
     micrograph
-        The micrograph that RELION's list gives it to; None where no list names it.
+        The micrograph that RELION's list gives for it; None without a list.
     """
 
     path: Path
@@ -63,55 +64,55 @@ class CoordinateFile:
 
     @property
     def name(self) -> str:
-        """What says whose it is: the micrograph's name in a list, else the file's own."""
+        """The name to match with micrographs: the micrograph's in the list, else the file's own."""
         return self.micrograph or self.path.name
 
     def read(self, pixel_size: float | None = None) -> dict[str, Picks]:
-        """The picks of each micrograph, by its name in the file or in the list, else by the file's path.
+        """The picks of each micrograph, by its name in the list or the file; by the file's path if neither names it.
 
         A table without rows is a micrograph without particles.
 
         Raises
         ------
         CryoSegNetError
-            The file cannot be read, or a list gives a table of several micrographs to one.
+            The file cannot be read, or contains several micrographs where a list names one.
         """
         tables = read_many(self.path, pixel_size) or {self.path.stem: Picks.empty(pixel_size)}
         if self.micrograph is not None and len(tables) > 1:
-            raise bad(self.path, f"it holds picks of {len(tables)} micrographs", "give this file by itself")
+            raise bad(self.path, f"it contains picks of {len(tables)} micrographs", "give this file on its own")
         if self.micrograph is not None or list(tables) == [self.path.stem]:
             return {self.micrograph or str(self.path): next(iter(tables.values()))}
         return tables
 
     def read_labels(self, pixel_size: float | None = None) -> dict[str, Picks]:
-        """As `read`, but masks are read as well, in their own pixels, and the boxes of BOX files have no diameter."""
+        """As `read`, but masks are read too (in pixels of the mask), and picks of BOX files have no diameter."""
         if is_mask(self.path):
             return {self.micrograph or str(self.path): read_mask(self.path)}
         if self.path.suffix.lower() not in READABLE:
             remedy = f"use one of {', '.join(READABLE)} or a mask image"
-            raise bad(self.path, f"'{self.path.suffix}' is no format of labels", remedy)
+            raise bad(self.path, f"'{self.path.suffix}' is not a format of labels", remedy)
         tables = self.read(pixel_size)
         if self.path.suffix.lower() != ".box":
             return tables
-        # Boxes are chosen larger than the particle, by habit and not by measure: training would learn a wrong size,
-        # and evaluation would take wrong picks for right.
+        # Boxes are larger than the particle by an unknown factor: training would learn a wrong size, and evaluation
+        # would count wrong picks as right.
         return {name: replace(picks, diameter=np.full(len(picks), np.nan)) for name, picks in tables.items()}
 
 
 def label_files(path: str | Path, leave_out: Collection[str] = ()) -> list[CoordinateFile]:
-    """The label files that a path stands for: see `coordinate_files`; ``leave_out`` are real paths of micrographs.
+    """The label files in a path, as `coordinate_files` finds them, masks included.
 
     Raises
     ------
     CryoSegNetError
-        A file is empty or has lost its header: passed over, its micrograph would not count.
+        A file is empty or has lost its header. Skipping it would drop its micrograph without a word.
     """
     files, emptied = coordinate_files(path, (*PREFERRED, *MASK_SUFFIXES), leave_out)
     if emptied:
-        more = f", as {len(emptied) - 1} more" if len(emptied) > 1 else ""
+        more = f" ({plural(len(emptied) - 1, 'other file')} too)" if len(emptied) > 1 else ""
         raise CryoSegNetError(
-            f"{emptied[0]}: it is empty or has lost its header{more}: restore or remove it, or leave the header "
-            "without rows for a micrograph that has no particles."
+            f"{emptied[0]}: it is empty or has lost its header{more}: restore or remove it; a micrograph without "
+            "particles has a file with a header and no rows."
         )
     return files
 
@@ -119,27 +120,27 @@ def label_files(path: str | Path, leave_out: Collection[str] = ()) -> list[Coord
 def coordinate_files(
     path: str | Path, suffixes: Sequence[str] = PREFERRED, leave_out: Collection[str] = ()
 ) -> tuple[list[CoordinateFile], list[Path]]:
-    """The files of picks or labels that a path stands for.
+    """Find the files of picks or labels in a path.
 
-    Job folders hold other tables, lists, logs and pictures as well, so that of a folder only those files are taken
-    whose head names coordinates.
+    Job folders contain other tables, lists, logs and pictures as well, so only files whose header names coordinates are
+    taken from a folder.
 
     Parameters
     ----------
     path
-        A file, a list of coordinate files of RELION (see `coordinate_list`), or a folder with its subfolders; of what
-        ``cryosegnet pick`` or ``simulate`` wrote to, only its picks or its truth.
+        A file, one of RELION's lists of coordinate files (see `coordinate_list`), or a folder with its subfolders. Of
+        an output folder of ``cryosegnet pick`` or ``simulate`` only the picks or the truth are searched.
     suffixes
-        What is taken; of one micrograph's files in several formats, the first.
+        The formats to look for. Where a micrograph has files in several, the first is taken.
     leave_out
-        Real paths of files that are none.
+        Real paths of files that are not to be taken, as the micrographs themselves.
 
     Returns
     -------
     list of CoordinateFile
-        Of a folder in order of their paths.
+        From a folder in order of their paths.
     list of Path
-        Files of a folder that are empty or do not say what is in them.
+        Files of a folder that are empty or have no header.
 
     Raises
     ------
@@ -156,9 +157,9 @@ def coordinate_files(
         return [CoordinateFile(path)] if os.path.realpath(path) not in leave_out else [], []
     best: dict[Path, tuple[int, Path]] = {}
     emptied = []
-    for file in _walk(inner(path)):
+    for file in map(Path, walk_files(inner(path))):
         rank = next((i for i, suffix in enumerate(suffixes) if file.name.lower().endswith(suffix)), None)
-        if rank is None or os.path.realpath(file) in leave_out:
+        if rank is None or (leave_out and os.path.realpath(file) in leave_out):
             continue
         kind = _kind(file)
         if kind == _EMPTIED:
@@ -172,10 +173,10 @@ def coordinate_files(
 
 
 def stem_of(name: str) -> str:
-    """The micrograph's stem in a name of a file or a row of a table.
+    """The stem of the micrograph that a name of a file or in a table means.
 
-    Folders, a micrograph's or a pick file's suffix, CryoSPARC's uid in front, and what RELION, CryoSPARC and others put
-    behind (``_autopick``, ``_patch_aligned_doseweighted``, ``_mask``) are taken off.
+    Folders, suffixes, CryoSPARC's uid at the beginning, and what RELION, CryoSPARC and other programs append
+    (``_autopick``, ``_patch_aligned_doseweighted``, ``_mask``) are removed.
 
     Examples
     --------
@@ -192,12 +193,12 @@ def stem_of(name: str) -> str:
 
 
 def match_names(names: Iterable[str], stems: Collection[str]) -> dict[str, str]:
-    """Which of some micrographs each name of a file or of a table's row means, as `match_name` has it.
+    """The micrograph that each name of a file or in a table means; see `match_name`.
 
     Returns
     -------
     dict
-        From a name to a stem; names that mean none of the micrographs are not in it.
+        Name -> stem; names that match no micrograph are left out.
     """
     known = set(stems)
     found = {name: match_name(name, known) for name in names}
@@ -205,18 +206,18 @@ def match_names(names: Iterable[str], stems: Collection[str]) -> dict[str, str]:
 
 
 def match_name(name: str, stems: Collection[str]) -> str | None:
-    """Which of some micrographs a name of a file or of a table's row means.
+    """The micrograph that a name of a file or in a table means.
 
-    It is the micrograph of that name, with or without what programs add to it (see `stem_of`), else the one with the
-    longest stem that it begins with, where the rest starts with ``_``, ``-`` or ``.`` and is no mere number:
-    ``mic_1_weird.star`` is of ``mic_1``, ``mic_1_2.star`` is not.
+    It is the micrograph of that name, with or without what programs add to names (see `stem_of`). Otherwise it is the
+    one with the longest stem that the name begins with, if the rest starts with ``_``, ``-`` or ``.`` and is not just
+    a number: ``mic_1_weird.star`` belongs to ``mic_1``, ``mic_1_2.star`` does not.
 
     Parameters
     ----------
     name
-        As a file or a table has it.
+        Of a file, with or without folders, or of a micrograph in a table.
     stems
-        Of the micrographs; a set or dict, where there are many.
+        Of the micrographs; a set or dict if there are many.
 
     Returns
     -------
@@ -239,7 +240,7 @@ def _without_suffix(name: str) -> str:
 
 
 def _beginning(stem: str, known: Collection[str]) -> str | None:
-    """The longest known stem that this one goes on from."""
+    """The longest known stem that this one begins with."""
     for cut in range(len(stem) - 1, 0, -1):
         if stem[cut] in "_-." and re.search("[a-zA-Z]", stem[cut:]) and stem[:cut] in known:
             return stem[:cut]
@@ -247,21 +248,15 @@ def _beginning(stem: str, known: Collection[str]) -> str | None:
 
 
 def inner(folder: Path) -> Path:
-    """Where the coordinates are in what ``cryosegnet pick`` or ``simulate`` wrote to; any other folder itself."""
+    """The subfolder with coordinates in what ``cryosegnet pick`` or ``simulate`` wrote; any other folder itself."""
     if (folder / "simulation.json").is_file() and (folder / "truth").is_dir():
         return folder / "truth"
     ours = (folder / STATE_FOLDER).is_dir() or (folder / "summary.json").is_file()
     return folder / "picks" if ours and (folder / "picks").is_dir() else folder
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for top, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-        yield from (Path(top, name) for name in sorted(names) if not name.startswith("."))
-
-
 def _kind(file: Path) -> int:
-    """What the head of a file names: coordinates, something else, or nothing at all."""
+    """Whether a file's header names coordinates, something else, or nothing at all."""
     suffix = file.suffix.lower()
     words = _WORDS.get(suffix)
     if words is None:
@@ -270,13 +265,13 @@ def _kind(file: Path) -> int:
         with open(file, "rb") as stream:
             head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
     except OSError:
-        return _COORDINATES  # reading it whole says what is wrong
+        return _COORDINATES  # reading all of it will tell what is wrong
     if not head.strip("\0 \t\r\n"):
         return _EMPTIED
     if suffix in (".star", ".cbox", ".cs"):
         if any(word in head for word in words):
             return _COORDINATES
-        # RELION 3 leaves coords_suffix_autopick.star, whose one line is the name of a file.
+        # RELION 3.1 writes coords_suffix_autopick.star, whose only line is a file name.
         named = suffix == ".cs" or file.name.startswith("coords_suffix")
         return _OTHER if named or any(line.lstrip().startswith("_") for line in head.splitlines()) else _EMPTIED
     header = next((line for line in head.splitlines() if line.strip() and not line.startswith("#")), "")

@@ -1,4 +1,4 @@
-"""What a micrograph can be, and what is wrong with a file that holds something else."""
+"""Limits of what is read as a micrograph, and the error for a file that is outside of them."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ _CHUNK = 8 << 20
 
 
 class BadFile(Exception):
-    """What is wrong with a file and what to do: the sentence less its subject (the file's name) and full stop."""
+    """What is wrong with a file and what to do: a sentence without its subject (the file's name) and full stop."""
 
 
 def check_shape(ny: int, nx: int) -> None:
     """Refuse what is too small or too large for a micrograph."""
     if min(ny, nx) < MIN_SIDE:
-        raise BadFile(f"is {nx} x {ny} pixels, too small for a micrograph: give one of at least {MIN_SIDE} a side")
+        raise BadFile(
+            f"is {nx} x {ny} pixels, too small for a micrograph: give one with at least {MIN_SIDE} pixels a side"
+        )
     if max(ny, nx) > MAX_SIDE:
         raise BadFile(
-            f"claims to be {nx} x {ny} pixels, and {MAX_SIDE} a side is the most that is read: copy it again or bin it"
+            f"has {nx} x {ny} pixels by its header, more than the limit of {MAX_SIDE} a side: copy it again or bin it"
         )
 
 
 def check_expansion(nbytes: int, size: int) -> None:
-    """Refuse a compressed image that claims to be far larger than its file can hold."""
+    """Refuse a compressed image whose header gives far more pixels than the file can contain."""
     if nbytes > _MAX_EXPANSION * size:
-        raise BadFile(f"is {size} bytes for an image of {nbytes}, too few to be a micrograph: copy or write it again")
+        raise BadFile(f"has {size} bytes, too few for an image of {nbytes} bytes: copy or write it again")
 
 
 def truncated(expected: int, found: int) -> BadFile:
-    """The complaint about a file that ends early, in bytes."""
-    return BadFile(f"is truncated, as {expected} bytes were expected and {found} found: copy it again")
+    """The error about a file that ends early; sizes in bytes."""
+    return BadFile(f"is truncated ({expected} bytes expected, {found} found): copy it again")
 
 
 def take(stream: Any, count: int) -> bytearray:
-    """Up to ``count`` bytes; memory grows with what is there, not with what a header claims."""
+    """Read up to ``count`` bytes; memory grows with what the file contains, not with what its header says."""
     taken = bytearray()
     while len(taken) < count:
         chunk = stream.read(min(_CHUNK, count - len(taken)))
@@ -51,7 +53,7 @@ def take(stream: Any, count: int) -> bytearray:
 
 
 def skip(stream: Any, count: int) -> int:
-    """Pass over up to ``count`` bytes; returns how many there were."""
+    """Skip up to ``count`` bytes; returns how many there were."""
     skipped = 0
     while skipped < count:
         chunk = stream.read(min(_CHUNK, count - skipped))
@@ -62,27 +64,27 @@ def skip(stream: Any, count: int) -> int:
 
 
 def whole(file: BinaryIO, size: int) -> bytes:
-    """All of an encoded picture, unless it is absurdly large."""
+    """Read all of an encoded picture, unless it is far too large."""
     if size > _ENCODED_LIMIT:
-        raise BadFile(f"is {size} bytes, too large for a PNG or JPEG micrograph: convert it to MRC")
+        raise BadFile(f"has {size} bytes, too many for a PNG or JPEG micrograph: convert it to MRC")
     return file.read(size)
 
 
 def plausible(pixel_size: float) -> bool:
-    """Whether this is a pixel size of a micrograph, angstrom."""
+    """Whether this can be the pixel size of a micrograph, angstrom per pixel."""
     return math.isfinite(pixel_size) and MIN_PIXEL_SIZE <= pixel_size <= MAX_PIXEL_SIZE
 
 
 def rounded(pixel_size: float) -> float:
-    """Six digits: what float32 holds of the decimal number that was meant."""
+    """Round to six digits, which is what float32 keeps of a decimal number."""
     return float(f"{pixel_size:.6g}")
 
 
 def one_line(text: object) -> str:
-    """An error's text fit to stand within a sentence: one line, no full stop at its end, not long."""
+    """An error's text for use within a sentence: one short line without a full stop."""
     return " ".join(str(text).split()).rstrip(".")[:160] or "no reason given"
 
 
 def shown(name: str) -> str:
-    """The name as it is, or escaped where it holds a line break or what a terminal cannot print."""
+    """The name, escaped if it contains a line break or other characters that a terminal cannot print."""
     return name if name.isprintable() and name else ascii(name)

@@ -1,4 +1,4 @@
-"""Particles of mask images: discs that may overlap, single shapes, or one number for each particle."""
+"""Find the particles in mask images: discs that may overlap, separate shapes, or one number per particle."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .text import Floats
 
 MASK_SUFFIXES = (*MICROGRAPH_SUFFIXES, ".bmp")
 
-# A component of at most this many disc areas is one particle; larger ones are overlapping discs.
+# A component of at most this many disc areas is one particle; larger components are overlapping discs.
 _SINGLE = 1.3
-# A disc must be inside the mask by this share, and must cover this share that no other disc covers.
+# At least this share of a disc must be inside the mask, and this share must not be covered by other discs.
 _INSIDE, _NEW = 0.93, 0.4
-# Smallest disc that can be told from a speck, pixels of the mask.
+# Radius of the smallest disc that is not taken for a speck, pixels of the mask.
 _LEAST_RADIUS = 1.5
 
 
 def is_mask(path: str | Path) -> bool:
-    """Whether a file of this name may be a mask: it has an image's suffix."""
+    """Whether a file may be a mask, by its suffix."""
     return str(path).lower().endswith(MASK_SUFFIXES)
 
 
@@ -36,17 +36,17 @@ def read_mask(path: str | Path) -> Picks:
     Parameters
     ----------
     path
-        An image, zero where there is no particle: see `centres_of_mask`.
+        An image with zeros where there is no particle; see `centres_of_mask`.
 
     Returns
     -------
     Picks
-        In pixels of the mask, whose shape they have; see `in_micrograph`.
+        In pixels of the mask, with the mask's shape; `in_micrograph` converts them.
 
     Raises
     ------
     CryoSegNetError
-        The file cannot be read, or is no mask.
+        The file cannot be read, or is not a mask.
     """
     image: NDArray[Any] | None = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     # None: an MRC file, or a TIFF that OpenCV does not know.
@@ -63,7 +63,7 @@ def read_mask(path: str | Path) -> Picks:
 def in_micrograph(
     x: Floats, y: Floats, diameter: Floats | float, mask: tuple[int, int], micrograph: tuple[int, int]
 ) -> tuple[Floats, Floats, Floats | float]:
-    """Centres and diameters in a mask as those in its micrograph; masks of the shape (ny, nx) are often reduced."""
+    """Centres and diameters in pixels of the micrograph; ``mask`` and ``micrograph`` are the shapes (ny, nx)."""
     fy, fx = micrograph[0] / mask[0], micrograph[1] / mask[1]
     return (x + 0.5) * fx - 0.5, (y + 0.5) * fy - 0.5, diameter * float(np.sqrt(fx * fy))
 
@@ -74,20 +74,20 @@ def centres_of_mask(mask: NDArray[Any]) -> tuple[Floats, Floats, float]:
     Parameters
     ----------
     mask : (ny, nx)
-        Zero is background. Two values only: a union of discs (CryoPPP) or shapes. Several whole numbers, each in one
-        place: an instance mask. Anything else (a JPEG, a resized mask) is cut at half of its range.
+        Zero is background. With two values it is a union of discs (CryoPPP) or shapes; with several whole numbers, each
+        in one place, an instance mask. Anything else (a JPEG, a resized mask) is thresholded at half of its range.
 
     Returns
     -------
     x, y : (n,)
         Centres, pixels of the mask; an integer is the centre of that pixel.
     diameter : float
-        Of a typical particle, pixels of the mask; nan where there is none.
+        Of a typical particle, pixels of the mask; nan if there are no particles.
 
     Raises
     ------
     CryoSegNetError
-        Most of it is particle: it is inverted, or no mask.
+        Most of it is foreground: it is inverted, or not a mask.
     """
     instances = _instances(mask)
     if instances is None:
@@ -95,7 +95,7 @@ def centres_of_mask(mask: NDArray[Any]) -> tuple[Floats, Floats, float]:
         plane = (mask > (low + high) / 2) if high > low else np.full(mask.shape, high != 0)
         if plane.mean() > 0.6:
             raise CryoSegNetError(
-                f"particles cover {plane.mean():.0%} of the mask: it is inverted or no mask; particles must be the "
+                f"particles cover {plane.mean():.0%} of the mask: it is inverted, or not a mask; particles must be the "
                 "brighter value"
             )
         return _discs(plane)
@@ -107,7 +107,7 @@ def centres_of_mask(mask: NDArray[Any]) -> tuple[Floats, Floats, float]:
 
 
 def _instances(mask: NDArray[Any]) -> NDArray[np.int64] | None:
-    """The mask as instance numbers, if it is one: three or more values, each of which lies in one piece."""
+    """The mask as instance numbers, if it is an instance mask: three or more values, each in one connected piece."""
     if mask.dtype.kind == "f" and (not np.array_equal(mask, np.round(mask)) or np.abs(mask).max() > 1e6):
         return None
     whole = mask.astype(np.int64)
@@ -124,7 +124,7 @@ def _instances(mask: NDArray[Any]) -> NDArray[np.int64] | None:
 
 
 def _discs(plane: NDArray[np.bool_]) -> tuple[Floats, Floats, float]:
-    """Cover a mask (ny, nx) by equal discs whose radius is the mask's own."""
+    """Cover a mask (ny, nx) by equal discs; their radius is measured on the mask."""
     none = np.zeros(0)
     if not plane.any():
         return none, none, float("nan")
@@ -151,10 +151,10 @@ def _discs(plane: NDArray[np.bool_]) -> tuple[Floats, Floats, float]:
 
 
 def _radius(plane: NDArray[np.bool_], component: NDArray[Any]) -> float:
-    """Radius of the discs: median over the components of how far their inside is from their outside.
+    """Radius of the discs: the median over the components of the largest distance from the background.
 
-    Overlapping discs raise it a little where three meet, which the median over many components does not see; the areas
-    of the components that hold one disc then give it to a fraction of a pixel.
+    Where three discs overlap that distance is a little too large, which hardly changes the median over many components.
+    The areas of the components that are one disc then give the radius to a fraction of a pixel.
     """
     padded = cv2.copyMakeBorder(plane.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
@@ -168,14 +168,14 @@ def _radius(plane: NDArray[np.bool_], component: NDArray[Any]) -> float:
 
 
 def _cover(todo: NDArray[np.float32], radius: float) -> list[tuple[float, float]]:
-    """Greedily, the disc that covers most of what is not covered yet; discs cut by the border count as mirrored."""
+    """Add the disc that covers most of what is not covered yet, again and again; the border counts as a mirror."""
     if not todo.any():
         return []
     reach = int(np.ceil(radius))
     yy, xx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = (xx**2 + yy**2 <= radius**2).astype(np.float32)
     disc /= disc.sum()
-    # the border is mirrored once; inside the padded plane every disc is whole, so a covered disc changes only its patch
+    # The border is mirrored once. Every disc is whole inside the padded plane, so a new disc changes only its patch.
     pad = 2 * reach
     plane = np.pad(todo, pad, mode="symmetric") if min(todo.shape) > pad else np.pad(todo, pad)
     whole = cv2.filter2D(plane, -1, disc, borderType=cv2.BORDER_CONSTANT)

@@ -1,4 +1,4 @@
-"""Picks of a micrograph, the only form in which picks travel, and the files that they are read from and written to."""
+"""The picks of a micrograph, in the one form that all parts use, and reading and writing their files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Picks:
         Particle diameter in angstrom; in pixels where ``pixel_size`` is None. NaN where it is not known, as in picks
         read from a STAR file.
     score : (n,) float64
-        Figure of merit: 0..1 for our own picks, whatever their program gave for others' (Topaz: log-odds).
+        Figure of merit: 0..1 for our own picks, else as the other program gives it (Topaz: log-odds).
     pixel_size : float or None
         Angstrom per pixel of the micrograph; None where it is not known.
     shape : (ny, nx) or None
         Shape of the micrograph in pixels, where it is known.
     sought : float or None
-        The particle diameter that was looked for, in the unit of ``diameter``: the one that was given, or the dataset's
-        estimate. One size for all micrographs, which box files need.
+        The particle diameter that the picker used, in the unit of ``diameter``: given, or estimated for the data set.
+        One size for all micrographs, which box files need.
 
     Raises
     ------
@@ -63,12 +63,12 @@ class Picks:
 
     @classmethod
     def empty(cls, pixel_size: float | None = None, shape: tuple[int, int] | None = None) -> Picks:
-        """A table without picks."""
+        """A micrograph without picks."""
         none = np.zeros(0)
         return cls(none, none, none, none, pixel_size, shape)
 
     def __repr__(self) -> str:
-        """One line; the columns have their own."""
+        """A summary in one line; the columns have their own representation."""
         unit = "px" if self.pixel_size is None else "A"
         words = [f"{len(self)} picks"]
         sizes = self.diameter[np.isfinite(self.diameter)]
@@ -99,7 +99,7 @@ class Picks:
         return self.take(self.score >= threshold)
 
     def by_score(self) -> Picks:
-        """The same picks, best first; ties by y, then x, so that the order never depends on how they were found."""
+        """The same picks, best first; ties by y, then x, so that the order is always the same."""
         return self.take(np.lexsort((self.x, self.y, -self.score)))
 
     def write(self, path: str | Path, box_size: int | None = None) -> None:
@@ -175,7 +175,7 @@ def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:
         first, second = list(table)[:2]
         raise bad(
             path,
-            f"it holds the picks of {len(table)} micrographs ({first}, {second}, ...)",
+            f"it contains picks of {len(table)} micrographs ({first}, {second}, ...)",
             "split it with 'cryosegnet export' or read it with read_many",
         )
     return next(iter(table.values()), Picks.empty(pixel_size))
@@ -198,9 +198,9 @@ def read_many(path: str | Path, pixel_size: float | None = None) -> dict[str, Pi
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise bad(path, f"'{path.suffix}' is no known format of picks", f"use one of {', '.join(READERS)}")
+        raise bad(path, f"'{path.suffix}' is not a known format of picks", f"use one of {', '.join(READERS)}")
     if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise CryoSegNetError(f"the pixel size is {pixel_size}: give it in angstrom per pixel, above zero.")
+        raise CryoSegNetError(f"the pixel size must be in angstrom per pixel, above zero (got {pixel_size}).")
     with np.errstate(all="ignore"):
         return _by_micrograph(reader(read_bytes(path), path, pixel_size), path, pixel_size)
 
@@ -208,15 +208,15 @@ def read_many(path: str | Path, pixel_size: float | None = None) -> dict[str, Pi
 def write_cs(table: Mapping[str, Picks], path: str | Path) -> None:
     """Write the picks of many micrographs as CryoSPARC particle locations: a NumPy structured array in a .cs file.
 
-    Fields and types are those of CryoSPARC's own pickers. ``uid`` and ``location/micrograph_uid`` are made from the
-    name and the coordinates, so the same picks give the same file; inside a CryoSPARC project the exposures have uids
-    of their own, and ``cryosegnet-cryosparc`` writes those. ``location/min_dist_A`` carries the diameter. A micrograph
+    Fields and types are those of CryoSPARC's own pickers. ``uid`` and ``location/micrograph_uid`` are computed from the
+    name and the coordinates, so the same picks give the same file. Inside a CryoSPARC project the exposures have their
+    own uids; ``cryosegnet-cryosparc`` writes those. ``location/min_dist_A`` carries the diameter. A micrograph
     without picks has no row.
 
     Parameters
     ----------
     table
-        Micrograph path, as CryoSPARC shall know it, to its picks; each with a shape.
+        Micrograph path, as CryoSPARC should show it -> its picks; each with a shape.
     path
         The .cs file.
 
@@ -229,7 +229,7 @@ def write_cs(table: Mapping[str, Picks], path: str | Path) -> None:
 
 
 def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) -> dict[str, Picks]:
-    """The picks of each micrograph that a file names; of the file's stem where it names none."""
+    """The picks of each micrograph in a table; under the file's stem if it names no micrograph."""
     n = len(table.x)
     unknown = np.full(n, np.nan)
     diameter = unknown if table.diameter is None else np.where(table.diameter > 0, table.diameter, np.nan)
@@ -239,7 +239,7 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
     for name, values in (("x", table.x), ("y", table.y), ("score", score)):
         if not np.isfinite(values).all():
             row = int(np.argmin(np.isfinite(values))) + 1
-            raise bad(path, f"the {name} of pick {row} is no finite number", "the file is damaged: export it again")
+            raise bad(path, f"the {name} of pick {row} is not a finite number", "the file is damaged: export it again")
     rows: dict[str, list[int]] = {}
     if table.micrograph is None:
         rows[path.stem] = list(range(n))
@@ -248,7 +248,7 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
             rows.setdefault(name, []).append(row)
     for name in rows:
         if not name or not name.isprintable():
-            raise bad(path, f"{name!r} is no name of a micrograph", "the file is damaged: export it again")
+            raise bad(path, f"{name!r} is not a micrograph's name", "the file is damaged: export it again")
     result = {}
     for name, chosen in rows.items():
         i = np.array(chosen, dtype=np.int64)

@@ -20,8 +20,8 @@ _HEAD = 1 << 16
 
 
 def project_root(file: Path, names: Sequence[str]) -> Path:
-    """The folder that a file's names are relative to: here, or the nearest folder above the file where one exists."""
-    # From all over the list: the first ones of a long session may be archived by now.
+    """The folder that a file's names are relative to: this one, or the nearest above the file where one exists."""
+    # From the whole list: the first micrographs of a long session may be archived by now.
     some = names[:: max(1, -(-len(names) // 20))]
     for root in (Path(), *Path(os.path.abspath(file)).parents):
         if any((root / name).exists() for name in some):
@@ -37,15 +37,15 @@ def read_micrographs_table(path: str | Path) -> tuple[Block, Block | None]:
     CryoSegNetError
         The file cannot be read, is damaged, lists movies, or lists no micrographs.
     """
-    # A file that is being written may end within a row. That is refused: with numbers missing, the rows before it lost
-    # their optics groups, and with them their pixel size.
+    # A file that is being written may end within a row. The reader refuses it: with a number missing, the rows before
+    # it lost their optics groups, and with them their pixel sizes.
     blocks = read_star_blocks(path)
     optics = next((block for block in blocks if block.name == "optics"), None)
     for block in blocks:
         if block is not optics and "rlnMicrographName" in block.labels:
             return block, optics
     if any("rlnMicrographMovieName" in block.labels for block in blocks):
-        raise CryoSegNetError(f"{path}: this STAR file lists movies; run motion correction and give the micrographs")
+        raise CryoSegNetError(f"{path}: this STAR file lists movies; run motion correction and give its micrographs")
     raise CryoSegNetError(f"{path}: no column rlnMicrographName; give a STAR file of micrographs")
 
 
@@ -67,7 +67,7 @@ def listed_micrographs(path: str | Path) -> list[tuple[str, Path, float | None]]
 
 
 def _pixel_sizes(table: Block, optics: Block | None) -> Floats:
-    """Angstrom per pixel of each row: its optics group's (RELION 3.1 on), else its own columns (before 3.1)."""
+    """Angstrom per pixel of each row: from its optics group (RELION 3.1 and later), else from its own columns."""
     of_group = optics_pixel_sizes(table, optics)
     if of_group is not None:
         return of_group
@@ -90,42 +90,42 @@ def optics_pixel_sizes(table: Block, optics: Block | None) -> Floats | None:
 
 
 def micrographs_of(path: str) -> str:
-    """The STAR file with the micrographs that a list of coordinates belongs to: 3.1 names one, later lists are it.
+    """The STAR file of the micrographs of a list of coordinates: 3.1 names one, later lists are one themselves.
 
     Raises
     ------
     CryoSegNetError
-        The file that it names is not there.
+        The file that it names does not exist.
     """
     if not _is_suffix_file(Path(path)):
         return path
     named = read_bytes(path).decode(errors="replace").partition("\n")[0].strip()
     star = project_root(Path(path), [named]) / named
     if not named or not star.exists():
-        raise bad(path, "it names no micrographs STAR that exists", "choose it at 'Input micrographs' as well")
+        raise bad(path, "it does not name an existing micrographs STAR", "choose one at 'Input micrographs' as well")
     return str(star)
 
 
 def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dict[str, Path] | None:
-    """The coordinate files that a list of RELION names and that are there, by their micrographs' names.
+    """The coordinate files in one of RELION's lists, by micrograph name; files that do not exist are left out.
 
     Parameters
     ----------
     path
-        ``autopick.star`` or ``manualpick.star`` of RELION 4 and 5, or ``coords_suffix_autopick.star`` of 3.1, which
-        says how the names of micrographs become those of their coordinate files.
+        ``autopick.star`` or ``manualpick.star`` of RELION 4 and 5, or ``coords_suffix_autopick.star`` of 3.1, whose
+        name says how the coordinate files are called.
     names
         The micrographs, for 3.1; by default those in the STAR file that the list names.
 
     Returns
     -------
     dict
-        None where the file is no such list.
+        None if the file is not such a list.
 
     Raises
     ------
     CryoSegNetError
-        The list cannot be read or is damaged, or none of its coordinate files is there.
+        The list cannot be read or is damaged, or none of its coordinate files exists.
     """
     path = Path(path)
     if _is_suffix_file(path):
@@ -134,7 +134,7 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
         suffix = path.name[len(_SUFFIX_FILE) :]
         files = {n: path.parent / (without_extension(strip_job(n).lstrip("/")) + suffix) for n in names}
     else:
-        # Tables of particles may be large, so that they are not read twice.
+        # A table of particles may be large: it is not read twice.
         if path.suffix.lower() != ".star" or f"_{_COORDINATES}".encode() not in read_bytes(path)[:_HEAD]:
             return None
         block = next((b for b in read_star_blocks(path) if {"rlnMicrographName", _COORDINATES} <= set(b.labels)), None)
@@ -145,7 +145,9 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
         files = {name: root / file for name, file in zip(block.text("rlnMicrographName"), listed)}
     there = {name: file for name, file in files.items() if file.exists()}
     if not there:
-        raise bad(path, "none of the coordinate files that it lists is there", "give the folder of them, or pick again")
+        raise bad(
+            path, "none of the coordinate files in this list exists", "give the folder they are in, or pick again"
+        )
     return there
 
 

@@ -1,11 +1,11 @@
-"""How RELION makes the path of a job's output of a micrograph's name. Imports nothing heavy."""
+"""How RELION derives output paths from micrograph names. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import re
 
 # RELION's decomposePipelineFileName (src/filename.cpp): a folder whose name begins with job and three digits. It looks
-# behind each slash first, and only then at the beginning.
+# after each slash first, and only then at the beginning.
 _JOB_PREFIX = re.compile(r"^.*?/job\d{3}[^/]*/|^job\d{3}[^/]*/")
 
 

@@ -1,13 +1,13 @@
 """STAR files: reading the blocks of any of them, and writing tables for other programs.
 
-Reading is the project's own. A file that a full disk, a crash or an editor damaged must give one sentence and never
-other numbers, while `starfile` fills a short row with NaN, shifts the columns of a long one, takes a header followed by
-a comment for an unreadable table, and a file that is no STAR for one without blocks; it also makes the number 1 of a
-micrograph called 001. A check before it would have to take every line apart, as a reader does.
+The project has its own reader. A file that was damaged by a full disk, a crash or an editor must give one error and
+never wrong numbers. `starfile` fills a short row with NaN, shifts the columns of a long row, cannot read a header that
+has a comment after it, returns no blocks for a file that is not a STAR file, and turns a micrograph called 001 into the
+number 1. A check before it would have to split every line into values, which is what a reader does.
 
-Tables for other programs are written with `starfile`. Two kinds of files are not: coordinate files, as some pipelines
-skip their six lines of header by count (`formats.star`), and the files of a RELION job, which are written as RELION
-itself writes them (`relion_external.nodes`).
+`starfile` writes the tables for other programs. Two kinds of files are written by hand: coordinate files, because some
+pipelines skip exactly six header lines (`formats.star`), and the files of a RELION job, which look as RELION writes
+them (`relion_external.nodes`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Block:
     path: Path
 
     def text(self, label: str) -> list[str]:
-        """A column as it stands in the file."""
+        """A column as text, as it is in the file."""
         column = self.labels.index(label)
         return [row[column] for row in self.rows]
 
@@ -43,7 +43,7 @@ class Block:
         return numbers(self.text(label), self.lines, label, self.path)
 
     def floats(self, label: str) -> Floats:
-        """A column of numbers, NaN where a value is missing or is none."""
+        """A column of numbers, NaN where a value is missing or not a number."""
         return np.array([_number(text) for text in self.text(label)], dtype=np.float64)
 
 
@@ -61,7 +61,7 @@ def read_star_blocks(path: str | Path) -> list[Block]:
 def star_blocks(data: bytes, path: Path) -> list[Block]:
     """The blocks of a STAR file's content; else as `read_star_blocks`."""
     if b"\0" in data:
-        raise bad(path, "no STAR file, or a damaged one (it holds null bytes)", "export it again")
+        raise bad(path, "not a STAR file, or a damaged one (it contains null bytes)", "export it again")
     blocks: list[Block] = []
     looping = False
     for number, line in enumerate(text_of(data).splitlines(), 1):
@@ -74,7 +74,9 @@ def star_blocks(data: bytes, path: Path) -> list[Block]:
             looping = False
             continue
         if not blocks:
-            raise bad(path, f"line {number} stands before any 'data_' line", "this is no STAR file: export it again")
+            raise bad(
+                path, f"line {number} comes before the first 'data_' line", "this is not a STAR file: export it again"
+            )
         block = blocks[-1]
         if first == "loop_":
             if block.labels:
@@ -82,7 +84,7 @@ def star_blocks(data: bytes, path: Path) -> list[Block]:
             looping = True
         elif first.startswith("_") and not (looping and block.rows):
             if first[1:] in block.labels:
-                raise bad(path, f"column {first} is there twice (line {number})", "export the file again")
+                raise bad(path, f"column {first} appears twice (line {number})", "export the file again")
             block.labels.append(first[1:])
             if not looping:
                 if len(tokens) != 2:
@@ -122,13 +124,13 @@ def star_text(blocks: Mapping[str, Mapping[str, Sequence[object]]], *comments: s
     Parameters
     ----------
     blocks
-        By the block's name its columns, by label without ``_``; text is written as it is, a number with six decimals.
+        Block name -> column label (without ``_``) -> values. Text is written as it is, numbers with six decimals.
     *comments
-        Lines at the top, below RELION's version.
+        Lines at the top, after RELION's version.
     """
     import pandas as pd
     import starfile
 
     text = starfile.to_string({name: pd.DataFrame(columns) for name, columns in blocks.items()})
-    # The first line is starfile's own and holds the time: the same tables would not give the same file.
+    # starfile's first line contains the time, so that the same tables would not give the same file.
     return "\n".join(["# version 30001", *(f"# {line}" for line in comments), text.partition("\n")[2]])

@@ -1,4 +1,4 @@
-"""Tables in text files: their text, their numbers, and what is said of a damaged one."""
+"""Tables in text files: reading the text and its numbers, and the error for a damaged file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSING = {"", "<NA>", "NA", "None", "null", "?", "."}
 
 
 def bad(path: str | Path, what: str, remedy: str) -> CryoSegNetError:
-    """The complaint about a file, as one sentence."""
+    """The error about a file, as one sentence: what is wrong, and what to do."""
     return CryoSegNetError(f"{path}: {what}; {remedy}.")
 
 
@@ -43,7 +43,7 @@ def text_of(data: bytes) -> str:
 
 
 def numbers(texts: Sequence[str], lines: Sequence[int], column: str, path: Path) -> Floats:
-    """The numbers (n,) that texts stand for, NaN where one is missing; ``lines`` (n,) are theirs in the file."""
+    """Convert texts to numbers (n,), NaN for missing ones; ``lines`` (n,) are their line numbers, for errors."""
     values = np.empty(len(texts))
     for i, text in enumerate(texts):
         try:

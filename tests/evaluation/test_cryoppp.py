@@ -53,7 +53,7 @@ def test_cryoppp_beside_the_papers_table(tmp_path, capsys, micrographs):
         write(tmp_path / "mine" / number, {s: table(*found_among(xy, rng)) for s, xy in truth.items()})
     assert run("--cryoppp", tmp_path / "data", "--picks", f"mine={tmp_path / 'mine'}", "-o", tmp_path / "out") == 0
     out = capsys.readouterr().out
-    assert out.count("mine: the labels' top and bottom were exchanged") == 3
+    assert out.count("mine: the labels were mirrored top to bottom") == 3
     with open(tmp_path / "out" / "published.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["EMPIAR", *PICKERS, "mine: F1", "mine: as published"]
@@ -92,7 +92,7 @@ def test_cryoppp_is_picked_where_no_picks_are_given(tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(cryosegnet_ext.picking.picker, "Picker", Knowing)
     assert run("--cryoppp", tmp_path / "10017") == 1
-    assert "name a folder for that with --output" in capsys.readouterr().err
+    assert "name a folder for the picks with --output" in capsys.readouterr().err
     assert asked == []
     (tmp_path / "10017" / "micrographs" / "mic_2.mrc").unlink()
     assert run("--cryoppp", tmp_path / "10017", "-o", tmp_path / "out") == 0
@@ -104,7 +104,9 @@ def test_cryoppp_is_picked_where_no_picks_are_given(tmp_path, capsys, monkeypatc
     assert (tmp_path / "out" / "10017" / "picked" / "picks" / "mic_0.star").is_file()
     out = capsys.readouterr().out
     assert "0.718" in out  # CryoSegNet's published figure for this set
-    assert f"note: 2 of 3 labelled micrographs are in {tmp_path / '10017' / 'micrographs'} and count." in out
+    assert (
+        f"note: 2 of 3 labelled micrographs are in {tmp_path / '10017' / 'micrographs'}; only these are counted." in out
+    )
     # A shape that is given makes no micrograph of one that is not there.
     assert run("--cryoppp", tmp_path / "10017", "-o", tmp_path / "out", "--shape", *SHAPE) == 0
     assert "note: 2 of 3 labelled micrographs" in capsys.readouterr().out
@@ -115,7 +117,7 @@ def test_two_folders_of_one_data_set_are_not_judged_as_one(tmp_path, capsys):
     cryoppp(tmp_path, "10017_lite", 2, micrographs=False)
     write(tmp_path / "picks", {"mic_0": table(np.ones((1, 2)))})
     assert run("--cryoppp", tmp_path, tmp_path / "picks") == 3
-    assert "are both data set 10017: give one of the two by itself" in capsys.readouterr().err
+    assert "are both data set 10017: give one of them on its own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
@@ -124,7 +126,7 @@ def test_an_emptied_file_of_cryoppp_is_no_micrograph_less(tmp_path, capsys, cont
     write(tmp_path / "picks", {s: table(xy) for s, xy in truth.items()})
     (tmp_path / "10017" / "ground_truth" / "particle_coordinates" / "mic_1.csv").write_text(content)
     assert run("--cryoppp", tmp_path, tmp_path / "picks") == 3
-    assert "mic_1.csv: the first line names no columns x and y" in capsys.readouterr().err
+    assert "mic_1.csv: the first line does not name columns x and y" in capsys.readouterr().err
 
 
 def test_cryoppp_without_micrographs_needs_picks(tmp_path, capsys):

@@ -99,7 +99,7 @@ def test_the_diameter_of_the_labels_is_taken(tmp_path, capsys):
     assert "diameter 40 px, the labels' median" in capsys.readouterr().out
     write(tmp_path / "bare", {"mic": table(xy)})
     assert run("--labels", tmp_path / "bare", tmp_path / "picks") == 1
-    assert "carry no particle diameter; add --diameter" in capsys.readouterr().err
+    assert "have no particle diameter; add --diameter" in capsys.readouterr().err
 
 
 def test_the_size_of_a_box_is_no_diameter(tmp_path, capsys):
@@ -108,18 +108,18 @@ def test_the_size_of_a_box_is_no_diameter(tmp_path, capsys):
     write(tmp_path / "labels", {"mic": table(xy, diameter=90.0)}, ".box")
     write(tmp_path / "picks", {"mic": table(xy)})
     assert run("--labels", tmp_path / "labels", tmp_path / "picks") == 1
-    assert "carry no particle diameter; add --diameter" in capsys.readouterr().err
+    assert "have no particle diameter; add --diameter" in capsys.readouterr().err
 
 
 def test_missing_picks_and_unlabelled_micrographs_are_named(project, capsys):
     (project / "picks" / "mic_001.star").unlink()
     assert run("--labels", project / "labels", "--diameter", "40px", f"picks={project / 'picks'}") == 0
-    assert "note: picks: no picks for mic_001, counted as missed." in capsys.readouterr().out
+    assert "note: picks: no picks for mic_001; their labels count as missed." in capsys.readouterr().out
     (project / "labels" / "mic_000.star").unlink()
     assert run("--labels", project / "labels", "--diameter", "40px", f"mine={project / 'picks'}", "--common") == 0
     out = capsys.readouterr().out
     assert "1 of 2 labelled micrographs have picks of every set" in out
-    assert "note: mine: picks of mic_000 left out, as they have no labels." in out
+    assert "note: mine: picks of mic_000 are left out, because there are no labels." in out
 
 
 def test_sets_of_which_nothing_counts_are_noted(project, capsys):
@@ -129,18 +129,18 @@ def test_sets_of_which_nothing_counts_are_noted(project, capsys):
     words = ["--labels", project / "labels", "--diameter", "40px", "--shape", *SHAPE]
     assert run(*words, *(project / name for name in ("picks", "none", "scoreless"))) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
-    assert said == ["note: none: there is not one pick in its files."]
+    assert said == ["note: none: its files contain no picks."]
     assert run(*words, f"a={project / 'picks'}", f"b={project / 'scoreless'}", "--threshold", "1.5") == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
     assert re.match(r"note: a: the threshold 1\.5 is above all its scores \(0.* to 0\.9\d+\), so", said[0])
-    assert said[1:] == ["note: b: all its picks have the score 1, so the threshold takes all or none of them."]
+    assert said[1:] == ["note: b: all its picks have the score 1, so the threshold keeps all of them or none."]
 
 
 def test_an_emptied_pick_file_is_named(project, capsys):
     (project / "picks" / "mic_001.star").write_text("")
     words = ["--labels", project / "labels", "--diameter", "40px", f"mine={project / 'picks'}"]
     assert run(*words) == 0
-    said = "note: mine: mic_001.star is empty or has lost its header, so there are no picks for mic_001."
+    said = "note: mine: mic_001.star is empty or has lost its header: there are no picks for mic_001."
     assert said in capsys.readouterr().out
     for name in ("mic_000", "mic_002"):
         (project / "picks" / f"{name}.star").write_text("")
@@ -201,7 +201,7 @@ def test_odd_labels_are_noted(project, capsys):
         (project / "labels" / f"{stem}.csv").write_text(header + row + row)
     assert run("--labels", project / "labels", "--diameter", "40", "--shape", *SHAPE, project / "picks") == 0
     out = capsys.readouterr().out
-    assert "note: the labels have pixel sizes from 1 to 2 A; 1 A is taken for all of them" in out
+    assert "note: the labels have pixel sizes from 1 to 2 A; 1 A is used for all of them" in out
     assert "note: 2 labels repeat the place of another, as on mic_000, and each counts" in out
 
 
@@ -219,10 +219,10 @@ def test_labels_outside_are_noted(project, capsys):
         (["--labels", "nowhere", "picks"], 1, "--labels nowhere: no such file"),
         (["--labels", "labels", "--diameter", "40px", "nowhere"], 3, "nowhere: no such file or folder"),
         (["--labels", "labels", "--diameter", "0px", "picks"], 1, "above zero"),
-        (["--labels", "labels", "--threshold", "x=1", "picks"], 1, "no set of that name; the sets are picks"),
+        (["--labels", "labels", "--threshold", "x=1", "picks"], 1, "no set has this name; the sets are picks"),
         (["--labels", "labels", "--threshold", "high", "picks"], 1, "must be a score, as S or NAME=S (got high)"),
         (["--cryoppp", "labels", "-o", "out"], 3, "no CryoPPP data set"),
-        (["--cryoppp", "labels", "picks", "--common"], 1, "--common does not go with --cryoppp"),
+        (["--cryoppp", "labels", "picks", "--common"], 1, "--common cannot be used with --cryoppp"),
         (["--cryoppp", "nowhere", "picks"], 3, "nowhere: no such folder"),
         (["--labels", "labels", "--diameter", "40px", "picks", "-o", "labels/mic_000.star"], 1, "is a file"),
     ],
@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_work(project, cap
     monkeypatch.setattr("os.access", lambda path, _: Path(path).name != "locked")
     monkeypatch.setattr(module, "compare", lambda _: pytest.fail("the work was begun"))
     assert run("--labels", "labels", "--diameter", "40px", "picks", "-o", folder) == 1
-    assert f"--output {folder}: nothing can be written there" in capsys.readouterr().err
+    assert f"--output {folder}: cannot be written to" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_not_drawn_is_said(project, capsys):
@@ -255,7 +255,7 @@ def test_a_picture_that_is_not_drawn_is_said(project, capsys):
     assert "is not drawn" not in capsys.readouterr().out
     write(project / "picks", {s: table(np.c_[p.x, p.y]) for s, p in picks.items()})
     assert run(*words) == 0
-    assert "f1_threshold.png is not drawn, as no set has picks of different scores" in capsys.readouterr().out
+    assert "f1_threshold.png is not drawn: no set has picks of different scores" in capsys.readouterr().out
     assert not (project / "out" / "f1_threshold.png").exists()  # nor is the earlier one left
 
 

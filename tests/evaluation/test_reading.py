@@ -99,13 +99,15 @@ def test_one_file_against_one_file_whatever_their_names(tmp_path):
 
 def test_a_table_that_names_another_micrograph_is_not_taken_for_the_only_one(tmp_path):
     (tmp_path / "topaz.txt").write_text("image_name\tx_coord\ty_coord\tscore\nother\t1\t2\t3\n")
-    with pytest.raises(CryoSegNetError, match=r"none of its picks \(other\) is of a labelled micrograph \(sample\)"):
+    with pytest.raises(
+        CryoSegNetError, match=r"none of its picks \(other\) belongs to a labelled micrograph \(sample\)"
+    ):
         read_set(tmp_path / "topaz.txt", ["sample"])
 
 
 def test_of_several_files_none_is_taken_for_the_only_micrograph(tmp_path):
     write(tmp_path, {"a": table(np.ones((1, 2))), "b": table(np.ones((2, 2)))})
-    with pytest.raises(CryoSegNetError, match=r"none of its picks \(a, b\) is of a labelled micrograph"):
+    with pytest.raises(CryoSegNetError, match=r"none of its picks \(a, b\) belongs to a labelled micrograph"):
         read_set(tmp_path, ["sample"])
 
 
@@ -119,7 +121,7 @@ def test_tables_of_the_same_micrographs_are_joined_and_said(tmp_path):
     (said,) = found.notes
     assert said.startswith("micrograph mic_1 has picks in ")
     assert "run_it001.csv and under day1/mic_1 in " in said
-    assert "run_it002.csv, and 1 more likewise; all of them count" in said
+    assert "run_it002.csv (1 other micrograph too); all of them count" in said
     (tmp_path / "one.csv").write_text(rows + "day2/mic_1,5,6\n")
     (said,) = read_set(tmp_path / "one.csv", STEMS).notes
     assert "one.csv and under day2/mic_1 in " in said
@@ -158,7 +160,7 @@ def test_an_emptied_label_file_is_refused(tmp_path, name, content):
     ("name", "content", "said"),
     [
         ("mic_2.star", "data_\n\nloop_\n_rlnCoordinateY #1\n3\n", "no block has the columns"),
-        ("mic_2.csv", '"X","Z"\n1,2\n', "names no columns x and y"),
+        ("mic_2.csv", '"X","Z"\n1,2\n', "does not name columns x and y"),
     ],
 )
 def test_a_damaged_header_is_read_and_complained_about(tmp_path, name, content, said):
@@ -206,7 +208,7 @@ def test_two_files_of_one_micrograph(tmp_path):
 
 def test_nothing_in_common_is_said_with_names(tmp_path):
     write(tmp_path, {"foo": table(np.ones((1, 2)))})
-    with pytest.raises(CryoSegNetError, match=r"none of its picks \(foo\) is of a labelled micrograph \(mic_1"):
+    with pytest.raises(CryoSegNetError, match=r"none of its picks \(foo\) belongs to a labelled micrograph \(mic_1"):
         read_set(tmp_path, STEMS)
 
 

@@ -73,7 +73,7 @@ def test_a_file_that_is_missing_empty_or_a_folder(tmp_path: Path, suffix: str) -
     if suffix == ".box":  # EMAN's way to say that there are none
         assert len(read_picks(empty)) == 0
     else:
-        with pytest.raises(CryoSegNetError, match=r"no block|lacks|names no columns|no \.cs file"):
+        with pytest.raises(CryoSegNetError, match=r"no block|lacks|does not name columns|not a \.cs file"):
             read_picks(empty)
 
 
@@ -358,7 +358,7 @@ def test_csv_of_other_programs(tmp_path: Path) -> None:
 
 
 def test_csv_that_is_damaged(tmp_path: Path) -> None:
-    with pytest.raises(CryoSegNetError, match="no columns x and y"):
+    with pytest.raises(CryoSegNetError, match="not name columns x and y"):
         read_picks(written(tmp_path / "a.csv", "1,2\n3,4\n"))
     with pytest.raises(CryoSegNetError, match="line 3 has 1 values for 2 columns"):
         read_picks(written(tmp_path / "a.csv", "x,y\n3,4\n5\n"))
@@ -610,7 +610,7 @@ def test_export_never_writes_over_an_input_nor_twice(tmp_path: Path, caplog: pyt
     assert "one of the inputs" in caplog.text
     assert "5.25" in a.read_text()
     assert run(a, b, "--to", "csv", "-o", tmp_path / "out") == 2
-    assert "two inputs would become" in caplog.text
+    assert "two inputs would both be written to" in caplog.text
 
 
 def test_export_keeps_apart_what_pick_kept_apart(tmp_path: Path) -> None:

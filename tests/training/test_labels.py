@@ -133,7 +133,7 @@ def test_mistakes_are_named(mics, tmp_path):
     for labels, words in (
         ([tmp_path / "mic_1.star", tmp_path / "mic_1_b.star"], "give one"),
         ([tmp_path / "elsewhere.star"], "no labels for the 3 micrographs.*elsewhere"),
-        ([tmp_path / "mic_1.xyz"], "no format of labels"),
+        ([tmp_path / "mic_1.xyz"], "not a format of labels"),
         ([tmp_path / "missing.star"], "no such file"),
         ([tmp_path / "none"], "there are no labels"),
     ):

@@ -1,8 +1,9 @@
 """Pick files of this and other programs: RELION STAR, EMAN BOX, crYOLO CBOX, CSV, Topaz tables and CryoSPARC .cs.
 
-Inside, picks are centres in pixels of the array (row 0 of the MRC data is y = 0). Each format's own convention, corner
-or centre, pixel or fraction, ends in this folder; ``docs/formats.md`` shows them side by side. No reader flips y.
-A reader makes a `TableOfPicks` of a file's bytes; `cryosegnet_ext.files.picks` opens the files and makes `Picks`.
+Inside the program, picks are centres in pixels of the array (row 0 of the MRC data is y = 0). Each format's convention,
+corner or centre, pixels or fractions, is converted in this folder and nowhere else; ``docs/formats.md`` compares them.
+No reader flips y. Readers turn a file's bytes into a `TableOfPicks`; `cryosegnet_ext.files.picks` opens the files and
+makes `Picks`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ READERS: dict[str, Callable[[bytes, Path, float | None], TableOfPicks]] = {
     ".tsv": read_csv,
     ".cs": read_cs,
 }
-"""By suffix: makes a table of a file's content, its name for messages, and the pixel size that the caller knows."""
+"""By suffix: a function of the file's content, its name (for messages) and the pixel size that the caller knows."""
 
 WRITERS: dict[str, Callable[[PicksToWrite, Path, int | None], str | bytes]] = {
     ".star": write_star,
@@ -36,7 +37,7 @@ WRITERS: dict[str, Callable[[PicksToWrite, Path, int | None], str | bytes]] = {
     ".csv": write_csv,
     ".cs": write_cs_file,
 }
-"""By suffix: makes a file's content of the picks of one micrograph, the file's name and the side of boxes."""
+"""By suffix: a function of the picks of one micrograph, the file's name and the box size; returns the content."""
 
 READABLE = tuple(READERS)
 """The suffixes that can be read."""

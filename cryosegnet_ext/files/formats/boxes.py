@@ -41,15 +41,15 @@ _slice_index #1
 
 
 def read_box(data: bytes, path: Path, _: float | None) -> TableOfPicks:
-    """EMAN's box file: corner with the smallest x and y, width, height; a fifth column is a flag and not read."""
+    """EMAN's box file: corner with the smallest x and y, width, height; the flag in a fifth column is not read."""
     rows, lines = [], []
     for number, line in enumerate(text_of(data).splitlines(), 1):
         tokens = line.split("#")[0].split()
         if not tokens:
             continue
         if len(tokens) not in (4, 5):
-            what = f"line {number} has {len(tokens)} values, not x, y, width, height"
-            raise bad(path, what, "the file is cut off or no BOX file: export it again")
+            what = f"line {number} has {len(tokens)} values instead of x, y, width, height"
+            raise bad(path, what, "the file is cut off, or not a BOX file: export it again")
         rows.append(tokens)
         lines.append(number)
     names = ("x", "y", "width", "height")
@@ -67,14 +67,14 @@ def _boxes(
 
 
 def write_box(picks: PicksToWrite, path: Path, box_size: int | None) -> str:
-    """EMAN's box file around whole pixels, with one size of box."""
+    """EMAN's box file with boxes of one size around whole pixels."""
     x, y = whole_pixels(picks, path)
     side = one_box(picks, path, box_size)
     return "".join(f"{int(a) - side // 2}\t{int(b) - side // 2}\t{side}\t{side}\n" for a, b in zip(x, y))
 
 
 def read_cbox(data: bytes, path: Path, _: float | None) -> TableOfPicks:
-    """The CBOX of crYOLO: corners; the estimated size of each particle where crYOLO gives one, else the box."""
+    """CrYOLO's CBOX: corners; diameters are crYOLO's estimated sizes, else the box sizes."""
     block = next((b for b in star_blocks(data, path) if b.name == "cryolo"), None)
     needed = ["CoordinateX", "CoordinateY", "Width", "Height"]
     absent = needed if block is None else [label for label in needed if label not in block.labels]
@@ -84,7 +84,7 @@ def read_cbox(data: bytes, path: Path, _: float | None) -> TableOfPicks:
     if "CoordinateZ" in block.labels:
         z = block.numbers("CoordinateZ")
         if len(np.unique(z[np.isfinite(z)])) > 1:
-            raise bad(path, "it holds picks of a tomogram", "give picks of a micrograph")
+            raise bad(path, "it contains picks of a tomogram", "give picks of a micrograph")
     score = block.numbers("Confidence") if "Confidence" in block.labels else None
     x, y, width, height = (block.numbers(label) for label in needed)
     table = _boxes(x, y, width, height, path, score)
@@ -95,7 +95,7 @@ def read_cbox(data: bytes, path: Path, _: float | None) -> TableOfPicks:
 
 
 def write_cbox(picks: PicksToWrite, path: Path, box_size: int | None) -> str:
-    """The CBOX of crYOLO, with <NA> for what does not exist here: z, the number of merged boxes, the angle."""
+    """CrYOLO's CBOX, with <NA> for values that we do not have: z, the number of merged boxes, the angle."""
     check_finite(picks, path)
     lines = []
     box = one_box(picks, path, box_size)
@@ -114,15 +114,15 @@ def one_box(picks: PicksToWrite, path: Path, box_size: int | None) -> int:
     """
     if box_size is not None:
         if box_size < 2 or box_size % 2:
-            raise CryoSegNetError(f"the box size is {box_size} pixels: give an even number of at least 2.")
+            raise CryoSegNetError(f"the box size must be an even number of pixels, at least 2 (got {box_size}).")
         return int(box_size)
     if picks.sought is not None:
         diameter = to_pixels(picks.sought, picks.pixel_size)
     elif len(picks) == 0:
-        return 0  # nothing is written of it
+        return 0  # no box is written
     else:
         known = picks.diameter_px[picks.diameter_px > 0]
         if len(known) == 0:
-            raise bad(path, "the picks have no diameter to make a box of", "give a box size (--box-size N)")
+            raise bad(path, "the picks have no diameter, and boxes need one", "give a box size (--box-size N)")
         diameter = float(np.median(known))
     return max(2, 2 * int(np.floor(diameter / 2 + 0.5)))

@@ -23,10 +23,10 @@ def read_cs(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rows = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # a damaged header is parsed as Python and can raise anything
-        raise bad(path, "it is no .cs file or is damaged", "export it from CryoSPARC again") from error
+    except Exception as error:  # NumPy parses the header as Python, which can raise anything
+        raise bad(path, "it is damaged, or not a .cs file", "export it from CryoSPARC again") from error
     if not isinstance(rows, np.ndarray) or rows.dtype.names is None or rows.ndim != 1:
-        raise bad(path, "it holds no table", "give a particle .cs file of CryoSPARC")
+        raise bad(path, "it contains no table", "give a particle .cs file of CryoSPARC")
 
     def column(name: str, shape: tuple[int, ...] = ()) -> Floats | None:
         if name not in (rows.dtype.names or ()):
@@ -107,7 +107,7 @@ def _hash(text: str) -> int:
 
 
 def _uids(name: str, picks: PicksToWrite) -> list[int]:
-    """The same for the same picks, and never twice: of two picks at one place the second has another number."""
+    """Uids that are the same for the same picks; two picks at one place get different ones."""
     seen: Counter[str] = Counter()
     uids = []
     for x, y in zip(picks.x, picks.y):
@@ -118,5 +118,5 @@ def _uids(name: str, picks: PicksToWrite) -> list[int]:
 
 
 def write_cs_file(picks: PicksToWrite, path: Path, _: int | None) -> bytes:
-    """The content of a .cs file of one micrograph, which is called as the file."""
+    """The content of a .cs file of one micrograph, named after the file."""
     return cs_bytes({path.stem: picks}, path)

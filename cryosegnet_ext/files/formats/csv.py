@@ -35,11 +35,11 @@ def read_csv(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
                 rows.append([field.strip() for field in row])
                 lines.append(reader.line_num)
     except csv.Error as error:
-        raise bad(path, f"line {reader.line_num} is no row of a table ({error})", "export the file again") from error
+        raise bad(path, f"line {reader.line_num} is not a row of a table ({error})", "export the file again") from error
     labels = [label.lower() for label in rows[0]] if rows else []
     where = {ours: next((labels.index(a) for a in theirs if a in labels), None) for ours, theirs in _CSV_NAMES.items()}
     if where["x"] is None or where["y"] is None:
-        raise bad(path, "the first line names no columns x and y", "give a table with a header 'x,y,...'")
+        raise bad(path, "the first line does not name columns x and y", "give a table with a header 'x,y,...'")
     for row, line in zip(rows, lines):
         if len(row) != len(labels):
             what = f"line {line} has {len(row)} values for {len(labels)} columns"
@@ -54,12 +54,12 @@ def read_csv(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
     sizes = None
     if angstrom is not None and np.isfinite(angstrom).any():
         if diameter is not None and np.isfinite(diameter).any():
-            # Ten digits, so that the division gives back the pixel size that was written.
+            # Rounded to ten digits, which gives exactly the pixel size that was written.
             sizes = np.array([float(f"{size:.10g}") for size in angstrom / diameter])
         elif pixel_size is not None:
             diameter = angstrom / pixel_size
         else:
-            raise bad(path, "its diameters are in angstrom and it has no pixel size", "give the pixel size")
+            raise bad(path, "it has diameters in angstrom and no pixel size", "give the pixel size")
     i = where["micrograph"]
     names = None if i is None else [row[i] for row in rows[1:]]
     return TableOfPicks(x, y, diameter, column("score"), names, sizes)

@@ -1,4 +1,4 @@
-"""What every format is read into and written from."""
+"""What readers of pick files return, what writers need, and checks and rounding that writers share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..text import Floats, bad
 
 @dataclass(frozen=True)
 class TableOfPicks:
-    """What a reader found: one row a pick, diameters in pixels, NaN where a value is not given."""
+    """The content of a pick file: one row per pick, diameters in pixels, NaN where a value is not given."""
 
     x: Floats
     y: Floats
@@ -65,15 +65,15 @@ class PicksToWrite(Protocol):
 
 
 def check_finite(picks: PicksToWrite, path: Path) -> None:
-    """See that coordinates and scores are numbers; raises CryoSegNetError."""
+    """Check that coordinates and scores are finite; raises CryoSegNetError."""
     for name, values in (("x", picks.x), ("y", picks.y), ("score", picks.score)):
         if not np.isfinite(values).all():
             row = int(np.argmin(np.isfinite(values))) + 1
-            raise bad(path, f"the {name} of pick {row} is no finite number", "leave that pick out")
+            raise bad(path, f"the {name} of pick {row} is not a finite number", "leave that pick out")
 
 
 def whole_pixels(picks: PicksToWrite, path: Path) -> tuple[Floats, Floats]:
-    """Coordinates rounded half up, because ``round`` would go to the even neighbour, and inside the micrograph."""
+    """Coordinates as whole pixels inside the micrograph, rounded half up (``round`` would go to the even neighbour)."""
     check_finite(picks, path)
     x, y = np.floor(picks.x + 0.5), np.floor(picks.y + 0.5)
     if picks.shape is not None:

@@ -1,4 +1,4 @@
-"""Reading micrographs: MRC, TIFF, PNG and JPEG files into one array, and every way in which a file can be bad."""
+"""Read micrographs from MRC, TIFF, PNG and JPEG files; every bad file gives one sentence."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ MICROGRAPH_SUFFIXES: tuple[str, ...] = (
 )
 
 LARGEST_VALUE = 1e15
-"""Values of a larger magnitude count as not finite: a flipped bit makes them, and float32 sums overflow on them."""
+"""Larger magnitudes count as not finite: a flipped bit can make them, and float32 sums overflow on them."""
 MOST_INVALID = 0.1
 
 
@@ -82,7 +82,7 @@ class Micrograph:
     name : str
         The path as it was given.
     valid : (ny, nx) bool or None
-        False where the file held no usable number and ``data`` holds the median of the others; None where all are good.
+        False where the file has no usable number and ``data`` has the median of the others; None if all are good.
     """
 
     data: NDArray[np.float32]
@@ -101,7 +101,7 @@ def micrograph_stem(path: str | os.PathLike[str]) -> str:
 
 
 def require_pixel_size(micrograph: Micrograph, why: str) -> float:
-    """Pixel size in angstrom per pixel, for work that cannot do without.
+    """Pixel size in angstrom per pixel, for work that needs it.
 
     Parameters
     ----------
@@ -117,19 +117,19 @@ def require_pixel_size(micrograph: Micrograph, why: str) -> float:
     """
     if micrograph.pixel_size is None:
         raise CryoSegNetError(
-            f"{shown(micrograph.name)} does not say its pixel size, which {why} needs: "
+            f"{shown(micrograph.name)} has no pixel size, which {why} needs: "
             "give it with --pixel-size, in angstrom per pixel."
         )
     return micrograph.pixel_size
 
 
 def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = None) -> Micrograph:
-    """Read one micrograph; what the file holds decides its format, not its suffix.
+    """Read one micrograph; its format is told from its content, not from its suffix.
 
     MRC: modes 0, 1, 2, 6 and 12, either byte order, plain or compressed with gzip or bzip2, one image (a stack of one
-    frame counts). Mode 0 is signed as MRC2014 says, unless IMOD's flags (bytes 152 to 159) say it is not. TIFF: one
-    page of integers or floats. PNG and JPEG: 8 or 16 bit. Colour becomes grey as the mean of red, green and blue,
-    which leaves equal channels as they are; transparency is ignored.
+    frame is fine). Mode 0 is signed, as in MRC2014, unless IMOD's flags (bytes 152 to 159) say otherwise. TIFF: one
+    page of integers or floats. PNG and JPEG: 8 or 16 bit. Colours are averaged to grey (equal channels stay as they
+    are); transparency is ignored.
 
     The pixel size comes from the caller, else from the header (mean of x and y) or from a TIFF's resolution tags. A
     value in the file outside 0.05 to 100 angstrom counts as not given.
@@ -144,14 +144,14 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
     Returns
     -------
     Micrograph
-        With NaN, infinite and absurd values (magnitude over 1e15) replaced by the median, if they are 10 % at most.
+        With NaN, infinite and very large values (magnitude over 1e15) replaced by the median, if at most 10 % are so.
 
     Raises
     ------
     CryoSegNetError
         The file is missing, unreadable, truncated, damaged, not an image, a movie or stack, complex or of an unknown
         mode, smaller than 64 or larger than 32768 pixels a side, constant, or mostly not finite; or ``pixel_size`` is
-        absurd. No content of a file makes any other exception, and nothing is printed or warned of.
+        impossible. No file content raises any other exception; nothing is printed, and no warning is given.
     """
     name = os.fsdecode(path)
     with _explained(name):
@@ -164,12 +164,12 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Pixels as a file stores them, (ny, nx), of an image that is no micrograph: a mask may be of one value.
+    """Pixels as a file stores them, (ny, nx), for images other than micrographs: a mask may have one value only.
 
     Raises
     ------
     CryoSegNetError
-        As `read_micrograph`, but values are not looked at.
+        As `read_micrograph`, but the values are not checked.
     """
     name = os.fsdecode(path)
     with _explained(name):
@@ -182,7 +182,7 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises
     ------
     CryoSegNetError
-        As `read_micrograph`, but of an MRC file's pixels nothing is known.
+        As `read_micrograph`, but the pixels of an MRC file are not checked.
     """
     name = os.fsdecode(path)
     with _explained(name):
@@ -205,7 +205,7 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Whatever goes wrong with a file as one sentence about it."""
+    """Turn whatever goes wrong with a file into one sentence."""
     try:
         yield
     except BadFile as error:
@@ -214,7 +214,7 @@ def _explained(name: str) -> Iterator[None]:
         raise CryoSegNetError(f"{shown(name)} does not fit into memory: run fewer jobs at a time.") from None
     except OSError as error:
         raise CryoSegNetError(f"{shown(name)} {_os_reason(error)}.") from error
-    except Exception as error:  # decoders raise whatever they like on damaged files
+    except Exception as error:  # decoders raise all kinds of exceptions on damaged files
         reason = one_line(f"{type(error).__name__}: {error}")
         raise CryoSegNetError(f"{shown(name)} is damaged and cannot be decoded ({reason}): copy it again.") from error
 
@@ -248,7 +248,7 @@ def _read_file(name: str) -> tuple[NDArray[Any], float | None]:
 
 
 def _clean(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """float32 in native order without a bad value, and the mask of the good ones where there are bad ones."""
+    """Values as float32 in native order with bad ones replaced, and where they are good; None if all are."""
     valid = None
     if raw.dtype.kind == "f":
         if raw.dtype.itemsize < 4:
@@ -256,10 +256,10 @@ def _clean(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | 
         good = (raw > -LARGEST_VALUE) & (raw < LARGEST_VALUE)
         bad = good.size - int(np.count_nonzero(good))
         if bad == good.size:
-            raise BadFile("has no usable pixel, as all are NaN, infinite or absurd: write it again")
+            raise BadFile("has no usable pixel (all are NaN, infinite or far too large): write it again")
         if bad > MOST_INVALID * good.size:
             raise BadFile(
-                f"has {100 * bad / good.size:.3g} % of its pixels NaN, infinite or absurd, over the limit of "
+                f"has {100 * bad / good.size:.3g} % bad pixels (NaN, infinite or far too large), over the limit of "
                 f"{100 * MOST_INVALID:g} %: write it again"
             )
         valid = good if bad else None
@@ -269,7 +269,7 @@ def _clean(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | 
             data = data.copy()
         data[~valid] = np.median(data[valid])
     if data.min() == data.max():
-        raise BadFile(f"is constant, as every pixel is {data.flat[0]:g}: check the step that wrote it")
+        raise BadFile(f"is constant (every pixel is {data.flat[0]:g}): check the step that wrote it")
     return data, valid
 
 
@@ -280,7 +280,7 @@ def _callers_pixel_size(pixel_size: Any) -> float:
         value = math.nan
     if not plausible(value):
         raise BadFile(
-            f"was given a pixel size of {one_line(pixel_size)} angstrom, which is absurd: give one from "
+            f"cannot have a pixel size of {one_line(pixel_size)} angstrom: give one from "
             f"{MIN_PIXEL_SIZE:g} to {MAX_PIXEL_SIZE:g}"
         )
     return value
@@ -290,6 +290,6 @@ def _os_reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "does not exist: check the path"
     if isinstance(error, PermissionError):
-        return "may not be read by this user: ask its owner for permission"
+        return "cannot be read by this user: ask its owner for permission"
     reason = one_line(error.strerror or error)
     return f"could not be read ({reason}): check the disk or network file system and try again"

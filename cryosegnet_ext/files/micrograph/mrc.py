@@ -23,8 +23,8 @@ def read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File) -> tuple[NDArray[An
     """Read an MRC image from a compressed stream; see `read_mrc`."""
     try:
         with stream:
-            # The checksum stands behind the data and, where it is wrong, explains what the header seems to say. A
-            # stream that has failed is not read on: libbz2 then corrupts memory.
+            # The checksum comes after the data; a wrong one explains a strange header. A stream that has failed is not
+            # read any further: libbz2 would corrupt memory.
             try:
                 image = read_mrc(stream, None)
             except BadFile:
@@ -33,15 +33,15 @@ def read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File) -> tuple[NDArray[An
             skip(stream, _LONGEST_REST)
             return image
     except EOFError:
-        raise BadFile("is truncated, as its compressed stream ends early: copy it again") from None
+        raise BadFile("is truncated (its compressed stream ends early): copy it again") from None
     except (OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise BadFile(f"is damaged, as its compressed stream is not valid ({one_line(error)}): copy it again") from None
+        raise BadFile(f"is damaged (invalid compressed stream: {one_line(error)}): copy it again") from None
 
 
 def read_mrc(stream: Any, size: int | None) -> tuple[NDArray[Any], float | None]:
-    """Read an MRC image from a binary stream of ``size`` bytes (None: not known, as it is compressed)."""
+    """Read an MRC image from a binary stream of ``size`` bytes (None: compressed, size unknown)."""
     head = bytes(take(stream, HEADER_DTYPE.itemsize))
     header = mrc_image_header(head)
     nx, ny, mode = (int(header[field]) for field in ("nx", "ny", "mode"))
@@ -63,11 +63,11 @@ def read_mrc(stream: Any, size: int | None) -> tuple[NDArray[Any], float | None]
 
 
 def mrc_image_header(head: bytes) -> Any:
-    """The header of one image of a mode that is read."""
+    """Parse the header of one image and check that it can be read."""
     if len(head) < HEADER_DTYPE.itemsize:
         raise BadFile(
-            f"is truncated or no micrograph, as it holds {len(head)} bytes and an MRC header alone takes "
-            f"{HEADER_DTYPE.itemsize}: copy it again"
+            f"is truncated or not a micrograph ({len(head)} bytes, and an MRC header alone has "
+            f"{HEADER_DTYPE.itemsize}): copy it again"
         )
     header = _mrc_header(head)
     nx, ny, nz, mode = (int(header[field]) for field in ("nx", "ny", "nz", "mode"))
@@ -79,19 +79,19 @@ def mrc_image_header(head: bytes) -> Any:
             )
         raise BadFile("is not an MRC, TIFF, PNG or JPEG image: give the micrograph itself, in one of these formats")
     if mode in (3, 4):
-        raise BadFile(f"holds complex numbers (MRC mode {mode}), a Fourier transform: give the micrograph itself")
+        raise BadFile(f"contains complex numbers (MRC mode {mode}), a Fourier transform: give the micrograph itself")
     if mode not in _MRC_TYPES:
-        raise BadFile(f"is of MRC mode {mode}, which is not read: convert it to mode 0, 1, 2, 6 or 12")
+        raise BadFile(f"has MRC mode {mode}, which cannot be read: convert it to mode 0, 1, 2, 6 or 12")
     if nz > 1:
         raise BadFile(
-            f"holds {nz} frames, so it is a movie, stack or volume: motion-correct it first, and give one image a file"
+            f"contains {nz} frames, so it is a movie, stack or volume: motion-correct it and give one image per file"
         )
     check_shape(ny, nx)
     return header
 
 
 def _mrc_header(head: bytes) -> Any:
-    """Parse the header in the byte order in which its dimensions make sense; old writers leave no machine stamp."""
+    """Parse the header in the byte order that gives sensible dimensions; old programs write no machine stamp."""
     stamped = "big" if head[212:214] == b"\x11\x11" else "little"
 
     def sense(order: str) -> tuple[int, bool]:
@@ -109,7 +109,7 @@ def _imod_unsigned(head: bytes, header: Any) -> bool:
 
 
 def _mrc_pixel_size(header: Any) -> float | None:
-    """Mean of the header's x and y pixel sizes, of those that are plausible."""
+    """Mean of the plausible ones of the header's x and y pixel sizes."""
     sizes = []
     for axis in "xy":
         length, samples = float(header["cella"][axis]), int(header[f"m{axis}"])

@@ -19,7 +19,7 @@ TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 
-# Without a handler of its own, tifffile's complaints about a bad file reach stderr through logging's last resort.
+# Without a handler of their own, tifffile's messages about a bad file would be printed on stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
@@ -35,14 +35,14 @@ def read_tiff(file: BinaryIO, size: int) -> tuple[NDArray[Any], float | None]:
     with tifffile.TiffFile(file) as tif:
         pages: list[Any] = list(itertools.islice((p for p in tif.pages if not p.is_reduced), 2))
         if not pages:
-            raise BadFile("is truncated or damaged, as this TIFF file holds no page: copy it again")
+            raise BadFile("is truncated or damaged (a TIFF file without pages): copy it again")
         page = pages[0]
         frames = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
         if len(pages) > 1 or page.imagedepth > 1 or frames > 1:
-            raise BadFile("holds several pages, so it is a movie or stack: motion-correct it first")
+            raise BadFile("contains several pages, so it is a movie or stack: motion-correct it first")
         check_shape(page.imagelength, page.imagewidth)
         if page.dtype is None or page.dtype.kind not in "iufb":
-            raise BadFile("holds neither integers nor real numbers: convert it to MRC")
+            raise BadFile("contains neither integers nor real numbers: convert it to MRC")
         end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts)), default=0)
         if end > size:
             raise truncated(end, size)
@@ -60,7 +60,7 @@ def read_tiff(file: BinaryIO, size: int) -> tuple[NDArray[Any], float | None]:
 
 
 def _tiff_pixel_size(page: Any) -> float | None:
-    """Pixel size from the resolution tags; no printer's resolution (72 dpi ...) is plausible as one of a micrograph."""
+    """Pixel size from the resolution tags; a printer's resolution (72 dpi ...) is far from any micrograph's."""
     angstrom = {2: 2.54e8, 3: 1e8}.get(int(page.tags.valueof("ResolutionUnit", default=0)))
     resolution = page.tags.valueof("XResolution")
     if angstrom is None or not isinstance(resolution, tuple) or len(resolution) != 2 or 0 in resolution:
@@ -73,20 +73,20 @@ def read_png(content: bytes) -> NDArray[Any]:
     """Pixels (ny, nx) of a PNG file."""
     from PIL.PngImagePlugin import PngImageFile
 
-    # Only the chunks that make the picture go to the decoder; it cares neither for checksums of others nor for the end.
+    # Only the chunks of the picture go to the decoder, which checks neither the checksums of others nor the end.
     picture = [content[:8]]
     position, kind = 8, b""
     while kind != b"IEND":
         if position + 12 > len(content):
-            raise BadFile("is truncated, as this PNG file ends before its last chunk: copy it again")
+            raise BadFile("is truncated (the PNG file ends before its last chunk): copy it again")
         length, kind = struct.unpack_from(">I4s", content, position)
         end = position + 12 + length
         if end > len(content):
             raise truncated(end, len(content))
         if struct.unpack_from(">I", content, end - 4)[0] != zlib.crc32(memoryview(content)[position + 4 : end - 4]):
-            raise BadFile("is damaged, as a checksum in this PNG file is wrong: copy it again")
+            raise BadFile("is damaged (wrong checksum in the PNG file): copy it again")
         if kind == b"acTL" and length >= 4 and struct.unpack_from(">I", content, position + 8)[0] > 1:
-            raise BadFile("is an animation of several frames: give one image a file")
+            raise BadFile("is an animation of several frames: give one image per file")
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
             picture.append(content[position:end])
         position = end
@@ -97,12 +97,12 @@ def read_jpeg(content: bytes) -> NDArray[Any]:
     """Pixels (ny, nx) of a JPEG file."""
     from PIL.JpegImagePlugin import JpegImageFile
 
-    # The decoder makes up what is missing behind the last whole block, so the end marker is looked for here.
+    # The decoder fills in what is missing after the last whole block, so this looks for the end marker.
     marker, position = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]"), 2
     while True:
         found = marker.search(content, position)
         if found is None:
-            raise BadFile("is truncated, as this JPEG file has no end marker: copy it again")
+            raise BadFile("is truncated (the JPEG file has no end marker): copy it again")
         position = found.end()
         if found[0] == b"\xff\xd9":
             return _decode(JpegImageFile, content, "JPEG")
@@ -111,7 +111,7 @@ def read_jpeg(content: bytes) -> NDArray[Any]:
 
 
 def _decode(decoder: Any, content: bytes, kind: str) -> NDArray[Any]:
-    """Decode with one of Pillow's classes, which print nothing and, unlike ``Image.open``, warn of no large image."""
+    """Decode with one of Pillow's classes; unlike ``Image.open`` they give no warning about large images."""
     try:
         with decoder(io.BytesIO(content)) as image:
             check_shape(image.height, image.width)
@@ -128,11 +128,11 @@ def _decode(decoder: Any, content: bytes, kind: str) -> NDArray[Any]:
 
 
 def _grey(image: NDArray[Any], colour_axis: int) -> NDArray[Any]:
-    """Reduce to (ny, nx): the mean of the first three channels, or the one in front of a transparency."""
+    """Reduce to (ny, nx): the mean of the first three channels, or the only one before a transparency."""
     if colour_axis >= 0:
         image = np.moveaxis(image, colour_axis, -1)
         image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
         image = image.mean(axis=-1, dtype=np.float64 if image.dtype.itemsize > 2 else np.float32)
     if image.ndim != 2:
-        raise BadFile(f"holds an array of {image.ndim} axes: give one grey image a file")
+        raise BadFile(f"contains an array of {image.ndim} axes: give one grey image per file")
     return image
