@@ -50,7 +50,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class PickingRun:
+class RunData:
     """An output folder of ``cryosegnet pick`` or of a RELION job.
 
     Attributes
@@ -123,7 +123,7 @@ def collect(
     command: Sequence[Mapping[str, Any]] = (),
     stars: Sequence[str] = (),
     fallback: Sequence[Mapping[str, Any]] = (),
-) -> PickingRun:
+) -> RunData:
     """Read the journal of an output folder and the input STAR files.
 
     Parameters
@@ -153,10 +153,10 @@ def collect(
         "command": list(command) or notes.get("command") or list(fallback),
         "stars": list(stars) or notes.get("stars", []),
     }
-    return PickingRun(output, settings, records, read_columns(notes["stars"]), notes)
+    return RunData(output, settings, records, read_columns(notes["stars"]), notes)
 
 
-def save_notes(run: PickingRun) -> None:
+def save_notes(run: RunData) -> None:
     """Save the commands and STAR files for the next report of this folder."""
     write_atomic(run.output / STATE_FOLDER / NOTES, json.dumps(run.notes))
 

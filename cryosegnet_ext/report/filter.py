@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.picks import Picks
-from .collect import PickingRun, collect
+from .collect import RunData, collect
 
 
 def filtered(picks: Picks, threshold: float, low: float | None = None, high: float | None = None) -> Picks:
@@ -86,7 +86,7 @@ def write_filtered_picks(
     return len(run.done), total
 
 
-def _sought(run: PickingRun) -> dict[bool, float]:
+def _sought(run: RunData) -> dict[bool, float]:
     """One particle diameter for the boxes of all micrographs. The key tells whether it is in angstrom.
 
     It is the diameter of the run, so that box files equal those of picking; if there is none, the median of the picks.

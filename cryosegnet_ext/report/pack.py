@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..files.picks import Picks
 from ..runs.candidates import SavedCandidates
 from ..runs.journal import Record
-from .collect import PickingRun
+from .collect import RunData
 
 #: Largest size of the page, bytes, and the candidates' part of it.
 PAGE_BYTES, CANDIDATE_BYTES = 25_000_000, 12_000_000
@@ -105,7 +105,7 @@ def size_code(diameter: NDArray[np.float64]) -> NDArray[np.uint16]:
 
 
 def pack(
-    run: PickingRun, *, pictures: bool = True, chosen: PageSelection | None = None, room: int = CANDIDATE_BYTES
+    run: RunData, *, pictures: bool = True, chosen: PageSelection | None = None, room: int = CANDIDATE_BYTES
 ) -> dict[str, Any]:
     """The page's data, JSON-able.
 

@@ -195,8 +195,9 @@ class PickingRun:
         """Estimates from at most so many micrographs each."""
         for inputs in self._source.samples(self._stopping):
             self._tell("estimating")
-            count = min(len(inputs), most, MICROGRAPHS)
-            log.info(f"estimating the particle size from {plural(count, 'micrograph')}")
+            if self._engine.needs_diameter:  # else a given one is checked
+                count = plural(min(len(inputs), most, MICROGRAPHS), "micrograph")
+                log.info(f"estimating the particle size from {count}")
             yield self._engine.estimate(inputs[:most], self._pixel_size, self._stopping)
 
     def _submit(self) -> None:
@@ -218,6 +219,7 @@ class PickingRun:
             self._touched.add(record.key)
             self._source.add(record)
             self._monitor.add(record)
+            log.debug(f"{record.name}: {record.reason or plural(record.picks, 'pick')}")
             if not self._warned and is_header_of_one(record, self._pixel_size):
                 self._warned = True
                 log.warning(ONE_ANGSTROM)

@@ -19,7 +19,7 @@ import pytest
 from cryosegnet_ext.cli import main, pick
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.report import pack as packing
-from cryosegnet_ext.report.collect import PickingRun, collect
+from cryosegnet_ext.report.collect import RunData, collect
 from cryosegnet_ext.report.command import given_words, pick_commands
 from cryosegnet_ext.report.page import NAME, embed, make_page, try_report, write_report
 from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, write_candidates
@@ -149,7 +149,7 @@ def test_a_report_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert "the picks are complete" in (try_report(out) or "")
 
 
-def _many(folder: Path, count: int, each: int) -> PickingRun:
+def _many(folder: Path, count: int, each: int) -> RunData:
     """A run of many micrographs that share one candidates file."""
     rng = np.random.default_rng(2)
     data = rng.normal(size=(1024, 1024)).astype(np.float32)
@@ -160,7 +160,7 @@ def _many(folder: Path, count: int, each: int) -> PickingRun:
     path = candidates_path(folder, "one")
     for i in range(count):
         os.link(path, candidates_path(folder, f"m{i}"))
-    return PickingRun(folder, {"threshold": 0.5}, records)
+    return RunData(folder, {"threshold": 0.5}, records)
 
 
 @pytest.mark.parametrize(("count", "each"), [(100, 300), (2000, 300), (1500, 2000)])
