@@ -70,7 +70,7 @@ def make_picker(device: str) -> LocalMaxima:
 
 def slow_reading() -> None:
     """Make some micrographs slow to read, as from a busy file server."""
-    from cryosegnet_ext.runs.engines import base as engines
+    from cryosegnet_ext.runs.engines import serial as engines
 
     read = engines.read_micrograph
 

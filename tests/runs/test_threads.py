@@ -13,7 +13,7 @@ import torch
 
 from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import expand_inputs
-from cryosegnet_ext.runs.engines.base import SerialEngine
+from cryosegnet_ext.runs.engines.serial import SerialEngine
 from cryosegnet_ext.runs.engines.threads import ThreadedEngine, engine_for
 from cryosegnet_ext.runs.pick_task import PickTask
 from tests.stub_picker import StubPicker

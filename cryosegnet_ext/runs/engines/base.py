@@ -1,35 +1,31 @@
-"""Where micrographs are picked: the interface of it, and the simplest place, this process."""
+"""What an engine is: a place where micrographs are picked."""
 
 from __future__ import annotations
 
-import queue
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from ...errors import CryoSegNetError
 from ...files.inputs import Input
-from ...files.micrograph import Micrograph, read_micrograph
-from ..diameter import Estimate, estimate
-from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
-from ..prefetch import MicrographReader
+from ..diameter import Estimate
+from ..pick_task import PickOutcome, PickTask
 from ..stopping import Stop
 
 
 class EngineError(CryoSegNetError):
-    """Nothing can be picked here any more; its text is the first half of a sentence, without a full stop."""
+    """The engine can pick nothing any more; the text is the first half of a sentence, without a full stop."""
 
 
 class Engine(ABC):
-    """Takes tasks and gives back outcomes, each once, in any order; it writes nothing.
+    """Takes tasks and gives back one outcome for each, in any order; it writes nothing.
 
-    What was submitted and did not come back before `close` is lost, and the batch picks it in its next run.
+    Tasks without an outcome when `close` is called are dropped; the next run picks their micrographs.
     """
 
-    #: How many picks can go on at a time, as far as is known; for reports.
+    #: Micrographs that can be picked at a time, as far as is known; for reports.
     workers: int = 1
-    #: How many workers were lost and replaced so far.
+    #: Workers that died and were replaced so far.
     restarts: int = 0
 
     def __enter__(self) -> Engine:
@@ -50,12 +46,12 @@ class Engine(ABC):
 
     @abstractmethod
     def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
-        """Estimate the dataset's diameter; raises `Stopped` where the run is to stop."""
+        """Estimate the dataset's particle diameter; raises `Stopped` if the run is to stop."""
 
     @property
     @abstractmethod
     def room(self) -> int:
-        """How many more tasks the engine wants now, so that none of its workers waits."""
+        """Number of further tasks that the engine needs now to keep all its workers busy."""
 
     @abstractmethod
     def submit(self, task: PickTask) -> None:
@@ -63,98 +59,16 @@ class Engine(ABC):
 
     @abstractmethod
     def wait(self, stopping: Stop, seconds: float) -> list[PickOutcome]:
-        """Outcomes that are there, at once; else the first to come; nothing after ``seconds``, about.
+        """Outcomes that are finished; waits for the first one, but not much longer than ``seconds``.
 
         Raises
         ------
         Stopped
             The run is to stop.
         EngineError
-            Nothing can be picked here any more.
+            The engine can pick nothing any more.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End, and drop what is not finished; a second call does nothing."""
-
-
-class LocalEngine(Engine):
-    """An engine whose picker lives in this process.
-
-    Parameters
-    ----------
-    picker
-        Picks one micrograph.
-    """
-
-    def __init__(self, picker: MicrographPicker) -> None:
-        self.picker = picker
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """The picker's."""
-        return self.picker.settings
-
-    @property
-    def needs_diameter(self) -> bool:
-        """The picker's."""
-        return self.picker.needs_diameter
-
-    def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
-        """Estimate the dataset's diameter; a signal cuts it short."""
-        with stopping.interrupts():
-            return estimate(self.picker, inputs, pixel_size, stopping.check)
-
-
-class SerialEngine(LocalEngine):
-    """Picks in this process, one after another, and reads ahead in a thread.
-
-    Parameters
-    ----------
-    picker
-        Picks one micrograph.
-    """
-
-    #: One being picked and two read ahead.
-    _MOST = 3
-
-    def __init__(self, picker: MicrographPicker) -> None:
-        super().__init__(picker)
-        self._tasks: deque[PickTask] = deque()
-        self._inputs: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
-        self._reader: MicrographReader | None = None
-        self._pixel_size: float | None = None
-
-    @property
-    def room(self) -> int:
-        """How many more tasks make use of the time."""
-        return self._MOST - len(self._tasks)
-
-    def submit(self, task: PickTask) -> None:
-        """Take a task; reading it begins in the background."""
-        if self._reader is None:
-            self._reader = MicrographReader(self._read, iter(self._inputs.get, None))
-            self._reader.__enter__()
-        self._pixel_size = task.pixel_size
-        self._tasks.append(task)
-        self._inputs.put(task.input)
-
-    def wait(self, stopping: Stop, seconds: float = 0.0) -> list[PickOutcome]:
-        """Pick the next task; a signal cuts it short."""
-        if self._reader is None or not self._tasks:
-            return []
-        with stopping.interrupts():
-            got = self._reader.next(stopping.check)
-            outcome = pick_task(self.picker, self._tasks[0], got)
-        self._tasks.popleft()
-        return [outcome]
-
-    def close(self) -> None:
-        """End the reading thread."""
-        self._inputs.put(None)
-        if self._reader is not None:
-            self._reader.__exit__()
-            self._reader = None
-
-    def _read(self, one: Input) -> Micrograph:
-        return read_micrograph(one.path, pixel_size=self._pixel_size or one.pixel_size)
+        """Stop the workers and drop what is not finished; a second call does nothing."""

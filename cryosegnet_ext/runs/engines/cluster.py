@@ -1,7 +1,8 @@
 """Workers of a cluster, through Dask: jobs of SLURM, PBS, SGE or LSF, or any running Dask scheduler.
 
-Workers read and pick; what they find comes back to this process, which owns the output folder and does all the writing.
-So a worker, or the scheduler, that is lost costs what was at hand there, and the files are those of one machine.
+Workers read and pick. The picks come back to this process, which owns the output folder and writes all files, so that
+the files are the same as from one machine. If a worker or the scheduler is lost, only its micrographs in progress are
+picked again.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from .base import Engine, EngineError
 
 log = logging.getLogger(__name__)
 
-#: Makes the picker of a device on a worker; it is pickled, so it is a function of a module, or a partial of one.
+#: Makes the picker of a device on a worker. It is pickled, so it must be a function of a module, or a partial of one.
 MakePicker = Callable[[str], MicrographPicker]
 
-#: At least so many micrographs are given to the scheduler, whose adaptive scaling goes by what waits.
-_LEAST_AT_HAND = 32
-_AT_HAND_EACH = 3
+#: Fewest micrographs that the scheduler is given; its adaptive scaling depends on how many wait.
+_LEAST_QUEUED = 32
+_QUEUED_EACH = 3
 _POLL_SECONDS = 0.2
 _SAY_SECONDS = 30.0
-#: How long a scheduler that is lost is waited for.
+#: How long to wait for a scheduler that is lost.
 PATIENCE_SECONDS = 600.0
 _CONNECT_SECONDS = 10.0
 
@@ -50,20 +51,20 @@ class ClusterEngine(Engine):
     Parameters
     ----------
     make
-        Makes the picker; each worker process does so once.
+        Makes the picker; called once in each worker process.
     device
         Name of the device that each worker uses, as `Picker` takes it.
     file
-        Describes workers to start as jobs; see `cryosegnet_ext.runs.engines.cluster_file`.
+        Describes the workers to start as jobs; see `cryosegnet_ext.runs.engines.cluster_file`.
     address
         A running scheduler, ``tcp://host:port``.
     patience
-        Seconds for which a lost scheduler is waited for.
+        Seconds to wait for a lost scheduler.
 
     Raises
     ------
     CryoSegNetError
-        Dask is not installed, the file makes no sense, or the scheduler cannot be reached.
+        Dask is not installed, the file is wrong, or the scheduler cannot be reached.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class ClusterEngine(Engine):
             raise CryoSegNetError(
                 f"Dask is not installed ({error}); pip install 'cryosegnet-ext[cluster]' brings it"
             ) from error
-        # What it has to say about lost connections is said by us, in a sentence.
+        # Lost connections are reported by us, in a sentence.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self._distributed = distributed
         self._patience = patience
@@ -132,9 +133,9 @@ class ClusterEngine(Engine):
 
     @property
     def room(self) -> int:
-        """How many more tasks keep every worker, and those that may come, busy."""
+        """Number of further tasks that keep all workers busy, those included that may still start."""
         most = max(self.workers, self._most or 0)
-        return max(0, max(_LEAST_AT_HAND, _AT_HAND_EACH * most) - len(self._tasks))
+        return max(0, max(_LEAST_QUEUED, _QUEUED_EACH * most) - len(self._tasks))
 
     def submit(self, task: PickTask) -> None:
         """Take a task."""
@@ -142,7 +143,7 @@ class ClusterEngine(Engine):
         self._send(task)
 
     def wait(self, stopping: Stop, seconds: float) -> list[PickOutcome]:
-        """What the workers have finished."""
+        """Outcomes that the workers have finished."""
         end = time.monotonic() + seconds
         outcomes: list[PickOutcome] = []
         while not outcomes and time.monotonic() < end:
@@ -155,7 +156,7 @@ class ClusterEngine(Engine):
         return outcomes
 
     def close(self) -> None:
-        """Drop what is not finished, and end the workers that were started here."""
+        """Drop what is not finished, and end the workers that this engine started."""
         futures, self._futures = self._futures, {}
         client, self._client = self._client, None
         cluster, self._cluster = self._cluster, None
@@ -189,7 +190,7 @@ class ClusterEngine(Engine):
         future.add_done_callback(lambda one, key=key: self._done.put((key, one)))
 
     def _take(self, stopping: Stop, key: str, future: Any) -> list[PickOutcome]:
-        """What became of a task; nothing where it has to be done again."""
+        """The outcome of a task; none if it has to be done again."""
         task = self._tasks.get(key)
         if task is None or (future is not None and self._futures.get(key) is not future):
             return []
@@ -212,7 +213,7 @@ class ClusterEngine(Engine):
         return [replace(outcome, record=record)]
 
     def _again(self, task: PickTask, reason: str) -> list[PickOutcome]:
-        """Try a micrograph once more whose workers died, as they do without its doing where jobs are preempted."""
+        """Try a micrograph again after its workers died; preempted jobs are not its fault. A second time it fails."""
         key = task.input.key
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] < 2:
@@ -232,7 +233,7 @@ class ClusterEngine(Engine):
         return isinstance(error, lost) or getattr(self._client, "status", "") != "running"
 
     def _reconnect(self, stopping: Stop, why: str) -> None:
-        """Wait for the scheduler, and give it everything that was at hand once more."""
+        """Wait for the scheduler, and give it all tasks again."""
         self.restarts += 1
         count = plural(len(self._tasks), "micrograph")
         log.warning(f"the scheduler {self._address} was lost ({why}); {count} will be given to it again")
@@ -257,7 +258,7 @@ class ClusterEngine(Engine):
             self._send(task)
 
     def _ask(self, stopping: Stop, function: Callable[..., Any], *values: object) -> Any:
-        """Run a function on any worker, and wait for what it gives."""
+        """Run a function on any worker; its result."""
         said = time.monotonic()
         while True:
             future = self._client.submit(
@@ -284,7 +285,7 @@ class ClusterEngine(Engine):
                 self._reconnect(stopping, _first_line(error))
 
     def _look(self) -> None:
-        """Count the workers, now and then."""
+        """Count the workers, at most once a second."""
         now = time.monotonic()
         if now - self._looked < 1.0:
             return
@@ -297,7 +298,7 @@ class ClusterEngine(Engine):
 
 
 def _absolute(one: Input) -> Input:
-    """The same micrograph for a process that may have another working directory."""
+    """The micrograph by its absolute path, since workers may have another working directory."""
     return Input(Path(os.path.abspath(one.path)), one.name, one.pixel_size)
 
 
@@ -314,7 +315,7 @@ _PICKERS: dict[str, MicrographPicker] = {}
 
 
 def _picker(run: str, make: MakePicker, device: str) -> MicrographPicker:
-    """The picker of one run in this process; that of an earlier run makes room for it."""
+    """The picker of a run in this process; it replaces that of an earlier run."""
     with _LOADING:
         if run not in _PICKERS:
             _PICKERS.clear()
@@ -334,7 +335,7 @@ def _estimate(run: str, make: MakePicker, device: str, inputs: Sequence[Input], 
 
 
 def _pick(run: str, make: MakePicker, device: str, expected: Mapping[str, object], task: PickTask) -> PickOutcome:
-    """Pick one micrograph; a worker with several threads reads in one while another picks."""
+    """Pick one micrograph; of the threads of a worker only one picks at a time, the others read."""
     picker = _picker(run, make, device)
     differing = sorted(name for name, value in picker.settings.items() if expected.get(name) != value)
     if differing:

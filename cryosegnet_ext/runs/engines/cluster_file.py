@@ -1,8 +1,8 @@
-"""The file that describes a cluster's workers, ``cluster.yaml``, and the start of what it describes.
+"""The file that describes the workers of a cluster, ``cluster.yaml``, and how they are started.
 
 scheduler: slurm            # slurm, pbs, sge, lsf, or local: processes of this machine
-workers: {minimum: 0, maximum: 16}   # scaled by what waits; a number: always so many
-cores: 4                    # of each worker, as is memory
+workers: {minimum: 0, maximum: 16}   # scaled by the number that wait; one number: always so many
+cores: 4                    # of each worker, like memory
 memory: 16GB
 gpus: 1                     # of each worker; SLURM only, elsewhere through options
 queue: gpu
@@ -20,11 +20,11 @@ from ...errors import CryoSegNetError
 
 #: Class of dask-jobqueue for each scheduler.
 CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "local": ""}
-#: What is not given.
+#: Values of keys that the file leaves out.
 DEFAULTS: dict[str, Any] = {"workers": {"minimum": 0, "maximum": 4}, "cores": 4, "memory": "16GB", "gpus": 0}
 _KEYS = ("scheduler", "workers", "cores", "memory", "gpus", "queue", "account", "walltime", "options")
 _BY_OPTIONS = "queue", "account", "walltime"
-#: A worker ends by itself this long before its job's time is over, and others a little earlier still.
+#: A worker ends by itself at least this long before the time of its job is over.
 _MARGIN_SECONDS = 300
 _SHORTEST_LIFE = 120
 
@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises
     ------
     CryoSegNetError
-        It cannot be read, or says something that makes no sense.
+        It cannot be read, or a value is wrong.
     """
     import yaml
 
@@ -77,7 +77,7 @@ def _workers(path: Path, value: Any) -> tuple[int, int]:
 
 
 def lifetime(path: Path, walltime: Any) -> int:
-    """Seconds after which a worker ends by itself, between two micrographs, before its job is ended for it."""
+    """Seconds after which a worker ends by itself, between two micrographs, before the scheduler kills its job."""
     # YAML reads 4:00:00 without quotes as a number of seconds (sexagesimal).
     text = str(walltime)
     match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?", text)
@@ -92,7 +92,7 @@ def lifetime(path: Path, walltime: Any) -> int:
 
 
 def arguments(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """What dask-jobqueue's class is called with; ``options`` win."""
+    """Arguments for the class of dask-jobqueue; ``options`` win over the other keys."""
     made: dict[str, Any] = {"cores": given["cores"], "processes": 1, "memory": given["memory"]}
     made |= {name: given[name] for name in _BY_OPTIONS if name in given}
     directives, extra = [], []
@@ -103,14 +103,14 @@ def arguments(path: Path, given: dict[str, Any]) -> dict[str, Any]:
             hours, rest = divmod(given["walltime"], 3600)
             made["walltime"] = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
         life = lifetime(path, given["walltime"])
-        # They do not all end at the same moment.
+        # So that they do not all end at the same moment.
         extra += ["--lifetime", f"{life}s", "--lifetime-stagger", f"{min(_MARGIN_SECONDS, life // 4)}s"]
     options = dict(given["options"])
     directives += options.pop("job_extra_directives", [])
     extra += options.pop("worker_extra_args", [])
-    # Two threads, so that one micrograph is read while another is picked; picking uses the cores by itself.
+    # Two threads, so that one micrograph is read while another is picked; picking itself uses all cores.
     extra = ["--nthreads", "2", *extra]
-    # Dask would have each library use one thread only.
+    # Dask would limit each library to one thread.
     threads = f"export OMP_NUM_THREADS={given['cores']} MKL_NUM_THREADS={given['cores']}"
     prologue = [threads, *options.pop("job_script_prologue", [])]
     return {
@@ -123,12 +123,12 @@ def arguments(path: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def start(path: Path) -> tuple[Any, int]:
-    """Start the scheduler in this process and have it start workers; the cluster, and how many there may be.
+    """Start a scheduler in this process, which starts the workers; the cluster, and the largest number of workers.
 
     Raises
     ------
     CryoSegNetError
-        The file makes no sense, or the cluster does not start.
+        The file is wrong, or the cluster does not start.
     """
     given = read(path)
     name = CLASSES[given["scheduler"]]

@@ -1,8 +1,8 @@
-"""Several devices of this machine: a process each, fed from one queue, and replaced when they die.
+"""Several devices of this machine: one process for each, all fed from one queue, and replaced when they die.
 
-Each process talks to the owner through a pipe of its own, so that one which is killed can hold no lock that another
-needs. Micrographs that a dead process had at hand are tried once more, each alone; what kills a process then as well is
-recorded as failed.
+Each process talks to its owner through a pipe of its own, so that a killed process cannot hold a lock that another one
+needs. The micrographs that a dead process was working on are tried again, one at a time; a micrograph that kills a
+second process is recorded as failed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .threads import engine_for
 
 log = logging.getLogger(__name__)
 
-#: Makes the picker of a device; it is pickled, so it is a function of a module, or a partial of one.
+#: Makes the picker of a device. It is pickled, so it must be a function of a module, or a partial of one.
 MakePicker = Callable[[str], MicrographPicker]
 
-#: Micrographs at hand for a process: one is picked and others are read ahead.
+#: Micrographs given to a process: one is picked, the others are read meanwhile.
 _DEPTH = 3
-#: A process that dies more often than this in a row without picking anything is not replaced.
+#: A process that dies more often than this in a row, without picking anything, is not replaced.
 _MOST_DEATHS = 3
 _POLL_SECONDS = 0.2
 _END_SECONDS = 2.0
@@ -45,7 +45,7 @@ _END_SECONDS = 2.0
 
 @dataclass
 class _Worker:
-    """One process and what it has at hand."""
+    """One process and the tasks that it was given."""
 
     device: str
     process: Any = None
@@ -59,17 +59,16 @@ class _Worker:
 
 
 class ProcessEngine(Engine):
-    """Picks in one process for each device; a device named twice gets two.
+    """Picks in one process for each device. A device that is named twice gets two processes.
 
     Parameters
     ----------
     make
-        Makes the picker, in the process that uses it.
+        Makes the picker; called in each process.
     devices
         Names as `Picker` takes them.
     threads
-        CPU threads of each process; by default the environment's OMP_NUM_THREADS, or else the cores are shared out
-        between the processes.
+        CPU threads of each process; by default OMP_NUM_THREADS of the environment, or an equal share of the cores.
     """
 
     def __init__(self, make: MakePicker, devices: Sequence[str], threads: int | None = None) -> None:
@@ -93,7 +92,7 @@ class ProcessEngine(Engine):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """The pickers'; waits until one is loaded."""
+        """The pickers'; waits until a process has loaded one."""
         return self._loaded()[0]
 
     @property
@@ -103,7 +102,7 @@ class ProcessEngine(Engine):
 
     def _loaded(self) -> tuple[Mapping[str, object], bool]:
         while self._about is None:
-            self._pump(_POLL_SECONDS)
+            self._listen(_POLL_SECONDS)
         return self._about
 
     def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
@@ -119,14 +118,14 @@ class ProcessEngine(Engine):
                 if free is not None:
                     tries += 1
                     free.estimating = self._send(free, ("estimate", list(inputs), pixel_size))
-            self._pump(_POLL_SECONDS)
+            self._listen(_POLL_SECONDS)
         return self._estimate
 
     @property
     def room(self) -> int:
-        """How many more tasks keep every process busy."""
-        at_hand = sum(len(worker.tasks) for worker in self._workers) + len(self._queue) + len(self._suspects)
-        return max(0, _DEPTH * len(self._workers) - at_hand)
+        """Number of further tasks that keep all processes busy."""
+        given = sum(len(worker.tasks) for worker in self._workers) + len(self._queue) + len(self._suspects)
+        return max(0, _DEPTH * len(self._workers) - given)
 
     def submit(self, task: PickTask) -> None:
         """Take a task."""
@@ -134,11 +133,11 @@ class ProcessEngine(Engine):
         self._feed()
 
     def wait(self, stopping: Stop, seconds: float) -> list[PickOutcome]:
-        """What the processes have finished."""
+        """Outcomes that the processes have finished."""
         end = time.monotonic() + seconds
         while True:
             stopping.check()
-            self._pump(min(_POLL_SECONDS, max(0.0, end - time.monotonic())))
+            self._listen(min(_POLL_SECONDS, max(0.0, end - time.monotonic())))
             if self._outcomes or time.monotonic() >= end:
                 outcomes, self._outcomes = self._outcomes, []
                 return outcomes
@@ -148,7 +147,7 @@ class ProcessEngine(Engine):
         for worker in self._workers:
             if worker.process is not None:
                 worker.pipe.close()
-                # They have nothing to save: what is at hand is dropped.
+                # A process has nothing to save: its micrographs in progress are dropped.
                 worker.process.kill()
         for worker in self._workers:
             if worker.process is not None:
@@ -169,7 +168,7 @@ class ProcessEngine(Engine):
         self.workers = sum(w.process is not None for w in self._workers)
 
     def _feed(self) -> None:
-        """Give each process what it can take, always the one that has least at hand."""
+        """Give the processes what they can take, always the one that has the fewest tasks first."""
         open_ones = []
         for worker in self._workers:
             if not worker.ready or worker.estimating or worker.alone:
@@ -189,15 +188,15 @@ class ProcessEngine(Engine):
                 open_ones.remove(worker)
 
     def _send(self, worker: _Worker, message: object) -> bool:
-        """Send; where the process has died, which its sentinel tells soon, nothing happens."""
+        """Send a message; False if the process has died, as its sentinel will tell soon."""
         try:
             worker.pipe.send(message)
         except OSError:
             return False
         return True
 
-    def _pump(self, seconds: float) -> None:
-        """Wait for messages and deaths, and take them in."""
+    def _listen(self, seconds: float) -> None:
+        """Wait for messages and for processes that die, and act on them."""
         alive = {w.pipe: w for w in self._workers if w.process is not None}
         alive |= {w.process.sentinel: w for w in alive.values()}
         if not alive:
@@ -207,15 +206,15 @@ class ProcessEngine(Engine):
             over = not worker.process.is_alive()
             try:
                 while worker.pipe.poll():
-                    self._hear(worker, worker.pipe.recv())
+                    self._act_on(worker, worker.pipe.recv())
             except (EOFError, OSError):
                 over = True
             if over:
-                self._bury(worker)
+                self._replace(worker)
         if heard:
             self._feed()
 
-    def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> None:
+    def _act_on(self, worker: _Worker, message: tuple[Any, ...]) -> None:
         kind = message[0]
         if kind == "outcome":
             worker.tasks.popleft()
@@ -236,11 +235,11 @@ class ProcessEngine(Engine):
                 logger.handle(message[1])
         elif worker.deaths == 0:
             raise message[1]
-        else:  # it worked there once: a device that has dropped off must not end the others' work
+        else:  # the device worked before: one that is lost must not end the work of the others
             worker.deaths, worker.refusal = _MOST_DEATHS, str(message[1])
 
-    def _bury(self, worker: _Worker) -> None:
-        """Take back what a dead process had at hand, and replace it."""
+    def _replace(self, worker: _Worker) -> None:
+        """Take back the tasks of a dead process, and start a new process."""
         worker.process.join(_END_SECONDS)
         self._why = worker.refusal or _cause(worker.process.exitcode)
         worker.pipe.close()
@@ -273,19 +272,19 @@ def _cause(code: int | None) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
-            return f"{name}; the system kills programs so when memory runs out" if name == "SIGKILL" else name
+            return f"{name}; the system kills programs this way when memory runs out" if name == "SIGKILL" else name
     return f"exit code {code}"
 
 
 def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
-    """What a process does: load the models, then pick what comes."""
+    """The work of a process: load the models, then pick the micrographs that come."""
     ignore_terminal()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     owner = _Owner(pipe)
     logging.getLogger().addHandler(owner)
-    # The owner knows what is wanted of it.
+    # The owner decides what is shown.
     logging.getLogger(__name__.partition(".")[0]).setLevel(logging.DEBUG)
     with contextlib.suppress(EOFError, OSError):
         try:
@@ -305,7 +304,7 @@ def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
 
 
 class _Owner(logging.handlers.QueueHandler):
-    """Takes what a process has to say and what it logs, from any of its threads, one after another."""
+    """Sends messages and log records of all threads of a process to its owner, one after another."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -320,24 +319,24 @@ class _Owner(logging.handlers.QueueHandler):
 
 
 def _serve(pipe: Any, owner: _Owner, picker: MicrographPicker) -> None:
-    here = engine_for(picker)
+    engine = engine_for(picker)
     never = Stop()
-    at_hand = 0
+    in_progress = 0
     while True:
-        while pipe.poll(0 if at_hand else None):
+        while pipe.poll(0 if in_progress else None):
             message = pipe.recv()
             if isinstance(message, PickTask):
-                here.submit(message)
-                at_hand += 1
+                engine.submit(message)
+                in_progress += 1
             else:
                 owner.send("estimate", estimate(picker, *message[1:]))
-        for outcome in here.wait(never, 0.0):
-            at_hand -= 1
+        for outcome in engine.wait(never, 0.0):
+            in_progress -= 1
             owner.send("outcome", outcome)
 
 
 def _end_with_parent() -> None:
-    """End where the owner was killed: nobody would ever read the answer."""
+    """End this process when its owner was killed, since nobody would read the answers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,6 +1,6 @@
-"""Several micrographs in flight on one GPU: while one is in its network, others are read, uploaded or segmented.
+"""Several micrographs at a time on one GPU: while the network works on one, others are read, uploaded or segmented.
 
-Threads of one process share the models. Each has a stream of its own on the GPU, so that copies and kernels of
+The threads share the models. Each has a stream of its own on the GPU, so that copies and kernels of
 different micrographs overlap; reading, OpenCV, SciPy and PyTorch let other threads run meanwhile.
 """
 
@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING
 
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
 from ..stopping import Stop
-from .base import Engine, LocalEngine, SerialEngine
+from .base import Engine
+from .serial import LocalEngine, SerialEngine
 
 if TYPE_CHECKING:
     import torch
 
 DEPTH = 4
-"""Micrographs in flight: a 4096 x 4096 one takes about 0.5 GB of a GPU at a time."""
+"""Micrographs in progress on a GPU: a 4096 x 4096 one takes about 0.5 GB of its memory."""
 
 _POLL_SECONDS = 0.1
 
 
 def engine_for(picker: MicrographPicker) -> Engine:
-    """What suits the picker's device: several micrographs in flight on a GPU, one after another on a CPU."""
+    """The engine for the picker's device: several micrographs at a time on a GPU, one after another on a CPU."""
     device = getattr(picker, "device", None)
     return ThreadedEngine(picker) if getattr(device, "type", None) == "cuda" else SerialEngine(picker)
 
@@ -54,11 +55,11 @@ class ThreadedEngine(LocalEngine):
 
     @property
     def room(self) -> int:
-        """How many more tasks make use of the time."""
+        """Number of further tasks that keep the engine busy."""
         return self.workers + 1 - self._pending
 
     def submit(self, task: PickTask) -> None:
-        """Take a task; it begins as soon as a thread is free."""
+        """Take a task; the next free thread begins it."""
         for thread in self._threads:
             if not thread.ident:
                 thread.start()
@@ -66,7 +67,7 @@ class ThreadedEngine(LocalEngine):
         self._tasks.put(task)
 
     def wait(self, stopping: Stop, seconds: float = 0.0) -> list[PickOutcome]:
-        """Outcomes that are there, at once; else the first to come."""
+        """Outcomes that are finished; waits for the first one."""
         if self._pending == 0:
             return []
         until = time.monotonic() + max(seconds, _POLL_SECONDS)
@@ -82,7 +83,7 @@ class ThreadedEngine(LocalEngine):
         return found
 
     def close(self) -> None:
-        """End the threads; what they have at hand is dropped."""
+        """End the threads and drop the micrographs in progress."""
         self._closed.set()
         for _ in self._threads:
             self._tasks.put(None)
