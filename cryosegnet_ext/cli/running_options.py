@@ -36,7 +36,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         "--stop-file",
         metavar="FILE",
         type=Path,
-        help="end when this file appears; with --watch after what is at hand (default: DIR/STOP with --watch)",
+        help="end when this file appears; with --watch after those in progress (default: DIR/STOP with --watch)",
     )
     add("--idle-stop", metavar="MINUTES", type=above_zero, help="with --watch: end when nothing new came for so long")
     add(
@@ -73,7 +73,7 @@ def check_running(args: argparse.Namespace) -> None:
     if args.cluster is not None and not args.cluster.is_file():
         raise UsageError(f"--cluster {args.cluster}: no such file; docs/cluster.md shows what belongs into it")
     if args.stop_file is not None and os.path.lexists(args.stop_file):
-        raise UsageError(f"--stop-file {args.stop_file} is there, which ends a run; remove it and start again")
+        raise UsageError(f"--stop-file {args.stop_file} exists, which ends a run; remove it and start again")
     if not args.watch and args.idle_stop is not None:
         raise UsageError("--idle-stop goes with --watch; without it a run ends when all is picked")
     if args.metrics is not None and args.metrics.suffix != ".prom":

@@ -1,4 +1,4 @@
-"""Many micrographs: each picked once, whatever fails, is killed, or is changed on the way."""
+"""Many micrographs: each is picked once, also if some fail, the run is killed, or more are added."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def run(
     monitor: Monitor | None = None,
     box_size: int | None = None,
 ) -> BatchResult:
-    """Pick micrographs into a folder; what an earlier run finished there is not done again.
+    """Pick micrographs into a folder; micrographs that an earlier run finished there are not picked again.
 
     Writes ``picks/<stem>.<format>``, ``overlays/<stem>.jpg``, ``summary.json`` and ``failed.csv``. A failed micrograph
-    is recorded and the others go on. A signal (SIGINT, SIGTERM, SIGHUP) drops the micrographs in progress and ends the
-    run; a second one ends the process at once. Both leave a folder that the same call continues, with the same pick
+    is recorded, and the others are picked. A signal (SIGINT, SIGTERM, SIGHUP) drops the micrographs in progress and
+    ends the run; a second one ends the process at once. In both cases the same call goes on later, with the same pick
     files in the end.
 
     Parameters
     ----------
     picker
-        Picks one micrograph, here; or an engine, which has them picked elsewhere and which the caller closes. This
-        process does all the writing.
+        Picks one micrograph in this process; or an engine that picks elsewhere, and that the caller closes. This
+        process writes all files.
     inputs
         The micrographs, as from `expand_inputs`; or a `Watch`, which finds them as they appear.
     output
@@ -65,30 +65,31 @@ def run(
     formats
         Formats of the pick files: star, box, cbox, csv.
     overwrite
-        Start anew: remove what an earlier run wrote.
+        Start anew: remove the files of an earlier run.
     overlays
         Draw the picks on a picture of each micrograph.
     pixel_size
-        Angstrom per pixel; wins over the inputs' own.
+        Angstrom per pixel; wins over that of the inputs.
     progress
         Report on stderr.
     stop
-        Asked between micrographs and while waiting; True ends the run as a signal would.
+        Called between micrographs and while waiting; True ends the run as a signal does.
     watch
-        Called for each micrograph of this run when its files and its line in the journal are written, with its record,
-        how many micrographs are finished (those of earlier runs included), and how many there are. An error that it
-        raises (OSError, CryoSegNetError) ends the run as a full disk does.
+        Called for each micrograph of this run after its files and its line in the journal are written, with its record,
+        the number of finished micrographs (also by earlier runs), and the number of all. If it raises OSError or
+        CryoSegNetError, the run ends as with a full disk.
     say
         Where ``progress`` is False: called with each sentence that is logged for the user during the run.
     monitor
-        Told what goes on.
+        Writes a heartbeat and metrics during the run.
     box_size
-        Side of the boxes of box and cbox files, pixels, even; None: the dataset's particle diameter.
+        Side of the boxes in box and cbox files, pixels, even; None: the particle diameter of the dataset.
 
     Raises
     ------
     CryoSegNetError
-        No input, the folder is in use or was made with other settings, or nothing can be picked or written any more.
+        There is no input, the folder is in use or was picked with other settings, or nothing more can be picked or
+        written.
     """
     _check(inputs, formats)
     engine = picker if isinstance(picker, Engine) else engine_for(picker)
@@ -133,7 +134,7 @@ class PickingRun:
     pixel_size
         Angstrom per pixel; wins over that of the inputs.
     monitor
-        Told what goes on.
+        Is kept up to date.
     stopping
         Ends the run early.
     """
@@ -160,7 +161,7 @@ class PickingRun:
         self._failure: Exception | None = None
 
     def pick(self, shown: Progress, watch: Callable[[Record, int, int], None] | None) -> None:
-        """Pick every micrograph that the source gives out; what ends it early is for `end`."""
+        """Pick all micrographs of the source; `end` deals with what ended it early."""
         summary = SummaryTimer()
         try:
             self._monitor.open(self._outputs.folder)
@@ -184,15 +185,15 @@ class PickingRun:
             self._failure = error
 
     def _find_diameter(self) -> None:
-        """Know the dataset's diameter, once for all runs into this folder."""
+        """Find the diameter of the dataset, once for all runs into this folder."""
         source, needed = self._source, self._engine.needs_diameter
-        # To check one that was given is not worth waiting for the first micrographs of a source that grows.
+        # Only to check a given one, a growing source is not made to wait for its first micrographs.
         if needed if source.growing else not source.over:
             find_diameter(self._journal, needed, self._estimates)
         self._monitor.set_diameter(self._journal.diameter)
 
     def _estimates(self, most: int) -> Iterator[Estimate]:
-        """Estimates from at most so many micrographs each."""
+        """Estimates from at most ``most`` micrographs each."""
         for inputs in self._source.samples(self._stopping):
             self._tell("estimating")
             if self._engine.needs_diameter:  # else a given one is checked
@@ -208,7 +209,7 @@ class PickingRun:
             self._in_progress += 1
 
     def _finished(self) -> Iterator[Record]:
-        """Wait a little for micrographs that the engine has finished; write their files, then their records."""
+        """Wait a little for the engine; write the files of each micrograph that is finished, then its record."""
         if not self._in_progress:
             self._stopping.pause(_WAIT_SECONDS)
             return
@@ -230,15 +231,15 @@ class PickingRun:
         self._monitor.update(state, source.waiting, source.skipped, engine.workers, engine.restarts)
 
     def end(self) -> BatchResult:
-        """Write the summary, and say how the run went.
+        """Write the summary; log warnings.
 
         Raises
         ------
         CryoSegNetError
-            Writing or the engine failed, which ended the run.
+            The run ended because writing or the engine failed.
         """
         source, failure = self._source, self._failure
-        # A signal that came after the last micrograph stopped nothing.
+        # A signal that came after the last micrograph did not stop anything.
         left = source.growing or len(self._touched) < source.total - source.skipped
         stopped = left and (self._cut or failure is not None)
         records = source.records(self._journal)

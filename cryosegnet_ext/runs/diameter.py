@@ -1,8 +1,8 @@
 """The particle diameter of a data set: estimated from a few micrographs or checked against them, and remembered.
 
-`cryosegnet_ext.picking.diameter` says what the images of a few micrographs show. Here stands what holds for a data set,
-and it needs no image: which micrographs are asked, what a mixture of pixel sizes means, when an estimate is made again,
-and when a diameter that was given is doubted. Runs and hosts share it, so it lies with the runs and their journal.
+`cryosegnet_ext.picking.diameter` measures it on images. This module decides for a data set: which micrographs to
+use, what to do if only some have a pixel size, when to estimate again, and when to doubt a given diameter. It stands
+beside the journal that remembers the diameter, because runs, training and hosts all use it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .pick_task import MicrographPicker
 
 log = logging.getLogger(__name__)
 
-#: The diameter is estimated from at most this many micrographs, and from this many pixels.
+#: The diameter is estimated from at most this many micrographs; no more are read beyond this many pixels.
 MICROGRAPHS = 8
 _PIXELS = 400_000_000
-#: How many are tried to find that many which can be read.
+#: At most this many files are tried to find as many that can be read.
 TRIES = 100
-#: A diameter that was given is compared with what this many micrographs show.
+#: A given diameter is compared with an estimate from this many micrographs.
 CHECKED = 2
-#: A given diameter this many times the one that is seen, or less than its inverse, is doubted. On labelled data the
-#: estimate lies within a factor of 1.2; mistakes are mostly of a factor of two.
+#: A given diameter that differs from the estimate by this factor is doubted. On labelled data the estimate is right
+#: within a factor of 1.2; mistakes are mostly a factor of two.
 DOUBTED_FACTOR = 1.4
 
 
@@ -40,9 +40,9 @@ class Estimate:
     Attributes
     ----------
     diameter
-        None where it could not be determined.
+        None if it could not be determined.
     read
-        How many micrographs were read for it.
+        How many micrographs were read.
     problem
         Traceback of an unexpected error.
     """
@@ -58,7 +58,7 @@ def estimate(
     pixel_size: float | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Estimate:
-    """Estimate the diameter from the first readable ones of ``inputs``; the same ones give the same answer.
+    """Estimate the diameter from the first readable ones of ``inputs``; the same ones give the same estimate.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ def estimate(
     inputs
         Micrographs in the order in which they are tried.
     pixel_size
-        Angstrom per pixel; wins over the inputs' own.
+        Angstrom per pixel; wins over that of the inputs.
     check
-        Called between micrographs; may raise to give up.
+        Called between micrographs; it may raise to stop.
     """
     chosen: list[Micrograph] = []
     pixels = 0
@@ -91,9 +91,9 @@ def estimate(
 
 
 def seen_diameter(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -> Diameter | None:
-    """The diameter that micrographs show; None where it cannot be determined.
+    """The diameter that micrographs show; None if it cannot be determined.
 
-    Where some have a pixel size, the others are left out: angstrom and pixels cannot be averaged.
+    If some have a pixel size, the others are left out: angstrom and pixels cannot be averaged.
     """
     comparable = [one for one in micrographs if one.pixel_size is not None] or micrographs
     found = picker.estimate_diameter(comparable)
@@ -103,18 +103,18 @@ def seen_diameter(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -
 def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable[Estimate]]) -> None:
     """Put the diameter of a data set into its journal: once for all runs, before anything is picked.
 
-    Where the picker needs a diameter it is estimated. An estimate without a result is repeated by the next run as long
-    as no micrograph was picked without one. A diameter that was given is checked; a doubt is said, and picking goes on.
+    If the picker needs a diameter, it is estimated. If the estimate fails, the next run tries again, unless micrographs
+    were picked without a diameter. A given diameter is checked; a doubt is logged as a warning, and picking goes on.
 
     Parameters
     ----------
     journal
-        Its settings say what was given; it remembers what is found.
+        Its settings hold the given diameter; it remembers the estimate.
     needed
         Whether the picker needs a diameter.
     look
-        Called with how many micrographs to try at most. Gives an estimate, and another one from other micrographs as
-        long as it is asked for one.
+        Called with the largest number of micrographs to try. Yields estimates, each from other micrographs; the next
+        one is asked for if an estimate has no diameter.
     """
     given = given_diameter(journal.settings)
     if needed and journal.diameter is None:
@@ -124,7 +124,7 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
             log.warning("no particle diameter could be estimated from the dataset; --diameter A gives one")
     elif given is not None and not journal.has_diameter:
         found = _first(journal, look(CHECKED))
-        # Without a pixel size nothing can be compared with angstrom.
+        # An estimate in pixels cannot be compared with the given angstrom.
         if found.read and (found.diameter is None or found.diameter.unit == "angstrom"):
             journal.set_diameter(found.diameter)
             doubt = doubted(given, found.diameter)
@@ -135,14 +135,14 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
 def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]]) -> None:
     found = _first(journal, look(TRIES))
     if found.read:
-        # Where nothing could be read, nothing is known, and the failures say so.
+        # If nothing could be read, nothing is known: the next run estimates again.
         journal.set_diameter(found.diameter)
     if found.diameter is not None:
-        log.info(f"the particles are about {found.diameter} large; all micrographs are picked with it")
+        log.info(f"the particles are about {found.diameter} large; all micrographs are picked with this size")
 
 
 def _first(journal: Journal, estimates: Iterable[Estimate]) -> Estimate:
-    """The first estimate with a diameter; else the last one."""
+    """The first estimate with a diameter, or the last one."""
     found = Estimate()
     for found in estimates:
         if found.problem:
@@ -154,14 +154,14 @@ def _first(journal: Journal, estimates: Iterable[Estimate]) -> Estimate:
 
 
 def given_diameter(settings: Mapping[str, object]) -> Diameter | None:
-    """The diameter that was given, where the picker of these settings can tell whether it fits."""
+    """The given diameter, if the picker of these settings can check it; else None."""
     given = settings.get("diameter")
     ours = settings.get("recipe") == "default"
     return Diameter(float(given), "angstrom") if ours and isinstance(given, int | float) else None
 
 
 def doubted(given: Diameter | None, seen: Diameter | None) -> str | None:
-    """Doubt of a given diameter where another one is seen, both in angstrom; None where there is none.
+    """A sentence if the given and the estimated diameter differ much; None if not, or if they cannot be compared.
 
     >>> doubted(Diameter(85, "angstrom"), Diameter(170, "angstrom"))
     'the particles look about 170 A; --diameter 85 was given'
@@ -174,7 +174,7 @@ def doubted(given: Diameter | None, seen: Diameter | None) -> str | None:
 
 
 def spread(count: int) -> list[int]:
-    """The numbers below ``count``, from coarsely to finely spaced: any first few of them lie evenly."""
+    """The numbers below ``count`` in an order of which any first few are evenly spaced."""
     bits = max(count - 1, 1).bit_length()
     fractions = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits))
     return list(dict.fromkeys(fraction * count >> bits for fraction in fractions))

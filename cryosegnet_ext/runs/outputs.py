@@ -1,4 +1,4 @@
-"""The files that a run writes for each micrograph: picks, overlay, candidates; and whether they are all there."""
+"""The files that a run writes for each micrograph: picks, overlay and candidates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunOutputs:
     Attributes
     ----------
     journal
-        Of the output folder; it remembers which files were written.
+        Journal of the output folder; it remembers which files were written.
     formats
         Formats of the pick files.
     overlays
@@ -44,11 +44,11 @@ class RunOutputs:
         return self.journal.output
 
     def is_finished(self, one: Input, stem: str) -> bool:
-        """Whether an earlier run picked this very file and its outputs are still there."""
+        """Whether an earlier run picked this file, the file has not changed, and its outputs exist."""
         record = self.journal.records.get(one.key)
         if record is None or not record.done or record.given_pixel_size != one.pixel_size:
             return False
-        # A micrograph that was archived after it was picked needs no second pick.
+        # A micrograph that was picked and then moved to an archive is finished.
         if file_identity(one.path) not in (None, (record.size, record.mtime_ns)):
             return False
         files = record.files or {}
@@ -60,12 +60,12 @@ class RunOutputs:
         Returns
         -------
         Record
-            For the journal, which must get it after the files, so that it never names a file that does not exist.
+            For the journal, which gets it only after the files are written and never names one that does not exist.
 
         Raises
         ------
         OSError, CryoSegNetError
-            Writing fails, as it would for the next micrograph too.
+            The files cannot be written: the next micrograph would fail as well.
         """
         for what, trace in outcome.log:
             log_error(self.journal.folder, what, trace)
@@ -74,8 +74,8 @@ class RunOutputs:
             every = [_picks(record.stem, suffix) for suffix in FORMATS]
             remove(self.folder, [*every, _overlay(record.stem)])
             return record
-        if outcome.kept is not None:
-            write_candidates(self.folder, record.stem, outcome.kept)
+        if outcome.candidates is not None:
+            write_candidates(self.folder, record.stem, outcome.candidates)
         try:
             return replace(record, files=self._write(record.stem, outcome.picks, outcome.picture))
         except (OSError, CryoSegNetError):
@@ -84,7 +84,7 @@ class RunOutputs:
             return self.write(failed(record, error))
 
     def _write(self, stem: str, picks: Picks, picture: bytes | None) -> dict[str, int | None]:
-        """Write pick files and overlay; gives each file's size, None for an overlay that could not be drawn."""
+        """Write pick files and overlay; file -> size, None for an overlay that could not be drawn."""
         sizes: dict[str, int | None] = {}
         for name in self._names(stem):
             path = self.folder / name

@@ -1,7 +1,7 @@
-"""One micrograph of a batch as work that any process can do: what goes in, and what comes back to be written.
+"""Picking one micrograph of a run, as a task that any process can do.
 
-The process that owns the output folder makes the tasks and writes the outcomes; reading and picking, in between, touch
-no output and may be cut short, lost, or done twice without harm.
+The process that owns the output folder makes the tasks and writes the outcomes. Reading and picking, in between, write
+nothing: they may be cut short, lost, or done twice without harm.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.diameter import Diameter
-from ..files.inputs import Input
+from ..files.inputs import Input, file_identity
 from ..files.micrograph import Micrograph, read_micrograph
 from ..files.picks import Picks
 from .candidates import encode_candidates
 from .journal import Record
 from .overlay import encode_overlay
-from .prefetch import ReadMicrograph, read_one
 
 #: Names longer than this leave no room for suffixes within the 255 bytes of a file name.
 _LONGEST_STEM = 230
@@ -32,21 +31,40 @@ _LONGEST_REASON = 500
 
 
 class MicrographPicker(Protocol):
-    """What a batch needs of a picker; `cryosegnet_ext.picking.picker.Picker` is the one."""
+    """What a run needs of a picker, as `cryosegnet_ext.picking.picker.Picker` has it."""
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """Everything that changes picks, as JSON-able values."""
+        """Everything that changes picks, as values for JSON."""
 
     @property
     def needs_diameter(self) -> bool:
-        """Whether the picker wants a diameter estimated from the whole dataset."""
+        """Whether the picker needs a diameter estimated from the dataset."""
 
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
-        """Particle diameter in angstrom (pixels without pixel size); None where it cannot be determined."""
+        """Particle diameter in angstrom (pixels without a pixel size); None if it cannot be determined."""
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """Picks of one micrograph."""
+
+
+@dataclass
+class ReadMicrograph:
+    """One micrograph that was read, or the error that reading it raised.
+
+    Attributes
+    ----------
+    size, mtime_ns
+        Of the file before it was read (-1: no such file). If it changes meanwhile, the next run notices.
+    seconds
+        Time for reading.
+    """
+
+    size: int
+    mtime_ns: int
+    seconds: float = 0.0
+    micrograph: Micrograph | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +76,9 @@ class PickTask:
     input, stem
         The micrograph, and the path of its outputs below ``picks/``.
     pixel_size
-        Angstrom per pixel; wins over the input's own.
+        Angstrom per pixel; wins over that of the input.
     diameter
-        The dataset's particle diameter, where it was estimated.
+        Particle diameter of the dataset, if it was estimated.
     overlay
         Draw the picks.
     """
@@ -72,41 +90,44 @@ class PickTask:
     overlay: bool = False
 
     def read(self) -> ReadMicrograph:
-        """Read the micrograph."""
-        return read_one(self.input, self.load)
-
-    def load(self, one: Input) -> Micrograph:
-        """The micrograph; raises CryoSegNetError where it cannot be read."""
-        return read_micrograph(one.path, pixel_size=self.pixel_size or one.pixel_size)
+        """Read the micrograph; an error is returned, not raised."""
+        got = ReadMicrograph(*(file_identity(self.input.path) or (-1, -1)))
+        start = time.monotonic()
+        try:
+            got.micrograph = read_micrograph(self.input.path, pixel_size=self.pixel_size or self.input.pixel_size)
+        except Exception as error:
+            got.error = error
+        got.seconds = time.monotonic() - start
+        return got
 
 
 @dataclass(frozen=True)
 class PickOutcome:
-    """What became of a task.
+    """The result of a task.
 
     Attributes
     ----------
     record
-        For the journal; ``files`` are not in it yet.
+        For the journal, without ``files``.
     picks
-        None where the micrograph failed.
+        None if the micrograph failed.
     picture
-        The overlay as a JPEG file; None where it is not wanted or could not be drawn.
-    kept
-        What the report needs of the micrograph, as `encode_candidates` gives it.
+        The overlay as a JPEG file; None if it was not asked for or could not be drawn.
+    candidates
+        Content of the candidates file, from `encode_candidates`.
     log
-        For people who look for a bug: (what was done, traceback).
+        (what was done, traceback), for people who look for a bug.
     """
 
     record: Record
     picks: Picks | None = None
     picture: bytes | None = None
-    kept: bytes | None = None
+    candidates: bytes | None = None
     log: tuple[tuple[str, str], ...] = ()
 
 
 def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> PickOutcome:
-    """Pick a micrograph that was read; whatever goes wrong is in the outcome, and nothing is raised."""
+    """Pick a micrograph that was read; errors are in the outcome, and nothing is raised."""
     one = task.input
     record = replace(blank_record(task), size=got.size, mtime_ns=got.mtime_ns)
     start = time.monotonic()
@@ -128,19 +149,19 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         pixel_size=None if picks.pixel_size is None else float(picks.pixel_size),
         seconds=round(got.seconds + time.monotonic() - start, 3),
     )
-    picture = kept = None
+    picture = encoded = None
     log: tuple[tuple[str, str], ...] = ()
     try:
-        kept = encode_candidates(got.micrograph.data, candidates)
+        encoded = encode_candidates(got.micrograph.data, candidates)
         picture = encode_overlay(got.micrograph.data, picks) if task.overlay else None
     except Exception:
-        # Picks are worth more than their picture.
+        # A picture that fails must not cost the picks.
         log = ((f"overlay of {one.name}", traceback.format_exc()),)
-    return PickOutcome(record, picks, picture, kept, log)
+    return PickOutcome(record, picks, picture, encoded, log)
 
 
 def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | None) -> tuple[Picks, Picks]:
-    """The picks of a micrograph, and what the threshold chose them from, where the picker tells that."""
+    """Picks of a micrograph, and the candidates from which the threshold chose them, if the picker has them."""
     candidates = getattr(picker, "candidates", None)
     if candidates is None:
         picks = picker.pick(micrograph, diameter)
@@ -150,12 +171,12 @@ def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | No
 
 
 def blank_record(task: PickTask) -> Record:
-    """The record of a task that came to nothing yet."""
+    """A record that says failed, to be filled in."""
     return Record(task.input.key, task.input.name, task.stem, "failed", given_pixel_size=task.input.pixel_size)
 
 
 def failed(record: Record, error: Exception, path: Path | None = None) -> PickOutcome:
-    """The outcome of a failure; the traceback of one that is not the user's is for a log."""
+    """The outcome of a failure; an unexpected error has its traceback in ``log``."""
     if isinstance(error, CryoSegNetError):
         return PickOutcome(refused(record, without_name(str(error), record.name, path)))
     text = f"unexpected error {type(error).__name__}: {error}"
@@ -164,13 +185,13 @@ def failed(record: Record, error: Exception, path: Path | None = None) -> PickOu
 
 
 def refused(record: Record, reason: str) -> Record:
-    """The record of a micrograph that failed for a reason."""
+    """The record of a failed micrograph, with the reason."""
     reason = " ".join(reason.split())[:_LONGEST_REASON]
     return replace(record, status="failed", reason=reason, picks=0, diameter=None, files=None)
 
 
 def without_name(sentence: str, name: str, path: Path | None = None) -> str:
-    """A reason that stands beside the micrograph's name and need not repeat it.
+    """A reason without the micrograph's name, beside which it is printed.
 
     >>> without_name("a/m.mrc is truncated: copy it again.", "a/m.mrc")
     'the file is truncated: copy it again.'

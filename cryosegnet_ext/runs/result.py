@@ -1,4 +1,4 @@
-"""What became of a batch: its numbers, its exit code, and what the user is told where it went badly."""
+"""The result of a run: its numbers, its exit code, its warnings, and the error if it ended early."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .journal import Journal, Record
 
 log = logging.getLogger(__name__)
 
-#: Above this share of micrographs without picks the user is told.
+#: There is a warning if more than this share of the micrographs failed or have no picks.
 _WARN_SHARE = 0.1
 ONE_ANGSTROM = (
     "the headers say exactly 1.0 A per pixel, which many programs write when they do not know it; --pixel-size sets it"
@@ -24,23 +24,23 @@ ONE_ANGSTROM = (
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of the micrographs of one run.
+    """Result of one run.
 
     Attributes
     ----------
     done, failed, skipped
-        Numbers of micrographs picked by this run, failed in it, and finished by an earlier run.
+        Numbers of micrographs that this run picked, that failed in it, and that an earlier run finished.
     picks, without_picks
-        Number of picks, and of micrographs without any, over the done and the skipped ones.
+        Number of picks, and of micrographs without picks, over the done and the skipped ones.
     diameter
-        Median over micrographs of their median diameter, None without picks; in angstrom where ``in_angstrom`` says so,
+        Median over micrographs of their median diameter; None without picks. In angstrom if ``in_angstrom`` is true,
         else in pixels.
     failures
         (name, reason) of each failed micrograph.
     stopped
         Whether a signal or ``stop`` ended the run early.
     warnings
-        What does not fit the data, in sentences; see `warnings_of`.
+        Sentences about a given diameter or a pixel size in the headers that does not fit the data.
     """
 
     done: int
@@ -79,10 +79,10 @@ def result_of(journal: Journal, records: Sequence[Record], touched: Container[st
         Whether it ended early.
     """
     done = [record for record in records if record.done]
-    # A failure of an earlier run that this one did not come to is neither done nor failed here.
+    # A failure of an earlier run counts only if this run tried the micrograph again.
     failed = [record for record in records if not record.done and record.key in touched]
     picked = [record for record in done if record.picks]
-    # Pixels and angstroms do not mix: micrographs without a pixel size are left out where others have one.
+    # Pixels and angstroms cannot be averaged: if some micrographs have a pixel size, the others are left out.
     known = [record for record in picked if record.pixel_size is not None] or picked
     diameters = [record.diameter for record in known if record.diameter is not None]
     return BatchResult(
@@ -100,7 +100,7 @@ def result_of(journal: Journal, records: Sequence[Record], touched: Container[st
 
 
 def warnings_of(journal: Journal, records: Iterable[Record]) -> tuple[str, ...]:
-    """What was given, or what headers say, that does not fit the data: a sentence each."""
+    """Sentences about a given diameter or a pixel size in the headers that does not fit the data."""
     sentences = [doubted(given_diameter(journal.settings), journal.diameter)]
     if any(is_header_of_one(record, journal.settings.get("pixel_size")) for record in records):
         sentences.append(ONE_ANGSTROM)
@@ -113,7 +113,7 @@ def is_header_of_one(record: Record, pixel_size: object) -> bool:
 
 
 def ended(failure: Exception, finished: int, total: int) -> CryoSegNetError:
-    """The error that tells what ended a run early, how many micrographs are kept, and what to do."""
+    """The error of a run that ended early: why, how many micrographs are kept, and what to do."""
     kept = f"{finished} of {plural(total, 'micrograph')} {'is' if finished == 1 else 'are'} finished and kept"
     if isinstance(failure, EngineError):
         return CryoSegNetError(f"{_reason(failure)}; {kept}: the same command goes on from there")
@@ -130,7 +130,7 @@ def _reason(error: Exception) -> str:
 
 
 def warn(result: BatchResult) -> None:
-    """Tell the user where many micrographs came to nothing."""
+    """Log a warning if many micrographs failed or have no picks."""
     total = result.done + result.skipped + result.failed
     if result.without_picks + result.failed <= _WARN_SHARE * total:
         return

@@ -1,4 +1,4 @@
-"""What a batch leaves for people and programs to read: summary.json and failed.csv."""
+"""summary.json and failed.csv: the result of a run, for people and programs to read."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .result import warnings_of
 from .sources import MicrographSource
 
 SCHEMA = 1
-#: A summary that is written on the way is this old at least, and writing it takes this share of the time at most.
+#: During a run the summary is written at least this far apart, and takes at most this share of the time.
 _SECONDS = 60.0
 _SHARE = 0.01
 
 
 class SummaryTimer:
-    """Writes the summary of a run without end now and then: never for each micrograph, since it is written whole."""
+    """Writes the summary now and then during a run without end; not for each micrograph, as it is written whole."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _SECONDS
 
     @property
     def due(self) -> bool:
-        """Whether it is time."""
+        """Whether it is time to write."""
         return time.monotonic() >= self._next
 
     def write(self, journal: Journal, source: MicrographSource) -> None:
@@ -41,12 +41,12 @@ class SummaryTimer:
 
 
 def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) -> None:
-    """Write both files from the records of the journal; raises OSError where the disk is full.
+    """Write both files from the records of the journal; raises OSError if the disk is full.
 
     Parameters
     ----------
     journal
-        The journal; what was picked by earlier runs into the same folder is part of the summary.
+        The journal. Micrographs that earlier runs picked into the same folder are part of the summary.
     records
         Records of the micrographs of this run, in its order.
     stopped

@@ -1,4 +1,4 @@
-"""Micrographs as they appear: in folders, behind globs, in lists and STAR files that grow."""
+"""Micrographs as they appear in folders, globs, lists and STAR files that grow."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from .stopping import Stop
 
 log = logging.getLogger(__name__)
 
-#: A file that nobody changed for this many times the settling time needs not be looked at twice.
+#: A file that was last changed this many settling times ago is not looked at a second time.
 _OLD = 12
-#: Looking takes this share of the time at most, however many files there are.
+#: Looking for files takes at most this share of the time, however many files there are.
 _LOOK_SHARE = 0.05
-#: The size is estimated from fewer micrographs where no more came for this long.
+#: If no more micrographs come for this long, the diameter is estimated from those that are there.
 _PATIENCE_SECONDS = 120.0
-#: How often the size is estimated, from newer micrographs each time, before they are picked without.
+#: How often the diameter is estimated, from newer micrographs each time, before picking goes on without.
 _ATTEMPTS = 3
 _MRC_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}
 
 
 class Watch(MicrographSource):
-    """Micrographs that appear while the run goes on, each taken once and when it is complete.
+    """Micrographs that appear during the run; each is picked once, when it is complete.
 
-    A file is complete when it is readable, its size and time of change stayed the same for ``settle`` seconds, and, for
-    a plain MRC file, it is as long as its header says. One that fails is taken again when it changes.
+    A file is complete when it is readable, its size and modification time have not changed for ``settle`` seconds, and
+    a plain MRC file is as long as its header says. A file that failed is picked again when it changes.
 
     Parameters
     ----------
     arguments
-        Folders (with their subfolders), globs, files, ``@list`` files and micrographs STAR files; those that are not
-        there yet are waited for.
+        Folders (with their subfolders), globs, files, ``@list`` files and micrographs STAR files. They need not exist
+        yet.
     interval, settle
-        Seconds between two looks, and seconds without change.
+        Seconds between two looks for new files, and seconds without change.
     stop_file
-        Where this file appears, the run finishes what is at hand and ends; the file is removed.
+        When this file appears, the run finishes the micrographs in progress and ends; the file is removed.
     idle
-        Seconds without a new micrograph after which the run ends; None: never.
+        The run ends after this many seconds without a new micrograph; None: never.
 
     Raises
     ------
     CryoSegNetError
-        The stop file is there already, or an argument can never name a micrograph.
+        The stop file exists already, or an argument can never name a micrograph.
     """
 
     growing = True
@@ -72,7 +72,7 @@ class Watch(MicrographSource):
         if not arguments:
             raise CryoSegNetError("no input was given; name folders, globs, @list files or a micrographs STAR to watch")
         if stop_file is not None and os.path.lexists(stop_file):
-            raise CryoSegNetError(f"{stop_file} is there, which ends a run; remove it and start again")
+            raise CryoSegNetError(f"{stop_file} exists, which ends a run; remove it and start again")
         self._arguments = [str(argument) for argument in arguments]
         self._interval, self._settle = interval, settle
         self._stop_file, self._idle = stop_file, idle
@@ -90,26 +90,26 @@ class Watch(MicrographSource):
         self.total = self.skipped = 0
 
     def begin(self, outputs: RunOutputs) -> None:
-        """Look for the first micrographs, and say what is waited for."""
+        """Look for the first micrographs, and log which arguments do not exist yet."""
         self._outputs = outputs
         self._stems = Stems(outputs.journal.stems(), self._top())
         self._active = time.monotonic()
         self.look()
         missing = [argument for argument in self._arguments if not self._found(argument)]
         if missing:
-            log.info(f"not there yet, waiting for it: {', '.join(missing)}")
+            log.info(f"waiting for {', '.join(missing)}, which does not exist yet")
         log.info("watching for micrographs" + (f"; `touch {self._stop_file}` ends it" if self._stop_file else ""))
 
     @property
     def waiting(self) -> int:
-        """How many complete micrographs were not given out yet."""
+        """How many complete micrographs are not given out yet."""
         return len(self._ready)
 
     @property
     def over(self) -> bool:
-        """Whether the run shall end: it was asked to, or nothing came for too long."""
+        """Whether the run is to end: the stop file exists, or nothing came for too long."""
         if self._ended is None and self._stop_file is not None and os.path.lexists(self._stop_file):
-            self._end(f"{self._stop_file} is there: finishing what is at hand")
+            self._end(f"{self._stop_file} exists: finishing the micrographs in progress")
             with contextlib.suppress(OSError):
                 self._stop_file.unlink()
         idle = time.monotonic() - self._active
@@ -122,7 +122,7 @@ class Watch(MicrographSource):
         log.info(why)
 
     def samples(self, stopping: Stop) -> Iterator[list[Input]]:
-        """The first micrographs, when there are enough of them; newer ones where those tell nothing."""
+        """The first micrographs, when there are enough of them; then newer ones."""
         used = 0
         patience = min(_PATIENCE_SECONDS, self._idle or math.inf)
         for _ in range(_ATTEMPTS):
@@ -162,7 +162,7 @@ class Watch(MicrographSource):
         return taken
 
     def add(self, record: Record) -> None:
-        """Remember a failure, to try again when the file changes."""
+        """Remember a failed micrograph, to pick it again when its file changes."""
         self._active = time.monotonic()
         if not record.done:
             known = None if record.size < 0 else (record.size, record.mtime_ns)
@@ -177,7 +177,7 @@ class Watch(MicrographSource):
             self.look()
 
     def look(self) -> None:
-        """Look for new micrographs, and which of those seen before are complete now."""
+        """Look for new micrographs, and for those seen before that are complete now."""
         start = time.monotonic()
         for argument in self._arguments:
             for one in self._new(argument):
@@ -205,14 +205,14 @@ class Watch(MicrographSource):
                     continue
             elif now - since < self._settle:
                 continue
-            # One that stays cut off is picked after all: it fails, which says what is wrong with it.
+            # A file that stays too short is picked after all: it fails, and the reason is reported.
             given_up = identity == before and now - since >= _OLD * self._settle
             if given_up or _is_whole(one.path, identity[0]):
                 del self._growing[key]
                 yield key, one
 
     def _new(self, argument: str) -> Iterator[Input]:
-        """Micrographs that an argument names now and did not name before."""
+        """Micrographs that an argument did not name before."""
         if argument.startswith("@") or (argument.lower().endswith(".star") and not os.path.isdir(argument)):
             for one in self._listed(argument):
                 if one.key not in self._seen:
@@ -238,7 +238,7 @@ class Watch(MicrographSource):
         return glob.has_magic(argument) or os.path.lexists(argument.removeprefix("@"))
 
     def _listed(self, argument: str) -> list[Input]:
-        """What a list or a STAR file names; nothing while it has not changed, is being written, or is not there."""
+        """The micrographs in a list or STAR file; none if it is missing, incomplete, or has not changed."""
         path = Path(argument.removeprefix("@"))
         try:
             status = os.stat(path)
@@ -251,7 +251,7 @@ class Watch(MicrographSource):
         try:
             found = expand_one(argument)
         except CryoSegNetError as error:
-            # It may be half written; if it stays so, it is said once.
+            # It may be half written; the warning comes once.
             if str(error) not in self._told:
                 self._told.add(str(error))
                 log.warning(f"{str(error).rstrip('.')}; waiting for it to change")
@@ -260,21 +260,21 @@ class Watch(MicrographSource):
         return found
 
     def _top(self) -> str:
-        """The folder that all arguments lie in, for stems that repeat."""
+        """The folder that contains all arguments, for stems that repeat."""
         folders = []
         for argument in self._arguments:
             fixed = argument.removeprefix("@")
             while glob.has_magic(fixed):
                 fixed = os.path.dirname(fixed)
             fixed = os.path.abspath(fixed)
-            # What is not there yet and is not called like a file will be a folder.
+            # A path that does not exist yet and does not look like a file will be a folder.
             is_file = os.path.isfile(fixed) or is_micrograph(fixed) or fixed.lower().endswith((".star", ".txt"))
             folders.append(os.path.dirname(fixed) if is_file else fixed)
         return os.path.commonpath(folders)
 
 
 def _is_whole(path: Path, size: int) -> bool:
-    """Whether a file can be opened, holds something, and, as a plain MRC file, all that its header says."""
+    """Whether a file can be opened, is not empty, and, if it is a plain MRC file, is as long as its header says."""
     if size == 0:
         return False
     try:
@@ -288,5 +288,5 @@ def _is_whole(path: Path, size: int) -> bool:
     nx, ny, nz, mode = struct.unpack_from(f"{order}4i", head)
     (extended,) = struct.unpack_from(f"{order}i", head, 92)
     if mode not in _MRC_BYTES or min(nx, ny, nz) < 1 or extended < 0:
-        return True  # not for us to judge; reading it will say what is wrong
+        return True  # reading it will say what is wrong
     return bool(size >= 1024 + extended + nx * ny * nz * _MRC_BYTES[mode])

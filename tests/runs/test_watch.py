@@ -65,7 +65,7 @@ def test_a_folder_that_grows(tmp_path: Path) -> None:
     mics, out = tmp_path / "mics", tmp_path / "out"
     run = Running([mics], out)
     run.until(lambda: run.said)
-    assert run.said[0] == f"not there yet, waiting for it: {mics}"
+    assert run.said[0] == f"waiting for {mics}, which does not exist yet"
     for i in range(8):
         write_micrograph(mics / f"m{i}.mrc", seed=i)
     run.until(lambda: len(run.records) == 8)
@@ -79,7 +79,7 @@ def test_a_folder_that_grows(tmp_path: Path) -> None:
     assert len({diameter for _, diameter in run.picker.picked}) == 1
     result = run.stop()
     assert (result.done, result.failed, result.stopped, result.exit_code) == (10, 0, False, 0)
-    assert not (out / "STOP").exists() and "finishing what is at hand" in run.said[-1]
+    assert not (out / "STOP").exists() and "finishing the micrographs in progress" in run.said[-1]
     assert (out / "picks/later/m0.star").exists() and (out / "picks/m10.star").exists()
     assert json.loads((out / "summary.json").read_text())["totals"]["micrographs"] == 10
 
@@ -197,7 +197,7 @@ def test_ends(tmp_path: Path) -> None:
     assert idle.result is not None and (idle.result.done, idle.result.exit_code) == (1, 0)
     assert any(text.startswith("nothing new for 0.008") for text in idle.said)
     (out / "STOP").touch()
-    with pytest.raises(CryoSegNetError, match="STOP is there, which ends a run; remove it"):
+    with pytest.raises(CryoSegNetError, match="STOP exists, which ends a run; remove it"):
         Watch([tmp_path], stop_file=out / "STOP")
     with pytest.raises(CryoSegNetError, match="no input"):
         Watch([])
@@ -297,7 +297,7 @@ def test_command_with_two_processes_and_a_stop_file(tmp_path: Path) -> None:
     [
         ("--idle-stop 3", "--idle-stop goes with --watch"),
         ("--watch --idle-stop 0", "must be a number above zero (got 0)"),
-        ("--stop-file .", ". is there, which ends a run; remove it"),
+        ("--stop-file .", ". exists, which ends a run; remove it"),
         ("--metrics run.txt", "must end with .prom"),
         ("--device cuda:0,tpu", "(got cuda:0,tpu)"),
         ("--cluster none.yaml", "none.yaml: no such file"),

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from ...files.inputs import Input
-from ...files.micrograph import Micrograph, read_micrograph
 from ..diameter import Estimate, estimate
-from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
-from ..prefetch import MicrographReader
+from ..pick_task import MicrographPicker, PickOutcome, PickTask, ReadMicrograph, pick_task
+from ..prefetch import Prefetcher
 from ..stopping import Stop
 from .base import Engine
+
+_POLL_SECONDS = 0.2
 
 
 class LocalEngine(Engine):
@@ -58,9 +59,8 @@ class SerialEngine(LocalEngine):
     def __init__(self, picker: MicrographPicker) -> None:
         super().__init__(picker)
         self._tasks: deque[PickTask] = deque()
-        self._inputs: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
-        self._reader: MicrographReader | None = None
-        self._pixel_size: float | None = None
+        self._to_read: queue.SimpleQueue[PickTask | None] = queue.SimpleQueue()
+        self._reader: Prefetcher[PickTask, ReadMicrograph] | None = None
 
     @property
     def room(self) -> int:
@@ -70,28 +70,25 @@ class SerialEngine(LocalEngine):
     def submit(self, task: PickTask) -> None:
         """Take a task; reading it begins in the background."""
         if self._reader is None:
-            self._reader = MicrographReader(self._read, iter(self._inputs.get, None))
+            self._reader = Prefetcher(PickTask.read, iter(self._to_read.get, None), 1, "read micrographs")
             self._reader.__enter__()
-        self._pixel_size = task.pixel_size
         self._tasks.append(task)
-        self._inputs.put(task.input)
+        self._to_read.put(task)
 
     def wait(self, stopping: Stop, seconds: float = 0.0) -> list[PickOutcome]:
         """Pick the next task; a signal cuts it short."""
         if self._reader is None or not self._tasks:
             return []
         with stopping.interrupts():
-            got = self._reader.next(stopping.check)
+            while (got := self._reader.take(_POLL_SECONDS)) is None:
+                stopping.check()
             outcome = pick_task(self.picker, self._tasks[0], got)
         self._tasks.popleft()
         return [outcome]
 
     def close(self) -> None:
         """End the reading thread."""
-        self._inputs.put(None)
+        self._to_read.put(None)
         if self._reader is not None:
             self._reader.__exit__()
             self._reader = None
-
-    def _read(self, one: Input) -> Micrograph:
-        return read_micrograph(one.path, pixel_size=self._pixel_size or one.pixel_size)
