@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         code = program().run(list(sys.argv[1:] if argv is None else argv))
-        if sys.stdout is not None:  # as in a service that was started without one
+        if sys.stdout is not None:  # a service may have none
             sys.stdout.flush()
         return code
     except CryoSegNetError as error:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("stopped")
         return STOPPED
     except BrokenPipeError:
-        # The reader of our output has left.
+        # The reader of our output has exited.
         silence(sys.stdout)
         return DONE
     except OSError as error:

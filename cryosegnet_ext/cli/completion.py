@@ -1,4 +1,4 @@
-"""``cryosegnet completion``: what makes the shell complete commands, options and file names."""
+"""``cryosegnet completion``: scripts by which shells complete commands, options and file names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-HELP = "print the script that completes cryosegnet's commands and options in a shell"
+HELP = "print a script that completes commands and options in a shell"
 
 SHELLS = ("bash", "zsh", "fish")
 
 _DESCRIPTION = """Print a script that completes commands, options and file names of cryosegnet in a shell."""
 
-_EPILOG = """to have it in every new shell:
+_EPILOG = """to use it in every new shell:
   bash   cryosegnet completion bash > ~/.local/share/bash-completion/completions/cryosegnet
   zsh    cryosegnet completion zsh > ~/.zfunc/_cryosegnet
          with fpath+=~/.zfunc before compinit in ~/.zshrc

@@ -1,4 +1,4 @@
-"""``cryosegnet demo``: pick the sample micrograph and compare with its true centres."""
+"""``cryosegnet demo``: pick the sample micrograph, and compare with its true particles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError
 
-HELP = "pick a sample micrograph that comes with the program, and draw the picks"
+HELP = "pick the sample micrograph that comes with the program, and draw the picks"
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", "-o", type=Path, default=Path("demo"), help="folder for the results (default: demo)"
     )
-    # It tells its story itself.
+    # It prints all there is to say itself.
     parser.set_defaults(quiet=True)
 
 
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     from ..runs.batch import run
 
     data = files("cryosegnet_ext") / "data"
-    # A copy, so that report, view and export find the micrograph where a user's own would be.
+    # A copy, so that report, view and export find the micrograph.
     sample = args.output / "micrographs" / "sample.mrc"
     with as_file(data / "sample.mrc") as bundled, as_file(data / "sample_truth.star") as truth:
         try:
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
             shutil.copyfile(bundled, sample)
         except OSError as error:
             raise CryoSegNetError(
-                f"{args.output}: the output folder cannot be written ({error.strerror}); name another with --output"
+                f"{args.output}: the output folder cannot be written ({error.strerror}); choose another with --output"
             ) from error
         print("A simulated micrograph of 20S proteasomes, 2 A/px, with an ice crystal and a carbon edge.")
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""``cryosegnet doctor``: what is installed, what was found, and what is missing."""
+"""``cryosegnet doctor``: what is installed, and what is missing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the report; 3 where the built-in weights cannot be loaded."""
+    """Print the report; exit code 3 if the built-in weights cannot be loaded."""
     network, works = _network()
     report: dict[str, Section] = {
         "program": {"cryosegnet": __version__, "python": platform.python_version(), "system": platform.platform()},
@@ -78,7 +78,7 @@ def _version(package: str) -> str | None:
 def _packages() -> Section:
     found = {name: _version(name) or "missing; install it with pip" for name in _PACKAGES}
     if _version("opencv-python-headless") is None and (other := _version("opencv-python")):
-        found["opencv-python-headless"] = f"missing, but opencv-python {other} is there"
+        found["opencv-python-headless"] = f"missing, but opencv-python {other} is installed"
     try:
         import cv2
 
@@ -110,7 +110,7 @@ def _devices() -> Section:
 
 
 def _network() -> tuple[str, bool]:
-    """Whether the built-in network loads, in words and as an answer."""
+    """Whether the built-in network loads: in words, and as a bool."""
     try:
         from .. import weights
 
@@ -130,14 +130,16 @@ def _weights() -> Section:
         for name, source in weights.SOURCES.items():
             if source.url is not None:
                 there = weights.location(name).is_file()
-                found[name] = "downloaded" if there else f"not here (optional: cryosegnet weights download {name})"
+                found[name] = (
+                    "downloaded" if there else f"not downloaded (optional: cryosegnet weights download {name})"
+                )
         return {**found, "cache folder": _writable(weights.cache_folder())}
     except (ImportError, OSError, CryoSegNetError) as error:
         return {"registry": f"cannot be read ({_first_line(error)})"}
 
 
 def _writable(folder: Path) -> str:
-    """Whether files can be made in a folder, or in the nearest one above it that exists."""
+    """Whether a folder, or its nearest parent that exists, can be written."""
     existing = next((one for one in (folder, *folder.parents) if one.exists()), folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -147,7 +149,9 @@ def _writable(folder: Path) -> str:
 
 
 def _segmenter() -> str:
-    return f"peaks, with the built-in {BUILT_IN_SAM}; grid needs --sam (say sam_vit_b, or a file), watershed none"
+    return (
+        f"peaks, with the built-in {BUILT_IN_SAM}; grid needs --sam (sam_vit_b or a file), watershed does not use SAM"
+    )
 
 
 def _relion() -> str:

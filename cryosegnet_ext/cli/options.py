@@ -1,4 +1,4 @@
-"""The picker's options on a command line: argparse arguments made from the table in `picking.options`."""
+"""The picker's options on a command line: argparse arguments derived from the table in `picking.options`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser, table: type[PickerOptions], title: str | None = None) -> None:
-    """Add the options of a table to a parser, in its groups or all under one title."""
+    """Add the options of a table to a parser, in their groups or all under one title."""
     groups: dict[str, Any] = {}
     for option in fields(table):
         name = title or option.metadata["group"]
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser, table: type[PickerOptions], tit
 
 
 def reader_of(option: Field[Any]) -> Callable[[str], Any]:
-    """What makes an option's value of its text."""
+    """The reader of an option: text in, value out."""
     limits, choices = option.metadata["limits"], option.metadata["choices"]
     if limits:
         low, high = limits
@@ -48,18 +48,18 @@ def reader_of(option: Field[Any]) -> Callable[[str], Any]:
 
 
 def picker_options(args: argparse.Namespace) -> PickerOptions:
-    """The picker's options among the values of a command line.
+    """The picker's options of a command line.
 
     Raises
     ------
     UsageError
-        They do not go together.
+        They cannot be combined.
     """
     return PickerOptions(**{option.name: getattr(args, option.name) for option in fields(PickerOptions)})
 
 
 def make_picker(options: PickerOptions, device: str) -> Picker:
-    """The picker that options ask for, on a device, in the process that calls this.
+    """The picker with these options on a device, in the process that calls this.
 
     Raises
     ------

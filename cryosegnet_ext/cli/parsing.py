@@ -1,4 +1,4 @@
-"""Command lines: a parser with one way to complain, and programs of several commands."""
+"""Command lines: a parser with errors in one style, and programs of several commands."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CommandParser(argparse.ArgumentParser):
     Attributes
     ----------
     arguments
-        Every argument with the title of its group, in order; no title where it is in none.
+        Every argument with the title of its group, in order; the title is empty if it is in no group.
     commands
-        The parsers of its commands, by their names.
+        Parsers of the commands, by name.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -50,7 +50,7 @@ class CommandParser(argparse.ArgumentParser):
         return _Group(self, title or "", super().add_argument_group(title, *more, **options))
 
     def add_mutually_exclusive_group(self, **options: Any) -> Any:
-        """Add arguments of which one may be given, as argparse does."""
+        """Add a group of arguments of which only one may be given, as argparse does."""
         return _Group(self, "", super().add_mutually_exclusive_group(**options))
 
     def add_subparsers(self, **options: Any) -> Any:
@@ -58,14 +58,14 @@ class CommandParser(argparse.ArgumentParser):
         return _Commands(self, super().add_subparsers(**options))
 
     def all_parsers(self) -> list[CommandParser]:
-        """The parser itself and those of its commands, theirs too."""
+        """The parser itself, and those of its commands at every level."""
         return [self, *(one for below in self.commands.values() for one in below.all_parsers())]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; an argument that nobody knows is an error."""
+        """Parse; an unknown argument is an error."""
         found, extra = self.parse_known_args(args, namespace)
         if extra and not any(word.startswith("-") for word in extra) and self._takes_many():
-            # argparse gives all files to the first place where some stand; here they may be on both sides of options.
+            # argparse takes positional arguments from one place only; here they may be on both sides of options.
             found, extra = self.parse_known_intermixed_args(args, namespace)
         if extra:
             wrong = next((word for word in extra if word.startswith("-")), extra[0])
@@ -74,18 +74,18 @@ class CommandParser(argparse.ArgumentParser):
         return found
 
     def _takes_many(self) -> bool:
-        """Whether there are files that may be named in any number, and no commands of their own."""
+        """Whether there are positional arguments in any number, and no commands."""
         positional = [action for _, action in self.arguments if not action.option_strings]
         return any(action.nargs in ("*", "+") for action in positional) and not self.commands
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong and where to read on; exit code 1."""
+        """Print the error and where to read more; exit code 1."""
         say(f"{self.prog}: error: {message}\n{self.prog} --help tells more", sys.stderr)
         self.exit(USAGE)
 
 
 class _Group:
-    """A group of argparse's whose arguments are on the list of their parser, too."""
+    """A group of argparse that also puts its arguments on the parser's list."""
 
     def __init__(self, parser: CommandParser, title: str, group: Any) -> None:
         self._parser, self._title, self._group = parser, title, group
@@ -103,7 +103,7 @@ class _Group:
 
 
 class _Commands:
-    """The commands that argparse adds to a parser, which are on its list, too."""
+    """The commands of argparse, also put on the parser's list."""
 
     def __init__(self, parser: CommandParser, made: Any) -> None:
         self._parser, self._made = parser, made
@@ -115,7 +115,7 @@ class _Commands:
 
 
 def did_you_mean(word: str, words: Sequence[str]) -> str:
-    """A suggestion to append to an error, or nothing."""
+    """A suggestion to append to an error; empty if no word is close."""
     close = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -127,11 +127,11 @@ class Command:
     Attributes
     ----------
     help
-        What it does; the first line stands in the list of commands.
+        What it does; the first line is shown in the list of commands.
     add_args
-        Adds its arguments to a parser.
+        Adds the arguments to a parser.
     main
-        Does it, and returns the exit code.
+        Runs the command, and returns the exit code.
     epilog
         Printed below its help.
     """
@@ -142,7 +142,7 @@ class Command:
     epilog: str | None = None
 
     def fill(self, parser: CommandParser) -> CommandParser:
-        """Make a parser that of this command."""
+        """Give a parser the description and the arguments of this command."""
         parser.description = self.help[:1].upper() + self.help[1:].rstrip(".") + "."
         parser.epilog = self.epilog
         self.add_args(parser)
@@ -162,7 +162,7 @@ class Program:
     about
         One sentence.
     commands
-        What loads each command, by its name; what is not asked for is not loaded.
+        Loaders of the commands, by name; only the command that runs is loaded.
     epilog
         Printed below the list of commands.
     """
@@ -173,7 +173,7 @@ class Program:
     epilog: str
 
     def run(self, words: Sequence[str]) -> int:
-        """Run the command that the words name; returns the exit code."""
+        """Run the command that the first word names; returns the exit code."""
         try:
             if not words or words[0] not in self.commands:
                 return self._without_command(words)
@@ -191,11 +191,11 @@ class Program:
                     parser.error(str(error))
                 raise
         except SystemExit as end:
-            # argparse ends help and errors this way.
+            # argparse exits this way after help and errors.
             return end.code if isinstance(end.code, int) else DONE if end.code is None else USAGE
 
     def parser(self) -> CommandParser:
-        """One parser with all commands, for what needs to see every option."""
+        """One parser with all commands, for completion and documentation."""
         parser = CommandParser(prog=self.name)
         parser.add_argument("--version", action="version", version=self.name, help="print the version")
         made = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

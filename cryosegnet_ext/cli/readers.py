@@ -1,6 +1,6 @@
 """Readers of option values: text in, value out.
 
-What is wrong with a text is told in the rest of a sentence that the option's name begins.
+Errors are sentences without their beginning, which is the option's name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ..errors import UsageError
 from ..picking.options import is_device, not_between, split_devices
 
-#: Formats of pick files that hold one micrograph.
+#: Formats of pick files with one micrograph in each.
 PICK_FORMATS = ("star", "box", "cbox", "csv")
 
 
@@ -59,7 +59,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def yes_no(given: str) -> bool:
-    """RELION's Yes and No, and what else people write for them."""
+    """RELION's Yes and No, and other ways to write them."""
     answers = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
     if given.lower() not in answers:
         raise argparse.ArgumentTypeError(f"must be Yes or No (got {given})")
@@ -67,21 +67,21 @@ def yes_no(given: str) -> bool:
 
 
 def even_pixels(given: str) -> int:
-    """The side of a box, which is even so that it has a middle pixel."""
+    """The side of a box: an even number, as programs expect."""
     if not given.isdecimal() or int(given) < 2 or int(given) % 2:
         raise argparse.ArgumentTypeError(f"must be an even number of pixels, at least 2 (got {given})")
     return int(given)
 
 
 def device(given: str) -> str:
-    """A device's name, be it here or not."""
+    """The name of a device; it need not exist here."""
     if not is_device(given):
         raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:0 (got {given})")
     return given
 
 
 def devices(given: str) -> str:
-    """A device's name or a list of them, be they here or not."""
+    """The name of a device, or a list of them; they need not exist here."""
     try:
         split_devices(given)
     except UsageError:

@@ -1,4 +1,4 @@
-"""The options of ``cryosegnet pick`` that say where and for how long it runs."""
+"""The options of ``cryosegnet pick`` for where and how long it runs: clusters, growing data, monitors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+    """Add these options to a parser."""
     where = parser.add_argument_group("where it runs (docs/cluster.md)")
     add = where.add_argument
     add("--cluster", metavar="FILE.yaml", type=Path, help="start workers as jobs of SLURM, PBS, SGE or LSF")
@@ -31,14 +31,19 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
 
     long = parser.add_argument_group("growing data and long runs (docs/cluster.md)")
     add = long.add_argument
-    add("--watch", action="store_true", help="go on and pick micrographs as they appear in INPUT")
+    add("--watch", action="store_true", help="keep running, and pick micrographs as they appear in INPUT")
     add(
         "--stop-file",
         metavar="FILE",
         type=Path,
-        help="end when this file appears; with --watch after those in progress (default: DIR/STOP with --watch)",
+        help="stop when this file appears; with --watch after those in progress (default: DIR/STOP with --watch)",
     )
-    add("--idle-stop", metavar="MINUTES", type=above_zero, help="with --watch: end when nothing new came for so long")
+    add(
+        "--idle-stop",
+        metavar="MINUTES",
+        type=above_zero,
+        help="with --watch: stop when nothing new has come for so long",
+    )
     add(
         "--settle",
         metavar="SECONDS",
@@ -50,41 +55,41 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         "--heartbeat",
         metavar="FILE",
         type=Path,
-        help="keep a JSON file for monitors (default: DIR/heartbeat.json with --watch)",
+        help="write a JSON file for monitors (default: DIR/heartbeat.json with --watch)",
     )
-    add("--metrics", metavar="FILE.prom", type=Path, help="keep metrics for Prometheus' node_exporter (text file)")
+    add("--metrics", metavar="FILE.prom", type=Path, help="write metrics for Prometheus' node_exporter (text file)")
 
 
 def check_running(args: argparse.Namespace) -> None:
-    """See that the options go together.
+    """Check values and their combinations.
 
     Raises
     ------
     UsageError
-        They do not.
+        They are not allowed.
     """
     if args.cluster is not None and args.scheduler is not None:
         raise UsageError("--cluster starts a scheduler of its own; leave out --scheduler")
     remote = args.cluster is not None or args.scheduler is not None
     if remote and len(split_devices(args.device)) > 1:
         raise UsageError(
-            f"--device {args.device} is a list, and each worker of a cluster has one device; give --device auto"
+            f"--device {args.device} is a list, but each worker of a cluster has one device; give --device auto"
         )
     if args.cluster is not None and not args.cluster.is_file():
-        raise UsageError(f"--cluster {args.cluster}: no such file; docs/cluster.md shows what belongs into it")
+        raise UsageError(f"--cluster {args.cluster}: no such file; docs/cluster.md shows an example")
     if args.stop_file is not None and os.path.lexists(args.stop_file):
         raise UsageError(f"--stop-file {args.stop_file} exists, which ends a run; remove it and start again")
     if not args.watch and args.idle_stop is not None:
-        raise UsageError("--idle-stop goes with --watch; without it a run ends when all is picked")
+        raise UsageError("--idle-stop needs --watch; without it a run ends when all micrographs are picked")
     if args.metrics is not None and args.metrics.suffix != ".prom":
-        raise UsageError(f"--metrics {args.metrics} must end with .prom, or node_exporter does not read it")
+        raise UsageError(f"--metrics {args.metrics} must end with .prom; node_exporter reads no other files")
 
 
 @contextlib.contextmanager
 def engine_from(
     options: PickerOptions, cluster: Path | None = None, scheduler: str | None = None
 ) -> Iterator[MicrographPicker | Engine]:
-    """Where the options have the micrographs picked: a picker for this process, or an engine.
+    """A picker for this process, or the engine that the options ask for.
 
     Parameters
     ----------
@@ -122,14 +127,14 @@ def watch_from(args: argparse.Namespace) -> Watch:
 
 
 def stop_from(args: argparse.Namespace) -> Callable[[], bool] | None:
-    """Asked between micrographs: whether the run shall stop. A watch looks for its stop file itself."""
+    """A function that says whether the stop file exists; None with --watch, which looks for it itself."""
     if args.watch or args.stop_file is None:
         return None
     return functools.partial(os.path.lexists, args.stop_file)
 
 
 def monitor_from(args: argparse.Namespace) -> Monitor:
-    """Writes what the options want for monitors."""
+    """The writer of the heartbeat and the metrics."""
     from ..runs.monitor import Monitor
 
     heartbeat = args.heartbeat or (args.output / "heartbeat.json" if args.watch else None)

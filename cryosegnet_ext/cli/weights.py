@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "list, download and import weights"
+HELP = "list, download and import named weights"
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:

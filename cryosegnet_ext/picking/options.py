@@ -1,6 +1,6 @@
-"""The options of the picker: values, limits, help, and which go together. Every program makes its own from this table.
+"""The picker's options: allowed values, their combinations, and help. All programs derive theirs from this table.
 
-It imports nothing heavy, so that errors appear before torch loads. Errors name the options as the command line does.
+Imports nothing heavy, so that errors appear before torch loads. Errors name the options as the command line does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "split_devices",
 ]
 
-#: For ``peaks`` where no other SAM is named.
+#: For the segmenter ``peaks`` if no other SAM is given.
 BUILT_IN_SAM = "sam_small"
 #: Least and largest particle diameter, angstrom.
 DIAMETERS = (1.0, 10_000.0)
@@ -49,24 +49,24 @@ def about(
     label: str = "",
     step: float = 0.0,
 ) -> dict[str, Any]:
-    """What a table of options says of one of its fields (its metadata). A field whose default is False is a switch.
+    """Metadata of a field of a table of options. A field whose default is False is a switch.
 
     Parameters
     ----------
     help
         One line.
     limits, unit
-        Least and largest number, both allowed; whole numbers only where the limits are.
+        Smallest and largest number, both allowed; integers if only whole numbers are.
     choices
-        All values there are.
+        All allowed values.
     metavar
         Stands for the value in the help.
     group
         Title in the help.
     relion
-        The parameter's name in RELION where it is another one than the field's.
+        The parameter's label in RELION, if it is not the field's name.
     label, step
-        In the form of the CCP-EM pipeliner; no label: the form does not have it.
+        In the form of the CCP-EM pipeliner; without a label the form does not have the option.
     """
     shown = {"help": help, "metavar": metavar, "group": group, "relion": relion, "label": label, "step": step}
     return shown | {"limits": limits, "unit": unit, "choices": choices}
@@ -185,7 +185,7 @@ class PickerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(PickerOptions):
-    """The picker's options, and what a run over many micrographs takes besides."""
+    """The options of a run over many micrographs: the picker's, and the pixel size."""
 
     pixel_size: float | None = field(
         default=None,
@@ -212,7 +212,7 @@ def flag(name: str) -> str:
 
 
 def not_between(low: float, high: float, unit: str, got: str) -> str:
-    """The rest of the sentence that tells of a number out of its limits; the option's name begins it.
+    """An error message for a number outside its limits, without the option's name in front.
 
     >>> not_between(1, 10_000, "angstrom", "1e9")
     'must be between 1 and 10000 angstrom (got 1e9)'
@@ -221,12 +221,12 @@ def not_between(low: float, high: float, unit: str, got: str) -> str:
 
 
 def is_device(name: str) -> bool:
-    """Whether this is a device's name, be it here or not."""
+    """Whether this is the name of a device; it need not exist here."""
     return _DEVICE.fullmatch(name) is not None
 
 
 def split_devices(names: str) -> list[str]:
-    """The devices of a list; a bare number is of the kind of the one before.
+    """The devices of a list; a number alone stands for a GPU.
 
     >>> split_devices("cuda:0,1,2"), split_devices("cpu,cpu"), split_devices("auto")
     (['cuda:0', 'cuda:1', 'cuda:2'], ['cpu', 'cpu'], ['auto'])
@@ -234,7 +234,7 @@ def split_devices(names: str) -> list[str]:
     Raises
     ------
     UsageError
-        One of them is no device's name.
+        One of them is not the name of a device.
     """
     found: list[str] = []
     for name in names.split(","):

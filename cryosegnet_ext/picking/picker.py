@@ -96,7 +96,7 @@ class Picker:
         max_diameter: float | None = None,
         threshold: float | None = None,
     ) -> None:
-        options = PickerOptions(
+        self._options = PickerOptions(
             weights=weights,
             segmenter=segmenter,
             sam=sam,
@@ -111,7 +111,7 @@ class Picker:
         self.device = choose_device(device)
         self._on_device = self.device.type != "cpu"
         self.denoised = denoised
-        self.diameter, self.min_diameter, self.max_diameter = diameter, min_diameter, max_diameter
+        self.diameter = diameter
         self._unet, note = _load_unet(weights, self.device)
         trained_for = str(note.get("recipe", "published"))
         self.recipe = recipe or trained_for
@@ -136,7 +136,7 @@ class Picker:
         fitted = _fitted_for(self.segmenter, self._windows, note, sam)
         self._calibration = Calibration(**fitted.get("calibration", {}))
         self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
-        chosen = replace(options, segmenter=self.segmenter, sam=sam, recipe=self.recipe, threshold=self.threshold)
+        chosen = replace(self._options, segmenter=self.segmenter, sam=sam, recipe=self.recipe, threshold=self.threshold)
         self.settings = self._describe(chosen)
 
     def _describe(self, options: PickerOptions) -> dict[str, object]:
@@ -193,7 +193,7 @@ class Picker:
         size = consensus_diameter(votes)
         if size is None:
             return None
-        return float(np.clip(size, self.min_diameter or 0.0, self.max_diameter or np.inf))
+        return float(np.clip(size, self._options.min_diameter or 0.0, self._options.max_diameter or np.inf))
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """Pick the particles of one micrograph.
@@ -302,7 +302,7 @@ class Picker:
         if self.segmenter == "grid":
             picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), geometry)
             return picks, MaskFeatures(picks.score, np.zeros(len(picks)))
-        size = self.diameter or self.max_diameter
+        size = self.diameter or self._options.max_diameter
         scale = float(np.sqrt(geometry.scale_y * geometry.scale_x))
         if size is not None:
             guess = size / require_pixel_size(micrograph, "a diameter in angstrom") * scale
@@ -330,10 +330,11 @@ class Picker:
         return np.ascontiguousarray(self._map(np.ascontiguousarray(squeezed[::-1]))[::-1])  # as it was trained
 
     def _limits_px(self, micrograph: Micrograph) -> tuple[float, float]:
-        if self.min_diameter is None and self.max_diameter is None:
+        low, high = self._options.min_diameter, self._options.max_diameter
+        if low is None and high is None:
             return 0.0, np.inf
         pixel_size = require_pixel_size(micrograph, "a diameter in angstrom")
-        return (self.min_diameter or 0.0) / pixel_size, (self.max_diameter or np.inf) / pixel_size
+        return (low or 0.0) / pixel_size, (high or np.inf) / pixel_size
 
     def _diameter_limits(self, micrograph: Micrograph) -> tuple[float | None, float | None]:
         """Range in which the size is searched, pixels of the micrograph."""

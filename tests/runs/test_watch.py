@@ -295,7 +295,7 @@ def test_command_with_two_processes_and_a_stop_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--idle-stop 3", "--idle-stop goes with --watch"),
+        ("--idle-stop 3", "--idle-stop needs --watch"),
         ("--watch --idle-stop 0", "must be a number above zero (got 0)"),
         ("--stop-file .", ". exists, which ends a run; remove it"),
         ("--metrics run.txt", "must end with .prom"),
