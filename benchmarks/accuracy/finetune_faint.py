@@ -22,7 +22,7 @@ from benchmarks.accuracy.held_out import HeldOut, merge
 from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext import Picks, read_picks
 from cryosegnet_ext.cli import main as cryosegnet
-from cryosegnet_ext.simulation.tables import write_mrc
+from cryosegnet_ext.simulation.outputs import write_mrc
 
 
 def write(data: HeldOut, stem: str, folder: Path) -> None:

@@ -45,7 +45,7 @@ from scipy import ndimage
 from benchmarks import real_data
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.files.picks import read_many
-from cryosegnet_ext.simulation.series import truth_name
+from cryosegnet_ext.simulation.dataset import truth_name
 
 PICKERS = ("truth", "ours", "log", "topaz")
 

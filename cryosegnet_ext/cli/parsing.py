@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; an unknown argument is an error."""
+        args = self._with_negative_values(sys.argv[1:] if args is None else args)
         found, extra = self.parse_known_args(args, namespace)
         if extra and not any(word.startswith("-") for word in extra) and self._takes_many():
             # argparse takes positional arguments from one place only; here they may be on both sides of options.
@@ -72,6 +74,17 @@ class CommandParser(argparse.ArgumentParser):
             options = [option for _, action in self.arguments for option in action.option_strings]
             self.error(f"unknown argument {wrong}{did_you_mean(wrong.split('=')[0], options)}")
         return found
+
+    def _with_negative_values(self, words: Sequence[str]) -> list[str]:
+        """The words with ``--tilt -30:30`` as ``--tilt=-30:30``; argparse would take the value for an option."""
+        takes_value = {name for _, action in self.arguments if action.nargs is None for name in action.option_strings}
+        joined: list[str] = []
+        for word in words:
+            if joined and joined[-1] in takes_value and re.match(r"-[\d.]", word):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
 
     def _takes_many(self) -> bool:
         """Whether there are positional arguments in any number, and no commands."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +78,6 @@ _SCENE = (*_PARTICLES, *_ICE, *_MICROSCOPE, *_JUNK)
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet simulate``."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser._negative_number_matcher = re.compile(r"-[\d.][-\d.:e]*")  # so that -30:30 is a value, not an option
     parser.add_argument("specimen", metavar="SPECIMEN", nargs="+", help="density maps or atomic models")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, type=Path, help="folder for the results")
 
@@ -134,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
     plan = _plan(args)
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
-    from ..simulation.series import run
+    from ..simulation.dataset import run
 
     made = run(plan, args.output, args.count, args.workers, args.overwrite)
     if not args.quiet:

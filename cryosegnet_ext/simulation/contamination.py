@@ -22,7 +22,7 @@ ICE_SPACINGS = (3.90, 3.67, 3.44, 2.67, 2.25)
 
 
 @dataclass(frozen=True)
-class Planes:
+class Background:
     """What is in the frame beside particles: phase (radian), absorption factor, mask of junk; all (ny, nx)."""
 
     phase: Image
@@ -30,7 +30,7 @@ class Planes:
     junk: NDArray[np.bool_]
 
 
-def add_droplets(planes: Planes, count: int, d: float, rng: np.random.Generator) -> None:
+def add_droplets(planes: Background, count: int, d: float, rng: np.random.Generator) -> None:
     """``count`` groups of ethane or ice droplets of 0.3 to 10 particle diameters, single, touching or fused.
 
     Droplets of one micrograph resemble each other in size, as they came at one time; many are faint.
@@ -63,7 +63,7 @@ def add_droplets(planes: Planes, count: int, d: float, rng: np.random.Generator)
         add_patch(planes, cx - half, cy - half, strength * thickness, dark, thickness > 0.1)
 
 
-def add_crystals(planes: Planes, count: int, d: float, pixel_size: float, rng: np.random.Generator) -> None:
+def add_crystals(planes: Background, count: int, d: float, pixel_size: float, rng: np.random.Generator) -> None:
     """``count`` ice crystals: dark polygons with sharp edges, bend contours and lattice fringes, or dark mottled lumps.
 
     What a crystal diffracts can arrive beside it, as a bright ghost.
@@ -93,7 +93,7 @@ def add_crystals(planes: Planes, count: int, d: float, pixel_size: float, rng: n
             add_patch(planes, x1, y1, np.zeros_like(dark), ghost, mask > 0.5)
 
 
-def add_leopard(planes: Planes, contrast: float, d: float, rng: np.random.Generator) -> None:
+def add_leopard(planes: Background, contrast: float, d: float, rng: np.random.Generator) -> None:
     """Leopard-skin ice over the whole frame: cells a particle or so across, with dark seams and darker spots."""
     shape = planes.phase.shape
     cell = d * float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
@@ -113,7 +113,7 @@ def add_leopard(planes: Planes, contrast: float, d: float, rng: np.random.Genera
     planes.junk[:] = True
 
 
-def add_crystalline(planes: Planes, contrast: float, d: float, pixel_size: float, rng: np.random.Generator) -> None:
+def add_crystalline(planes: Background, contrast: float, d: float, pixel_size: float, rng: np.random.Generator) -> None:
     """Ice that has crystallised over the whole frame: mottled grains, dark where they diffract, with their lattices.
 
     A lattice shows as spots in the power spectrum where the pixels are fine enough for it.
@@ -142,7 +142,7 @@ def add_crystalline(planes: Planes, contrast: float, d: float, pixel_size: float
     planes.phase[:] += (contrast * strength).astype(np.float32)[which] * waves
 
 
-def add_film(planes: Planes, contrast: float, pixel_size: float, rng: np.random.Generator) -> None:
+def add_film(planes: Background, contrast: float, pixel_size: float, rng: np.random.Generator) -> None:
     """A support film (amorphous carbon, graphene) under the whole ice: grain, patches and a few folds.
 
     Particles on it count; on a fold they do not.
@@ -162,7 +162,7 @@ def add_film(planes: Planes, contrast: float, pixel_size: float, rng: np.random.
         planes.junk[:] |= soft > 0.3
 
 
-def add_foil(planes: Planes, share: float, d: float, pixel_size: float, rng: np.random.Generator) -> None:
+def add_foil(planes: Background, share: float, d: float, pixel_size: float, rng: np.random.Generator) -> None:
     """An almost opaque foil (gold, thick carbon) over ``share`` of the frame: rough edge, bright fringe, grains."""
     shape = planes.phase.shape
     bumps = smooth_noise(shape, max(0.8 * d, 2), rng) * rng.uniform(0, 0.35) * d
@@ -180,7 +180,7 @@ def add_foil(planes: Planes, share: float, d: float, pixel_size: float, rng: np.
     planes.junk[:] |= cv2.GaussianBlur(side, (0, 0), max(0.25 * d, 1)) > 0.15
 
 
-def add_patch(planes: Planes, x0: int, y0: int, phase: Image, absorption: Image, junk: NDArray[np.bool_]) -> None:
+def add_patch(planes: Background, x0: int, y0: int, phase: Image, absorption: Image, junk: NDArray[np.bool_]) -> None:
     """Add a patch whose first pixel lies at (x0, y0), as far as it lies inside."""
     ny, nx = planes.phase.shape
     ax, ay, bx, by = max(x0, 0), max(y0, 0), min(x0 + phase.shape[1], nx), min(y0 + phase.shape[0], ny)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .contamination import (
-    Planes,
+    Background,
     add_crystalline,
     add_crystals,
     add_droplets,
@@ -27,7 +27,7 @@ def make_junk(
     typical: float,
     rng: np.random.Generator,
     more: np.random.Generator,
-) -> Planes:
+) -> Background:
     """Phase, absorption and mask (each ny, nx) of everything in the frame that is no particle.
 
     ``typical`` is a particle's diameter in angstrom. The older ingredients draw from ``rng`` and the newer ones from
@@ -36,7 +36,7 @@ def make_junk(
     phase = np.zeros(shape, np.float32)
     absorption = np.ones(shape, np.float32)
     junk = np.zeros(shape, bool)
-    planes = Planes(phase, absorption, junk)
+    planes = Background(phase, absorption, junk)
     d, volts = typical / pixel_size, scene.optics.interaction * scene.contrast
     for _ in range(scene.ice_blobs):
         size = d * float(np.exp(rng.uniform(np.log(0.8), np.log(5))))

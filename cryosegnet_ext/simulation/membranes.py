@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from .contamination import Planes, add_patch
+from .contamination import Background, add_patch
 from .specimens import CONTRAST_VOLT
 from .textures import Image
 
@@ -26,7 +26,9 @@ def bilayer(w: NDArray[np.floating]) -> NDArray[np.floating]:
     return HEAD_VOLT * heads + TAIL_VOLT * (np.abs(w) < HEADS_APART / 2)
 
 
-def add_disc(planes: Planes, pixel_size: float, typical: float, interaction: float, rng: np.random.Generator) -> None:
+def add_disc(
+    planes: Background, pixel_size: float, typical: float, interaction: float, rng: np.random.Generator
+) -> None:
     """Add one flat piece of bilayer, 70 to 140 angstrom across, in a random orientation.
 
     ``typical`` is a particle's diameter in angstrom, ``interaction`` in radian / (volt x angstrom), as in
@@ -50,7 +52,7 @@ def add_disc(planes: Planes, pixel_size: float, typical: float, interaction: flo
 
 
 def add_vesicle(
-    planes: Planes, pixel_size: float, typical: float, interaction: float, rng: np.random.Generator
+    planes: Background, pixel_size: float, typical: float, interaction: float, rng: np.random.Generator
 ) -> None:
     """Add a vesicle, 1.2 to 6 particle diameters across: a closed bilayer, whose edge is seen as two dark lines.
 
@@ -73,7 +75,7 @@ def add_vesicle(
     _add(planes, x0 - half, y0 - half, image, typical / pixel_size, typical * interaction)
 
 
-def _add(planes: Planes, x0: int, y0: int, image: Image, d: float, phase: float) -> None:
+def _add(planes: Background, x0: int, y0: int, image: Image, d: float, phase: float) -> None:
     """Add the phase ``image``; junk is where it stands out, at the scale of a particle, enough to hide one.
 
     ``d`` is a particle's diameter in pixels, ``phase`` the shift of a volt over it, radian. An even shift over more

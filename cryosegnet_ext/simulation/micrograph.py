@@ -12,7 +12,7 @@ from .detector import add_stripes, detect
 from .junk import make_junk
 from .optics import layered_contrast
 from .orientations import placed_angles
-from .placement import Placed, add_aggregate, paste, place
+from .placement import PlacedParticles, add_aggregate, paste, place
 from .scene import ProjectionStack, Scene, Truth
 from .textures import Image, smooth_noise
 
@@ -70,7 +70,7 @@ def simulate_micrograph(
 
 def _truth(
     stacks: Sequence[ProjectionStack],
-    placed: Placed,
+    placed: PlacedParticles,
     depth: NDArray[np.float64],
     junk: NDArray[np.bool_],
     pad: int,
@@ -110,7 +110,7 @@ def _simulate(
     rng: np.random.Generator,
     more: np.random.Generator,
     device: str,
-) -> tuple[Image, Placed, NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[Image, PlacedParticles, NDArray[np.float64], NDArray[np.bool_]]:
     """Image, all particles, their depths in angstrom and the junk mask of the wide frame.
 
     ``rng`` is the stream of the first ingredients, ``more`` that of those which came later.
@@ -175,7 +175,7 @@ def _ice(
 
 
 def _layers(
-    scene: Scene, shape: tuple[int, int], pixel_size: float, placed: Placed, more: np.random.Generator
+    scene: Scene, shape: tuple[int, int], pixel_size: float, placed: PlacedParticles, more: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.intp], Image | None]:
     """Depths of the layers (k,), angstrom; each particle's layer (n,); depth of the ice's middle (ny, nx) or None.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .placement import Placed
+from .placement import PlacedParticles
 from .scene import ProjectionStack
 
 
@@ -30,7 +30,7 @@ def relion_angles(rotations: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.rad2deg(np.stack([rot, tilt, psi], -1))
 
 
-def placed_angles(stacks: Sequence[ProjectionStack], placed: Placed) -> NDArray[np.float64]:
+def placed_angles(stacks: Sequence[ProjectionStack], placed: PlacedParticles) -> NDArray[np.float64]:
     """(n, 3) angles of placed particles; NaN where their stack does not know its rotations.
 
     A projection turned by quarters is one of the particle turned about the beam; a mirrored one is the particle seen

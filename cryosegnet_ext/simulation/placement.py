@@ -14,7 +14,7 @@ from .textures import Image
 
 
 @dataclass
-class Placed:
+class PlacedParticles:
     """Particles in the order they were placed: centre and diameter (pixels), species, view, quarter turns, mirror."""
 
     x: list[float] = field(default_factory=list)
@@ -35,10 +35,10 @@ class Placed:
         self.turns.append(pose[3])
         self.mirrored.append(pose[4])
 
-    def keep(self, indices: NDArray[np.intp]) -> Placed:
+    def keep(self, indices: NDArray[np.intp]) -> PlacedParticles:
         """The particles of these indices."""
         lists = (self.x, self.y, self.diameter, self.stack, self.view, self.turns, self.mirrored)
-        return Placed(*([values[i] for i in indices] for values in lists))
+        return PlacedParticles(*([values[i] for i in indices] for values in lists))
 
 
 def place(
@@ -47,10 +47,10 @@ def place(
     shape: tuple[int, int],
     pixel_size: float,
     rng: np.random.Generator,
-) -> Placed:
+) -> PlacedParticles:
     """Decide where particles lie and how they are turned; some reach into the frame, (ny, nx), from outside."""
     ny, nx = shape
-    placed = Placed()
+    placed = PlacedParticles()
     if not stacks or scene.coverage <= 0:
         return placed
     mean_area = float(np.mean([np.pi / 4 * (s.diameter / pixel_size) ** 2 for s in stacks]))

@@ -286,12 +286,12 @@ def test_what_was_built_of_a_model_is_told(tmp_path, capsys):
 
 
 def test_detail_that_does_not_fit_is_told(specimen, tmp_path, capsys, monkeypatch):
-    from cryosegnet_ext.simulation import series
+    from cryosegnet_ext.simulation import dataset
 
     options = ["--count", "1", *(word for word in SMALL if word != "--quiet")]
     found = []
     for most in (224, 20):
-        monkeypatch.setattr(series, "MOST_VOXELS", most)
+        monkeypatch.setattr(dataset, "MOST_VOXELS", most)
         assert main(["simulate", specimen, "-o", str(tmp_path / str(most)), *options]) == 0
         found += json.loads((tmp_path / str(most) / "simulation.json").read_text())["specimens"]
         assert ("ball: detail finer than" in capsys.readouterr().err) == (most == 20)

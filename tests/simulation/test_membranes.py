@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryosegnet_ext.simulation.contamination import Planes
+from cryosegnet_ext.simulation.contamination import Background
 from cryosegnet_ext.simulation.membranes import add_disc, add_vesicle, bilayer
 from cryosegnet_ext.simulation.optics import Optics
 from cryosegnet_ext.simulation.specimens import CONTRAST_VOLT
@@ -15,7 +15,7 @@ INTERACTION = Optics().interaction
 
 def empty(side=1200):
     shape = (side, side)
-    return Planes(np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, bool))
+    return Background(np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, bool))
 
 
 def test_a_bilayer_from_above_is_as_dark_as_its_composition_says():

@@ -19,12 +19,12 @@ from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from .folder import RECORD, check_folder, claimed, micrograph_name, micrographs_in, new_record, truth_name
 from .micrograph import simulate_micrograph
+from .outputs import micrographs_star, read_truth_summary, truth_star, write_mrc, write_mtfs
 from .plan import Plan, check_plan
 from .projection import random_rotations
 from .scene import ProjectionStack, Scene
 from .slices import SliceProjector
 from .specimens import MODEL_SUFFIXES, Specimen, make_specimen, read_specimen
-from .tables import micrographs_star, read_truth_summary, truth_star, write_mrc, write_mtfs
 
 log = logging.getLogger(__name__)
 
