@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files.diameter import Diameter
 from .logs import say
 from .readers import above_zero, whole
 
@@ -164,11 +165,11 @@ def _writable(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
-def _diameter(text: str) -> tuple[float, str]:
-    """A diameter and its unit, A or px."""
-    unit = "px" if text.lower().endswith("px") else "A"
-    number = text[:-2] if unit == "px" else text.rstrip("Aa")
-    return above_zero(number), unit
+def _diameter(text: str) -> Diameter:
+    """A diameter in angstrom (180, 180A), or in pixels (108px)."""
+    if text.lower().endswith("px"):
+        return Diameter(above_zero(text[:-2]), "pixels")
+    return Diameter(above_zero(text.rstrip("Aa")), "angstrom")
 
 
 def _threshold(text: str) -> tuple[str | None, float]:

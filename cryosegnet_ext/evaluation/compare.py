@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError, UsageError, plural
+from ..files.diameter import Diameter
 from ..files.inputs import expand_inputs
 from ..files.micrograph import read_micrograph
 from ..files.picks import Picks
@@ -30,7 +31,7 @@ class EvaluationOptions:
     sets
         Files or folders of picks, by the set's name.
     diameter
-        Number and unit, ``"A"`` or ``"px"``; None takes it from the labels.
+        None takes it from the labels.
     max_distance
         Largest distance of a right pick from its label, in diameters.
     pixel_size
@@ -51,7 +52,7 @@ class EvaluationOptions:
 
     labels: Path
     sets: Mapping[str, Path]
-    diameter: tuple[float, str] | None = None
+    diameter: Diameter | None = None
     max_distance: float = 0.3
     pixel_size: float | None = None
     thresholds: Mapping[str | None, float] = field(default_factory=dict)
@@ -197,9 +198,7 @@ def _known_shapes(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> d
     return found
 
 
-def diameter_px(
-    labels: Mapping[str, Picks], given: tuple[float, str] | None, pixel_size: float | None
-) -> tuple[float, str]:
+def diameter_px(labels: Mapping[str, Picks], given: Diameter | None, pixel_size: float | None) -> tuple[float, str]:
     """The particle diameter in pixels, and where it comes from.
 
     Raises
@@ -208,15 +207,12 @@ def diameter_px(
         It is neither given nor in the labels, or it is in angstrom and no pixel size is known.
     """
     if given is not None:
-        number, unit = given
-        if unit == "px":
-            return number, "as given"
-        if pixel_size is None:
+        if given.unit == "angstrom" and pixel_size is None:
             raise UsageError(
-                f"--diameter {number:g} is in angstrom and no pixel size is known; add --pixel-size, "
-                f"or give the diameter in pixels: {number:g}px"
+                f"--diameter {given.value:g} is in angstrom and no pixel size is known; add --pixel-size, "
+                f"or give the diameter in pixels: {given.value:g}px"
             )
-        return number / pixel_size, "as given"
+        return given.in_pixels(pixel_size), "as given"
     sizes = np.concatenate([np.zeros(0), *(p.diameter_px for p in labels.values())])
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import CryoSegNetError
 
+if TYPE_CHECKING:
+    # The command line needs `Diameter` before anything heavy is loaded.
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Length = TypeVar("Length", float, NDArray[np.float64])
+
 Unit = Literal["angstrom", "pixels"]
-Length = TypeVar("Length", float, NDArray[np.float64])
 
 
 def to_pixels(length: Length, pixel_size: float | None) -> Length:

@@ -334,7 +334,7 @@ def test_summary_that_cannot_be_written(mics: Path, tmp_path: Path) -> None:
 
 def test_output_that_cannot_be_used(mics: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CryoSegNetError, match=r"cannot write .*file .* a file stands where its folder should be"):
+    with pytest.raises(CryoSegNetError, match=r"cannot write .*file .* there is a file where its folder should be"):
         pick(mics, tmp_path / "file")
     (tmp_path / "out/picks").mkdir(parents=True)
     (tmp_path / "out/picks/m0.star").write_text("by hand")
