@@ -1,1 +1,1 @@
-"""CryoSPARC external job: translates between CryoSPARC and cryosegnet_ext; decides nothing about picking."""
+"""CryoSPARC external job: translates between CryoSPARC and cryosegnet_ext, and decides nothing about picking."""

@@ -1,4 +1,4 @@
-"""The way to a CryoSPARC server: the client's version, the login, and calls that survive a bad network."""
+"""The connection to a CryoSPARC server: versions, the login, and calls that are repeated when the network fails."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class OutputName:
         Raises
         ------
         UsageError
-            The text names no output.
+            The text is not the name of an output.
         """
         match = re.fullmatch(r"(J\d+)[:.]([A-Za-z]\w*)", text.strip())
         if match is None:
-            raise UsageError(f"{text} names no output of a job: write the job and the output, as in J12:exposures.")
+            raise UsageError(f"{text} is not an output of a job: write the job and the output, as in J12:exposures.")
         return cls(match[1], match[2])
 
 
@@ -66,19 +66,19 @@ def require_client() -> str:
     Raises
     ------
     CryoSegNetError
-        It is not installed, or of a version that is not supported.
+        It is not installed, or its version is not supported.
     """
     try:
         version = importlib.metadata.version("cryosparc-tools")
     except importlib.metadata.PackageNotFoundError:
-        raise CryoSegNetError(f"cryosparc-tools is not installed, which CryoSPARC needs: {INSTALL}") from None
+        raise CryoSegNetError(f"cryosparc-tools is not installed: {INSTALL}") from None
     if ".".join(version.split(".")[:2]) != SUPPORTED:
         raise CryoSegNetError(f"cryosparc-tools {version} is not supported: {INSTALL}")
     return version
 
 
 def clean_url(url: str) -> str:
-    """The address as the client wants it: with ``http://`` and without a slash at the end.
+    """The address in the form that the client needs: with ``http://`` and without a slash at the end.
 
     >>> clean_url("master:39000/")
     'http://master:39000'
@@ -86,22 +86,22 @@ def clean_url(url: str) -> str:
     url = url.strip().rstrip("/")
     if not re.match(r"https?://", url):
         if "://" in url:
-            raise CryoSegNetError(f"{url} is no web address of CryoSPARC: give it as in http://master:39000.")
+            raise CryoSegNetError(f"{url} is not a web address: write it as in http://master:39000.")
         url = "http://" + url
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise CryoSegNetError(
-            "The address of CryoSPARC is not usable: give it as in http://master:39000, without a login."
+            "The address of CryoSPARC cannot be used: write it as in http://master:39000, without a login."
         )
     return url
 
 
 def default_url() -> str:
-    """The address that the environment gives, in the variables that cryosparc-tools itself uses.
+    """The address in the environment, in the variables that cryosparc-tools itself uses.
 
     Raises
     ------
     CryoSegNetError
-        There is none.
+        The environment has no address.
     """
     url = os.environ.get("CRYOSPARC_BASE_URL")
     host, port = os.environ.get("CRYOSPARC_MASTER_HOSTNAME"), os.environ.get("CRYOSPARC_BASE_PORT")
@@ -109,7 +109,7 @@ def default_url() -> str:
         return url
     if host or port:
         return f"http://{host or 'localhost'}:{port or 39000}"
-    raise CryoSegNetError("No CryoSPARC was named: give --url http://master:39000 or set CRYOSPARC_BASE_URL.")
+    raise CryoSegNetError("No CryoSPARC is given: add --url http://master:39000 or set CRYOSPARC_BASE_URL.")
 
 
 def connect(
@@ -121,34 +121,34 @@ def connect(
     """Connect to a CryoSPARC server.
 
     The login comes from CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD, else from the login that
-    ``python -m cryosparc.tools login`` saved for this very address, else from a prompt. There is no argument for it, so
-    that it ends up in no shell history, process list or notebook.
+    ``python -m cryosparc.tools login`` saved for exactly this address, else from a prompt. There is no argument for it,
+    so that it is not stored in a shell history or a notebook and not shown in a process list.
 
     Parameters
     ----------
     url
-        Web address of CryoSPARC; by default the environment's (`default_url`).
+        Web address of CryoSPARC; by default that of `default_url`.
     prompt
-        Ask on the terminal where nothing else gives a login.
+        Ask for the login on the terminal if it is found nowhere else.
     patience
-        How long a call is tried again while the network or the server is down, seconds.
+        Seconds for which a call is repeated while the network or the server is down.
 
     Raises
     ------
     CryoSegNetError
-        The client is missing or of the wrong version, the server cannot be reached, is of another version, or refuses
+        The client is missing or has the wrong version; the server cannot be reached, has another version, or refuses
         the login.
     """
     require_client()
     with warnings.catch_warnings():
-        # Versions are compared below, in one sentence; the rest says what the errors say.
+        # The client warns of versions, which are compared below, and of what its errors say.
         warnings.simplefilter("ignore")
         from cryosparc.tools import CryoSPARC
 
         address = clean_url(url or default_url())
         email, password = _login(address, prompt)
         try:
-            # Every argument is named: defaults would come from the environment as it was at import.
+            # Every argument is given: the defaults are those of the environment when the client was imported.
             cs = CryoSPARC(
                 address,
                 host=None,
@@ -173,16 +173,16 @@ def connect(
     if not re.match(rf"v?{re.escape(SUPPORTED)}(\.|$)", version):
         _close(cs)
         raise CryoSegNetError(
-            f"CryoSPARC at {address} is {version} and this program speaks to {SUPPORTED}.x only: "
+            f"CryoSPARC at {address} is {version} and this program supports {SUPPORTED}.x only: "
             f"update CryoSPARC, or import the picks as files (cryosegnet export)."
         )
-    # The client tries a broken call three times and warns of each; `Connection.call` reports what comes of it.
+    # The client warns each time it repeats a call; `Connection.call` reports the result.
     warnings.filterwarnings("ignore", message=r"\*\*\* API client", category=UserWarning)
     return Connection(cs, address, patience)
 
 
 def _login(address: str, prompt: bool) -> tuple[str | None, str | None]:
-    """Email and password; both may be None where a saved login serves."""
+    """Email and password; both may be None if a saved login is used."""
     from cryosparc.auth import InstanceAuthSessions
 
     email, password = os.environ.get("CRYOSPARC_EMAIL") or None, os.environ.get("CRYOSPARC_PASSWORD") or None
@@ -195,7 +195,7 @@ def _login(address: str, prompt: bool) -> tuple[str | None, str | None]:
         email = email or input(f"Email for {address}: ").strip()
         return email, getpass.getpass("Password: ")
     others = [known for known in saved.root if saved.find(known, email) is not None]
-    hint = f" (a login is saved for {', '.join(others)}; addresses must be the same letter by letter)" if others else ""
+    hint = f" (a login is saved for {', '.join(others)}; the address must be exactly the same)" if others else ""
     raise CryoSegNetError(f"There is no login for {address}{hint}: {_relogin(address)}")
 
 
@@ -209,7 +209,7 @@ def _close(cs: CryoSPARC) -> None:
 
 
 class Connection:
-    """A CryoSPARC server that one is logged in to.
+    """A login at a CryoSPARC server.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ class Connection:
     url
         The server's address.
     patience
-        How long a call is tried again while the network or the server is down, seconds.
+        Seconds for which a call is repeated while the network or the server is down.
     """
 
     def __init__(self, cs: CryoSPARC, url: str, patience: float) -> None:
@@ -244,23 +244,23 @@ class Connection:
     def call(
         self, what: str, function: Callable[..., T], *args: Any, patience: float | None = None, **options: Any
     ) -> T:
-        """Call the server, again and again while it does not answer.
+        """Call the server; repeat the call while the server does not answer.
 
-        Only for calls that may be carried out twice: the client itself repeats a call whose reply was lost.
+        Use it only for calls that may be carried out twice: the client itself repeats a call whose reply was lost.
 
         Parameters
         ----------
         what
-            What is being done, for the error: "reading the exposures".
+            What is being done, for the error, such as "reading the exposures".
         function, args, options
             The call.
         patience
-            Seconds; 0 tries once. By default the connection's.
+            Seconds; 0: call once. By default the connection's.
 
         Raises
         ------
         ServerError
-            The call failed for good.
+            The call failed.
         """
         end = time.monotonic() + (self.patience if patience is None else patience)
         wait = _FIRST_WAIT
@@ -278,7 +278,7 @@ class Connection:
 
 
 def _explain(error: BaseException, what: str, url: str) -> ServerError:
-    """A client's exception as one sentence."""
+    """An exception of the client as one sentence."""
     import httpx
     from cryosparc.errors import APIError, DatasetLoadError
 
@@ -290,14 +290,14 @@ def _explain(error: BaseException, what: str, url: str) -> ServerError:
         passing = error.code >= 500 or error.code == 429
         remedy = "look at CryoSPARC's own log" if passing else "check the names and the job's state in CryoSPARC"
         return ServerError(f"CryoSPARC refused {what} ({error.code}{_detail(error)}): {remedy}.", error.code, passing)
-    # A stream that tears while it is read surfaces from the client as a RuntimeError of its generator.
+    # If a stream breaks while it is read, the client raises a RuntimeError of its generator.
     torn = isinstance(error, RuntimeError) and "generator" in str(error)
     if torn or isinstance(error, httpx.TransportError | DatasetLoadError | json.JSONDecodeError):
         return ServerError(
             f"The connection to {url} broke while {what}: check the network and that CryoSPARC runs.", 0, True
         )
     text = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_DETAIL]
-    return ServerError(f"CryoSPARC did not understand, or was not understood, while {what} ({text}).")
+    return ServerError(f"The reply of CryoSPARC could not be understood while {what} ({text}): please report it.")
 
 
 def _detail(error: Any) -> str:

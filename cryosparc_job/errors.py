@@ -1,4 +1,4 @@
-"""What a CryoSPARC server can answer, sorted by what there is to do about it."""
+"""Errors of a CryoSPARC server and of an external job, one class for each way to deal with them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from cryosegnet_ext.runs.stopping import Stopped
 
 
 class ServerError(CryoSegNetError):
-    """The server did not do what was asked; its text is one sentence.
+    """The server did not do what was asked; the text is one sentence.
 
     Attributes
     ----------
     code
-        HTTP status, 0 where no reply came.
+        HTTP status; 0 if there was no reply.
     passing
-        Whether the same call may well succeed a little later: a broken connection, a busy server.
+        Whether the same call may succeed later: the connection broke, or the server was busy.
     """
 
     def __init__(self, sentence: str, code: int = 0, passing: bool = False) -> None:
@@ -24,15 +24,15 @@ class ServerError(CryoSegNetError):
 
 
 class Expired(ServerError):
-    """The login is not valid, or no longer."""
+    """The login is not valid or has expired."""
 
 
 class EngineLost(CryoSegNetError):
-    """Nothing can be picked here any more, be it these exposures or others: the worker processes are gone."""
+    """Neither these exposures nor others can be picked here any more, for example because all workers have died."""
 
 
 class JobLost(Stopped):
-    """The job was killed, cleared or deleted as it ran; there is nothing left to stop or to mark as failed."""
+    """The job was killed, cleared or deleted while it ran; it is neither stopped nor marked as failed."""
 
     def __init__(self, uid: str, status: str) -> None:
         super().__init__(f"{uid} was {status} in CryoSPARC: stopped, and left as it is.")

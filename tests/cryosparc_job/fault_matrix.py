@@ -92,7 +92,7 @@ def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times
     """One run with a fault, in a world of its own, and a second one that goes on with its job."""
     world = server.reset(root / "server")
     add_exposures(world, [(256, 256)] * EXPOSURES, particles=PARTICLES)
-    task = PickingJob(
+    job = PickingJob(
         "P1",
         "W1",
         OutputName("J1", "exposures"),
@@ -106,7 +106,7 @@ def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times
         with connect(server.url, patience=patience) as connection:
             server.faults.append(Fault(operation, kind, times, seconds=0.2))
             try:
-                pick(connection, task, BlobPicker())
+                pick(connection, job, BlobPicker())
             except (CryoSegNetError, JobLost) as error:
                 said = str(error)
             server.faults.clear()
@@ -122,7 +122,7 @@ def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times
                 assert rows is not None
                 assert len(np.unique(rows["uid"])) == EXPOSURES * PARTICLES
             else:
-                again = PickingJob(**{**task.__dict__, "job": last.uid})
+                again = PickingJob(**{**job.__dict__, "job": last.uid})
                 with connect(server.url) as connection:
                     pick(connection, again, BlobPicker())
                 resumed = (

@@ -184,8 +184,7 @@ def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
     assert cli.main(["pick", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]) == 3
     said = capsys.readouterr().err.strip()
     assert said == (
-        "cryosegnet-cryosparc: error: cryosparc-tools is not installed, which CryoSPARC needs: "
-        'pip install "cryosparc-tools>=5.0,<5.1"'
+        'cryosegnet-cryosparc: error: cryosparc-tools is not installed: pip install "cryosparc-tools>=5.0,<5.1"'
     )
 
 
@@ -194,7 +193,7 @@ def test_other_servers_are_refused(fake: FakeCryoSPARC, monkeypatch: pytest.Monk
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     fake.world.version = version
-    with pytest.raises(CryoSegNetError, match=rf"is {version} and this program speaks to 5.0.x only"):
+    with pytest.raises(CryoSegNetError, match=rf"is {version} and this program supports 5.0.x only"):
         connect(fake.url)
 
 

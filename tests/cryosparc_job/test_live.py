@@ -143,16 +143,16 @@ def test_a_session_from_beginning_to_end(
     add_live(world, 1, manual_reject=True)
     more = (lambda: truth.update(add_live(world, 5)), lambda: truth.update(add_live(world, 1)))
     thread = later(world, truth, *more, lambda: complete(world))
-    outcomes = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    results = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
     thread.join(LIMIT)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
-    assert len(outcomes) >= 2
-    assert sum(one.picks for one in outcomes) == 80
+    assert len(results) >= 2
+    assert sum(one.picks for one in results) == 80
     assert caplog.messages[-1] == "no more exposures will come"
-    last = world.outputs[outcomes[-1].job, "exposures"]
+    last = world.outputs[results[-1].job, "exposures"]
     assert {"micrograph_blob/path", "mscope_params/exp_group_id", "mscope_params/accel_kv"} <= set(last.fields())
     assert np.all(last["mscope_params/exp_group_id"] == 1)
-    particles = world.outputs[outcomes[0].job, "particles"]
+    particles = world.outputs[results[0].job, "particles"]
     assert set(particles["location/micrograph_uid"]) <= set(truth)
 
 
@@ -165,12 +165,12 @@ def test_a_growing_output(client: Connection, server: FakeCryoSPARC) -> None:
         truth.update(add_exposures(world, [(256, 256)] * 4, particles=8, first=2))
 
     thread = later(world, truth, more, lambda: world.set_status(world.jobs["J1"], "completed"))
-    outcomes = follow(client, LivePlan(JOB, **QUICK), BlobPicker())
+    results = follow(client, LivePlan(JOB, **QUICK), BlobPicker())
     thread.join(LIMIT)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
-    assert all(world.jobs[one.job].parents == ["J1"] for one in outcomes)
+    assert all(world.jobs[one.job].parents == ["J1"] for one in results)
     # The diameter is estimated once.
-    assert len({one.estimated for one in outcomes}) == 1
+    assert len({one.estimated for one in results}) == 1
 
 
 def test_a_second_run_picks_nothing_twice(client: Connection, server: FakeCryoSPARC) -> None:

@@ -63,9 +63,9 @@ def test_the_command(
         monkeypatch.setenv(name, value)
     add_exposures(fake.world, [SHAPE] * 5)
     with connect(fake.url) as connection:
-        task = PickingJob("P1", "W1", OutputName("J1", "exposures"))
-        right = pick(connection, task, BlobPicker()).job
-        mine = pick(connection, PickingJob(**{**task.__dict__, "flip_y": flip_y}), BlobPicker()).job
+        job = PickingJob("P1", "W1", OutputName("J1", "exposures"))
+        right = pick(connection, job, BlobPicker()).job
+        mine = pick(connection, PickingJob(**{**job.__dict__, "flip_y": flip_y}), BlobPicker()).job
     words = ["check-orientation", "--url", fake.url, "--project", "P1", "--exposures", "J1:exposures"]
     words += ["--picks", f"{mine}:particles"] + (["--reference", f"{right}:particles"] if against == "picks" else [])
     assert cli.main(words) == (2 if flip_y else 0)

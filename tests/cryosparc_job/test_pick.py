@@ -26,7 +26,7 @@ from tests.fake_cryosparc.world import World
 EXPOSURES = OutputName("J1", "exposures")
 
 
-def task(**options: Any) -> PickingJob:
+def picking_job(**options: Any) -> PickingJob:
     return PickingJob("P1", "W1", EXPOSURES, **options)
 
 
@@ -56,11 +56,11 @@ def test_fifty_exposures_of_three_kinds(
     truth |= add_exposures(world, [(4092, 5760)], first=47, particles=40)
     truth |= add_exposures(world, [(384, 576)] * 2, first=48, dtype=np.float16)
     cache = tmp_path / "downloads"
-    outcome = pick(connection, task(download=download, cache=cache, cache_bytes=5_000_000), BlobPicker())
-    job = world.jobs[outcome.job]
+    result = pick(connection, picking_job(download=download, cache=cache, cache_bytes=5_000_000), BlobPicker())
+    job = world.jobs[result.job]
     assert job.status == "completed"
-    assert (outcome.exposures, outcome.picks, outcome.failures) == (50, 49 * 12 + 40, [])
-    check_truth(world, outcome.job, truth)
+    assert (result.exposures, result.picks, result.failures) == (50, 49 * 12 + 40, [])
+    check_truth(world, result.job, truth)
     # The exposures go on to the next job, with what the picker did not touch.
     passed = world.load_output(job, "exposures", ["all"])
     assert len(passed) == 50
@@ -75,8 +75,8 @@ def test_fifty_exposures_of_three_kinds(
 
 def test_columns_are_what_inspect_picks_reads(connection: Connection, world: World) -> None:
     add_exposures(world, [(512, 640)] * 2)
-    outcome = pick(connection, task(), BlobPicker())
-    particles = world.outputs[outcome.job, "particles"]
+    result = pick(connection, picking_job(), BlobPicker())
+    particles = world.outputs[result.job, "particles"]
     exposures = world.outputs["J1", "exposures"]
     assert set(np.unique(particles["location/micrograph_uid"])) == set(exposures["uid"])
     assert np.all(particles["location/exp_group_id"] == 3)
@@ -92,15 +92,15 @@ def test_columns_are_what_inspect_picks_reads(connection: Connection, world: Wor
 def test_a_server_without_the_optional_columns_gets_none(connection: Connection, world: World) -> None:
     world.template_extras = False
     add_exposures(world, [(512, 512)])
-    outcome = pick(connection, task(), BlobPicker())
-    assert world.jobs[outcome.job].status == "completed"
-    assert "location/min_dist_A" not in world.outputs[outcome.job, "particles"].fields()
+    result = pick(connection, picking_job(), BlobPicker())
+    assert world.jobs[result.job].status == "completed"
+    assert "location/min_dist_A" not in world.outputs[result.job, "particles"].fields()
 
 
 def test_log_plots_and_thumbnails(connection: Connection, world: World) -> None:
     add_exposures(world, [(512, 512)] * 6)
-    outcome = pick(connection, task(log_seconds=0.0), BlobPicker())
-    job, log = world.jobs[outcome.job], world.events[outcome.job]
+    result = pick(connection, picking_job(log_seconds=0.0), BlobPicker())
+    job, log = world.jobs[result.job], world.events[result.job]
     lines = [event for event in log if event["type"] == "text" and "6 of 6 exposures" in event["text"]]
     assert len(lines) == 1
     assert lines[0]["updates"] == 5
@@ -116,7 +116,7 @@ def test_log_plots_and_thumbnails(connection: Connection, world: World) -> None:
 
 def test_the_same_exposures_give_the_same_particles(connection: Connection, world: World) -> None:
     add_exposures(world, [(512, 512)] * 3)
-    one, two = (pick(connection, task(), BlobPicker()).job for _ in range(2))
+    one, two = (pick(connection, picking_job(), BlobPicker()).job for _ in range(2))
     assert one != two
     a, b = world.outputs[one, "particles"], world.outputs[two, "particles"]
     assert a.fields() == b.fields()
@@ -125,8 +125,8 @@ def test_the_same_exposures_give_the_same_particles(connection: Connection, worl
 
 def test_no_flip_by_default_and_flip_y_on_request(connection: Connection, world: World) -> None:
     truth = add_exposures(world, [(512, 640)] * 2)
-    check_truth(world, pick(connection, task(), BlobPicker()).job, truth)
-    check_truth(world, pick(connection, task(flip_y=True), BlobPicker()).job, truth, flip_y=True)
+    check_truth(world, pick(connection, picking_job(), BlobPicker()).job, truth)
+    check_truth(world, pick(connection, picking_job(flip_y=True), BlobPicker()).job, truth, flip_y=True)
 
 
 def test_bad_exposures_are_left_out_and_named(connection: Connection, world: World) -> None:
@@ -137,12 +137,12 @@ def test_bad_exposures_are_left_out_and_named(connection: Connection, world: Wor
     files[2].write_bytes(files[2].read_bytes()[:100_000])
     add_exposures(world, [(512, 512)], first=5)
     world.outputs["J1", "exposures"]["micrograph_blob/shape"][5] = [512, 640]
-    outcome = pick(connection, task(), BlobPicker())
-    assert outcome.exit_code == 2
-    assert (outcome.exposures, len(outcome.failures)) == (2, 4)
-    assert world.jobs[outcome.job].status == "completed"
-    assert len(world.outputs[outcome.job, "exposures"]) == 2
-    warned = [event["text"] for event in world.events[outcome.job] if event["type"] == "warning"]
+    result = pick(connection, picking_job(), BlobPicker())
+    assert result.exit_code == 2
+    assert (result.exposures, len(result.failures)) == (2, 4)
+    assert world.jobs[result.job].status == "completed"
+    assert len(world.outputs[result.job, "exposures"]) == 2
+    warned = [event["text"] for event in world.events[result.job] if event["type"] == "warning"]
     assert sum("Left out" in text for text in warned) == 4
     assert any("512 columns and CryoSPARC says 512 and 640" in text for text in warned)
 
@@ -152,7 +152,7 @@ def test_no_usable_exposure_fails_the_job_with_the_reason(connection: Connection
     for file in (world.directory / "S1" / "motioncorrected").iterdir():
         file.write_bytes(b"")
     with pytest.raises(Exception, match="None of 2 exposures could be picked"):
-        pick(connection, task(), BlobPicker())
+        pick(connection, picking_job(), BlobPicker())
     assert world.jobs["J2"].status == "failed"
     assert "is empty" in world.events["J2"][-1]["text"]
     assert ("J2", "particles") not in world.outputs
@@ -164,7 +164,7 @@ def test_exposures_without_what_is_needed_are_refused_before_picking(connection:
     results[:] = [one for one in results if one.name != "mscope_params"]
     picker = BlobPicker()
     with pytest.raises(CryoSegNetError, match=r"J2: CryoSPARC refused starting the job .*lacks mscope_params"):
-        pick(connection, task(), picker)
+        pick(connection, picking_job(), picker)
     assert picker.picked == []
     with pytest.raises(CryoSegNetError, match=r"J1 has no output micrographs: name one of its outputs \(exposures\)"):
         pick(connection, PickingJob("P1", "W1", OutputName("J1", "micrographs")), picker)
@@ -189,7 +189,7 @@ def test_wrong_names_are_one_sentence(connection: Connection, world: World, wron
     outputs = world.jobs["J1"].spec.outputs.root
     outputs["particles"] = outputs["exposures"].model_copy(update={"type": "particle"})
     with pytest.raises(CryoSegNetError, match=message) as refusal:
-        pick(connection, PickingJob(**{**task().__dict__, **wrong}), BlobPicker())
+        pick(connection, PickingJob(**{**picking_job().__dict__, **wrong}), BlobPicker())
     assert "\n" not in str(refusal.value)
     assert set(world.jobs) == {"J1"}
 
@@ -205,22 +205,22 @@ def test_other_settings_are_noticed_before_the_job_is_touched(connection: Connec
             return super().pick(micrograph, diameter)
 
     with pytest.raises(KeyboardInterrupt):
-        pick(connection, task(), Stopping())
+        pick(connection, picking_job(), Stopping())
     assert world.jobs["J2"].status == "failed"
     with pytest.raises(CryoSegNetError, match="holds a run with other settings: threshold"):
-        pick(connection, task(job="J2"), BlobPicker(threshold=0.6))
+        pick(connection, picking_job(job="J2"), BlobPicker(threshold=0.6))
     assert world.jobs["J2"].status == "failed"
     picker = BlobPicker()
-    assert pick(connection, task(job="J2"), picker).picks == 16
+    assert pick(connection, picking_job(job="J2"), picker).picks == 16
     assert len(picker.picked) == 1
 
 
 def test_no_particles_at_all_is_a_completed_job_with_a_warning(connection: Connection, world: World) -> None:
     add_exposures(world, [(512, 512)] * 2)
-    outcome = pick(connection, task(), BlobPicker(threshold=1.1))
-    assert outcome.picks == 0
-    assert world.jobs[outcome.job].status == "completed"
-    assert any("No particles were found" in event.get("text", "") for event in world.events[outcome.job])
+    result = pick(connection, picking_job(), BlobPicker(threshold=1.1))
+    assert result.picks == 0
+    assert world.jobs[result.job].status == "completed"
+    assert any("No particles were found" in event.get("text", "") for event in world.events[result.job])
 
 
 def test_a_link_outside_the_project_says_where_to_run(connection: Connection, world: World, tmp_path: Path) -> None:
@@ -229,9 +229,9 @@ def test_a_link_outside_the_project_says_where_to_run(connection: Connection, wo
     outside = tmp_path / "elsewhere.mrc"
     file.rename(outside)
     file.symlink_to(outside)
-    outcome = pick(connection, task(download=True), BlobPicker())
-    assert [reason for _, reason in outcome.failures if "outside the project" in reason and "mounted" in reason]
-    assert pick(connection, task(), BlobPicker()).failures == []
+    result = pick(connection, picking_job(download=True), BlobPicker())
+    assert [reason for _, reason in result.failures if "outside the project" in reason and "mounted" in reason]
+    assert pick(connection, picking_job(), BlobPicker()).failures == []
 
 
 def test_a_full_disk_is_not_the_exposures_fault(connection: Connection, world: World, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_full_disk_is_not_the_exposures_fault(connection: Connection, world: W
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
     try:
         with pytest.raises(ServerError, match=r"cannot be written .*make room there, or choose another with --cache"):
-            pick(connection, task(download=True, cache=tmp_path / "small"), BlobPicker())
+            pick(connection, picking_job(download=True, cache=tmp_path / "small"), BlobPicker())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert world.jobs["J2"].status == "failed"
@@ -257,7 +257,7 @@ def test_a_full_disk_under_what_is_remembered(
     with pytest.raises(
         EngineLost, match=r"^J2: Nothing can be picked here any more: .*jsonl: No space left on device\.$"
     ):
-        pick(connection, task(), BlobPicker())
+        pick(connection, picking_job(), BlobPicker())
     assert world.jobs["J2"].status == "failed"
 
 
@@ -279,10 +279,10 @@ def test_a_diameter_that_does_not_fit_is_doubted(
     connection: Connection, world: World, given: float, doubted: bool
 ) -> None:
     add_exposures(world, [(512, 512)] * 3)
-    outcome = pick(connection, task(), Given(given))
+    result = pick(connection, picking_job(), Given(given))
     sentence = f"the particles look about 17 A; --diameter {given:g} was given"
-    assert outcome.doubt == (sentence if doubted else None)
-    warned = [event["text"] for event in world.events[outcome.job] if event["type"] == "warning"]
+    assert result.doubt == (sentence if doubted else None)
+    warned = [event["text"] for event in world.events[result.job] if event["type"] == "warning"]
     assert warned == [sentence] * doubted
 
 

@@ -108,7 +108,7 @@ def _watched_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(external_job, "WATCH_SECONDS", 0.2)
 
 
-def task(**options: Any) -> PickingJob:
+def picking_job(**options: Any) -> PickingJob:
     return PickingJob("P1", "W1", OutputName("J1", "exposures"), **options)
 
 
@@ -130,9 +130,9 @@ def same(world: World, one: str, two: str) -> None:
 def test_in_flight_on_one_device(connection: Connection, world: World) -> None:
     """As on a GPU, where several exposures are on their way at once, in this process."""
     add_exposures(world, [(256, 256)] * 9, particles=8)
-    one = pick(connection, task(), BlobPicker())
+    one = pick(connection, picking_job(), BlobPicker())
     with ThreadedEngine(BlobPicker(), 3) as engine:
-        two = pick(connection, task(download=True), engine)
+        two = pick(connection, picking_job(download=True), engine)
     assert two.picks == 72
     same(world, one.job, two.job)
 
@@ -147,10 +147,10 @@ def test_the_same_particles_in_the_same_order(
     world.outputs["J1", "exposures"]["micrograph_blob/shape"][0] = [256, 300]
     # So small a cache holds nothing but what is at hand.
     options = {"download": download, "cache": tmp_path / "cache", "cache_bytes": 1}
-    one = pick(connection, task(**options), BlobPicker())
+    one = pick(connection, picking_job(**options), BlobPicker())
     world.calls.clear()
     (folder / "first_last").touch()
-    two = pick(connection, task(**options), engine)
+    two = pick(connection, picking_job(**options), engine)
     assert (two.exposures, two.picks) == (10, 80)
     assert two.failures == one.failures
     assert two.missed == one.missed
@@ -171,24 +171,25 @@ def test_a_process_that_is_killed_stops_no_other(
     add_exposures(world, [(256, 256)] * 9, particles=8)
     (folder / "kill_0002").touch()
     (folder / "poison_0005").touch()
-    outcome = pick(connection, task(), engine)
-    assert (outcome.exposures, outcome.picks, outcome.exit_code) == (8, 64, 2)
-    assert "0005" in outcome.failures[0][0]
-    assert "died, twice (SIGKILL" in outcome.failures[0][1]
-    assert world.jobs[outcome.job].status == "completed"
+    result = pick(connection, picking_job(), engine)
+    assert (result.exposures, result.picks, result.exit_code) == (8, 64, 2)
+    assert "0005" in result.failures[0][0]
+    assert "died, twice (SIGKILL" in result.failures[0][1]
+    assert world.jobs[result.job].status == "completed"
     # What was at hand when another one killed its process has one chance more, and one only.
     times = Counter(what for _, what in log(folder))
     assert times["0005"] in (1, 2)
-    warned = [event["text"] for event in world.events[outcome.job] if event["type"] == "warning"]
+    warned = [event["text"] for event in world.events[result.job] if event["type"] == "warning"]
     restarts = [text for text in warned if "is started again" in text]
     assert len(restarts) == 1 + times["0005"]
     assert [text for name, _, text in caplog.record_tuples if name.endswith("engines.processes")] == restarts
     # The processes that came instead serve the next job, and each job hears of its own only.
     (folder / "kill_0000").touch()
-    events = len(world.events[outcome.job])
-    assert pick(connection, task(only=frozenset(world.outputs["J1", "exposures"]["uid"][:2])), engine).picks == 16
+    events = len(world.events[result.job])
+    two = frozenset(world.outputs["J1", "exposures"]["uid"][:2])
+    assert pick(connection, picking_job(only=two), engine).picks == 16
     assert sum("is started again" in text for text in caplog.messages) == len(restarts) + 1
-    assert len(world.events[outcome.job]) == events
+    assert len(world.events[result.job]) == events
 
 
 def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
@@ -197,11 +198,11 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
     monkeypatch.setattr(devices, "_MOST_DEATHS", 0)
     add_exposures(world, [(256, 256)] * 4, particles=8)
     with ProcessEngine(make_dead, ["cpu"]) as engine, pytest.raises(CryoSegNetError, match=r"has died.*SIGKILL"):
-        pick(connection, task(), engine)
+        pick(connection, picking_job(), engine)
     assert set(world.jobs) == {"J1"}
 
     (tmp_path / "kill_0003").touch()
-    plan = LivePlan(task(), batch=3, poll_seconds=0.05, wait_minutes=0.01)
+    plan = LivePlan(picking_job(), batch=3, poll_seconds=0.05, wait_minutes=0.01)
     gone = "J2: Nothing can be picked here any more: every worker process has died"
     with (
         ProcessEngine(functools.partial(make_one, tmp_path), ["cpu"], 1) as engine,
@@ -212,7 +213,7 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
     assert set(world.jobs) == {"J1", "J2"}  # no second batch was tried
     assert Counter(what for _, what in log(tmp_path)) == {"estimate 4": 1, "0000": 1, "0001": 1, "0002": 1, "0003": 1}
     picker = BlobPicker()
-    assert pick(connection, task(job="J2"), picker).picks == 32
+    assert pick(connection, picking_job(job="J2"), picker).picks == 32
     assert len(picker.picked) == 1
 
 
@@ -224,16 +225,16 @@ def test_a_server_that_fails_loses_nothing_that_was_at_hand(
     options = {"download": True, "cache": tmp_path / "cache", "cache_bytes": 1}
     fake.faults.append(Fault("projects.download_file", "500", -1, after=8 + 5))
     with pytest.raises(ServerError, match="J2: CryoSPARC refused downloading"):
-        pick(connection, task(**options), engine)
+        pick(connection, picking_job(**options), engine)
     fake.faults.clear()
     assert world.jobs["J2"].status == "failed"
     before = [what for _, what in log(folder) if not what.startswith("estimate")]
     assert len(before) == 5
     picker = BlobPicker()
-    assert pick(connection, task(job="J2", **options), picker).picks == 64
+    assert pick(connection, picking_job(job="J2", **options), picker).picks == 64
     assert len(picker.picked) == 3
     # Nothing of the first job comes out of the processes in another one.
-    same(world, "J2", pick(connection, task(**options), engine).job)
+    same(world, "J2", pick(connection, picking_job(**options), engine).job)
 
 
 def test_a_damaged_download_is_fetched_again(
@@ -241,24 +242,24 @@ def test_a_damaged_download_is_fetched_again(
 ) -> None:
     add_exposures(world, [(256, 256)] * 3, particles=8)
     options = {"download": True, "cache": tmp_path / "cache"}
-    one = pick(connection, task(**options), BlobPicker())
+    one = pick(connection, picking_job(**options), BlobPicker())
     for number, file in enumerate(sorted(one for one in (tmp_path / "cache").rglob("*") if one.is_file())):
         file.write_bytes(file.read_bytes()[: 5000 * number])
-    two = pick(connection, task(**options), engine)
+    two = pick(connection, picking_job(**options), engine)
     assert two.failures == []
     same(world, one.job, two.job)
 
 
 def test_live_keeps_its_processes(connection: Connection, world: World, engine: ProcessEngine, folder: Path) -> None:
     truth = add_exposures(world, [(256, 256)] * 7, particles=8)
-    plan = LivePlan(task(), batch=3, largest=3, poll_seconds=0.05, wait_minutes=0.01)
-    outcomes = follow(connection, plan, engine)
-    assert [one.exposures for one in outcomes] == [3, 3, 1]
+    plan = LivePlan(picking_job(), batch=3, largest=3, poll_seconds=0.05, wait_minutes=0.01)
+    results = follow(connection, plan, engine)
+    assert [one.exposures for one in results] == [3, 3, 1]
     done = [what for _, what in log(folder)]
     assert len(done) == 1 + len(truth)
     assert done[0] == "estimate 3"
     assert len({process for process, _ in log(folder)}) <= 2
-    assert len({one.estimated for one in outcomes}) == 1
+    assert len({one.estimated for one in results}) == 1
 
 
 def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, world: World, tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, wor
 
     def work() -> None:
         try:
-            pick(connection, task(), engine)
+            pick(connection, picking_job(), engine)
         except BaseException as error:
             ends_with.append(error)
 
