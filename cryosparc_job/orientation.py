@@ -1,10 +1,10 @@
-"""Which way up: whether picks fit the images, or other picks of the same exposures, as they are or mirrored."""
+"""Check whether picks are mirrored: compare them with the images, or with other picks of the same exposures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Points = NDArray[np.float64]
 
-#: Orientations of picks that are told apart.
+#: Orientations of picks that are compared.
 ORIENTATIONS = (AS_THEY_ARE, FLIPS["y"], FLIPS["x"], FLIPS["xy"])
 FEWEST = 30
 _SURE_SHARE = 0.15
@@ -38,9 +38,9 @@ class Verdict:
 
     Attributes
     ----------
-    best : name of one of ``ORIENTATIONS``; None where none of them stands out
-    scores : name of the orientation -> number; what it is says ``meaning``
-    picks, exposures : how many it is based on
+    best : name of one of ``ORIENTATIONS``; None if none of them stands out
+    scores : name of the orientation -> number; ``meaning`` says what it is
+    picks, exposures : number of picks and exposures that were compared
     """
 
     best: str | None
@@ -59,7 +59,7 @@ class Verdict:
             AS_THEY_ARE.name: "The picks fit as they are: no --flip-y.",
             FLIPS["y"].name: f"The picks fit {FLIPS['y'].name}: pick again with --flip-y.",
         }
-        other = f"The picks fit {self.best}, which --flip-y does not do: look at how the micrographs were made."
+        other = f"The picks fit {self.best}, which --flip-y does not do: check how the micrographs were made."
         return [basis, *rows, remedies.get(self.best, other)]
 
 
@@ -85,18 +85,18 @@ def compare_with_picks(
     shapes
         Exposure -> (ny, nx), pixels.
     radius
-        How near two picks of one particle are, pixels.
+        Largest distance of two picks of one particle, pixels.
 
     Returns
     -------
     Verdict
-        Its numbers are the share of picks that have one of the reference within ``radius``, less the share that chance
-        gives: 1 is perfect, 0 is chance.
+        Its numbers are the share of picks with a reference pick within ``radius``, corrected for chance: 1 is perfect,
+        0 is chance.
 
     Raises
     ------
     CryoSegNetError
-        Too few picks on exposures that both have.
+        Too few picks on common exposures.
     """
     common = sorted(uid for uid in picks if uid in reference and uid in shapes)
     total = sum(min(len(picks[uid]), len(reference[uid])) for uid in common)
@@ -124,7 +124,7 @@ def compare_with_picks(
 def compare_with_images(
     picks: Mapping[int, Points], images: Mapping[int, NDArray[np.float32]], diameters: Mapping[int, float]
 ) -> Verdict:
-    """Compare picks with the images: around picks in their right orientation the image has structure.
+    """Compare picks with the images: around picks in the right orientation the images show particles.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def _two_best(scores: Mapping[str, float]) -> tuple[str, str]:
 
 def _need(count: int, what: str) -> None:
     if count < FEWEST:
-        raise CryoSegNetError(f"{count} {what} are too few to tell the orientation: {FEWEST} at least are needed.")
+        raise CryoSegNetError(f"{count} {what} are too few to find the orientation: at least {FEWEST} are needed.")
 
 
 def check(
@@ -175,7 +175,7 @@ def check(
     exposures: OutputName,
     picks: OutputName,
     reference: OutputName | None,
-    make_source: Any,
+    open_micrographs: Callable[[], ProjectMicrographs],
     diameter: float | None = None,
 ) -> Verdict:
     """Compare the picks of one job with those of another, or with the images of their exposures.
@@ -183,11 +183,11 @@ def check(
     Parameters
     ----------
     exposures, picks, reference
-        Outputs; without a reference the images are read.
-    make_source
-        () -> `ProjectMicrographs`, for the images.
+        Outputs; without a reference, the picks are compared with the images.
+    open_micrographs
+        Called if the images are read.
     diameter
-        Particle diameter, angstrom; by default what the picks carry.
+        Particle diameter, angstrom; by default that stored with the picks.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def check(
     if reference is not None:
         other = read_locations(_load(connection, project, reference))
         return compare_with_picks(places, other, shapes, {uid: size / 2 for uid, size in sizes.items()})
-    images = _read_images(make_source(), [known[uid] for uid in sorted(places, key=lambda uid: -len(places[uid]))])
+    images = _read_images(open_micrographs(), [known[uid] for uid in sorted(places, key=lambda uid: -len(places[uid]))])
     return compare_with_images(places, images, sizes)
 
 
@@ -216,24 +216,24 @@ def _load(connection: Connection, project: str, name: OutputName) -> Dataset:
 
 
 def _diameter_px(table: Dataset, exposure: Exposure, diameter: float | None) -> float:
-    """Particle diameter in pixels: as given, as the picks carry it, or a thirtieth of the micrograph."""
+    """Particle diameter in pixels: given, stored with the picks, or a thirtieth of the micrograph."""
     shape = exposure.shape or (4096, 4096)
     if diameter is not None:
         return max(to_pixels(diameter, exposure.pixel_size), 2.0)
     if "location/min_dist_A" in table.fields():
-        carried = float(np.median(np.asarray(table["location/min_dist_A"])))
-        if carried > 0:
-            return max(to_pixels(carried, exposure.pixel_size), 2.0)
+        stored = float(np.median(np.asarray(table["location/min_dist_A"])))
+        if stored > 0:
+            return max(to_pixels(stored, exposure.pixel_size), 2.0)
     return max(shape) / 30
 
 
-def _read_images(source: ProjectMicrographs, exposures: Sequence[Exposure]) -> dict[int, NDArray[np.float32]]:
+def _read_images(micrographs: ProjectMicrographs, exposures: Sequence[Exposure]) -> dict[int, NDArray[np.float32]]:
     images: dict[int, NDArray[np.float32]] = {}
     for exposure in exposures[: 2 * _MOST_EXPOSURES]:
         if len(images) == _MOST_EXPOSURES:
             break
         try:
-            images[exposure.uid] = source.read(exposure).data
+            images[exposure.uid] = micrographs.read(exposure).data
         except ServerError:
             raise
         except CryoSegNetError:

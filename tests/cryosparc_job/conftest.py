@@ -1,4 +1,4 @@
-"""A fake CryoSPARC server for every test, with an empty world each."""
+"""A fake CryoSPARC server, with an empty world for each test."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fake(_server: FakeCryoSPARC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module", autouse=True)
 def _collect_sockets() -> Iterator[None]:
-    """Sockets that refused logins leave behind are closed here, where nobody minds, and not in some other test."""
+    """Close the sockets that refused logins leave, before they cause a warning in another test."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -49,7 +49,7 @@ def _collect_sockets() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The client of cryosparc-tools has no close(), and a refused login leaves its socket to the garbage collector."""
+    """The client of cryosparc-tools has no close(): a refused login leaves its socket to the garbage collector."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))

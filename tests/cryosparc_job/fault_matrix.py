@@ -1,4 +1,4 @@
-"""Every fault at every call of a picking run: what the user sees, how the job ends, and that nothing is lost.
+"""Every fault at every call of a picking run: what the user sees, the final state of the job, and that nothing is lost.
 
 ``python -m tests.cryosparc_job.fault_matrix`` prints the table of docs/cryosparc.md.
 """
@@ -56,7 +56,7 @@ ONCE = {"torn": 3, "torn_before": 3, "500": 1, "500_after_store": 1, "slow": 1}
 
 @dataclass(frozen=True)
 class Case:
-    """What came of one run.
+    """Result of one run.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Case:
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """Waits of hundredths of seconds; every retry stays."""
+    """Short waits; the number of retries is unchanged."""
     with (
         mock.patch.object(connection_module, "_FIRST_WAIT", 0.01),
         mock.patch.object(jobs, "RETRY_SECONDS", 0.01),
@@ -89,7 +89,7 @@ def quick() -> Iterator[None]:
 
 
 def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times: int, patience: float = LIMIT) -> Case:
-    """One run with a fault, in a world of its own, and a second one that goes on with its job."""
+    """One run with a fault, in a world of its own, and a second run that continues its job."""
     world = server.reset(root / "server")
     add_exposures(world, [(256, 256)] * EXPOSURES, particles=PARTICLES)
     job = PickingJob(
@@ -132,7 +132,7 @@ def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times
 
 
 def main() -> None:
-    """Print the table of faults that last: the interesting half."""
+    """Print the table of faults that last longer than the patience."""
     groups = (
         ("project, workspace", BEFORE[:2]),
         ("making and connecting the job", BEFORE[2:]),

@@ -61,7 +61,7 @@ class BlobPicker:
 
 
 def make_blobs(options: dict[str, Any], device: str) -> BlobPicker:
-    """Stands for `cryosegnet_ext.cli.running_options.make_picker`, in this process and in others."""
+    """Replaces `cryosegnet_ext.cli.running_options.make_picker`, in this process and in others."""
     stuck_at = float(os.environ.get("BLOB_STUCK_AT", "inf"))
     return BlobPicker(stuck_at=stuck_at, stuck=Path(os.environ.get("BLOB_STUCK", "")))
 
@@ -160,7 +160,7 @@ def words(fake: Any) -> list[str]:
 def start(
     fake: Any, tmp_path: Path, *more: str, command: str = "pick", stuck_at: float = float("inf")
 ) -> subprocess.Popen[str]:
-    """``cryosegnet-cryosparc`` as a process, in a session of its own; it never ends exposure number ``stuck_at``."""
+    """``cryosegnet-cryosparc`` as a process in its own session; it never finishes exposure number ``stuck_at``."""
     variables = {**os.environ, **environment(fake), "BLOB_STUCK_AT": str(stuck_at), "OMP_NUM_THREADS": "1"}
     variables |= {"CRYOSEGNET_CACHE": str(tmp_path / "cache"), "BLOB_STUCK": str(tmp_path / "stuck")}
     return waiting.start(

@@ -1,4 +1,4 @@
-"""Extraction to ab initio: the whole way, cut off and gone on with, and what goes wrong."""
+"""The chain from extraction to ab initio: whole, stopped and continued, and with errors."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def picking(fake: FakeCryoSPARC) -> bool:
-    """Whether a micrograph or two have been picked."""
+    """Whether a micrograph has been picked."""
     log = fake.world.events.get("J2", [])
     return any(event["type"] == "image" for event in log)
 
@@ -41,7 +41,7 @@ def world(fake: FakeCryoSPARC) -> Any:
 
 
 def test_a_signal_while_the_job_is_started_fails_it(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
-    """The request is carried out though nobody waits for its reply: the job must not stay running."""
+    """The request is carried out although its reply is not read: the job must not stay running."""
     fake.faults.append(Fault("jobs.mark_running", "slow", seconds=2.0))
     process = start(fake, tmp_path)
     wait_until(lambda: "jobs.mark_running" in world.calls, "the start of the job", process)

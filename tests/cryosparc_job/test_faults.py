@@ -1,4 +1,4 @@
-"""Faults of the network and the server, at every call: the truth in the end, and never a half output."""
+"""Faults of the network and the server at every call: the job's state is true, and no output is incomplete."""
 
 from __future__ import annotations
 

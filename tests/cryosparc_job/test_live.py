@@ -1,4 +1,4 @@
-"""Following a session and a growing output: every exposure once, whatever happens on the way."""
+"""Following a session and a growing output: every exposure is picked once, whatever happens."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def picked(world: World) -> Counter[int]:
 
 
 def later(world: World, truth: dict[int, np.ndarray], *steps: Callable[[], Any]) -> threading.Thread:
-    """Does each of the steps when everything there was before it has been picked."""
+    """Run each step when all exposures before it are picked."""
 
     def work() -> None:
         for step in steps:

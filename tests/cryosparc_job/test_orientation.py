@@ -1,4 +1,4 @@
-"""The orientation is found, with a number, or said to be unknown."""
+"""The orientation is found with a number, or reported as unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole way of picking: from exposures in CryoSPARC to particle locations in CryoSPARC."""
+"""Picking, from exposures in CryoSPARC to particle locations in CryoSPARC."""
 
 from __future__ import annotations
 

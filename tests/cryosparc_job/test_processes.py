@@ -1,4 +1,4 @@
-"""Several devices: a process each, and everything in CryoSPARC as with one."""
+"""Several devices, a process each: the outputs in CryoSPARC are those of one device."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.waiting import FOREVER, LIMIT, wait_until
 
 
 class Logged(BlobPicker):
-    """Notes what it picks and where, and dies of what it is told to: ``kill_<name>`` (once) or ``poison_<name>``."""
+    """Logs what it picks and where; files make its process die: ``kill_<name>`` once, ``poison_<name>`` always."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def make_dead(device: str) -> BlobPicker:
 
 
 def make_one(folder: Path, device: str) -> BlobPicker:
-    """A picker at first, and nothing when its process is replaced."""
+    """A picker for the first process; the one that replaces it dies."""
     if (folder / "made").exists():
         os.kill(os.getpid(), signal.SIGKILL)
     (folder / "made").touch()
@@ -85,7 +85,7 @@ def make_one(folder: Path, device: str) -> BlobPicker:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ProcessEngine, Path]]:
-    """Two processes, started once, and the folder through which they are told what to do."""
+    """Two processes, and the folder whose files control them."""
     folder = tmp_path_factory.mktemp("shared")
     with ProcessEngine(functools.partial(make_logged, folder), ["cpu", "cpu"], 1) as engine:
         yield engine, folder
@@ -263,7 +263,7 @@ def test_live_keeps_its_processes(connection: Connection, world: World, engine: 
 
 
 def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, world: World, tmp_path: Path) -> None:
-    """Signals reach the main thread only; a program that picks in another one is told all the same."""
+    """Signals reach the main thread only, but a program that picks in another thread notices the kill."""
     add_exposures(world, [(256, 256)] * 3, particles=8)
     (tmp_path / "asleep").touch()
     ends_with: list[BaseException] = []

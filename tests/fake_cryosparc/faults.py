@@ -1,4 +1,4 @@
-"""Faults that can be switched on at any call, below the application: as the network and a busy server make them."""
+"""Faults of the network and of a busy server, which can be switched on at any call."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Fault:
 
     Attributes
     ----------
-    operation : name of the call it strikes, or "*"
+    operation : name of the call that it affects, or "*"
     kind
         "torn": carried out, the reply is cut off; "torn_before": cut off, not carried out; "500": refused;
         "500_after_store": carried out and refused; "slow": carried out after ``seconds``; "killed": the job is killed
         in the web interface just before; "expired": the login expires just before; "empty": the body does not arrive.
-    times : how many calls it strikes (-1: all)
-    after : how many calls it lets pass first
+    times : number of calls that it affects (-1: all)
+    after : number of calls before that, which it does not affect
     """
 
     operation: str
@@ -38,7 +38,7 @@ class Fault:
 
 
 class Faults:
-    """ASGI middleware that strikes."""
+    """ASGI middleware that makes the faults."""
 
     def __init__(self, app: Any, world: Any) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""What each operation does; parameter names and types come from the interface, not from here."""
+"""What each operation does. Parameter names and types are those of the interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .register import JOB_TYPES
 from .world import Handler, Refused, World
 
 HANDLERS: dict[str, Handler] = {}
-#: What needs no token.
+#: Operations that need no token.
 OPEN = {"login", "health"}
 _PARAM_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 

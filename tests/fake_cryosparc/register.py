@@ -1,4 +1,4 @@
-"""The few job types that follow picking: inputs, outputs and parameters, by the names that CryoSPARC uses."""
+"""The job types after picking: inputs, outputs and parameters, under CryoSPARC's names."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _READS = ("find", "get", "load", "me", "download", "health", "job_register", "ls
 
 
 def make_app(world: Any) -> FastAPI:
-    """The application over whatever ``world()`` gives at the time of a call."""
+    """The application; each call uses the world that ``world()`` returns."""
     app = FastAPI(
         openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, separate_input_output_schemas=False
     )
@@ -118,9 +118,9 @@ class FakeCryoSPARC:
 
     Attributes
     ----------
-    url : what goes into ``CryoSPARC(url)``
-    world : the state behind it; assign another one to start anew
-    faults : the faults to come
+    url : for ``CryoSPARC(url)``
+    world : the state of the server
+    faults : the faults that are switched on
     """
 
     def __init__(self, root: Path) -> None:
@@ -141,7 +141,7 @@ class FakeCryoSPARC:
         return self._faults.planned
 
     def reset(self, root: Path) -> World:
-        """Forget everything and all faults."""
+        """Start with an empty world and no faults."""
         self._faults.planned.clear()
         self.world = World(root)
         return self.world

@@ -1,4 +1,4 @@
-"""What a CryoSPARC instance would hold: projects, jobs, datasets, files, logs, Live sessions, and its rules."""
+"""The state of a CryoSPARC instance and its rules: projects, jobs, data sets, files, logs, Live sessions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")
 
 
 class Refused(Exception):
-    """A request that the server turns down, with its HTTP status."""
+    """A request that the server refuses, with its HTTP status."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
