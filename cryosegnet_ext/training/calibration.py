@@ -1,4 +1,4 @@
-"""Score and threshold fitted to validation micrographs, and how well a network picks them."""
+"""Fit score and threshold to validation micrographs, and measure how well a network picks them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Floats = NDArray[np.float64]
 
 #: A pick is right within this many diameters of a label.
 REACH = 0.3
-#: Sizes at which candidates are gathered, of the true one: the program's estimate is that uncertain.
+#: Sizes at which candidates are collected, as factors of the true one: the estimate has such errors.
 SIZE_ERRORS = (0.85, 1.0, 1.18)
-# Fewer candidates than this, or fewer wrong or right ones, cannot tell a slope.
+# So many candidates, and so many right and wrong ones, are needed to fit a slope.
 _LEAST_CANDIDATES, _LEAST_OF_EACH = 60, 8
-# The best threshold of a score that is a probability is half of the F1 that it reaches: low where particles are faint.
+# If the score is a probability, the best threshold is half of the F1 reached: low for faint particles.
 _THRESHOLDS = np.round(np.arange(0.1, 0.81, 0.05), 2)
-# Thresholds this close to the best are as good; of those the one nearest to 0.5 is taken.
+# Thresholds with an F1 this close to the best count as equal; the one nearest to 0.5 is taken.
 _PLATEAU = 0.005
-# Micrographs that are picked for this at most.
+# At most so many micrographs are picked for scores and calibration.
 MOST_MICROGRAPHS = 12
 
 
@@ -46,7 +46,7 @@ class Scores(Counts):
 
 
 def right_picks(picks: Picks, example: Example) -> NDArray[np.bool_]:
-    """(n,) which picks lie on a label, one to one."""
+    """(n,) which picks lie on a label; each label counts for one pick."""
     right = np.zeros(len(picks), bool)
     labels = np.c_[example.x, example.y]
     right[match(np.c_[picks.x, picks.y], labels, REACH * example.diameter_px)[0]] = True
@@ -54,7 +54,7 @@ def right_picks(picks: Picks, example: Example) -> NDArray[np.bool_]:
 
 
 def score_picker(picker: Picker, examples: Sequence[Example]) -> Scores:
-    """Pick micrographs, given the particle's size, and count; the picker's own threshold."""
+    """Pick micrographs with the particle size given and the picker's own threshold, and count."""
     counts = np.zeros(3, int)
     for example in examples[:MOST_MICROGRAPHS]:
         micrograph = example.micrograph()
@@ -65,16 +65,16 @@ def score_picker(picker: Picker, examples: Sequence[Example]) -> Scores:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Everything that may be a particle, over some micrographs.
+    """All candidates of some micrographs.
 
     Attributes
     ----------
     features
-        Of each (n).
+        Of each candidate (n).
     right : (n,) bool
-        It lies on a label.
+        The candidate lies on a label.
     labels : int
-        How many there are to find.
+        Number of labels.
     """
 
     features: MaskFeatures
@@ -83,18 +83,18 @@ class Candidates:
 
 
 def gather(weights: Path, examples: Sequence[Example], device: str, denoised: bool = False) -> Candidates:
-    """Candidates of validation micrographs, each picked at three sizes, by weights that are not calibrated yet.
+    """Candidates of validation micrographs, each picked at three sizes, with weights that are not calibrated yet.
 
     Parameters
     ----------
     weights
-        A file whose note carries no calibration (then the score is the mean probability) and no threshold.
+        A file whose note has no calibration (so that the score is the mean probability) and no threshold.
     examples
         Micrographs with labels.
     device
-        Where to run.
+        Device of the picker.
     denoised
-        As of `Picker`.
+        See `Picker`.
     """
     picker = Picker(weights, segmenter="watershed", device=device, threshold=0.0, denoised=denoised)
     published = picker.recipe == "published"
@@ -111,9 +111,9 @@ def gather(weights: Path, examples: Sequence[Example], device: str, denoised: bo
 
 
 def fit_calibration(candidates: Candidates, prior: Calibration | None = None) -> Calibration:
-    """The score by logistic regression, held near ``prior`` where there are few candidates; prior where too few.
+    """Fit the score by logistic regression. Few candidates keep it near ``prior``; with too few it is ``prior``.
 
-    The segmenter's own score is left out, since candidates come from the watershed.
+    The segmenter's own score is left out, because the candidates come from the watershed.
     """
     prior = prior or Calibration()
     t = candidates.right.astype(float)
@@ -128,14 +128,14 @@ def fit_calibration(candidates: Candidates, prior: Calibration | None = None) ->
         return float((np.logaddexp(0, value) - t * value).mean() + ((beta - centre)[1:] ** 2).sum() / n)
 
     fitted = Calibration.of_slopes(minimize(cost, centre, method="BFGS").x)
-    # more probable must mean a better score, whatever a few candidates say
+    # a higher probability must give a higher score, even if a few candidates disagree
     if not np.isfinite(fitted.slopes).all() or fitted.probability_slope <= 0.05:
         return prior
     return replace(fitted, iou_slope=prior.iou_slope)
 
 
 def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
-    """The threshold with the best F1, as near to 0.5 as costs nothing; 0.5 where nothing can be told."""
+    """The threshold with the best F1, as near to 0.5 as possible; 0.5 if no candidate is right."""
     score = calibration.score(candidates.features)
     f1 = [_f1(candidates, score >= q) for q in _THRESHOLDS]
     best = max(f1)
@@ -146,7 +146,7 @@ def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
 
 
 def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
-    """F1 of the candidates that pass."""
+    """F1 of the candidates above the threshold."""
     return _f1(candidates, calibration.score(candidates.features) >= threshold)
 
 

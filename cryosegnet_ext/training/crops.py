@@ -1,4 +1,4 @@
-"""Training crops: simulated ones, and ones cut from labelled micrographs, as the network will see them."""
+"""Training crops as the network sees them: simulated, or cut from labelled micrographs."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from .distractors import add_flakes, add_texture
 
 Image = NDArray[np.float32]
 
-# A label is a disc of this share of the particle's diameter: smaller than the particle, so that touching ones part.
+# Diameter of a label disc, of the particle's: smaller, so that the labels of touching particles are separate.
 LABEL_SHARE = 0.7
 # Particle diameters seen in training, working pixels.
 SMALLEST, LARGEST = 16.0, 64.0
-# Particles of these sizes (zoomed in too far; out too far) are shown as background, so that the network is silent at a
-# wrong scale and the right one can be told by how much it finds.
+# Particles of these sizes (enlarged or reduced too much) are labelled as background, so that the network finds nothing
+# at a wrong scale. The right scale is then the one at which it finds most.
 TOO_LARGE, TOO_SMALL = (80.0, 160.0), (4.0, 10.0)
 TOO_LARGE_SHARE, TOO_SMALL_SHARE = 0.12, 0.06
-# Share of crops simulated on fewer pixels and enlarged, down to this scale.
+# Share of crops that are simulated on fewer pixels and enlarged, down to this scale.
 COARSE_SHARE, COARSEST = 0.25, 0.3
-# Square of a particle's peak over the noise of a pixel: of most crops; of large particles, high doses and micrographs
-# that were denoised before.
+# Squared ratio of a particle's peak to the noise of a pixel: for most crops; for large particles, high doses and
+# denoised micrographs.
 NOISY, CLEAR = (0.35, 16.0), (16.0, 400.0)
 CLEAR_SHARE = 0.2
-# Share of crops shown at a lower contrast, down to this factor: what else is on a micrograph sets its scale, too.
+# Share of crops with a lower contrast, down to this factor: dirt on a micrograph changes its contrast, too.
 FAINT_SHARE, FAINTEST = 0.2, 0.2
-# Shares of crops with texture, of this strength against the image's own, and with flakes painted on.
+# Shares of crops with added texture, of this strength relative to the image, and with added flakes.
 TEXTURE_SHARE, TEXTURE, FLAKES_SHARE = 0.1, (0.1, 0.7), 0.1
-# Share of crops whose power spectrum is bent, by factors of this spread (of the amplitude's logarithm) at each octave:
-# other detectors, envelopes, ice and filters than those that training has.
+# Share of crops whose power spectrum is changed, by factors of this spread (of the amplitude's logarithm) at each
+# octave: for detectors, envelopes, ice and filters that are not in the training data.
 BENT_SHARE, BENT = 0.5, 0.35
 
 
 class FrameKind(NamedTuple):
-    """A kind of simulated frame: its share, bounds of the fields of `Scene` that it draws, whether it has particles.
+    """A kind of simulated frame: its share, the bounds of what is drawn for `Scene`, and whether it has particles.
 
     Whole numbers are drawn from the first bound to below the second.
     """
@@ -51,7 +51,7 @@ class FrameKind(NamedTuple):
     particles: bool = True
 
 
-#: What else simulated frames hold, or that they hold no particles.
+#: Kinds of simulated frames: with dirt of some sort, without particles, or with particles only.
 FRAME_KINDS = (
     FrameKind(5, {"ice_blobs": (1, 12)}, particles=False),
     FrameKind(5, {}, particles=False),
@@ -81,7 +81,7 @@ class Labelled:
     data : (ny, nx) float32, array order
     x, y : (n,) pixels
     diameter_px : float
-        Particle diameter in pixels, by the measure of `simulation.specimens.Specimen`.
+        Particle diameter in pixels, as defined in `simulation.specimens.Specimen`.
     """
 
     data: Image
@@ -93,7 +93,7 @@ class Labelled:
 def paint_labels(
     x: NDArray[np.float64], y: NDArray[np.float64], diameter: NDArray[np.float64], shape: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Discs of `LABEL_SHARE` of each diameter (n,), pixels, at sub-pixel centres; (ny, nx) of 0 and 1."""
+    """Discs of `LABEL_SHARE` times each diameter (n,), pixels, at sub-pixel centres; (ny, nx) of 0 and 1."""
     label = np.zeros(shape, np.uint8)
     for cx, cy, d in zip(x, y, diameter):
         r = LABEL_SHARE * d / 2
@@ -110,7 +110,7 @@ def paint_labels(
 
 @dataclass(frozen=True)
 class Crop:
-    """A working image and the particles on it.
+    """A working image and its particles.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Crop:
     diameter: NDArray[np.float64]
 
     def label(self) -> NDArray[np.uint8]:
-        """The plane (side, side) of 0 and 1 that the U-Net is taught."""
+        """The label plane (side, side) of 0 and 1 for the U-Net."""
         return paint_labels(self.x, self.y, self.diameter, (self.image.shape[0], self.image.shape[1]))
 
 
@@ -147,7 +147,7 @@ def simulated_particles(
     side, seed
         Of the image.
     size
-        Bounds of the particle's diameter, working pixels; by default as the U-Net is taught, out-of-scale ones too.
+        Bounds of the particle's diameter, working pixels; default: the sizes for the U-Net, out-of-scale ones too.
     """
     rng = np.random.default_rng(seed)
     if size is None:
@@ -160,7 +160,7 @@ def simulated_particles(
         others = [s for s in stacks if 0.6 < s.diameter / first.diameter < 1.7 and s is not first]
         if others:
             chosen.append(others[int(rng.integers(len(others)))])
-    # Coarse micrographs, and the small end of the ladder of sizes, are enlarged to the working scale: their noise too.
+    # Coarse micrographs are enlarged to the working scale with their noise, and so are small sizes of the ladder.
     zoom = float(np.exp(rng.uniform(np.log(COARSEST), 0))) if rng.random() < COARSE_SHARE else 1.0
     n = max(round(side * zoom), 16)
     fine = d * n / side
@@ -177,7 +177,7 @@ def simulated_particles(
 
 
 def _random_size(rng: np.random.Generator, too_small: float, spread: float = 0.35) -> tuple[float, bool]:
-    """Particle diameter in working pixels, and whether it is one to be found."""
+    """Particle diameter in working pixels, and whether it is in scale (labelled as a particle)."""
     kind = rng.random()
     if kind < TOO_LARGE_SHARE:
         return float(np.exp(rng.uniform(*np.log(TOO_LARGE)))), False
@@ -189,10 +189,10 @@ def _random_size(rng: np.random.Generator, too_small: float, spread: float = 0.3
 
 
 def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -> Scene:
-    """Imaging conditions as they occur: one voltage of three, 0.4 to 3.5 um of defocus, all of `FRAME_KINDS`.
+    """Random imaging conditions: one of three voltages, 0.4 to 3.5 um of defocus, one of `FRAME_KINDS`.
 
-    ``diameter`` in angstrom sets the dose: the signal-to-noise ratio of a particle's peak is drawn, not the dose, so
-    that small and large particles are seen equally often at each difficulty.
+    The signal-to-noise ratio of a particle's peak is drawn, and the dose follows from it and from ``diameter``
+    (angstrom), so that small and large particles are equally often easy and difficult.
     """
     defocus = float(np.exp(rng.uniform(np.log(4000), np.log(35000))))
     voltage = float(rng.choice([120, 200, 300, 300]))
@@ -235,10 +235,10 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
 
 
 def distract(image: Image, d: float, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_] | None]:
-    """Texture and flakes on some crops, and what the flakes cover.
+    """Add texture and flakes to some crops; returns the crop and the area that flakes cover.
 
-    Crops with and without particles get the same: where texture is stronger or more frequent without them, a network
-    takes the grain of a micrograph that it never saw for a sign that there are no particles.
+    Crops with and without particles get the same. If texture were stronger or more frequent without particles, the
+    network would take the grain of a new micrograph for a sign that there are none.
     """
     covered = None
     if rng.random() < TEXTURE_SHARE:
@@ -249,9 +249,9 @@ def distract(image: Image, d: float, rng: np.random.Generator) -> tuple[Image, N
 
 
 def degrade(image: Image, d: float, rng: np.random.Generator) -> Image:
-    """What files go through before they reach us: filters, local contrast, 8 bits, JPEG, dead stripes."""
+    """What happens to files before they are picked: filters, local contrast, 8 bits, JPEG."""
     kind = rng.random()
-    if kind < 0.25:  # as the published denoising leaves it: local contrast, then two box filters
+    if kind < 0.25:  # like the published denoising: local contrast, then two box filters
         image = _local_contrast(_gaussian(image, 0.04 * d), rng)
         box = max(2, round(d * float(rng.uniform(0.12, 0.26))))
         image = np.asarray(cv2.blur(cv2.blur(image, (box, box)), (box, box)), np.float32)
@@ -296,8 +296,8 @@ def labelled_particles(
 ) -> Crop:
     """A crop of a labelled micrograph; ``size`` as in `simulated_particles`.
 
-    ``degraded`` puts it through `degrade`, as simulated crops are: few data sets tell the look of a filter from that of
-    a specimen.
+    ``degraded`` applies `degrade`, as for simulated crops: with few data sets, a network cannot tell the effect of a
+    filter from the look of a specimen.
     """
     if size is None:
         d, in_scale = _random_size(rng, 0.0, spread=0.25)
@@ -322,7 +322,7 @@ def labelled_particles(
 
 
 def augment(image: Image, label: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Image, NDArray[np.uint8]]:
-    """Turn, mirror, bend the spectrum, change contrast, add noise: things that leave a particle a particle."""
+    """Rotate, mirror, change spectrum and contrast, add noise: changes after which particles are still particles."""
     k = int(rng.integers(4))
     image, label = np.rot90(image, k), np.rot90(label, k)
     if rng.random() < 0.5:
@@ -338,11 +338,11 @@ def augment(image: Image, label: NDArray[np.uint8], rng: np.random.Generator) ->
 
 
 def bend_spectrum(image: Image, rng: np.random.Generator) -> Image:
-    """A working image (side, side) with its frequencies weighed anew, by a smooth function of their radius.
+    """A working image (side, side) with its frequencies weighted by a smooth random function of their radius.
 
-    The noise, by its median absolute deviation, stays as it was.
+    The noise level (median absolute deviation) stays the same.
     """
-    margin = min(48, *(n - 1 for n in image.shape))  # what leaves on one side must not come in on the other
+    margin = min(48, *(n - 1 for n in image.shape))  # so that one side does not leak into the other
     padded = np.pad(image, margin, mode="reflect")
     ny, nx = padded.shape
     radius = np.hypot(np.fft.fftfreq(ny)[:, None], np.fft.rfftfreq(nx)[None, :])

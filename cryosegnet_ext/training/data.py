@@ -33,7 +33,7 @@ _SAMPLE = 6
 
 @dataclass(frozen=True)
 class KnownDiameter(Diameter):
-    """The particle's diameter, and where it comes from."""
+    """The particle diameter, and where it comes from."""
 
     source: str
 
@@ -43,16 +43,16 @@ class KnownDiameter(Diameter):
 
 @dataclass(frozen=True)
 class Data:
-    """Examples that are ready, and what is known of them.
+    """The prepared examples of a run.
 
     Attributes
     ----------
     training, validation
-        To learn from, and held out.
+        Examples to learn from, and held-out ones.
     size
-        The particle's.
+        Particle diameter.
     inputs
-        What tells whether the user changed anything that they come from: see `digests`.
+        Digests that change with the user's files: see `digests`.
     """
 
     training: list[Example]
@@ -61,7 +61,7 @@ class Data:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     def described(self, name: str) -> dict[str, Any]:
-        """For ``training.json``."""
+        """The data for ``training.json``."""
         return {
             "name": name,
             "diameter": self.size.value,
@@ -87,12 +87,12 @@ def split_data(
     inputs: Mapping[str, str],
     folder: TrainingFolder,
 ) -> Data:
-    """Examples to learn from, and those held out.
+    """Split examples into those to learn from and held-out ones.
 
     Raises
     ------
     CryoSegNetError
-        The user's split file is none, or leaves nothing to train or validate on.
+        The user's split file is invalid, or leaves nothing to train or validate on.
     """
     file = folder.split_file(options.split)
     training, validation = split([e.name for e in examples], file, options.seed, options.validation)
@@ -109,21 +109,21 @@ def split_data(
 def labelled_examples(
     options: Options, folder: Path, device: str, weights: str = "default"
 ) -> tuple[list[Example], KnownDiameter, dict[str, str]]:
-    """Labelled micrographs, checked; what an earlier, killed call found is not found again.
+    """The user's labelled micrographs, checked. Results of an earlier call that was killed are used again.
 
     Returns
     -------
     list of Example
-        Those that can be used.
+        The usable ones.
     KnownDiameter
-        The particle's.
+        Particle diameter.
     dict of str to str
         A digest of each micrograph with its labels: see `digests`.
 
     Raises
     ------
     CryoSegNetError
-        Nothing matches, the size cannot be told, or labels are bad; all bad files are named.
+        No labels match, the size is not known, or labels are bad; the message names all bad files.
     """
     inputs = expand_inputs(options.micrographs)
     found, unknown = find_labels(inputs, options.labels)
@@ -140,14 +140,14 @@ def labelled_examples(
     for problem in minor[:2]:
         log.warning(problem)
     if len(minor) > 2:
-        log.warning(f"and the like of {len(minor) - 2} more label files")
+        log.warning(f"{plural(len(minor) - 2, 'more label file')} with such problems")
     if serious and not (options.skip_bad and examples):
         kinds = " and the ".join(sorted({p.of for p in serious}, reverse=True))
         remedies = {p.remedy for p in serious if p.remedy}
         if len(remedies) == 1 and (len(serious) > 1 or not serious[0].micrograph):
             hint = f"run again with {remedies.pop()}"
         else:
-            hint = "put them right, or add --skip-bad to train without these micrographs"
+            hint = "correct them, or add --skip-bad to train without these micrographs"
         raise CryoSegNetError(
             f"{plural(len(serious), 'problem')} with the {kinds}; {hint}:\n" + checks.list_problems(serious)
         )
@@ -156,14 +156,16 @@ def labelled_examples(
         log.warning(f"{plural(len(left_out), 'micrograph')} left out:\n{checks.list_problems(left_out)}")
     for problem in serious:
         if not problem.micrograph:
-            log.warning(f"going on, since --skip-bad says so, although {problem}")
+            log.warning(f"going on because of --skip-bad, although {problem}")
     if not any(len(e.x) for e in examples):
-        raise CryoSegNetError("the labels hold no particles at all: nothing can be learnt from them")
+        raise CryoSegNetError(
+            "the labels hold no particles, so there is nothing to train on: give labels with particles"
+        )
     return examples, size, digests(labelled)
 
 
 def digests(inputs: Sequence[tuple[Input, Labels | None]]) -> dict[str, str]:
-    """By micrograph: what tells whether it or its labels were changed, of the file's size and the labels' content."""
+    """By micrograph: a digest of its file size and its labels, which tells whether they changed."""
     found = {}
     for one, labels in inputs:
         digest = hashlib.sha256(str(one.path.stat().st_size if one.path.is_file() else None).encode())
@@ -180,12 +182,12 @@ def known_diameter(
     device: str,
     weights: str = "default",
 ) -> KnownDiameter:
-    """The particle's diameter: given, from the label files, or estimated by the network; kept for the next call.
+    """The particle diameter: given, from the label files, or estimated by the network; stored for the next call.
 
     Raises
     ------
     CryoSegNetError
-        It cannot be told.
+        It cannot be found.
     """
     if options.diameter is not None:
         return KnownDiameter(options.diameter, "angstrom", "given")
@@ -204,12 +206,10 @@ def known_diameter(
     else:
         from ..picking.picker import Picker
 
-        log.info("estimating the particle's size; --diameter A saves this")
+        log.info("estimating the particle diameter; --diameter A saves this")
         estimate = seen_diameter(Picker(weights, device=device), [m for m, _ in readable])
         if estimate is None:
-            raise CryoSegNetError(
-                "the particle's size can neither be read off the labels nor estimated: give --diameter"
-            )
+            raise CryoSegNetError("the particle diameter is not in the labels and cannot be estimated: give --diameter")
         seen, source = estimate, "estimated"
     with explained(note.parent):
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def known_diameter(
 def _readable(
     inputs: Sequence[tuple[Input, Labels | None]], pixel_size: float | None
 ) -> list[tuple[Micrograph, Labels | None]]:
-    """Those of the micrographs that can be read, which `prepare` says of each; an error where none can."""
+    """The micrographs that can be read; an error if none can. `prepare` reports the others."""
     readable, failure = [], None
     for one, labels in inputs:
         try:
@@ -234,14 +234,14 @@ def _readable(
 
 
 def _size_key(options: Options, inputs: Sequence[tuple[Input, Labels | None]], weights: str) -> str:
-    """Changes with all that a size depends on."""
+    """A key that changes with everything that a size depends on."""
     words = [digests(inputs), options.pixel_size, options.label_scale, sha256_of(resolve(weights))]
     words += [str(None if labels is None else labels.diameter) for _, labels in inputs]
     return hashlib.sha256(repr(words).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _labelled_size(micrograph: Micrograph, labels: Labels | None, scale: float) -> float:
-    """Diameter by the label file, angstrom, or pixels where there is no pixel size; nan where it does not say."""
+    """Diameter from the label file, in angstrom, or pixels without a pixel size; nan if the file has none."""
     if labels is None:
         return float("nan")
     ny, nx = micrograph.data.shape
@@ -250,15 +250,15 @@ def _labelled_size(micrograph: Micrograph, labels: Labels | None, scale: float) 
 
 
 def split(names: Sequence[str], file: Path | None, seed: int, share: float = 0.2) -> tuple[list[str], list[str]]:
-    """Names of the micrographs for training and for validation: as ``file`` says, or by chance without one.
+    """Names of the micrographs for training and for validation: from ``file``, or at random without one.
 
-    Each folder's micrographs are split by themselves, so that every data set is in both parts. Micrographs that the
-    file does not know go to training.
+    The micrographs of each folder are split separately, so that every data set is in both parts. Micrographs that are
+    not in the file go to training.
 
     Raises
     ------
     CryoSegNetError
-        The file is no split, or leaves nothing to train or validate on.
+        The file is invalid, or leaves nothing to train or validate on.
     """
     if file is not None:
         known = read_split(file)
@@ -280,18 +280,18 @@ def split(names: Sequence[str], file: Path | None, seed: int, share: float = 0.2
     if not training or not validation:
         raise CryoSegNetError(
             f"{f'{file}: ' if file else ''}{plural(len(training), 'micrograph')} to train on and {len(validation)} to "
-            "validate on are left, both need at least one: give more labelled micrographs, or another split"
+            "validate on, but both need at least one: give more labelled micrographs, or another split"
         )
     return sorted(training), sorted(validation)
 
 
 def read_split(file: Path) -> dict[str, Any]:
-    """A split file: ``train`` and ``validation``, each a list of micrographs.
+    """Read a split file: ``train`` and ``validation``, each a list of micrographs.
 
     Raises
     ------
     CryoSegNetError
-        It is none.
+        It is invalid.
     """
     try:
         known = json.loads(file.read_text())
@@ -300,7 +300,7 @@ def read_split(file: Path) -> dict[str, Any]:
                 raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CryoSegNetError(
-            f'{file}: no split; it must be JSON with the lists "train" and "validation" of micrographs'
+            f'{file} is not a split file: it must be JSON with the lists "train" and "validation" of micrographs'
         ) from error
     both = set(known["train"]) & set(known["validation"])
     if both:

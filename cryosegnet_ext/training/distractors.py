@@ -1,7 +1,7 @@
-"""What a network must not take for particles, painted on a training crop: ice texture, flakes and lumps of ice.
+"""Add things to a training crop that are not particles: ice texture, flakes and lumps of ice.
 
-These are appearances, not physics: they are set by the noise of the crop itself and come in every strength, so that
-what tells a particle from them is its shape and not how dark it is.
+They imitate the look, not the physics. Their strength is set by the noise of the crop and varies widely, so that the
+network learns to tell particles from them by shape, not by darkness.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def add_texture(image: Image, diameter: float, strength: float, rng: np.random.G
     ----------
     image : (h, w) float32
     diameter
-        Of the particles, pixels: the texture's size is drawn around it.
+        Of the particles, pixels; the size of the texture is drawn around it.
     strength
-        Standard deviation of the texture, of that of the image smoothed to a tenth of the particle.
+        Standard deviation of the texture, relative to that of the image smoothed to a tenth of the particle.
     rng
-        Chooses the spectrum.
+        Draws the spectrum.
 
     Returns
     -------
@@ -53,13 +53,13 @@ def add_texture(image: Image, diameter: float, strength: float, rng: np.random.G
 
 
 def add_flakes(image: Image, diameter: float, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_]]:
-    """Add lumps, flakes and rims of ice: sharp outlines, even insides, many sizes, some far darker than particles.
+    """Add lumps, flakes and rims of ice with sharp outlines and even insides; some are far darker than particles.
 
     Returns
     -------
     image : (h, w) float32
     covered : (h, w) bool
-        Where they lie: nothing there is a particle to be found.
+        The area of the flakes: no particle is labelled there.
     """
     h, w = image.shape
     count = int(np.exp(rng.uniform(0, np.log(40))))

@@ -1,4 +1,4 @@
-"""Labelled micrographs made ready: read once, checked, denoised or reduced, and kept as frames on disk."""
+"""Prepare labelled micrographs: read once, checked, denoised or reduced, and kept as frames on disk."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ log = logging.getLogger(__name__)
 
 #: Side of the published network's input, pixels.
 PUBLISHED_SIDE = 1024
-# Frames of the default recipe are reduced until the particle has this many pixels: crops show it at 64 at most, but for
-# the few that show it too large.
+# Frames of the default recipe are reduced until the particle has this many pixels: crops show it at 64 pixels at most,
+# except for the few that show it too large.
 _FRAME_DIAMETER = 96.0
 _NONE = np.zeros((0, 2))
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How micrographs become frames.
+    """How micrographs are made into frames.
 
     Attributes
     ----------
     recipe
-        ``default``: the micrograph, reduced; ``published``: denoised as published, 1024 x 1024, upside down.
+        ``default``: reduced; ``published``: denoised as published, 1024 x 1024, upside down.
     denoised
         The micrographs went through the published denoising already.
     pixel_size
-        Angstrom per pixel; wins over the files' own.
+        Angstrom per pixel; wins over the value in the file.
     flip, scale
-        What to do to label coordinates: see `checks.place`.
+        Changes of label coordinates: see `checks.place`.
     """
 
     recipe: Literal["default", "published"] = "default"
@@ -63,7 +63,7 @@ class Preparation:
 
     @classmethod
     def of(cls, options: Options) -> Preparation:
-        """As the options of a training say."""
+        """From the options of a training."""
         return cls(options.recipe, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
 
 
@@ -74,7 +74,7 @@ class Example:
     Attributes
     ----------
     name, path
-        As the user calls it, and the file.
+        The user's name of it, and its file.
     pixel_size : float or None
     shape : (ny, nx)
     diameter_px : float
@@ -82,11 +82,11 @@ class Example:
     x, y : (n,) float64
         Labels, pixels of the micrograph, all inside.
     frame : Path
-        The ``.npy`` file that crops are cut from.
+        The ``.npy`` file from which crops are cut.
     scale_y, scale_x : float
         Pixels of the frame per pixel of the micrograph.
     doubtful : (m, 2) float64
-        x, y of places that may hold a particle: neither taught as one nor as background.
+        x, y of places that may hold a particle: they are labelled neither as particle nor as background.
     """
 
     name: str
@@ -102,11 +102,11 @@ class Example:
     doubtful: Floats = field(default_factory=lambda: _NONE)
 
     def micrograph(self) -> Micrograph:
-        """The micrograph itself, read again."""
+        """Read the micrograph itself."""
         return read_micrograph(self.path, self.pixel_size)
 
     def pixels(self) -> NDArray[Any]:
-        """The frame, read as it is needed."""
+        """The frame, read from disk when it is needed."""
         return np.asarray(np.load(self.frame, mmap_mode="r"))
 
     def in_frame(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -122,7 +122,7 @@ class Example:
 
 @dataclass(frozen=True)
 class LabelledInput:
-    """A micrograph to prepare: with labels, or without (then it has no particles yet)."""
+    """A micrograph to prepare, with its labels; without labels it has no particles yet."""
 
     one: Input
     labels: Labels
@@ -142,25 +142,25 @@ class LabelledInput:
 def prepare(
     tasks: Sequence[LabelledInput], how: Preparation, folder: Path, workers: int = 2
 ) -> tuple[list[Example], list[Problem]]:
-    """Read, check and reduce micrographs; what an earlier, killed call finished is not done again.
+    """Read, check and reduce micrographs. Results of an earlier call that was killed are used again.
 
     Parameters
     ----------
     tasks
         The micrographs with their labels.
     how
-        What frames are made of.
+        How frames are made.
     folder
-        Where the frames go.
+        Folder of the frames.
     workers
-        Micrographs at a time.
+        Number of micrographs at a time.
 
     Returns
     -------
     list of Example
-        Of those without serious problems, in order.
+        Those without serious problems, in order.
     list of Problem
-        What is wrong with labels and files.
+        Problems of labels and files.
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def prepare(
 
 
 def _added(problem: Problem, how: Preparation) -> Problem:
-    """The problem with a remedy that adds to what was done to the labels already."""
+    """The problem with a remedy that includes the options already given."""
     return replace(problem, remedy=problem.remedy and checks.further(problem.remedy, how.flip, how.scale))
 
 
@@ -197,7 +197,7 @@ def _prepare(
             pixels, made = _make(task, how)
         except CryoSegNetError as error:
             return None, [Problem(task.one.name, task.one.name, f"cannot be used ({error})", of="micrographs")], None
-        # not inside: what cannot be written is no fault of the micrograph
+        # not within try: a file that cannot be written is not a problem of the micrograph
         with atomic_path(frame) as temporary:
             np.save(temporary, pixels)
         write_atomic(note, json.dumps(made))
@@ -222,7 +222,7 @@ def _prepare(
 
 
 def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Read and check one micrograph: its frame, and what is known of it."""
+    """Read and check one micrograph; returns its frame and the content of its note."""
     micrograph = read_micrograph(task.one.path, how.pixel_size or task.one.pixel_size)
     shape = (micrograph.data.shape[0], micrograph.data.shape[1])
     diameter_px = task.diameter_px(micrograph)
@@ -266,7 +266,7 @@ def _reduced(micrograph: Micrograph, diameter_px: float) -> NDArray[np.float32]:
 
 
 def _published_frame(micrograph: Micrograph, how: Preparation) -> NDArray[np.float32]:
-    """As the picker's published recipe shows a micrograph to the network: 0..1, upside down."""
+    """The micrograph as the picker's published recipe shows it to the network: 0..1, upside down."""
     image = micrograph.data if how.denoised else denoise.published(micrograph.data)
     low, high = (float(image.min()), float(image.max())) if how.denoised else (0.0, 255.0)
     side = PUBLISHED_SIDE
@@ -275,7 +275,7 @@ def _published_frame(micrograph: Micrograph, how: Preparation) -> NDArray[np.flo
 
 
 def _fingerprint(task: LabelledInput, how: Preparation) -> str:
-    """Changes when the file, its labels or the way of preparing change."""
+    """A key that changes with the file, its labels and the way of preparing."""
     digest = hashlib.sha256()
     status = task.one.path.stat() if task.one.path.exists() else None
     words = [

@@ -1,9 +1,8 @@
-"""Fine-tuning: from a handful of labelled micrographs, or from the network's own confident picks.
+"""Fine-tuning: from a few labelled micrographs, or from the network's own confident picks.
 
-What keeps a network from collapsing on so little: its batch norms stay as they are; part of every batch are simulated
-crops with what the start weights say of them; and what comes out is a blend of the start weights and the trained ones
-(`selection`), the one that picks the validation micrographs best. If that is no better than the start weights, these
-stay.
+Three things keep a network from getting worse on so few data. Its batch norms do not change. A part of every batch
+are simulated crops with the start weights' own maps as labels. The result is the blend of start weights and trained
+weights that picks the validation micrographs best (`selection`); if none is better, the start weights are kept.
 """
 
 from __future__ import annotations
@@ -29,30 +28,30 @@ from .train import begin, enough_memory, precision_for
 
 log = logging.getLogger(__name__)
 
-#: Crops of each part: half of a batch is the user's, the rest simulated ones with the start weights' answers.
+#: Share of the crops in a batch that are simulated, with the start weights' maps as labels.
 REPLAYED = 0.375
 _REPLAY_CROPS, _SPECIMENS = 24, 12
-# A blend must be better than the start weights by this F1.
+# F1 by which a blend must be better than the start weights.
 _GAIN = 0.002
-# Validation micrographs that blends are compared on.
+# Number of validation micrographs on which blends are compared.
 _JUDGED = 4
 
 
 def finetune(options: FineTuning, folder: TrainingFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
-    """Fine-tune a network; resumes where an earlier call was stopped or killed.
+    """Fine-tune a network. Resumes where an earlier call was stopped or killed.
 
     Raises
     ------
     CryoSegNetError
-        Something is wrong with what the user gave.
+        Something is wrong with the user's files or options.
     Stopped
-        A signal came; the same call goes on from there.
+        A signal came; the same call resumes.
     """
     start = str(options.start or "default")
     network, note = load_unet(start)
     if note.get("recipe") != "default":
         raise CryoSegNetError(
-            f"the weights {start} were not trained for the default recipe: fine-tune those with 'cryosegnet train "
+            f"the weights {start} were not trained for the default recipe: fine-tune them with 'cryosegnet train "
             f"--recipe published --start {start}'"
         )
     with stop.interrupts():
@@ -100,7 +99,7 @@ def finetune(options: FineTuning, folder: TrainingFolder, group: Group, watcher:
 
 
 def _conclude(trained: Trained) -> None:
-    """Choose the blend that picks the labelled validation micrographs best, or keep the start weights."""
+    """Keep the blend that picks the labelled validation micrographs best, or the start weights."""
     log.info("comparing with the start weights on the validation micrographs")
     judged = trained.data.validation[:_JUDGED]
     device, kept = trained.device, trained.folder.path / WEIGHTS
@@ -121,7 +120,7 @@ def _conclude(trained: Trained) -> None:
     if best.f1 >= untouched.f1 + _GAIN:
         keep(trained, best)
         scores["fine-tuned"] = score_picker(Picker(kept, device=device), judged)
-        # The start weights work with a SAM: the tuned ones may do better with it, or without.
+        # The start weights are calibrated for a SAM: the tuned ones may be better with it, or without.
         if trained.segmenters:
             keep(trained, best, trained.segmenters)
             with_sam = score_picker(Picker(kept, device=device), judged)
@@ -129,7 +128,7 @@ def _conclude(trained: Trained) -> None:
                 scores["fine-tuned"] = with_sam
             else:
                 keep(trained, best)
-        # blends were compared at several assumed sizes; what counts is what is picked now
+        # blends were compared at several assumed sizes; the final picks decide
         if scores["fine-tuned"].f1 <= old.f1:
             best = untouched
     else:

@@ -26,9 +26,9 @@ from .progress import LOSS_COLUMNS, VALIDATION_COLUMNS, Moment, Table
 
 Batch = tuple[NDArray[np.float32], NDArray[Any]]
 
-#: Label of a pixel that nobody knows the truth of; it counts for nothing.
+#: Label of a pixel whose true label is not known; it is ignored.
 UNKNOWN = 255
-# Steps that are timed to tell how long all will take.
+# Number of steps that are timed to estimate the time of the run.
 _TIMED = 3
 
 
@@ -74,7 +74,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Course:
-    """How a run went: the steps that were planned and done, and the one whose weights were returned."""
+    """How a run went: the planned steps, the steps done, and the step with the returned weights."""
 
     planned: int
     steps: int
@@ -84,7 +84,7 @@ class Course:
 def loss(logits: Tensor, label: Tensor) -> Tensor:
     """(BCE with logits + Dice of the sigmoid) / 2, as published; (B, 1, H, W) each.
 
-    Labels lie in 0..1; pixels of the value `UNKNOWN` count for nothing.
+    Labels are in 0..1; pixels of the value `UNKNOWN` are ignored.
     """
     unknown = label == UNKNOWN
     if unknown.any():
@@ -112,48 +112,48 @@ def fit(
 ) -> AttentionUNet:
     """Train a network; writes ``loss.csv``, ``validation.csv`` and ``checkpoint.pt`` into ``folder``; resumes.
 
-    A run that was stopped or killed and is called again with the same arguments ends with the same weights as one that
-    was not disturbed.
+    A run that was stopped or killed and is called again with the same arguments ends with the same weights as a run
+    without interruption.
 
     Parameters
     ----------
     recipe
         The network and the schedule.
     next_batch
-        Step number -> images (B, H, W) float32, labels (B, H, W) of 0 to 1 or `UNKNOWN`; must depend on the step alone
-        (and on the rank in ``group``).
+        Step number -> images (B, H, W) float32, labels (B, H, W) of 0 to 1 or `UNKNOWN`. May depend on the step (and on
+        the rank in ``group``) only.
     folder
-        Where the run lives.
+        Folder of the run.
     start
-        Weights to start from; random ones from the recipe's seed otherwise.
+        Weights to start from; default: random ones from the recipe's seed.
     device
         Where to train; ``group`` wins over it.
     stop_after
-        Stop at this step of the schedule; the whole schedule otherwise.
+        Stop at this step of the schedule; default: the end of the schedule.
     validation
-        Batches that tell the best weights, by their Dice loss; the last weights are returned without.
+        Batches whose Dice loss decides which weights are best; without them the last weights are returned.
     group
-        The processes that train together; each calls this with its own part of the batches, the same recipe and the
-        whole validation.
+        The processes that train together. Each calls this function with its part of the batches, the same recipe and
+        the whole validation.
     watch
-        Told every 10 steps and of each validation, and of the first steps, from which it can tell how long all takes.
+        Called every 10 steps, after each validation, and at the first steps, for an estimate of the time.
     stop
-        Asked after each step; True saves a checkpoint and raises `Stopped`.
+        Called after each step; if it returns True, a checkpoint is saved and `Stopped` is raised.
     checkpoint_every
         Steps between checkpoints.
 
     Returns
     -------
     AttentionUNet
-        In evaluation mode, with the best weights by validation where there is one.
+        In evaluation mode, with the best weights by validation, or the last weights without validation.
 
     Raises
     ------
     Stopped
-        ``stop`` said so.
+        ``stop`` returned True.
     CryoSegNetError
-        The loss is no number any more; the folder cannot be written, or holds a run of another recipe or a checkpoint
-        that is none.
+        The loss is no longer a finite number; the folder cannot be written; or it holds a run of another recipe or a
+        damaged checkpoint.
     """
     group = group or Group(device=device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,13 +190,13 @@ def fit(
 
 
 def course(folder: Path) -> Course:
-    """How the run in a folder went, by its last checkpoint."""
+    """How the run in a folder went, from its last checkpoint."""
     state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu", mmap=True)
     return Course(state["recipe"]["steps"], state["step"], state.get("best_step") or state["step"])
 
 
 class _Run:
-    """The state of a run: what a checkpoint holds."""
+    """The state of a run, as in a checkpoint."""
 
     def __init__(self, recipe: Recipe, group: Group, folder: Path, start: dict[str, Tensor] | None) -> None:
         self.recipe, self.group, self.path = recipe, group, folder / CHECKPOINT
@@ -281,7 +281,7 @@ class _Run:
                 "best_loss": self.best_loss,
                 "stale": self.stale,
             }
-            # torch's own writer of files hides why it failed
+            # torch's own file writer hides the reason of a failure
             stream = io.BytesIO()
             torch.save(state, stream)
             with atomic_path(self.path) as temporary:
@@ -292,16 +292,16 @@ class _Run:
         now = asdict(self.recipe)
         try:
             state = torch.load(self.path, weights_only=True, map_location=self.group.device)
-            # checkpoints of earlier versions lack what was added since, and were trained with its default
+            # checkpoints of earlier versions lack newer settings, and were trained with their defaults
             before = {**asdict(Recipe()), **state["recipe"]}
             changed = [name for name in before if before[name] != now.get(name)]
             if not changed:
                 self._restore(state)
-        except Exception as error:  # the unpickler raises whatever the bytes lead it to
+        except Exception as error:  # on damaged bytes the unpickler raises almost anything
             if ran_out(error):
                 raise
             raise CryoSegNetError(
-                f"{self.path} is damaged, or no checkpoint of this program: add --overwrite to begin anew, or give "
+                f"{self.path} is damaged or not a checkpoint of this program: add --overwrite to begin anew, or give "
                 "another folder"
             ) from error
         if changed:
@@ -321,7 +321,7 @@ class _Run:
         self.best_loss = state.get("best_loss", math.inf)
 
     def result(self) -> AttentionUNet:
-        """The network with the best weights that are known."""
+        """The network with the best weights so far."""
         if self.best is not None:
             self.network.load_state_dict(self.best)
         return self.network.eval()
@@ -346,6 +346,6 @@ def _finite(value: Tensor, step: int) -> float:
     number = value.item()
     if not math.isfinite(number):
         raise CryoSegNetError(
-            f"the loss is no number any more at step {step}: lower the learning rate, or use --precision float32"
+            f"the loss is no longer a number at step {step}: lower the learning rate, or use --precision float32"
         )
     return number

@@ -1,4 +1,4 @@
-"""What a training and a fine-tuning may be told."""
+"""Options of a training and of a fine-tuning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..weights import load_unet
 
 @dataclass(frozen=True)
 class Options:
-    """What a training may be told; the command line's names.
+    """Options of a training, named as on the command line.
 
     Attributes
     ----------
@@ -24,11 +24,11 @@ class Options:
     denoised, flip_labels, label_scale, skip_bad
         Of the data: see `examples.Preparation` and `data.labelled_examples`.
     validation
-        Share of the micrographs that tell the best weights and calibrate the score.
+        Share of the micrographs for validation: they decide the best weights and calibrate the score.
     split
-        A split file of the user's.
+        The user's split file.
     steps, epochs
-        Length; None for the recipe's. Epochs are of the published recipe.
+        Length of the run; None for the recipe's. Epochs are for the published recipe.
     batch, learning_rate, base_channels, levels, patience, seed
         None for the recipe's.
     crop
@@ -38,9 +38,9 @@ class Options:
     simulate, simulated
         Density maps and atomic models; the share of simulated crops.
     start
-        Weights to start from: a name or a file; random ones otherwise.
+        Weights to start from: a name or a file; default: random ones.
     workers
-        Processes that make batches; None: as many as help.
+        Number of processes that make batches; None for as many as help.
     """
 
     micrographs: Sequence[str]
@@ -70,10 +70,10 @@ class Options:
     workers: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What changes the result, for ``training.json``; the number of workers does not."""
+        """The options that change the result, for ``training.json``: all but the number of workers."""
         values = asdict(self)
         del values["workers"]
-        values["preset"] = values.pop("recipe")  # what training.json calls it
+        values["preset"] = values.pop("recipe")  # its name in training.json
         base, levels = self.sizes()
         return values | {"base_channels": base, "levels": levels}
 
@@ -88,14 +88,14 @@ class Options:
 
 @dataclass(frozen=True)
 class FineTuning(Options):
-    """What a fine-tuning may be told, beyond `Options`.
+    """Options of a fine-tuning, in addition to `Options`.
 
     Attributes
     ----------
     self_train
-        Learn from the start weights' own confident picks. Labels, if any, then only judge.
+        Learn from the start weights' own confident picks. Labels, if given, are then only for validation.
     confident
-        Least score of such a pick.
+        Least score of a confident pick.
     """
 
     self_train: bool = False

@@ -1,4 +1,4 @@
-"""Several processes that train one network: what torchrun starts, or one process alone."""
+"""The processes that train one network: those that torchrun started, or one process alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.05
 
 
 class PartnerFailed(Exception):
-    """Another process of the group failed, and said why: this one has only to leave."""
+    """Another process of the group failed and reported it: this process only has to end."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Group:
     Attributes
     ----------
     rank, size
-        Which of how many this one is.
+        Number of this process, and how many there are.
     device
         Where it trains.
     store
-        What the processes share, where there are several.
+        Store that the processes share, if there are several.
     """
 
     rank: int = 0
@@ -50,12 +50,12 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
-    def share(self, items: int) -> range:
-        """The indices, of so many items, that are this process's part; every item is in one part."""
-        return range(self.rank * items // self.size, (self.rank + 1) * items // self.size)
+    def share(self, count: int) -> range:
+        """The part of the indices 0 to ``count`` - 1 that is this process's; each index is in one part."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over the processes."""
@@ -77,12 +77,12 @@ class Group:
         return bool(self.total(torch.tensor(float(flag), device=self.device)).item() > 0)
 
     def wait(self) -> None:
-        """Until all are here.
+        """Wait until all processes are here.
 
         Raises
         ------
         PartnerFailed
-            One of them will never come.
+            One of them failed.
         """
         if self.size == 1:
             return
@@ -94,7 +94,7 @@ class Group:
             time.sleep(_POLL_SECONDS)
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Work that the first process does before the others, who find on disk what it left; all go on together."""
+        """Work that the first process does first, so that the others find its files; then all continue together."""
         if not self.first:
             self.wait()
         result = work()
@@ -104,13 +104,13 @@ class Group:
         return result
 
     def fails_first(self) -> bool:
-        """Note that this process fails; whether no other one failed before, so that this one has to say why."""
+        """Note that this process fails; True if it is the first to fail and has to report why."""
         return self.size == 1 or self.store.add(_FAILED, 1) == 1
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """The group that torchrun started this process in; a group of one without it.
+    """The group of processes that torchrun started; without torchrun, a group of one.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def joined(device: str) -> Iterator[Group]:
     CryoSegNetError
         The device does not exist, or a GPU was named for several processes; whatever the block raises.
     PartnerFailed
-        In all processes but the first to fail: that one tells the user.
+        In all processes except the first to fail, which reports the error.
     """
     from ..picking.on_device import choose_device
 
@@ -140,7 +140,7 @@ def joined(device: str) -> Iterator[Group]:
         package.setLevel(logging.ERROR)
     try:
         chosen = _own_device(device, size)
-        # NCCL's and gloo's own limit; waiting for the first process is done by `Group.wait`, which has none
+        # a limit for NCCL and gloo; `Group.wait`, which waits for the first process, has none
         distributed.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
             store=store,
@@ -150,7 +150,7 @@ def joined(device: str) -> Iterator[Group]:
         )
         yield replace(group, device=str(chosen))
     except BaseException as error:
-        # a process whose partner has left gets a RuntimeError from what they were doing together
+        # a process whose partner has ended gets a RuntimeError from their common operation
         if not group.fails_first() and isinstance(error, CryoSegNetError | RuntimeError):
             raise PartnerFailed from error
         raise

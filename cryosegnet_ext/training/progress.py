@@ -23,7 +23,7 @@ _LINE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Moment:
-    """What there is to say about a run at one of its steps: None where it was not measured there."""
+    """State of a run at one of its steps; None for what was not measured at that step."""
 
     step: int
     steps: int
@@ -35,18 +35,18 @@ class Moment:
 
 
 class Table:
-    """A CSV file of a run, begun anew with the rows that its checkpoint covers: a killed run wrote more than that.
+    """A CSV file of a run. It begins with the rows up to the checkpoint; a killed run may have written more.
 
     Parameters
     ----------
     path
         The file.
     columns
-        Their names; the first one is the step.
+        Names of the columns; the first one is the step.
     step
-        Of the checkpoint.
-    wanted
-        Write it; else `add` does nothing.
+        Step of the checkpoint.
+    written
+        Write the file; if False, `add` does nothing.
 
     Raises
     ------
@@ -54,10 +54,10 @@ class Table:
         The file cannot be written; `add` raises it too.
     """
 
-    def __init__(self, path: Path, columns: list[str], step: int, wanted: bool) -> None:
-        self._path, self._wanted = path, wanted
+    def __init__(self, path: Path, columns: list[str], step: int, written: bool) -> None:
+        self._path, self._written = path, written
         self._began = time.monotonic()
-        if wanted:
+        if written:
             rows = _rows_until(step, path)
             # time goes on from the last row that is kept
             if rows and columns[-1] == "seconds":
@@ -66,12 +66,12 @@ class Table:
 
     @property
     def seconds(self) -> float:
-        """Since the run began, but for the time between being stopped and going on."""
+        """Seconds since the run began, without the time between stop and resume."""
         return round(time.monotonic() - self._began, 1)
 
     def add(self, *values: object) -> None:
-        """A row, on disk at once."""
-        if self._wanted:
+        """Add a row, on disk at once."""
+        if self._written:
             with explained(self._path), open(self._path, "a") as stream:
                 stream.write(",".join(map(str, values)) + "\n")
 
@@ -85,14 +85,14 @@ def _rows_until(step: int, path: Path) -> list[list[str]]:
 
 
 class Watcher:
-    """Tells of a run as it goes: in log messages, and to TensorBoard if asked.
+    """Reports the progress of a run: in log messages and, if asked for, to TensorBoard.
 
     Parameters
     ----------
     folder
-        Of the run; TensorBoard's files go below it.
+        Folder of the run; TensorBoard's files go into a folder below it.
     tensorboard
-        Write events.
+        Write events for TensorBoard.
 
     Raises
     ------
@@ -108,9 +108,9 @@ class Watcher:
         self._events: Any = None
 
     def __call__(self, moment: Moment) -> None:
-        """Take note of a moment."""
+        """Report a moment of the run."""
         if self._pace is None:
-            # what came before, the micrographs made ready, says nothing of the speed
+            # the time before, in which micrographs were prepared, says nothing about the speed
             self._pace = Pace(moment.steps, moment.step, _LINE_SECONDS)
             return
         self._pace.count = moment.step
@@ -141,7 +141,7 @@ class Watcher:
     def _event(self, name: str, value: float | None, step: int) -> None:
         if self._writer is None or value is None:
             return
-        # not earlier: before its first step a run leaves nothing in its folder
+        # not earlier: before its first step a run writes nothing into its folder
         self._events = self._events or self._writer(str(self._folder))
         self._events.add_scalar(name, value, step)
 
@@ -154,22 +154,22 @@ class Watcher:
 
 
 def _event_writer() -> Any:
-    """TensorBoard's writer of a folder of events."""
+    """TensorBoard's class that writes a folder of events."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise CryoSegNetError(
-            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard, or leave it out"
+            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard, or leave out the option"
         ) from error
     return SummaryWriter
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw ``loss.csv`` and ``validation.csv`` of a run as ``curves.png``; None where there is nothing to draw."""
+    """Draw ``loss.csv`` and ``validation.csv`` of a run as ``curves.png``; None if there is nothing to draw."""
     losses, validation = _table(folder / "loss.csv"), _table(folder / "validation.csv")
     if not losses.get("step"):
         return None
-    # figures made without pyplot, so that no display is looked for
+    # without pyplot, which looks for a display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a training leaves behind: weights, report, model card and curves, and what the user is told at the end."""
+"""The results of a training: weights, report, model card, curves, and the summary for the user."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def note_of(
     threshold: float | None = None,
     segmenters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The note in a weights file: what `Picker` must know to use it, and by whom it was made.
+    """The note in a weights file: what `Picker` needs to use it, and which program made it.
 
     Parameters
     ----------
     recipe
         ``default`` or ``published``.
     name
-        For the user.
+        Name for the user.
     calibration, threshold
-        Fitted to validation micrographs; without them the score is the mean probability and everything passes.
+        Fitted to validation micrographs. Without them the score is the mean probability and all candidates pass.
     segmenters
-        Calibrations for other segmenters, as the start weights' note has them.
+        Calibrations for other segmenters, from the note of the start weights.
     """
     note: dict[str, Any] = {"name": name, "recipe": recipe, "program": f"cryosegnet-ext {__version__}"}
     if recipe == "default":
@@ -62,7 +62,7 @@ def note_of(
 
 
 def write_weights(state: Mapping[str, Tensor], note: Mapping[str, Any], path: Path) -> None:
-    """Write a state dict with its note as safetensors, whole or not at all; the same input gives the same bytes.
+    """Write a state dict with its note as safetensors, whole or not at all. The same input gives the same bytes.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def write_weights(state: Mapping[str, Tensor], note: Mapping[str, Any], path: Pa
 
 
 def environment(device: str) -> dict[str, str]:
-    """Versions and device: what else may change a result."""
+    """Versions and device, which may change a result too."""
     found = {
         "cryosegnet-ext": __version__,
         "python": platform.python_version(),
@@ -96,7 +96,7 @@ def _steps(results: Mapping[str, Any]) -> str:
 
 
 def model_card(report: Mapping[str, Any]) -> str:
-    """A short model card in Markdown, of what ``training.json`` says."""
+    """A short model card in Markdown, made from ``training.json``."""
     settings, data, results = report["settings"], report["data"], report["results"]
     kind = report["kind"]
     size = f"{data['diameter']:.0f} {'A' if data['angstrom'] else 'pixels'} ({data['diameter_from']})"
@@ -132,7 +132,7 @@ def model_card(report: Mapping[str, Any]) -> str:
         lines += ["", fitted + "than new micrographs will give."]
     lines += [
         "",
-        "Whether the network serves other particles or microscopes was not tried.",
+        "The network was not tested on other particles or microscopes.",
         "",
         "`training.json` lists the micrographs, the settings and the versions; the same command gives the same network "
         "up to the rounding of the machine.",
@@ -149,7 +149,7 @@ def finish(
     remarks: Sequence[str],
     scored_on: str | None = None,
 ) -> None:
-    """Write the report, the card and the curves, and tell the result."""
+    """Write the report, the model card and the curves."""
     count = min(len(data.validation), MOST_MICROGRAPHS)
     went = course(folder.path)
     remarks = [*early_end(went), *remarks, *useless(scores)]
@@ -158,7 +158,7 @@ def finish(
         "planned_steps": went.planned,
         "best_step": went.best_step,
         "threshold": threshold,
-        "scored_on": scored_on or f"{count} validation micrograph{'s' if count > 1 else ''}",
+        "scored_on": scored_on or plural(count, "validation micrograph"),
         "remarks": list(remarks),
         "scores": {
             name: {**asdict(s), "precision": round(s.precision, 4), "recall": round(s.recall, 4), "f1": round(s.f1, 4)}
@@ -173,21 +173,21 @@ def finish(
 
 
 def early_end(went: Course) -> list[str]:
-    """That a run ended before all its steps; nothing to say otherwise."""
+    """A remark if a run ended before all its steps."""
     if went.steps >= went.planned:
         return []
     return [
-        f"The training ended early, at step {went.steps} of {went.planned}, since validation became no better after "
+        f"The training ended early, at step {went.steps} of {went.planned}, because validation did not improve after "
         f"step {went.best_step}."
     ]
 
 
 def useless(scores: Mapping[str, Scores]) -> list[str]:
-    """That the network of the last score picks nothing right; nothing to say otherwise."""
+    """A remark if the network of the last score picks nothing right."""
     if list(scores.values())[-1].right:
         return []
     return [
-        "WARNING: this network picks no particle right, so it is of no use: train longer, on more micrographs, or "
+        "WARNING: this network picks no particle right and is useless: train longer, on more micrographs, or "
         "check labels and --diameter."
     ]
 
@@ -206,7 +206,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
     size = f" --diameter {data['diameter']:.0f}" if data["angstrom"] else ""
     lines += [
         f"weights:  {folder / WEIGHTS} (threshold {results['threshold']:g})",
-        # A run of fewer steps than a line of loss.csv stands for has no curves.
+        # a run too short for a line of loss.csv has no curves
         *([f"look at:  {folder / 'curves.png'}"] if (folder / "curves.png").exists() else []),
     ]
     if results["scores"][names[-1]]["f1"] > 0:

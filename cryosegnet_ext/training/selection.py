@@ -1,7 +1,7 @@
-"""Which weights a fine-tuning leaves: the start weights, the trained ones, or a blend of the two.
+"""The weights that a fine-tuning keeps: the start weights, the trained ones, or a blend of the two.
 
-Blends are those of Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. Who judges them, labels or
-tests that need none, is not decided here.
+Blends follow Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. They are compared on labelled
+micrographs (`finetune`) or by tests without labels (`selftraining`).
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ BLENDS = (1.0, 0.6, 0.3)
 
 @dataclass(frozen=True)
 class Trained:
-    """A fine-tuning that has come to its end, before it is known what is kept of it.
+    """A fine-tuning after its last step, before it is decided which weights are kept.
 
     Attributes
     ----------
     data
-        Micrographs that it learned from, and those held out.
+        Micrographs for training and held-out ones.
     start
         The start weights: a name or a file.
     before, note
-        Their state dict and what their file says of them.
+        State dict and note of the start weights.
     network
         The trained network.
     folder
-        Of the run; what is kept goes there.
+        Folder of the run, for the weights that are kept.
     device
-        Where to pick for the comparison.
+        Device on which the comparison is picked.
     """
 
     data: Data
@@ -57,32 +57,32 @@ class Trained:
 
     @property
     def calibration(self) -> Calibration:
-        """The start weights'."""
+        """Calibration of the start weights."""
         return Calibration(**self.note.get("calibration", {}))
 
     @property
     def threshold(self) -> float:
-        """The start weights'."""
+        """Threshold of the start weights."""
         return float(self.note.get("threshold", 0.5))
 
     @property
     def segmenters(self) -> Mapping[str, Any] | None:
-        """The start weights' calibrations for other segmenters, if they have any."""
+        """Calibrations of the start weights for other segmenters, if they have any."""
         return self.note.get("segmenters")
 
     @property
     def candidate(self) -> Path:
-        """Where weights are written to be tried."""
+        """File for the weights that are tried."""
         return self.folder.path / CANDIDATE
 
     def blend(self, share: float) -> dict[str, Tensor]:
-        """Weights with ``share`` of the trained ones in the start weights."""
+        """Blend of the start weights with a ``share`` of the trained ones."""
         return blended(self.before, self.network.state_dict(), share)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights that may be kept: their share of the trained ones, score and threshold, and F1 on validation."""
+    """Weights that may be kept: share of the trained ones, calibration, threshold, and F1 on validation."""
 
     share: float
     calibration: Calibration
@@ -91,12 +91,12 @@ class Choice:
 
 
 def blended(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Weights between two networks of one shape: ``share`` of the second."""
+    """Weights between those of two networks of the same shape, with a ``share`` of the second."""
     return {k: v if not v.is_floating_point() else v + share * (after[k].to(v.device) - v) for k, v in before.items()}
 
 
 def keep(trained: Trained, choice: Choice, segmenters: Mapping[str, Any] | None = None) -> None:
-    """Write the chosen weights, with the start weights' calibrations for other segmenters if they are to serve."""
+    """Write the chosen weights, with calibrations for other segmenters if given."""
     note = result.note_of("default", trained.folder.path.name, choice.calibration, choice.threshold, segmenters)
     result.write_weights(trained.blend(choice.share), note, trained.folder.path / WEIGHTS)
 
@@ -108,14 +108,14 @@ def finish_choice(
     scores: Mapping[str, Scores],
     remarks: Sequence[str] = (),
     scored_on: str | None = None,
-    advice: str = "More micrographs with labels, or labels that leave out fewer particles, may help.",
+    hint: str = "More micrographs with labels, or labels that leave out fewer particles, may help.",
 ) -> None:
-    """Say what was kept, and write the report; the start weights are put back where ``best`` is ``untouched``."""
+    """Write the report with what was kept. If ``best`` is ``untouched``, the start weights are written again."""
     said = list(remarks)
     source = Path(resolve(trained.start))
     if best is untouched:
         write_atomic(trained.folder.path / WEIGHTS, source.read_bytes())
-        said.append(f"Fine-tuning did not make the network better: the start weights were kept unchanged. {advice}")
+        said.append(f"Fine-tuning did not make the network better: the start weights were kept unchanged. {hint}")
     elif best.share == 0:
         said.append("The start weights' map was best; only score and threshold were fitted to these micrographs.")
     elif best.share < 1:

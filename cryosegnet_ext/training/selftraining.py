@@ -1,7 +1,7 @@
-"""Self-training: the network's own confident picks as labels, and tests that need none.
+"""Self-training: the network's own confident picks as labels, and tests that need no labels.
 
 Source: the paper's fine-tuning on the network's own picks on 20 micrographs of a new protein (Gyawali et al., 2024).
-Picks of a middling score are in doubt: they are taught neither as particles nor as background.
+Picks with a medium score are in doubt: they are labelled neither as particles nor as background.
 """
 
 from __future__ import annotations
@@ -37,29 +37,30 @@ log = logging.getLogger(__name__)
 
 #: As many micrographs as in the paper.
 MOST_MICROGRAPHS = 20
-# Below this score a candidate is background; between this and the confident ones it is in doubt.
+# A candidate below this score is background; between this and the confident score it is in doubt.
 _DOUBT = 0.15
 _LEAST_CONFIDENT = 40
-# What the tuned network must keep: confident picks of the start weights; their number of picks; their simulated F1.
+# Limits for the tuned network, against the start weights: share of confident picks found again, most and least number
+# of picks (factors), and loss of F1 on simulated micrographs.
 KEPT_CONFIDENT, MOST_PICKS, LEAST_PICKS, LOST_F1 = 0.93, 2.0, 0.7, 0.01
-# What must be better, one or the other: so many more picks, enough to see what they look like; so much simulated F1.
+# One of these must improve: the number of picks, by enough to see what they look like, or F1 on simulated micrographs.
 MORE_PICKS, GAINED_F1 = 15, 0.01
-# Mean image of the added picks against that of the confident ones, as a correlation.
+# Least correlation between the mean radial profiles of the added picks and of the confident ones.
 ALIKE = 0.6
 _SIMULATED, _SIMULATED_SIDE = 6, 512
-_ADVICE = "Labels of 5 micrographs (cryosegnet finetune --labels) may help."
+_HINT = "Labels of 5 micrographs (cryosegnet finetune --labels) may help."
 SCORED_ON = f"{_SIMULATED} simulated micrographs of particles that no network saw"
 
 
 def load_data(options: FineTuning, folder: TrainingFolder, start: str, device: str) -> Data:
-    """Pick the micrographs with the start weights; confident picks are the labels.
+    """Pick the micrographs with the start weights; confident picks become labels.
 
-    With labels of the user's, their micrographs are held out to judge.
+    Micrographs with labels from the user are held out for validation.
 
     Raises
     ------
     CryoSegNetError
-        Too few confident picks to learn from.
+        There are too few confident picks to learn from.
     """
     inputs = expand_inputs(options.micrographs)
     judges: list[Example] = []
@@ -72,7 +73,7 @@ def load_data(options: FineTuning, folder: TrainingFolder, start: str, device: s
     if len(inputs) > MOST_MICROGRAPHS:
         spread = np.linspace(0, len(inputs) - 1, MOST_MICROGRAPHS).round().astype(int)
         inputs = [inputs[i] for i in spread.tolist()]
-        log.info(f"{MOST_MICROGRAPHS} micrographs, evenly chosen, are used")
+        log.info(f"{MOST_MICROGRAPHS} micrographs, evenly spread over all, are used")
     if not inputs:
         raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
     none = np.zeros(0)
@@ -116,7 +117,7 @@ def _confident(blank: list[Example], confident: float, frames: Path, start: str,
 
 
 def conclude(trained: Trained) -> None:
-    """Keep the largest share of the trained weights that passes the tests which need no labels and gains; else none."""
+    """Keep the largest share of the trained weights that passes the tests and improves; else the start weights."""
     log.info("comparing with the start weights: simulated micrographs, confident picks, and how the added picks look")
     data, device = trained.data, trained.device
     prior, threshold, segmenters = trained.calibration, trained.threshold, trained.segmenters
@@ -144,7 +145,7 @@ def conclude(trained: Trained) -> None:
             verdict = f"F1 on simulated micrographs falls from {old_simulated.f1:.3f} to {seen.f1:.3f}"
         elif counts[1] < counts[0] + MORE_PICKS and seen.f1 < old_simulated.f1 + GAINED_F1:
             verdict = verdict or (
-                f"nothing became better ({counts[0]} picks became {counts[1]}, F1 on simulated micrographs was "
+                f"nothing improved ({counts[0]} picks became {counts[1]}, F1 on simulated micrographs was "
                 f"{old_simulated.f1:.3f}, is {seen.f1:.3f})"
             )
         if verdict is None:
@@ -156,7 +157,7 @@ def conclude(trained: Trained) -> None:
             finish_choice(trained, best, untouched, scores, remarks, SCORED_ON)
             return
         remarks.append(f"{share:.0%} of the training was refused: {verdict}.")
-    finish_choice(trained, untouched, untouched, scores, remarks, SCORED_ON, _ADVICE)
+    finish_choice(trained, untouched, untouched, scores, remarks, SCORED_ON, _HINT)
 
 
 def _simulated() -> list[Any]:
@@ -174,7 +175,7 @@ def _score(picker: Picker, examples: list[Example], images: list[Micrograph]) ->
 
 
 def _verdict(examples: list[Example], micrographs: list[Micrograph], old: list[Picks], new: list[Picks]) -> str | None:
-    """Why the new picks are suspect; None if they are not."""
+    """Why the new picks are refused; None if they are not."""
     before, after = sum(map(len, old)), sum(map(len, new))
     if not LEAST_PICKS * before <= after <= MOST_PICKS * before:
         return f"{before} picks became {after}"
@@ -199,7 +200,7 @@ def _verdict(examples: list[Example], micrographs: list[Micrograph], old: list[P
 
 
 def _sum_of_profiles(work: Any, x: Any, y: Any) -> Any:
-    """Sum over places of the image's radial profile around them, to 0.8 diameters, (r,)."""
+    """Sum of the image's radial profiles around places, up to 0.8 diameters; (r,)."""
     reach = round(0.8 * result.WORKING_DIAMETER)
     column = np.round((x + 0.5) * work.scale_x - 0.5).astype(int)
     row = np.round((y + 0.5) * work.scale_y - 0.5).astype(int)

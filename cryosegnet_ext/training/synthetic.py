@@ -1,7 +1,7 @@
-"""Specimens made of nothing: lumpy particles of random shape, where no map or model is at hand.
+"""Synthetic specimens: lumpy particles of random shape, for use without maps or models.
 
-They are what a network is shown again while it is fine-tuned, so that it keeps what it knows of particles and of dirt
-in general; they are no substitute for the maps and models that the built-in network was trained on.
+In fine-tuning they remind the network of particles and dirt in general. They do not replace the maps and models on
+which the built-in network was trained.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lumpy_stack(seed: int, views: int = 6) -> ProjectionStack:
     Parameters
     ----------
     seed
-        Tells everything.
+        Random seed; decides everything.
     views
         Number of projections.
     """
@@ -53,7 +53,7 @@ def lumpy_stack(seed: int, views: int = 6) -> ProjectionStack:
         down = np.exp(-0.5 * ((axis[:, None] - turned[:, 1]) / width) ** 2)
         images.append(np.einsum("yk,xk,k->yx", down, across, mass / width**2))
     stack = np.array(images, np.float32)
-    # as thick in the middle as protein that fills most of its diameter
+    # thickness in the middle: protein that fills most of its diameter
     stack *= np.float32(CONTRAST_VOLT * diameter * 0.6 / max(float(np.quantile(stack, 0.98)), 1e-9))
     return ProjectionStack(f"lumps{seed}", stack, _VOXEL, diameter)
 
@@ -61,7 +61,7 @@ def lumpy_stack(seed: int, views: int = 6) -> ProjectionStack:
 def replay_samples(
     model: AttentionUNet, stacks: Sequence[ProjectionStack], count: int, side: int, seed: int
 ) -> list[Sample]:
-    """Simulated crops with the probability that a network gives them now, as soft labels: (side, side) each."""
+    """Simulated crops (side, side) with a network's present map of each as soft labels."""
     samples = []
     for k in range(count):
         crop = simulated_particles(stacks, side, int(np.random.default_rng([seed, 2, k]).integers(2**62)))
@@ -70,7 +70,7 @@ def replay_samples(
 
 
 def simulated_micrographs(stacks: Sequence[ProjectionStack], count: int, side: int, seed: int) -> list[Labelled]:
-    """Simulated micrographs with true centres, particles 36 pixels across: a test that needs no labels."""
+    """Simulated micrographs with true centres and particles of 36 pixels, for tests without labels."""
     from ..simulation.micrograph import simulate_micrograph
 
     result = []

@@ -1,4 +1,4 @@
-"""A whole training: labels to weights that pick."""
+"""A whole training, from labels to weights for the picker."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 
 def train(options: Options, folder: TrainingFolder, group: Group, watcher: Watcher, stop: Stop) -> None:
-    """Train a network; resumes where an earlier call was stopped or killed. Each process of a group calls this.
+    """Train a network. Resumes where an earlier call was stopped or killed. Each process of a group calls this.
 
     Raises
     ------
     CryoSegNetError
-        Something is wrong with what the user gave.
+        Something is wrong with the user's files or options.
     Stopped
-        A signal came; the same call goes on from there.
+        A signal came; the same call resumes.
     """
     with stop.interrupts():
         data = group.in_turn(lambda: load_data(options, folder, group.device))
@@ -56,7 +56,7 @@ def train(options: Options, folder: TrainingFolder, group: Group, watcher: Watch
 
 
 def begin(folder: TrainingFolder, data: Data, group: Group, seed: int, noun: str) -> None:
-    """Begin the run in its folder, now that the data are there, or go on with it.
+    """Begin the run in its folder once the data are loaded, or resume it.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def begin(folder: TrainingFolder, data: Data, group: Group, seed: int, noun: str
 
 
 def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop) -> AttentionUNet:
-    """The training loop of a recipe; returns the best network."""
+    """Run the training loop of a recipe; returns the best network."""
     samples: Samples
     validation: Sequence[Batch]
     if options.recipe == "published":
@@ -118,14 +118,14 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
 
 @contextlib.contextmanager
 def enough_memory(device: str, less: str) -> Iterator[None]:
-    """Say in a sentence that training ran out of memory.
+    """Turn errors of memory into a clear message.
 
     Parameters
     ----------
     device
-        Where it runs.
+        Where the training runs.
     less
-        The options of which a smaller value needs less.
+        Options for which a smaller value needs less memory.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def enough_memory(device: str, less: str) -> Iterator[None]:
 
 
 def default_recipe(options: Options, device: str) -> Recipe:
-    """Ours: AdamW, one cycle, crops at the working scale."""
+    """The default recipe: AdamW, one cycle, crops at the working scale."""
     base, levels = options.sizes()
     steps = options.steps or 3000
     return Recipe(
@@ -157,7 +157,7 @@ def default_recipe(options: Options, device: str) -> Recipe:
 
 
 def published_recipe(options: Options, steps: int, epoch: int, device: str) -> Recipe:
-    """The paper's: Adam, a constant rate of 1e-4, 200 epochs, validation each epoch; float32 unless asked."""
+    """The published recipe: Adam, a constant rate of 1e-4, 200 epochs, validation each epoch, float32 by default."""
     base, levels = options.sizes()
     return Recipe(
         base_channels=base,
@@ -176,12 +176,12 @@ def published_recipe(options: Options, steps: int, epoch: int, device: str) -> R
 
 
 def precision_for(name: str, device: str) -> Any:
-    """``auto``: bf16 where the device has units for it, else float32.
+    """The precision of that name; ``auto`` is bf16 if the device has units for it, else float32.
 
     Raises
     ------
     CryoSegNetError
-        float16 on a CPU, which has no units for it.
+        float16 on a CPU.
     """
     import torch
 
@@ -195,12 +195,12 @@ def precision_for(name: str, device: str) -> Any:
 
 
 def specimens(paths: Sequence[str], device: str, views: int = 60) -> list[ProjectionStack]:
-    """Projections of the specimens that are to be simulated.
+    """Projections of specimens, for simulation.
 
     Raises
     ------
     CryoSegNetError
-        A file is neither a map nor a model.
+        A file is neither a density map nor an atomic model.
     """
     from ..simulation.projection import project, random_rotations
     from ..simulation.specimens import read_specimen
@@ -220,7 +220,7 @@ def conclude(
     folder: TrainingFolder,
     device: str,
 ) -> None:
-    """Calibrate, score, and write the weights, the card and the report."""
+    """Calibrate and score the network, and write weights, model card and report."""
     log.info("calibrating the score on the validation micrographs")
     candidate = folder.path / CANDIDATE
     result.write_weights(model.state_dict(), result.note_of(options.recipe, "candidate"), candidate)

@@ -1,4 +1,4 @@
-"""Samples for the small SAM: windows around the peaks of a U-Net's map, and what a mask there should be."""
+"""Training samples for the small SAM: windows around the peaks of a U-Net's map, with their true masks."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .crops import LABEL_SHARE, Crop
 
 Image = NDArray[np.float32]
 
-# A peak within this share of the diameter of a labelled centre is on the particle; beyond the second it is on none.
+# A peak is on a particle within the first distance from its centre, and on none beyond the second; in diameters.
 ON, OFF = 0.35, 0.45
-# Lower than where peaks are sought in use: the network learns to say no.
+# Lower than in picking, so that the network learns to refuse peaks.
 FLOOR = 0.07
 
 
 @dataclass(frozen=True)
 class LabelledPeaks:
-    """A working image with its map and the peaks on it.
+    """A working image with its map and its peaks.
 
     Attributes
     ----------
     image, probability : (h, w) float16
     rows, columns : (n,) int
-        Peaks that are clearly on a particle or clearly on none.
+        Peaks that are clearly on a particle, or clearly on none.
     x, y, diameter : (n,)
-        The particle under each peak, pixels; nan where there is none.
+        The particle under each peak, pixels; nan if there is none.
     """
 
     image: NDArray[np.float16]
@@ -46,7 +46,7 @@ class LabelledPeaks:
 
 
 def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: float) -> LabelledPeaks | None:
-    """The peaks of a crop's map, each with its particle or none; None without peaks."""
+    """The peaks of a crop's map, each with its particle or none; None if there are no peaks."""
     probability = network(crop.image)
     rows, columns, _ = find_peaks(probability, diameter_px=working_diameter, floor=FLOOR)
     if len(rows) == 0:
@@ -60,7 +60,7 @@ def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: fl
         on = distance < ON
         x[on], y[on], d[on] = (v[nearest[on]] for v in (crop.x, crop.y, crop.diameter))
     h, w = crop.image.shape
-    # half a particle at the border is neither
+    # particles cut by the border are left out
     rim = 0.3 * working_diameter
     clear = (distance < ON) | (distance > OFF)
     clear &= (rows > rim) & (columns > rim) & (rows < h - rim) & (columns < w - rim)
@@ -82,7 +82,7 @@ def sample(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """Windows (n, 3, SIDE, SIDE) at up to ``count`` peaks, target masks (n, SIDE/2, SIDE/2), and which hold a particle.
 
-    The point is moved a little off the peak for half of them; the peaks is turned and mirrored.
+    For half of the peaks the point is moved a little. Windows and masks are rotated and mirrored.
     """
     n = min(count, len(peaks.rows))
     chosen = rng.choice(len(peaks.rows), n, replace=False)
@@ -102,12 +102,12 @@ def sample(
 
 def _turned(planes: NDArray[np.float32], turn: int, mirror: bool) -> NDArray[np.float32]:
     planes = np.rot90(planes, turn, axes=(-2, -1))
-    # mirrored about the point, which lies on pixel SIDE / 2: half a pixel from the window's middle
+    # mirrored about the point on pixel SIDE / 2, half a pixel from the window's middle
     return np.ascontiguousarray(planes[..., ::-1] if mirror else planes)
 
 
 def loss(logits: Tensor, iou: Tensor, target: Tensor, there: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Mask and predicted IoU of a batch.
+    """Loss of masks and predicted IoU of a batch.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def loss(logits: Tensor, iou: Tensor, target: Tensor, there: Tensor) -> tuple[Te
     iou : (n,)
         Predicted.
     there : (n,) bool
-        Whether there is a particle under the point; without one only the predicted IoU, 0, is taught.
+        Whether there is a particle under the point; without one only the predicted IoU counts, which should be 0.
 
     Returns
     -------

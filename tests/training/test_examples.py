@@ -102,8 +102,8 @@ def test_split_is_made_by_folder_and_by_seed(tmp_path):
 
 def test_splits_that_cannot_be(tmp_path):
     for content, words in (
-        ("{", "no split"),
-        ('{"train": ["a"]}', "no split"),
+        ("{", "not a split file"),
+        ('{"train": ["a"]}', "not a split file"),
         ('{"train": ["a", "b"], "validation": ["b"]}', "both parts"),
         (json.dumps({"train": ["a", "b"], "validation": []}), "0 to validate"),
     ):
