@@ -29,7 +29,7 @@ def test_curves_are_named_only_where_they_were_drawn(tmp_path: Path) -> None:
 
 def test_a_network_that_picks_nothing_right_is_not_recommended(tmp_path: Path) -> None:
     scores = {"built-in network": Scores(10, 10, 8), "this network": Scores(10, 10, 0)}
-    assert "no use" in useless(scores)[0]
+    assert "picks no particle right" in useless(scores)[0]
     assert useless({"this network": Scores(10, 10, 1)}) == []
     nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
     report = {**REPORT, "results": {**REPORT["results"], "scores": {"this network": nothing}}}
