@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
@@ -120,65 +121,44 @@ def _check(inputs: Sequence[Input] | Watch, formats: Sequence[str]) -> None:
         raise CryoSegNetError(f"unknown pick format {', '.join(unknown) or '(none)'}; choose from {', '.join(FORMATS)}")
 
 
+@dataclass
 class PickingRun:
     """One run over many micrographs: the engine picks, this process writes files and journal.
 
-    Parameters
-    ----------
-    engine
-        Where micrographs are picked.
-    source
-        Which ones.
-    outputs
-        What is written for each of them; its journal remembers them.
-    pixel_size
-        Angstrom per pixel; wins over that of the inputs.
-    monitor
-        Is kept up to date.
-    stopping
-        Ends the run early.
+    ``pixel_size`` wins over that of the inputs; ``stopping`` ends the run early.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        source: MicrographSource,
-        outputs: RunOutputs,
-        pixel_size: float | None,
-        monitor: Monitor,
-        stopping: Stop,
-    ) -> None:
-        self._engine = engine
-        self._source = source
-        self._outputs = outputs
-        self._journal = outputs.journal
-        self._pixel_size = pixel_size
-        self._monitor = monitor
-        self._stopping = stopping
-        self._in_progress = 0
-        self._touched: set[str] = set()
-        self._warned = self._cut = False
-        self._failure: Exception | None = None
+    engine: Engine
+    source: MicrographSource
+    outputs: RunOutputs
+    pixel_size: float | None
+    monitor: Monitor
+    stopping: Stop
+    _in_progress: int = 0
+    _tried: set[str] = field(default_factory=set)
+    _warned: bool = False
+    _cut: bool = False
+    _failure: Exception | None = None
 
     def pick(self, shown: Progress, watch: Callable[[Record, int, int], None] | None) -> None:
         """Pick all micrographs of the source; `end` deals with what ended it early."""
         summary = SummaryTimer()
         try:
-            self._monitor.open(self._outputs.folder)
+            self.monitor.open(self.outputs.folder)
             self._find_diameter()
             while True:
-                self._stopping.check()
+                self.stopping.check()
                 self._submit()
                 self._tell("picking" if self._in_progress else "waiting")
-                if not self._in_progress and self._source.over:
+                if not self._in_progress and self.source.over:
                     return
                 for record in self._finished():
-                    shown.grow(self._source.total, self._source.skipped)
+                    shown.grow(self.source.total, self.source.skipped)
                     shown.add(record.picks, not record.done)
                     if watch is not None:
-                        watch(record, self._source.skipped + len(self._touched), self._source.total)
-                if self._source.growing and summary.due:
-                    summary.write(self._journal, self._source)
+                        watch(record, self.source.skipped + len(self._tried), self.source.total)
+                if self.source.growing and summary.due:
+                    summary.write(self.outputs.journal, self.source)
         except Stopped:
             self._cut = True
         except (OSError, CryoSegNetError) as error:
@@ -186,49 +166,50 @@ class PickingRun:
 
     def _find_diameter(self) -> None:
         """Find the diameter of the dataset, once for all runs into this folder."""
-        source, needed = self._source, self._engine.needs_diameter
+        source, needed = self.source, self.engine.needs_diameter
         # Only to check a given one, a growing source is not made to wait for its first micrographs.
         if needed if source.growing else not source.over:
-            find_diameter(self._journal, needed, self._estimates)
-        self._monitor.set_diameter(self._journal.diameter)
+            find_diameter(self.outputs.journal, needed, self._estimates)
+        self.monitor.set_diameter(self.outputs.journal.diameter)
 
     def _estimates(self, most: int) -> Iterator[Estimate]:
         """Estimates from at most ``most`` micrographs each."""
-        for inputs in self._source.samples(self._stopping):
+        for inputs in self.source.samples(self.stopping):
             self._tell("estimating")
-            if self._engine.needs_diameter:  # else a given one is checked
+            if self.engine.needs_diameter:  # else a given one is checked
                 count = plural(min(len(inputs), most, MICROGRAPHS), "micrograph")
                 log.info(f"estimating the particle size from {count}")
-            yield self._engine.estimate(inputs[:most], self._pixel_size, self._stopping)
+            yield self.engine.estimate(inputs[:most], self.pixel_size, self.stopping)
 
     def _submit(self) -> None:
         """Give the engine as many micrographs as it wants now."""
-        for one, stem in self._source.take(self._engine.room):
-            self._monitor.begin(one.key, one.name)
-            self._engine.submit(PickTask(one, stem, self._pixel_size, self._journal.diameter, self._outputs.overlays))
+        outputs = self.outputs
+        for one, stem in self.source.take(self.engine.room):
+            self.monitor.begin(one.key, one.name)
+            self.engine.submit(PickTask(one, stem, self.pixel_size, outputs.journal.diameter, outputs.overlays))
             self._in_progress += 1
 
     def _finished(self) -> Iterator[Record]:
         """Wait a little for the engine; write the files of each micrograph that is finished, then its record."""
         if not self._in_progress:
-            self._stopping.pause(_WAIT_SECONDS)
+            self.stopping.pause(_WAIT_SECONDS)
             return
-        for outcome in self._engine.wait(self._stopping, _WAIT_SECONDS):
-            record = self._outputs.write(outcome)
+        for outcome in self.engine.wait(self.stopping, _WAIT_SECONDS):
+            record = self.outputs.write(outcome)
             self._in_progress -= 1
-            self._journal.add(record)
-            self._touched.add(record.key)
-            self._source.add(record)
-            self._monitor.add(record)
+            self.outputs.journal.add(record)
+            self._tried.add(record.key)
+            self.source.add(record)
+            self.monitor.add(record)
             log.debug(f"{record.name}: {record.reason or plural(record.picks, 'pick')}")
-            if not self._warned and is_header_of_one(record, self._pixel_size):
+            if not self._warned and is_header_of_one(record, self.pixel_size):
                 self._warned = True
                 log.warning(ONE_ANGSTROM)
             yield record
 
     def _tell(self, state: str) -> None:
-        source, engine = self._source, self._engine
-        self._monitor.update(state, source.waiting, source.skipped, engine.workers, engine.restarts)
+        source, engine = self.source, self.engine
+        self.monitor.update(state, source.waiting, source.skipped, engine.workers, engine.restarts)
 
     def end(self) -> BatchResult:
         """Write the summary; log warnings.
@@ -238,17 +219,17 @@ class PickingRun:
         CryoSegNetError
             The run ended because writing or the engine failed.
         """
-        source, failure = self._source, self._failure
+        source, failure = self.source, self._failure
         # A signal that came after the last micrograph did not stop anything.
-        left = source.growing or len(self._touched) < source.total - source.skipped
+        left = source.growing or len(self._tried) < source.total - source.skipped
         stopped = left and (self._cut or failure is not None)
-        records = source.records(self._journal)
+        records = source.records(self.outputs.journal)
         try:
-            write_summary(self._journal, records, stopped)
+            write_summary(self.outputs.journal, records, stopped)
         except (OSError, CryoSegNetError) as error:
             failure = failure or error
-        result = result_of(self._journal, records, self._touched, stopped)
-        self._monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
+        result = result_of(self.outputs.journal, records, self._tried, stopped)
+        self.monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
         if failure is not None:
             raise ended(failure, result.done + result.skipped, source.total) from failure
         warn(result)

@@ -64,7 +64,7 @@ class BatchResult:
         return 2 if self.failed else 0
 
 
-def result_of(journal: Journal, records: Sequence[Record], touched: Container[str], stopped: bool) -> BatchResult:
+def result_of(journal: Journal, records: Sequence[Record], tried: Container[str], stopped: bool) -> BatchResult:
     """The result of a run.
 
     Parameters
@@ -73,22 +73,22 @@ def result_of(journal: Journal, records: Sequence[Record], touched: Container[st
         Of its output folder.
     records
         Of all its micrographs.
-    touched
+    tried
         Keys of those that it picked or failed to pick.
     stopped
         Whether it ended early.
     """
     done = [record for record in records if record.done]
     # A failure of an earlier run counts only if this run tried the micrograph again.
-    failed = [record for record in records if not record.done and record.key in touched]
+    failed = [record for record in records if not record.done and record.key in tried]
     picked = [record for record in done if record.picks]
     # Pixels and angstroms cannot be averaged: if some micrographs have a pixel size, the others are left out.
     known = [record for record in picked if record.pixel_size is not None] or picked
     diameters = [record.diameter for record in known if record.diameter is not None]
     return BatchResult(
-        done=sum(record.key in touched for record in done),
+        done=sum(record.key in tried for record in done),
         failed=len(failed),
-        skipped=sum(record.key not in touched for record in done),
+        skipped=sum(record.key not in tried for record in done),
         picks=sum(record.picks for record in done),
         without_picks=sum(record.picks == 0 for record in done),
         diameter=float(np.median(diameters)) if diameters else None,
