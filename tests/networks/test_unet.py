@@ -48,7 +48,7 @@ def published_shapes(width):
 
 
 def random_unet(base_channels, levels, seed=0):
-    """A network whose every tensor counts: batch norms with statistics of their own."""
+    """A network in which every tensor matters: its batch norms have statistics."""
     torch.manual_seed(seed)
     model = AttentionUNet(base_channels, levels)
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_a_map_has_the_size_of_its_image(exact, shape, levels):
 
 @pytest.mark.parametrize("shape", [(400, 460), (300, 250), (97, 900)], ids=str)
 def test_tiles_join_without_a_seam(exact, shape):
-    """Each tile knows where it lies in the whole, so what is left of the difference is what a margin cuts off."""
+    """Each tile knows its position in the whole, so the only difference is what the margins cut off."""
     model = random_unet(4, 3)
     image = noise(shape)
     whole = probability_map(model, image)

@@ -1,4 +1,4 @@
-"""The small SAM: windows where they should be, and one prompt a window as segment-anything itself decodes it."""
+"""The small SAM: position of the windows, and one prompt for each window, decoded as segment-anything does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published recipe byte for byte, the working image's geometry and statistics, and areas that hold no image."""
+"""The published recipe byte for byte, the working image's geometry and statistics, and areas without an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryosegnet_ext.picking.denoise import (
 
 
 def plain_recipe(data):
-    """Gyawali et al. 2024, step by step, as the paper's text gives it; complex Fourier transforms, nothing shared."""
+    """Gyawali et al. 2024, step by step from the paper's text, with complex Fourier transforms and no shared code."""
     image = cv2.GaussianBlur(np.flipud(data).astype(np.float32), (9, 9), 0)
     image = (image - np.mean(image)) / np.std(image)
     image = stretched(image)
@@ -137,7 +137,7 @@ def test_noise_has_a_standard_deviation_of_one(scale):
 
 
 def test_particles_stay_dark_and_of_one_depth():
-    """The depth of a particle is a matter of the noise around it, not of how many there are."""
+    """The depth of a particle depends on the noise around it, not on the number of particles."""
     depth = []
     for step in (160, 80):
         data = noise((640, 640), mean=100, std=10)
@@ -150,7 +150,7 @@ def test_particles_stay_dark_and_of_one_depth():
 
 
 def discs(depth, radius=12, step=80):
-    """Discs in weak noise, evenly darker towards their middle, and where they are."""
+    """Discs in weak noise, evenly darker towards their middle, and their centres."""
     data = noise((640, 640), mean=100, std=1)
     yy, xx = np.mgrid[:640, :640] % step - step // 2
     inside = np.hypot(yy, xx) < radius
@@ -246,7 +246,7 @@ def test_bad_areas_do_not_matter():
 
 
 def test_a_mask_of_scattered_pixels():
-    """No working pixel is more than half good, and yet nothing breaks."""
+    """No working pixel is more than half good, and there is still no error."""
     data = noise((128, 128))
     bad = np.ones(data.shape, bool)
     bad[::4, ::4] = False

@@ -56,7 +56,7 @@ def test_clahe_is_opencvs(shape):
 
 @pytest.mark.parametrize("shape", [(256, 256), (200, 311), (128, 131)], ids=str)
 def test_the_whole_recipe(shape):
-    """One byte off where a value lies on the edge of truncation; never more than a few, and hardly anywhere."""
+    """Values at the edge of truncation differ by one; very few pixels differ, and by a few levels at most."""
     data = particles(shape, seed=5)
     expected = denoise.published(data).astype(int)
     found = denoise_torch.published(torch.from_numpy(data)).numpy()

@@ -1,4 +1,4 @@
-"""The particle's size is told from the scale at which a network finds most, whatever the camera."""
+"""The particle diameter is estimated from the scale at which a network finds most, for any camera."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKING, SHARE = 32.0, 0.7
 
 
 def blob_network(image, calls=None):
-    """Sees dark blobs of 18 to 55 px, is silent at all others, and paints discs of 0.7 of their size."""
+    """Finds dark blobs of 18 to 55 px and no others, and paints discs of 0.7 of their size."""
     if calls is not None:
         calls.append(image.shape)
     smooth = cv2.GaussianBlur(image, (0, 0), 1.5)
@@ -127,7 +127,7 @@ def test_only_sizes_within_the_limits_are_tried(low, high):
 
 
 def test_a_scale_at_which_neighbours_merge_is_too_large():
-    """Masks that come out too large at every scale point to a scale at which fewer particles are left."""
+    """Masks that are too large at every scale point to a scale with fewer particles."""
     rung = np.arange(16, 22)
     size = np.array([1.6, 1.45, 1.45, 1.12, 0.95, 0.95])
     response = np.array([0.05, 0.31, 0.31, 0.32, 0.30, 0.2])
@@ -135,7 +135,7 @@ def test_a_scale_at_which_neighbours_merge_is_too_large():
     fewer = np.array([30.0, 140, 137, 135, 100, 34])
     found = consensus_diameter([Votes(rung, response, fewer, size, third)])
     assert found == pytest.approx(STEP**19)
-    # where as many are found, the size of the masks alone tells
+    # if as many are found, the size of the masks alone decides
     same = np.array([30.0, 140, 140, 140, 140, 34])
     assert consensus_diameter([Votes(rung, response, same, size, third)]) == pytest.approx(STEP**20, rel=0.01)
 
@@ -157,7 +157,7 @@ def test_bad_areas_are_not_looked_at():
 
 
 def test_a_large_micrograph_is_seen_in_part():
-    """A rung costs the same whatever the micrograph's size."""
+    """A rung costs the same for micrographs of any size."""
     calls: list[tuple[int, int]] = []
     data = np.random.default_rng(0).normal(size=(3000, 4100)).astype(np.float32)
     votes(data, 30, 60, lambda image: blob_network(image, calls))
@@ -167,7 +167,7 @@ def test_a_large_micrograph_is_seen_in_part():
 @pytest.mark.parametrize("unit", [1.0, 1.06, 0.885, 3.3])
 @pytest.mark.parametrize("first", [5, 9])
 def test_the_ends_of_the_ladder_count(unit, first):
-    """What is found on the last or the first rung only is not lost to rounding."""
+    """Particles found on the first or last rung only are not lost by rounding."""
     rung = np.arange(first, first + 6)
     for at in (0, 5):
         response = np.zeros(6)

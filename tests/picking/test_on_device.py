@@ -139,7 +139,7 @@ def test_the_size_is_estimated_alike(sample):
 
 
 def test_the_published_recipe_shows_the_network_the_same(unet, monkeypatch):
-    """And the map comes back in array order; a network that gives back what it is shown but for one half."""
+    """The map comes back in array order; the network returns its input, except for one half."""
     micrograph = Micrograph(particles((260, 310), seed=7), None, "m.mrc")
     shown = []
 
@@ -155,6 +155,6 @@ def test_the_published_recipe_shows_the_network_the_same(unet, monkeypatch):
     for a, b in (shown, maps):
         difference = np.abs(a - b)
         assert a.shape == b.shape == (256, 256) and a.std() > 0.05
-        # in a small frame a byte that is truncated otherwise can move the few levels of a CLAHE tile
+        # in a small frame one different byte can change the few levels of a CLAHE tile
         assert (difference > 1.5 / 255).mean() < 0.05 and difference.mean() < 0.3 / 255
     assert np.abs(maps[1][:128]).max() == 0 < maps[1][128:].mean()

@@ -57,7 +57,7 @@ def sam_file(tmp_path):
 
 
 class Network:
-    """Stands in for the U-Net: what is dark on the image is probable; remembers what it was shown."""
+    """Replaces the U-Net: dark pixels of the image are probable. Remembers its images."""
 
     def __init__(self):
         self.seen = []
@@ -89,7 +89,7 @@ def micrograph(centres, diameter, shape, pixel_size=None, noise=1.0):
 
 
 def scattered(shape, step, seed=0):
-    """Centres on a jittered lattice, at fractions of pixels; no symmetry of the frame maps them onto themselves."""
+    """Centres on a jittered lattice, at fractions of pixels, without any symmetry of the frame."""
     rng = np.random.default_rng(seed)
     at = [np.arange(step, side - step, 1.6 * step) for side in shape]
     centres = [(x + rng.uniform(-0.2, 0.2) * step, y + rng.uniform(-0.2, 0.2) * step) for y in at[0] for x in at[1]]
@@ -187,7 +187,7 @@ def test_the_built_in_sam_serves_peaks(default_weights, published_weights, tmp_p
         Picker(default_weights, device="cpu", segmenter="grid", sam="sam_small")
     with pytest.raises(UsageError, match="works with the default recipe only"):
         Picker(published_weights, device="cpu", segmenter="peaks")
-    # weights that were calibrated for it choose it by themselves, with the threshold that was fitted for it
+    # weights that were calibrated for it choose it, with the threshold that was fitted for it
     model, note = load_unet(default_weights)
     note["segmenters"] = {"peaks": {"calibration": {"offset": 1.0, "iou_slope": 0.5}, "threshold": 0.45}}
     path = tmp_path / "calibrated.safetensors"
@@ -365,7 +365,7 @@ def test_the_map_for_figures(default_weights, network):
 
 
 def test_picks_know_the_size_that_was_sought(default_weights, network):
-    """One for all micrographs: box files are written with it."""
+    """One for all micrographs: it is the size in box files."""
     image = micrograph(scattered((300, 340), 40), 40, (300, 340), 2.0)
     assert Picker(default_weights, device="cpu").pick(image, 78.0).sought == 78.0
     assert Picker(default_weights, device="cpu", diameter=81).pick(image, 78.0).sought == 81.0
@@ -432,7 +432,7 @@ def test_published_denoising_runs_unless_it_was_done(published_weights, network,
 
 
 def test_the_published_flips_cancel(published_weights, monkeypatch):
-    """A network that marks one place of its upside-down square, whatever it is shown."""
+    """A network that marks one place of its upside-down square, for any image."""
 
     def corner(model, image):
         plane = np.zeros(image.shape, np.float32)
@@ -458,7 +458,7 @@ def test_published_sizes_on_a_frame_that_is_not_square(published_weights, networ
 
 
 def test_published_grid_on_a_tiny_sam(published_weights, sam_file, monkeypatch):
-    """The whole published chain, with a coarse grid of points for the sake of time."""
+    """The whole published chain, with a coarse grid of points to save time."""
     coarse = partial(segment.grid, points_per_side=2, pred_iou_thresh=-9.0, stability_score_thresh=0.0)
     monkeypatch.setattr(segment, "grid", coarse)
     image = micrograph(scattered((256, 300), 50), 50, (256, 300), 1.5, noise=10)

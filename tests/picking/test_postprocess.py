@@ -1,4 +1,4 @@
-"""Masks to picks: the default rule's promises one by one, and the published rule against its plain text."""
+"""Masks to picks: each promise of the default rule, and the published rule against a literal version."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_no_two_picks_are_closer_than_half_a_diameter(seed):
     picks = default_rule(masks, WHOLE, 20.0, FLAT)
     assert len(picks) == 1 or pdist(np.c_[picks.x, picks.y]).min() >= 10.0
     assert (np.diff(picks.score) <= 0).all()
-    # and none is left out without a better one nearby, or a reason of its own
+    # and each pick that is left out has a better one nearby or another reason
     candidates = default_rule(masks, WHOLE, 20.0, FLAT, separation=0)
     for x, y, score in zip(candidates.x, candidates.y, candidates.score):
         near = np.hypot(picks.x - x, picks.y - y) < 10.0
@@ -164,7 +164,7 @@ def test_the_rule_scores_by_the_size_of_the_particle_not_of_its_mask():
 
 
 def test_picks_in_other_noise_than_the_likely_ones_lose_score():
-    """Thirty particles in ice, three on carbon: the latter are judged by what lies around the former."""
+    """Thirty particles in ice, three on carbon: these are compared with the surroundings of the others."""
     x = np.r_[np.tile(np.arange(30, 330, 30), 3), 400, 430, 460]
     y = np.r_[np.repeat([60, 120, 180], 10), 60, 60, 60]
     p = np.r_[np.full(30, 0.8), 0.8, 0.8, 0.3]
@@ -176,7 +176,7 @@ def test_picks_in_other_noise_than_the_likely_ones_lose_score():
     assert set(features.likely) == {likely_share(p >= 0.5)}
     assert np.array_equal(picks.score, calibration.score(features))
     assert (picks.x[:30] < 350).all() and (picks.score[30:32] < picks.score[29] - 0.1).all()
-    # masks that the rule leaves out for other reasons tell nothing of the company
+    # masks that the rule leaves out for other reasons are not used as references
     outside = discs(np.r_[x, np.full(50, 2)], np.r_[y, np.arange(50) * 7], 20, np.r_[p, np.full(50, 0.1)])
     again, _ = postprocess.default_rule(outside, WHOLE, 20.0, calibration, noise=np.r_[noise, np.zeros((50, 2))])
     assert np.array_equal(again.score, picks.score)

@@ -90,7 +90,7 @@ def test_the_decoder_is_segment_anythings(changes):
 @pytest.mark.parametrize("shape", [(128, 128), (180, 111), (60, 90), (190, 40)], ids=str)
 @pytest.mark.parametrize("half", [3, 14, 60])
 def test_windows_are_those_of_the_whole_masks(exact, shape, half):
-    """The part of the tokens that is upsampled is all that a window depends on."""
+    """A window depends only on the part of the tokens that is upsampled."""
     sam = lively_sam(3)
     rng = np.random.default_rng(1)
     features = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(2))

@@ -1,4 +1,4 @@
-"""What a score is made of: each feature by itself."""
+"""The features of a score, each by itself."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_odd_noise_and_bad_company_lower_the_score():
     value = -1.0 + np.log(0.7 / 0.3) - 1.2 * 0.5 + 6.0 * 0.25
     alone = MaskFeatures(p[:1], none[:1], texture=np.array([0.5]), likely=np.array([0.25]))
     assert calibration.score(alone) == pytest.approx(1 / (1 + np.exp(-value)))
-    # and what a file of earlier weights does not know of changes nothing
+    # features that older weights files do not know change nothing
     assert Calibration().score(MaskFeatures(p, none, None, steps, steps)) == pytest.approx(p)
 
 

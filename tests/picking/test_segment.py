@@ -221,7 +221,7 @@ def test_a_whole_micrograph_is_fast():
 
 
 class DiscSam:
-    """Stands in for a SAM: for each point it answers a mask of everything, a disc around the point, and a speck."""
+    """Replaces a SAM: for each point it returns a mask of everything, a disc around the point, and a speck."""
 
     mask_threshold = 0.0
     image_format = "RGB"

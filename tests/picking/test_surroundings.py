@@ -51,7 +51,7 @@ def test_grain_tells_apart_what_strength_does_not():
 
 
 def test_particles_of_any_size_in_pixels_see_the_same():
-    """The bands follow the particle: an image twice as large with particles twice as large tells the same."""
+    """The bands follow the particle: an image and its particles, both twice as large, give the same."""
     image = cv2.GaussianBlur(noisy(), (0, 0), 1.5)
     large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     x, y = np.array([100.0, 320, 500]), np.array([100.0, 240, 400])

@@ -19,7 +19,7 @@ def sam():
 
 
 class Answers:
-    """Stands where the network is: a disc around the point, whatever the picture."""
+    """Replaces the network: a disc around the point, for any picture."""
 
     def __init__(self, monkeypatch, radius, iou):
         side = window_sam.SIDE // 2

@@ -1,4 +1,4 @@
-"""A fine-tuning that is done and not yet judged."""
+"""A fine-tuning after its last step."""
 
 from __future__ import annotations
 

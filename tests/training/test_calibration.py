@@ -23,7 +23,7 @@ from cryosegnet_ext.weights import load_unet
 
 
 def made_up(n, offset, slope, size_slope, seed=0):
-    """Candidates whose chance of being right is known."""
+    """Candidates with a known probability of being right."""
     rng = np.random.default_rng(seed)
     logit, size = rng.normal(0.5, 2, n), rng.normal(0, 0.3, n)
     chance = 1 / (1 + np.exp(-(offset + slope * logit + size_slope * size**2)))
@@ -109,7 +109,7 @@ def test_weights_carry_what_the_picker_needs(tmp_path):
 
 
 def test_candidates_of_the_built_in_network_are_the_picks(tmp_path):
-    """On the sample micrograph: gathered without calibration, they give the picker's own figures with it."""
+    """On the sample micrograph: candidates without calibration, scored with it, equal the picker's own."""
     from importlib.resources import files
 
     from cryosegnet_ext import read_picks

@@ -222,7 +222,7 @@ def test_mistakes_are_one_sentence(data, tmp_path, capsys, more, code, words):
 
 
 def test_finetune_keeps_the_start_weights_when_it_does_not_help(data, tmp_path, capsys):
-    """A learning rate of nothing changes nothing: what the start weights pick is not lost."""
+    """With a learning rate of almost 0 nothing changes: the picks of the start weights are not lost."""
     more = ("--diameter", 96, "--steps", 1, "--crop", 64, "--batch", 2, "--learning-rate", 1e-7, "--device", "cpu")
     assert main(arguments(data, tmp_path / "out", *more, command="finetune")) == 0
     report = json.loads((tmp_path / "out" / "training.json").read_text())

@@ -1,4 +1,4 @@
-"""Micrographs made ready, and their split."""
+"""Preparation of micrographs, and their split."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_what_is_prepared_is_not_read_again(tasks, tmp_path, monkeypatch):
     again, _ = prepare(tasks, Preparation(), tmp_path / "frames")
     assert [e.frame for e in again] == [e.frame for e in first]
     monkeypatch.undo()
-    # other labels are another task
+    # other labels are prepared anew
     moved = [
         LabelledInput(t.one, type(t.labels)(t.labels.source, t.labels.x + 1, t.labels.y), t.diameter) for t in tasks
     ]
@@ -135,7 +135,7 @@ def test_doubtful_places_are_neither(tasks, tmp_path):
     doubtful = type(example)(**{**vars(example), "x": every[::2, 0], "y": every[::2, 1], "doubtful": every[1::2]})
     (_, with_doubt), (_, plain) = (validation_crops([e], 128, 32, 0)[0] for e in (doubtful, example))
     assert set(np.unique(with_doubt)) == {0, 1, UNKNOWN}
-    # what is taught as background is background, and nothing doubtful is taught as a particle
+    # labelled background is background, and doubtful places are not labelled as particles
     assert not plain[with_doubt == 0].any()
     assert plain[with_doubt == 1].all()
 

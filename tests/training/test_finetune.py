@@ -1,4 +1,4 @@
-"""Which weights labelled validation micrographs choose; the figures that decide are made up."""
+"""Which weights are kept by labelled validation micrographs; the scores are made up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FITTED = Calibration(0.3, 0.7, -2.0)
 
 @pytest.fixture
 def judge(monkeypatch, trained):
-    """Conclude where ``fitted`` are the F1 of shares 0, 1, 0.6 and 0.3, and pickers find right picks as told."""
+    """Conclude with ``fitted`` as the F1 of shares 0, 1, 0.6 and 0.3, and pickers with the given right picks."""
 
     def conclude(untouched: float, fitted: tuple[float, ...], old: int, tuned: int, with_sam: int = 0) -> dict:
         seen = iter(range(4))

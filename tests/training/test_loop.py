@@ -63,7 +63,7 @@ def test_validation_is_written_and_its_best_weights_are_returned(tmp_path):
 
 def test_no_better_validation_ends_the_run(tmp_path):
     stuck = replace(RECIPE, learning_rate=0.0, steps=200, patience=3)
-    # the network changes by its batch norms' statistics only; freeze them too, and nothing ever becomes better
+    # the network changes by its batch norms' statistics only; with these frozen, nothing improves
     fit.fit(replace(stuck, frozen_norm=True), batch, tmp_path, validation=VALIDATION)
     assert [int(r["step"]) for r in rows(tmp_path / "validation.csv")] == [5, 10, 15, 20]
 

@@ -1,4 +1,4 @@
-"""What a training says at its end."""
+"""The summary at the end of a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blends of weights, and what is left of a fine-tuning once one of them is chosen."""
+"""Blends of weights, and the files of a fine-tuning after one of them is chosen."""
 
 from __future__ import annotations
 

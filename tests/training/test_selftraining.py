@@ -1,4 +1,4 @@
-"""Confident picks as labels, and the tests that need none."""
+"""Confident picks as labels, and the tests that need no labels."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_lost_picks_and_floods_are_refused(scene):
 
 @pytest.fixture
 def conclude(monkeypatch, trained):
-    """Conclude where the networks pick so many particles, with such an F1 on simulated micrographs, of 1000."""
+    """Conclude with networks that pick so many particles and have such an F1 (in 1/1000) on simulated micrographs."""
 
     def conclude(before, after):
         pickers = iter([before, after, after, after])

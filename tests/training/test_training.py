@@ -90,7 +90,7 @@ def test_labels_of_simulated_crops_lie_on_particles(monkeypatch):
 
 
 def test_sizes_out_of_range_carry_no_labels(monkeypatch):
-    """What lies far from the network's scale is background to it."""
+    """Particles far from the network's scale are background."""
     clear = Scene(coverage=0.4, dose=2000, clusters=0)
     monkeypatch.setattr(crops, "random_scene", lambda *args: clear)
     for size in (crops.TOO_LARGE[0], crops.TOO_SMALL[1]):
@@ -233,7 +233,7 @@ RECIPE = fit.Recipe(base_channels=2, levels=2, steps=20, learning_rate=0.05)
 
 
 def batch(step):
-    """One dark disc a plane, at a place that depends on the step alone."""
+    """One dark disc in each plane, at a place that depends on the step only."""
     rng = np.random.default_rng(step)
     images, labels = rng.normal(0, 0.2, (4, 32, 32)).astype(np.float32), np.zeros((4, 32, 32), np.uint8)
     for image, label, (x, y) in zip(images, labels, rng.integers(6, 26, (4, 2)).tolist()):

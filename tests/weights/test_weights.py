@@ -1,4 +1,4 @@
-"""Weights: names, cache, downloads from a server of the test's own, files of every kind."""
+"""Weights: names, cache, downloads from a server in the test, files of every kind."""
 
 from __future__ import annotations
 
