@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, plural
+from .readers import device, number, whole
 
 if TYPE_CHECKING:
     from ..simulation.plan import Plan, SpeciesFile
@@ -17,17 +18,17 @@ HELP = "simulate micrographs with known particles from density maps or atomic mo
 _DESCRIPTION = """Simulate micrographs with known particles.
 
 SPECIMEN is a density map (.mrc, .map) or an atomic model (.pdb, .cif; its first biological assembly), gzipped or
-not; several are mixed in the ice. Values written LOW:HIGH are drawn anew for every micrograph."""
+not; several are mixed in the ice. For a range LOW:HIGH, each micrograph has a value of its own."""
 
 _EPILOG = """written into DIR, which serves as a RELION project folder:
   micrographs/sim_00001.mrc           the micrographs
   truth/micrographs/sim_00001.star    centres, orientations, defocus and species of the particles
-  distractors/micrographs/...star     the same of species that are not to be picked
+  distractors/micrographs/...star     the same for species that are not to be picked
   micrographs.star                    RELION 3.1 table with optics group and CTF values
   specimens/NAME.mrc                  the true density at the micrographs' pixel size
-  simulation.json                     every parameter, and what each micrograph drew
+  simulation.json                     every parameter, and the values of each micrograph
 
-The same command run again goes on where it was stopped; a larger --count adds micrographs.
+The same command goes on where it was stopped; a larger --count adds micrographs.
 
 examples:
   cryosegnet simulate 3j9i.cif.gz -o sim --count 20 --pixel-size 1.2
@@ -39,23 +40,23 @@ examples:
 # option, field of the scene, default, help
 _PARTICLES = (
     ("--coverage", "coverage", "0.15:0.25", "share of the area covered by particles, 0 for none"),
-    ("--crowding", "crowding", "0.9", "least distance between particles in diameters; below 1 they touch"),
-    ("--clusters", "clusters", "0.2", "share of the particles that sit next to another one"),
+    ("--crowding", "crowding", "0.9", "least distance between particles, in diameters; below 1 they overlap"),
+    ("--clusters", "clusters", "0.2", "share of the particles that lie next to another one"),
     ("--contrast", "contrast", "0.8:1", "factor on the particles' contrast"),
 )
 _ICE = (
-    ("--ice-thickness", "ice_thickness", "0", "angstrom; spreads the particles in depth, 0 for one plane"),
-    ("--ice-wedge", "ice_wedge", "0", "relative change of the ice's thickness across the micrograph"),
-    ("--tilt", "tilt", "0", "degrees; tilted ice, so that the defocus changes across it"),
+    ("--ice-thickness", "ice_thickness", "0", "angstrom; particles lie at all depths of it, 0 for one plane"),
+    ("--ice-wedge", "ice_wedge", "0", "relative change of the thickness across the micrograph"),
+    ("--tilt", "tilt", "0", "degrees; the defocus changes across tilted ice"),
     ("--tilt-axis", "tilt_axis", "0:180", "degrees from x to y"),
-    ("--structural-noise", "structural_noise", "1", "grain of the ice relative to the usual, 0 for none"),
+    ("--structural-noise", "structural_noise", "1", "noise of the ice relative to the usual, 0 for none"),
     ("--gradient", "gradient", "0.1", "relative change of the intensity across the micrograph"),
 )
 _MICROSCOPE = (
     ("--dose", "dose", "40", "electrons per square angstrom"),
     ("--dqe", "detector_efficiency", "0.6", "share of the electrons that count"),
-    ("--mtf", "mtf", "1", "the detector's modulation transfer at half its sampling rate; 1 is perfect"),
-    ("--drift", "drift", "0", "angstrom moved during the exposure"),
+    ("--mtf", "mtf", "1", "modulation transfer of the detector at Nyquist; 1 is perfect"),
+    ("--drift", "drift", "0", "motion during the exposure, angstrom"),
 )
 _JUNK = (
     ("--carbon", "carbon", "0", "share of the frame covered by carbon from one side"),
@@ -68,11 +69,12 @@ _JUNK = (
     ("--leopard", "leopard", "0", "contrast of leopard-skin ice over the whole frame"),
     ("--gold", "gold", "0", "gold beads"),
     ("--aggregates", "aggregates", "0", "clumps of overlapping particles"),
-    ("--rings", "rings", "0", "vesicles, their membrane seen as a ring"),
+    ("--rings", "rings", "0", "vesicles, whose membranes look like rings"),
     ("--discs", "discs", "0", "empty nanodiscs or micelles"),
     ("--stripes", "stripes", "0", "black stripes"),
 )
 _SCENE = (*_PARTICLES, *_ICE, *_MICROSCOPE, *_JUNK)
+_COUNT, _SHARE = whole(1, 10**6), number(0, 1)
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +84,10 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", required=True, type=Path, help="folder for the results")
 
     add = parser.add_argument_group("how many, how large").add_argument
-    add("--count", metavar="N", type=_count, default=10, help="micrographs (default: 10)")
-    add("--shape", metavar=("NY", "NX"), type=_count, nargs=2, default=(2048, 2048), help="rows, columns (2048 2048)")
+    add("--count", metavar="N", type=_COUNT, default=10, help="micrographs (default: 10)")
+    add("--shape", metavar=("NY", "NX"), type=_COUNT, nargs=2, default=(2048, 2048), help="rows, columns (2048 2048)")
     add("--pixel-size", metavar="A", type=_number, default=1.5, help="angstrom per pixel (default: 1.5)")
-    add("--seed", metavar="N", type=_seed, default=0, help="the same seed gives the same files (default: 0)")
+    add("--seed", metavar="N", type=whole(0, 2**63), default=0, help="the same seed gives the same files (default: 0)")
 
     particles = parser.add_argument_group("particles")
     particles.add_argument("--share", metavar="S,S,...", type=_shares, help="how often each SPECIMEN occurs (equally)")
@@ -93,34 +95,36 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "--distractor", metavar="SPECIMEN", action="append", default=[], help="a species that is not to be picked"
     )
     particles.add_argument(
-        "--assembly", metavar="NAME", help="which biological assembly of atomic models, none for the atoms as they are"
+        "--assembly", metavar="NAME", help="biological assembly of atomic models; none for the atoms of the file"
     )
-    particles.add_argument("--empty", metavar="S", type=_share, default=0.0, help="share of micrographs without any")
+    particles.add_argument(
+        "--empty", metavar="S", type=_SHARE, default=0.0, help="share of micrographs without particles"
+    )
     _add_ranges(particles, _PARTICLES)
     _add_ranges(parser.add_argument_group("ice"), _ICE)
 
     microscope = parser.add_argument_group("microscope and detector")
     add = microscope.add_argument
-    add("--voltage", metavar="KV", type=_number, default=300.0, help="kilovolt (default: 300)")
+    add("--voltage", metavar="KV", type=_number, default=300.0, help="kilovolts (default: 300)")
     add("--cs", metavar="MM", type=_number, default=2.7, help="spherical aberration (default: 2.7)")
     add("--amplitude-contrast", metavar="F", type=_number, default=0.1, help="fraction (default: 0.1)")
-    add("--defocus", metavar="UM", type=_range, default="1:2.5", help="micrometre of underfocus (default: 1:2.5)")
+    add("--defocus", metavar="UM", type=_range, default="1:2.5", help="micrometres of underfocus (default: 1:2.5)")
     add("--astigmatism", metavar="A", type=_number, default=400.0, help="largest, angstrom (default: 400)")
     add("--b-factor", metavar="A2", type=_number, default=60.0, help="envelope exp(-B s^2 / 4) (default: 60)")
     _add_ranges(microscope, _MICROSCOPE)
 
-    junk = parser.add_argument_group("what is no particle (each 0, or LOW:HIGH)")
-    junk.add_argument("--junk-share", metavar="S", type=_share, default=1.0, help="share of micrographs with it (1)")
+    junk = parser.add_argument_group("junk (0 for none, or LOW:HIGH)")
+    junk.add_argument("--junk-share", metavar="S", type=_SHARE, default=1.0, help="share of micrographs with junk (1)")
     _add_ranges(junk, _JUNK)
 
     add = parser.add_argument_group("running").add_argument
-    add("--device", metavar="D", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--workers", metavar="N", type=_count, default=1, help="processes (default: 1)")
-    add("--overwrite", action="store_true", help="remove what an earlier run into DIR made")
+    add("--device", metavar="D", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--workers", metavar="N", type=_COUNT, default=1, help="processes (default: 1)")
+    add("--overwrite", action="store_true", help="remove what an earlier run made in DIR, and begin anew")
     add("--quiet", action="store_true", help="no progress; errors only")
 
 
-def _add_ranges(group: argparse._ArgumentGroup, options: tuple[tuple[str, str, str, str], ...]) -> None:
+def _add_ranges(group: Any, options: tuple[tuple[str, str, str, str], ...]) -> None:
     for option, name, default, text in options:
         group.add_argument(
             option, dest=name, metavar="V", type=_range, default=default, help=f"{text} (default: {default})"
@@ -128,21 +132,23 @@ def _add_ranges(group: argparse._ArgumentGroup, options: tuple[tuple[str, str, s
 
 
 def main(args: argparse.Namespace) -> int:
-    """Simulate; 0 when all micrographs are there."""
+    """Simulate; returns 0."""
     plan = _plan(args)
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
-    from ..simulation.dataset import run
+    from ..simulation.dataset import simulate
 
-    made = run(plan, args.output, args.count, args.workers, args.overwrite)
+    made = simulate(plan, args.output, args.count, args.workers, args.overwrite)
     if not args.quiet:
         before = f", {args.count - made} were there before" if made < args.count else ""
-        print(f"{made} micrographs made{before}; {plan.shape[1]} x {plan.shape[0]} pixels of {plan.pixel_size:g} A")
+        size = f"{plan.shape[1]} x {plan.shape[0]} pixels of {plan.pixel_size:g} A"
+        print(f"{plural(made, 'micrograph')} made{before}; {size}")
         print(f"micrographs: {args.output / 'micrographs.star'}\ntruth:       {args.output / 'truth'}")
     return 0
 
 
 def _plan(args: argparse.Namespace) -> Plan:
+    from ..picking.on_device import choose_device
     from ..simulation.plan import Plan
 
     if args.distractor and any(name in args.specimen for name in args.distractor):
@@ -162,7 +168,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         junk_share=args.junk_share,
         empty_share=args.empty,
         assembly=args.assembly,
-        device=_device(args.device),
+        device=str(choose_device(args.device)),
     )
 
 
@@ -181,7 +187,7 @@ def _species(args: argparse.Namespace) -> tuple[SpeciesFile, ...]:
 
 
 def _free_name(file: str, taken: set[str]) -> str:
-    """The file's name without its suffixes, numbered where it is ``taken``; files of some systems know no capitals."""
+    """The file's name without its suffixes, with a number if ``taken``; some file systems ignore case."""
     stem = "_".join(Path(file).name.split(".")[0].split()) or "specimen"
     name, number = stem, 1
     while name.casefold() in taken:
@@ -191,52 +197,20 @@ def _free_name(file: str, taken: set[str]) -> str:
     return name
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not name.startswith("cuda"):
-        raise UsageError(f"--device {name} is not known; choose auto, cpu or cuda")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: torch finds no CUDA device here; leave it out or choose cpu")
-    return name
-
-
-def _number(text: str) -> float:
+def _number(given: str) -> float:
     try:
-        number = float(text)
+        number = float(given)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is not a number")
+        raise argparse.ArgumentTypeError(f"must be a number (got {given})")
     return number
 
 
-def _range(text: str) -> tuple[float, float]:
-    low, colon, high = text.partition(":")
+def _range(given: str) -> tuple[float, float]:
+    low, colon, high = given.partition(":")
     return _number(low), _number(high if colon else low)
 
 
-def _share(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return number
-
-
-def _shares(text: str) -> list[float]:
-    return [_number(part) for part in text.split(",")]
-
-
-def _count(text: str) -> int:
-    number = _seed(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above zero")
-    return number
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
-    return int(text)
+def _shares(given: str) -> list[float]:
+    return [_number(part) for part in given.split(",")]

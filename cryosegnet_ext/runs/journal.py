@@ -1,7 +1,7 @@
-"""The journal of a batch: what is finished, in a file that only ever grows, so that a killed run can go on.
+"""The journal of a run: which micrographs are finished, in a file that only grows, so that a killed run can go on.
 
 ``OUT/.cryosegnet/journal.jsonl`` holds one JSON object a line: the settings first, then the dataset's diameter and one
-record for each finished or failed micrograph. Where a micrograph has several records the last one counts. A micrograph
+record for each finished or failed micrograph. If a micrograph has several records, the last one counts. A micrograph
 that was found again at another path has a line that says so.
 """
 
@@ -79,17 +79,17 @@ class Journal:
     Parameters
     ----------
     output
-        The output folder; it is made where it is missing.
+        The output folder; it is made if it is missing.
     settings
-        Everything that changes picks, as JSON-able values; they must be those of the journal that is there.
+        Everything that changes picks, as values for JSON.
     overwrite
-        Forget an earlier run: its files are removed and the journal starts anew.
+        Remove the files of an earlier run and begin a new journal.
 
     Raises
     ------
     CryoSegNetError
-        The folder cannot be written, another process works in it, it was made with other settings, or it holds picks of
-        unknown origin.
+        The folder cannot be written, another process works in it, it holds picks of other settings, or picks without a
+        journal.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, object], overwrite: bool = False) -> None:
@@ -99,11 +99,11 @@ class Journal:
         self.settings = plain(settings)
         self.records: dict[str, Record] = {}
         self.diameter: Diameter | None = None
-        #: the dataset's diameter was estimated, be it without a result
+        #: The diameter was estimated, perhaps without a result.
         self.has_diameter = False
-        #: every output that any run into this folder wrote, also in formats that later runs left out
+        #: Every file that any run into this folder wrote, also in formats that later runs left out.
         self._written: set[str] = set()
-        #: name, size and time of change of a file -> keys of the records of such files; made when it is asked for
+        #: Name, size and time of change of a file -> keys of the records of such files; made when needed.
         self._by_file: dict[tuple[str, int, int], dict[str, None]] | None = None
         self._file: Any = None
         self._lock = contextlib.ExitStack()
@@ -123,7 +123,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let the next process in."""
+        """Close the file and release the lock."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -131,7 +131,7 @@ class Journal:
         self._lock.close()
 
     def add(self, record: Record) -> None:
-        """Append the record of one micrograph; raises OSError where the disk is full."""
+        """Append the record of one micrograph; raises OSError if the disk is full."""
         entry = {name: value for name, value in asdict(record).items() if value is not None}
         self._append({"record": "micrograph", **entry})
         self.records[record.key] = record
@@ -139,22 +139,22 @@ class Journal:
             self._by_file.setdefault(_file_of(record), {})[record.key] = None
 
     def adopt(self, one: Input, listed: Container[str] = ()) -> str | None:
-        """Know a micrograph again that was moved, or is reached by another path, since it was picked.
+        """Recognise a micrograph that has another path since it was picked: moved, or on another mount point.
 
-        It is the same where its file's name, size and time of change are, and its old path leads nowhere else now. It
-        keeps its record and with that its stem; as a new one it would get pick files beside those that it has.
+        It is the same micrograph if the name, size and time of change of its file are the same, and its old path leads
+        to no other file now. It keeps its record and its stem; as a new one it would get a second set of pick files.
 
         Parameters
         ----------
         one
             A micrograph.
         listed
-            Keys of micrographs that stay what they are.
+            Keys of micrographs that keep their own records.
 
         Returns
         -------
         str or None
-            The key that it had; None where it is known by its own, or not at all.
+            The key that it had; None if it has a record of its own, or none at all.
 
         Raises
         ------
@@ -179,7 +179,7 @@ class Journal:
         return old[0]
 
     def set_diameter(self, diameter: Diameter | None) -> None:
-        """Append the dataset's diameter; None: it could not be determined."""
+        """Append the diameter of the dataset; None if it could not be determined."""
         entry = {"diameter": None, "in_angstrom": None} if diameter is None else diameter.as_json()
         self._append({"record": "diameter", **entry})
         self.diameter, self.has_diameter = diameter, True
@@ -189,7 +189,7 @@ class Journal:
         return {key: record.stem for key, record in self.records.items()}
 
     def _append(self, entry: Mapping[str, object]) -> None:
-        # One write of one whole line: a reader, or a run after a kill, sees the line or at most a torn last one.
+        # One write for a whole line: a reader, or a run after a kill, finds at most the last line cut off.
         line = json.dumps(entry).encode() + b"\n"
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -222,7 +222,7 @@ class Journal:
             self._append({"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings})
 
     def _read(self) -> dict[str, object] | None:
-        """Take in what the file says and cut off a torn last line; the settings, None where there is nothing yet."""
+        """Read the file, and remove a last line that was cut off; the settings, None if nothing was written yet."""
         known: dict[str, object] | None = None
         whole = 0
         try:
@@ -250,13 +250,13 @@ class Journal:
         return known
 
     def _remove_outputs(self) -> None:
-        # The journal is a file that anybody may have written: nothing else is removed because it says so.
+        # Anybody may have edited the journal: no other files are removed, whatever it says.
         remove(self.output, (name for name in sorted(self._written) if Path(name).parts[:1] in _REMOVABLE))
         shutil.rmtree(self.folder / CANDIDATES_FOLDER, ignore_errors=True)
 
 
 def read_settings(output: str | Path) -> dict[str, object] | None:
-    """The settings that an output folder was picked with; None where nothing was picked into it yet."""
+    """The settings of the run in an output folder; None without a run."""
     path = Path(output) / STATE_FOLDER / "journal.jsonl"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError), open(path, "rb") as file:
         return dict(json.loads(file.readline())["settings"])
@@ -264,7 +264,7 @@ def read_settings(output: str | Path) -> dict[str, object] | None:
 
 
 def read_records(output: str | Path) -> dict[str, Record]:
-    """The last record of each micrograph of an output folder, by its key, in the order in which they came first."""
+    """The last record of each micrograph of an output folder, by its key, in the order of the first records."""
     records: dict[str, Record] = {}
     with contextlib.suppress(OSError), open(Path(output) / STATE_FOLDER / "journal.jsonl", "rb") as file:
         for line in file:
@@ -274,7 +274,7 @@ def read_records(output: str | Path) -> dict[str, Record]:
 
 
 def _replay(entry: Mapping[str, Any], records: dict[str, Record]) -> None:
-    """Do to the records what a line of the journal says."""
+    """Apply a line of the journal to the records."""
     if entry.get("record") == "micrograph":
         record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
         records[record.key] = record
@@ -288,7 +288,7 @@ def _file_of(record: Record) -> tuple[str, int, int]:
 
 
 def _is_another(key: str, one: Input) -> bool:
-    """Whether there is a file at an old path that is not the micrograph's."""
+    """Whether the old path leads to another file than the micrograph's."""
     try:
         return not os.path.samefile(key, one.path)
     except (OSError, ValueError):

@@ -19,14 +19,14 @@ WIDEST = 3000.0
 def model_density(
     path: Path, voxel_size: float, resolution: float | None, assembly: str | None
 ) -> tuple[NDArray[np.float32], str]:
-    """Density (nz, ny, nx) of an atomic model, as `specimens.read_specimen` describes it, and what was built of it.
+    """Density (nz, ny, nx) of an atomic model, as in `specimens.read_specimen`, and which atoms it has.
 
     Raises
     ------
     CryoSegNetError
         gemmi is not installed.
     ValueError, RuntimeError, OSError, EOFError, zlib.error
-        The file cannot be read, or holds no atoms that count.
+        The file cannot be read, or holds no atoms but water.
     """
     try:
         import gemmi
@@ -46,13 +46,13 @@ def model_density(
     structure.remove_waters()
     atoms = [site.atom for site in structure[0].all()]
     if not atoms:
-        raise ValueError("it holds no atoms, waters apart")
+        raise ValueError("it holds no atoms but water")
     positions = np.array([(atom.pos.x, atom.pos.y, atom.pos.z) for atom in atoms], np.float32)
     if not np.isfinite(positions).all():
-        raise ValueError("it has atoms whose coordinates are no numbers")
+        raise ValueError("it has atoms whose coordinates are not finite")
     extent = float(np.ptp(positions, axis=0).max())
     if extent > WIDEST:
-        raise ValueError(f"its atoms lie {extent:.0f} angstrom apart, which is no particle")
+        raise ValueError(f"its atoms lie {extent:.0f} angstrom apart, too far for a particle")
     if resolution is not None:
         return _scattering_density(structure, voxel_size, resolution), built
     weights = np.array([_forward_scattering(atom.element.name) * atom.occ for atom in atoms], np.float32)
@@ -70,7 +70,7 @@ def model_density(
 
 
 def _build(structure: Any, assembly: str | None) -> str:
-    """Make a gemmi structure its first assembly, or the one of that name; "none" leaves it. Says what was done."""
+    """Turn a gemmi structure into its first assembly, or the one of that name ("none": not at all); what was done."""
     import gemmi
 
     names = [one.name for one in structure.assemblies]
@@ -80,7 +80,7 @@ def _build(structure: Any, assembly: str | None) -> str:
         return "the file names no biological assembly, so its atoms are taken as they are"
     name = names[0] if assembly is None else assembly
     if name not in names:
-        raise ValueError(f"it has no assembly {name}, but {', '.join(names) or 'none at all'}")
+        raise ValueError(f"it has no assembly {name} (it has {', '.join(names) or 'none'})")
     copies = max((len(one.operators) for one in structure.assemblies[names.index(name)].generators), default=1)
     structure.transform_to_assembly(name, gemmi.HowToNameCopiedChain.Dup)
     return f"biological assembly {name} of {len(names)} in the file, {copies} {'copies' if copies > 1 else 'copy'}"
@@ -95,7 +95,7 @@ def _forward_scattering(element: str) -> float:
 
 
 def _scattering_density(structure: Any, voxel_size: float, resolution: float) -> NDArray[np.float32]:
-    """Potential (nz, ny, nx), arbitrary scale, of a gemmi structure, each atom by its own scattering factor."""
+    """Potential (nz, ny, nx) of a gemmi structure from the scattering factors of its atoms, at an arbitrary scale."""
     import gemmi
 
     model = structure[0]

@@ -1,8 +1,8 @@
-"""Contamination and bad ice: droplets, crystals, leopard-skin ice, films and foil edges; none of them is a particle.
+"""Contamination and bad ice: droplets, crystals, leopard-skin ice, films and edges of foils.
 
 Every function adds to the same three planes, all (ny, nx): ``phase`` (radian), ``absorption`` (factor on the
-intensity, above 1 where electrons scattered elsewhere arrive) and ``junk`` (where no particle counts). ``d`` is a
-typical particle diameter in pixels, which sets the sizes: what spoils picking is what looks like a particle.
+intensity, above 1 where electrons arrive that were scattered elsewhere) and ``junk`` (where no particle counts). ``d``
+is a typical particle diameter in pixels and sets the sizes, since contamination of that size is the most harmful.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ICE_SPACINGS = (3.90, 3.67, 3.44, 2.67, 2.25)
 
 @dataclass(frozen=True)
 class Background:
-    """What is in the frame beside particles: phase (radian), absorption factor, mask of junk; all (ny, nx)."""
+    """Everything but the particles: phase (radian), absorption factor, mask of junk; all (ny, nx)."""
 
     phase: Image
     absorption: Image
@@ -33,7 +33,7 @@ class Background:
 def add_droplets(planes: Background, count: int, d: float, rng: np.random.Generator) -> None:
     """``count`` groups of ethane or ice droplets of 0.3 to 10 particle diameters, single, touching or fused.
 
-    Droplets of one micrograph resemble each other in size, as they came at one time; many are faint.
+    The droplets of a micrograph have similar sizes, as they came at the same time; many are faint.
     """
     ny, nx = planes.phase.shape
     usual = d * float(np.exp(rng.uniform(np.log(0.5), np.log(4))))
@@ -51,10 +51,10 @@ def add_droplets(planes: Background, count: int, d: float, rng: np.random.Genera
         turn, stretch = rng.uniform(0, np.pi), rng.uniform(0.7, 1)
         u = xx * np.cos(turn) + yy * np.sin(turn)
         v = (-xx * np.sin(turn) + yy * np.cos(turn)) / stretch
-        neck = float(radius.min()) * rng.uniform(0.05, 0.45)  # how far touching droplets have flowed together
+        neck = float(radius.min()) * rng.uniform(0.05, 0.45)  # how much touching droplets have fused
         depth = neck * np.logaddexp.reduce([(r - np.hypot(u - a, v - b)) / neck for r, a, b in zip(radius, x, y)])
         rough = rng.choice([0.0, 0.0, 0.05, 0.15]) * radius.min() * smooth_noise(xx.shape, float(radius.min()), rng)
-        depth += rough * (depth > -0.4 * radius.min())  # not far outside, where noise alone would make more of them
+        depth += rough * (depth > -0.4 * radius.min())  # not far outside, where the noise alone would make droplets
         edge = max(radius.min() * rng.uniform(0.08, 0.5), 1.0)
         thickness = np.sqrt(np.clip(depth / edge, 0, 1)).astype(np.float32)
         strength = strongest * float(rng.choice([1.0, rng.uniform(0.1, 1), rng.uniform(0.05, 0.3)]))
@@ -66,7 +66,7 @@ def add_droplets(planes: Background, count: int, d: float, rng: np.random.Genera
 def add_crystals(planes: Background, count: int, d: float, pixel_size: float, rng: np.random.Generator) -> None:
     """``count`` ice crystals: dark polygons with sharp edges, bend contours and lattice fringes, or dark mottled lumps.
 
-    What a crystal diffracts can arrive beside it, as a bright ghost.
+    The electrons that a crystal diffracts can arrive beside it, as a bright ghost.
     """
     ny, nx = planes.phase.shape
     for _ in range(count):
@@ -94,7 +94,7 @@ def add_crystals(planes: Background, count: int, d: float, pixel_size: float, rn
 
 
 def add_leopard(planes: Background, contrast: float, d: float, rng: np.random.Generator) -> None:
-    """Leopard-skin ice over the whole frame: cells a particle or so across, with dark seams and darker spots."""
+    """Leopard-skin ice over the whole frame: cells of about a particle's size, with dark seams and darker spots."""
     shape = planes.phase.shape
     cell = d * float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
     gaps, index, count, step = _cells(shape, cell, rng)
@@ -114,9 +114,9 @@ def add_leopard(planes: Background, contrast: float, d: float, rng: np.random.Ge
 
 
 def add_crystalline(planes: Background, contrast: float, d: float, pixel_size: float, rng: np.random.Generator) -> None:
-    """Ice that has crystallised over the whole frame: mottled grains, dark where they diffract, with their lattices.
+    """Ice that has crystallised over the whole frame: mottled grains with their lattices, dark where they diffract.
 
-    A lattice shows as spots in the power spectrum where the pixels are fine enough for it.
+    A lattice makes spots in the power spectrum if the pixels are small enough for it.
     """
     shape = planes.phase.shape
     grain = d * float(np.exp(rng.uniform(np.log(0.3), np.log(1.5))))
@@ -143,9 +143,9 @@ def add_crystalline(planes: Background, contrast: float, d: float, pixel_size: f
 
 
 def add_film(planes: Background, contrast: float, pixel_size: float, rng: np.random.Generator) -> None:
-    """A support film (amorphous carbon, graphene) under the whole ice: grain, patches and a few folds.
+    """A support film (amorphous carbon, graphene) under all the ice: grain, patches and a few folds.
 
-    Particles on it count; on a fold they do not.
+    Particles on the film count, those on a fold do not.
     """
     shape = planes.phase.shape
     grain = rng.standard_normal(shape, np.float32) * np.float32(0.12 / np.sqrt(pixel_size))
@@ -181,7 +181,7 @@ def add_foil(planes: Background, share: float, d: float, pixel_size: float, rng:
 
 
 def add_patch(planes: Background, x0: int, y0: int, phase: Image, absorption: Image, junk: NDArray[np.bool_]) -> None:
-    """Add a patch whose first pixel lies at (x0, y0), as far as it lies inside."""
+    """Add the part of a patch that lies inside the frame; its first pixel is at (x0, y0)."""
     ny, nx = planes.phase.shape
     ax, ay, bx, by = max(x0, 0), max(y0, 0), min(x0 + phase.shape[1], nx), min(y0 + phase.shape[0], ny)
     if ax >= bx or ay >= by:
@@ -197,9 +197,9 @@ def _cells(
 ) -> tuple[NDArray[np.float64], NDArray[np.intp], int, int]:
     """Irregular cells about ``cell`` pixels across over a frame of ``shape``, on a grid of every ``step`` pixels.
 
-    Distances (ny, nx, 2) to the two nearest seeds in steps, which cell it is (ny, nx), how many there are, the step.
+    Distances (ny, nx, 2) to the two nearest seeds in steps, index of the cell (ny, nx), number of cells, the step.
     """
-    step = max(int(cell / 16), 1)  # cells are smooth at this scale, and neighbours are slow to look up
+    step = max(int(cell / 16), 1)  # cells are smooth at this scale, and the search for neighbours is slow
     ny, nx = -(-shape[0] // step) + 2, -(-shape[1] // step) + 2
     side = cell / step
     seeds = rng.uniform((-side, -side), (ny + side, nx + side), (max(int(ny * nx / side**2), 4), 2))
@@ -210,7 +210,7 @@ def _cells(
 
 
 def _polygon(shape: tuple[int, int], size: float, rng: np.random.Generator) -> Image:
-    """A convex polygon of 4 to 7 corners, about ``size`` across, 1 inside; its edge is a pixel wide."""
+    """A convex polygon of 4 to 7 corners, about ``size`` pixels across: 1 inside, with an edge a pixel wide."""
     corners = int(rng.integers(4, 8))
     angle = np.sort((np.arange(corners) + rng.uniform(-0.25, 0.25, corners)) * 2 * np.pi / corners)
     long, wide = size / 2, size / 2 * rng.uniform(0.35, 1)
@@ -224,7 +224,7 @@ def _polygon(shape: tuple[int, int], size: float, rng: np.random.Generator) -> I
 
 
 def _lump(shape: tuple[int, int], size: float, rng: np.random.Generator) -> Image:
-    """A dark spot without an edge, mottled, about ``size`` across, 0 to 1."""
+    """A mottled spot without an edge, about ``size`` pixels across, from 0 to 1."""
     yy, xx = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     turn, stretch = rng.uniform(0, np.pi), rng.uniform(0.5, 1)
     u, v = xx - shape[1] // 2, yy - shape[0] // 2
@@ -235,7 +235,7 @@ def _lump(shape: tuple[int, int], size: float, rng: np.random.Generator) -> Imag
 
 
 def _lattice(xx: Image, yy: Image, pixel_size: float, rng: np.random.Generator) -> Image:
-    """Fringes of one to three lattice planes; what the pixels cannot show appears as wider moire fringes."""
+    """Fringes of one to three lattice planes; spacings below the pixel size appear as wider moire fringes."""
     fringes = np.zeros_like(xx)
     first = rng.uniform(0, np.pi)
     spacing = float(rng.choice(ICE_SPACINGS)) / pixel_size
@@ -248,7 +248,7 @@ def _lattice(xx: Image, yy: Image, pixel_size: float, rng: np.random.Generator) 
 
 
 def _line(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]:
-    """Points (n, 1, 2), as x and y, of a bent line across the frame."""
+    """Points (n, 1, 2) of a bent line across the frame, as x and y."""
     ny, nx = shape
     angle = rng.uniform(0, np.pi)
     t = np.linspace(-1, 1, 40) * np.hypot(nx, ny) / 2

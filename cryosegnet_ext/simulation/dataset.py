@@ -1,4 +1,4 @@
-"""A whole set of simulated micrographs on disk: once each, over several processes, going on where it was stopped."""
+"""A set of simulated micrographs on disk: made by several processes; a later run goes on where one was stopped."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from .specimens import MODEL_SUFFIXES, Specimen, make_specimen, read_specimen
 
 log = logging.getLogger(__name__)
 
-# Views of a species on one micrograph; each occurs in eight turned and mirrored orientations.
+# Views of a species on a micrograph; each occurs in eight turned and mirrored orientations.
 FEWEST_VIEWS, MOST_VIEWS = 16, 256
-# A finer sampling of the density than this share of its extent would not fit in memory once padded.
+# Voxels along a side of a density; a padded larger one would not fit in memory.
 MOST_VOXELS = 224
-# Sampling and detail of the densities of atomic models, angstrom, however small the pixels.
+# Finest sampling and detail of the densities of atomic models, angstrom.
 FINEST_VOXEL, FINEST_DETAIL = 1.0, 3.0
-# Particles cover less than asked for by this factor: some of it is those which reach in from outside the frame.
+# Particles always cover less than --coverage, by this factor, as some lie partly outside the frame.
 FEW = 0.85
 
 
 def load_specimens(plan: Plan) -> list[Specimen]:
-    """The plan's specimens, each sampled about as finely as the micrographs."""
+    """The specimens of a plan, each sampled about as finely as the micrographs."""
     found = []
     for species in plan.species:
         voxel = max(plan.pixel_size, FINEST_VOXEL)
@@ -68,7 +68,7 @@ def load_specimens(plan: Plan) -> list[Specimen]:
 
 
 class Simulator:
-    """Makes the micrographs of one plan; holds the specimens' Fourier transforms."""
+    """Makes the micrographs of a plan; holds the Fourier transforms of the specimens."""
 
     def __init__(self, plan: Plan, output: Path) -> None:
         self.plan, self.output = plan, output
@@ -76,7 +76,7 @@ class Simulator:
         self._projectors = [SliceProjector(s, plan.pixel_size, plan.device) for s in self.specimens]
 
     def stacks(self, scene: Scene, seed: int) -> list[ProjectionStack]:
-        """Fresh projections, about as many as the micrograph takes."""
+        """New projections, about as many as the micrograph needs."""
         rng = np.random.default_rng([seed, 2])
         ny, nx = self.plan.shape
         stacks = []
@@ -99,7 +99,7 @@ class Simulator:
         return stacks
 
     def make(self, index: int) -> float:
-        """Simulate and write micrograph ``index`` (from 0); seconds it took. The micrograph itself is written last."""
+        """Simulate and write micrograph ``index`` (from 0), the image last; the seconds that it took."""
         start = time.monotonic()
         plan, seed = self.plan, self.plan.micrograph_seed(index)
         scene = plan.scene(index)
@@ -116,20 +116,20 @@ class Simulator:
         return time.monotonic() - start
 
 
-def run(
+def simulate(
     plan: Plan,
     output: Path,
     count: int,
     workers: int = 1,
     overwrite: bool = False,
 ) -> int:
-    """Write ``count`` micrographs and all tables into ``output``; returns how many were made now.
+    """Write ``count`` micrographs and all tables into ``output``; the number of micrographs that this run made.
 
     Raises
     ------
     CryoSegNetError
-        The plan makes no sense, a specimen cannot be read, the folder holds a simulation of another plan, or a file
-        cannot be written.
+        The plan is wrong, a specimen cannot be read, the folder holds a simulation of another plan, or a file cannot be
+        written.
     """
     check_plan(plan)
     record = new_record(plan)
@@ -140,7 +140,7 @@ def run(
 
 
 def _simulate(simulator: Simulator, count: int, workers: int, record: dict[str, Any]) -> int:
-    """Write what is missing of a folder that is ours; the number of micrographs that were made."""
+    """Write the micrographs that are missing, and all tables; the number of micrographs that were made."""
     plan, output = simulator.plan, simulator.output
     for specimen in simulator.specimens:
         if specimen.remark:
@@ -210,7 +210,7 @@ def _make(index: int) -> float:
 
 
 def _write_specimen(output: Path, specimen: Specimen, projector: SliceProjector) -> None:
-    """The true density at the micrographs' pixel size in an even box, centred as RELION centres: for comparison."""
+    """The true density at the pixel size of the micrographs, in an even box with RELION's centre: for comparison."""
     side = projector.side + 1
     step = projector.pixel_size / specimen.voxel_size
     n = len(specimen.density)

@@ -1,4 +1,4 @@
-"""From intensity to counted electrons: dose noise, the detector's response, dead rows and columns."""
+"""From intensity to counted electrons: noise of the dose, response of the detector, dead rows and columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import fft
 from .scene import Scene
 from .textures import Image
 
-# Electrons that count in a pixel of empty ice: with fewer, a Gaussian would have counts below zero (0.1 % here).
+# Counted electrons in a pixel of empty ice. With fewer, a Gaussian would give counts below zero (0.1 % here).
 FEW_ELECTRONS = 10.0
 
 
@@ -21,9 +21,9 @@ def modulation_transfer(frequency: NDArray[np.floating], at_nyquist: float) -> N
 def detect(intensity: Image, scene: Scene, pixel_size: float, rng: np.random.Generator) -> Image:
     """Electrons counted in each pixel (ny, nx) at relative ``intensity``, with their noise.
 
-    The noise is Gaussian where `FEW_ELECTRONS` or more count in a pixel, else Poisson: whole electrons, over the share
-    that counts, so that the mean is the dose. Behind a detector with a modulation transfer M, the
-    power of the noise falls by (1 + M^2) / 2, less than that of the signal, so that the quantum efficiency falls too.
+    With `FEW_ELECTRONS` or more in a pixel the noise is Gaussian. With fewer it is Poisson: whole electrons, divided by
+    the share that counts, so that the mean is the dose. With a modulation transfer M the power of the noise falls by
+    (1 + M^2) / 2. That of the signal falls by more, so that the quantum efficiency falls too.
     """
     electrons = np.maximum(intensity, 0.01) * np.float32(scene.dose * pixel_size**2)
     efficiency = np.float32(scene.detector_efficiency)

@@ -1,4 +1,4 @@
-"""The folder of a simulation: names of its files, whose it is, and what an earlier run left in it."""
+"""The folder of a simulation: names of its files, its record, and what an earlier run left there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .plan import Plan, file_digest
 log = logging.getLogger(__name__)
 
 RECORD = "simulation.json"
-# What a run makes that another one would not make anew, by folder; nothing else may be removed.
+# Files that --overwrite removes, by folder, since another run might not write them again. No others are removed.
 _OURS = {
     "micrographs": re.compile(r"sim_(\d{5,})\.mrc"),
     "truth/micrographs": re.compile(r"sim_(\d{5,})\.star"),
@@ -29,7 +29,7 @@ _OURS = {
 
 
 def micrograph_name(index: int) -> str:
-    """Path below the output folder; it is RELION's name of the micrograph, with the folder as project."""
+    """Path of a micrograph below the output folder, and its name in RELION with that folder as project."""
     return f"micrographs/sim_{index + 1:05d}.mrc"
 
 
@@ -39,7 +39,7 @@ def truth_name(index: int, folder: str = "truth") -> str:
 
 
 def new_record(plan: Plan) -> dict[str, Any]:
-    """What is written before the first micrograph: who makes it from what."""
+    """The record that is written before the first micrograph: program, specimens and plan."""
     return {
         "version": __version__,
         "files": [str(species.path) for species in plan.species],
@@ -70,7 +70,7 @@ def check_folder(output: Path, record: dict[str, Any], overwrite: bool) -> bool:
 def claimed(output: Path, record: dict[str, Any], overwrite: bool) -> Iterator[None]:
     """A block in which a run works in the folder.
 
-    The record is written before any micrograph. ``overwrite`` removes what an earlier run made, and nothing else, since
+    The record is written before any micrograph. ``overwrite`` removes the files of an earlier run and no others, since
     RELION may have worked in the folder.
 
     Raises
@@ -97,13 +97,13 @@ def claimed(output: Path, record: dict[str, Any], overwrite: bool) -> Iterator[N
 
 
 def _ours(output: Path) -> Iterator[str]:
-    """What an earlier run made and another one would not make anew, by paths below the folder."""
+    """Files that an earlier run made, and that ``overwrite`` removes; paths below the folder."""
     for folder, name in _OURS.items():
         yield from (f"{folder}/{path.name}" for path in (output / folder).glob("*.*") if name.fullmatch(path.name))
 
 
 def micrographs_in(output: Path) -> list[int]:
-    """Indices, from 0, of the micrographs that are there."""
+    """Indices of the micrographs that are there, from 0."""
     found = (_OURS["micrographs"].fullmatch(path.name) for path in (output / "micrographs").glob("*.mrc"))
     return sorted(int(match[1]) - 1 for match in found if match)
 
@@ -117,7 +117,7 @@ def _before(output: Path) -> dict[str, Any]:
 
 
 def _decisive(record: dict[str, Any]) -> dict[str, object]:
-    """What decides how the micrographs look; the rest of a record is for information."""
+    """The settings that change the micrographs; the rest of a record is for information."""
     plan = record.get("plan")
     plan = dict(plan) if isinstance(plan, dict) else {}
     ranges = plan.pop("ranges", None)

@@ -1,4 +1,4 @@
-"""Everything in the frame that is no particle."""
+"""Everything in the frame that is not a particle."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def make_junk(
     rng: np.random.Generator,
     more: np.random.Generator,
 ) -> Background:
-    """Phase, absorption and mask (each ny, nx) of everything in the frame that is no particle.
+    """Phase, absorption and mask (each ny, nx) of everything in the frame that is not a particle.
 
-    ``typical`` is a particle's diameter in angstrom. The older ingredients draw from ``rng`` and the newer ones from
-    ``more``, so that a seed's micrographs stay what they were while the newer ones are off.
+    ``typical`` is the diameter of a particle, angstrom. The older ingredients draw from ``rng`` and the newer ones from
+    ``more``: without newer ingredients a seed still gives the same micrograph as before they existed.
     """
     phase = np.zeros(shape, np.float32)
     absorption = np.ones(shape, np.float32)
@@ -80,7 +80,7 @@ def make_junk(
 
 
 def _blob(shape: tuple[int, int], size: float, rng: np.random.Generator) -> tuple[tuple[slice, slice] | None, Image]:
-    """An irregular, sharp-edged lump about ``size`` pixels across; window and thickness 0..1."""
+    """An irregular lump with a sharp edge, about ``size`` pixels across; its window, and its thickness from 0 to 1."""
     n = int(size * 1.8) | 1
     x0, y0 = int(rng.uniform(-n / 2, shape[1] - n / 2)), int(rng.uniform(-n / 2, shape[0] - n / 2))
     ax, ay, bx, by = max(x0, 0), max(y0, 0), min(x0 + n, shape[1]), min(y0 + n, shape[0])

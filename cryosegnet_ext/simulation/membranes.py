@@ -1,4 +1,4 @@
-"""Lipid bilayers: empty nanodiscs and micelles seen from any side, and vesicles."""
+"""Lipid bilayers: empty nanodiscs and micelles from any side, and vesicles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .textures import Image
 # the tails between them; angstrom. Volt above ice by composition (a phosphatidylcholine of 64 square angstrom, scaled
 # as protein is scaled to CONTRAST_VOLT): heads with the water between them, and tails.
 HEAD_WIDTH, HEADS_APART, HEAD_VOLT, TAIL_VOLT = 6.0, 34.0, 2.0, 0.9
-# Membrane hides a particle where it stands out by more than this share of what a particle does.
+# A membrane hides a particle where its contrast is more than this share of a particle's.
 HIDING_SHARE = 0.25
 
 
@@ -32,11 +32,11 @@ def add_disc(
     """Add one flat piece of bilayer, 70 to 140 angstrom across, in a random orientation.
 
     ``typical`` is a particle's diameter in angstrom, ``interaction`` in radian / (volt x angstrom), as in
-    `optics.Optics`. The disc is junk where it hides a particle: seen from its side, not from above.
+    `optics.Optics`. The disc is junk where it hides a particle: from its side, not from above.
     """
     across = rng.uniform(70, 140)
     side = int(np.ceil(across * 1.15 / pixel_size)) // 2 * 2 + 1
-    step = max(pixel_size, across / 48)  # finer detail than this is no matter to a smooth disc
+    step = max(pixel_size, across / 48)  # a smooth disc needs no finer sampling
     n = int(np.ceil(across * 1.15 / step)) // 2 * 2 + 1
     axis = (np.arange(n) - n // 2).astype(np.float32) * np.float32(step)
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
@@ -54,9 +54,9 @@ def add_disc(
 def add_vesicle(
     planes: Background, pixel_size: float, typical: float, interaction: float, rng: np.random.Generator
 ) -> None:
-    """Add a vesicle, 1.2 to 6 particle diameters across: a closed bilayer, whose edge is seen as two dark lines.
+    """Add a vesicle, 1.2 to 6 particle diameters across: a closed bilayer, whose edge looks like two dark lines.
 
-    Parameters as of `add_disc`. The edge is junk; what lies in front of the middle is not.
+    Parameters as for `add_disc`. The edge is junk, the middle is not.
     """
     ny, nx = planes.phase.shape
     radius = typical * float(np.exp(rng.uniform(np.log(1.2), np.log(6)))) / 2
@@ -66,7 +66,7 @@ def add_vesicle(
     r = np.arange(0, radius + HEADS_APART + 4 * pixel_size, step)
     beside = np.hypot(r[:, None], r[None, :]) - radius
     profile = 2 * bilayer(beside / thickness).sum(1) * step * interaction
-    profile = ndimage.gaussian_filter1d(profile, 0.4 * pixel_size / step, mode="nearest")  # what a pixel averages
+    profile = ndimage.gaussian_filter1d(profile, 0.4 * pixel_size / step, mode="nearest")  # the average over a pixel
     half = int(r[-1] / pixel_size) + 1
     yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     x0, y0 = int(x), int(y)
@@ -76,10 +76,10 @@ def add_vesicle(
 
 
 def _add(planes: Background, x0: int, y0: int, image: Image, d: float, phase: float) -> None:
-    """Add the phase ``image``; junk is where it stands out, at the scale of a particle, enough to hide one.
+    """Add the phase ``image``; it is junk where its contrast, at the scale of a particle, is enough to hide one.
 
-    ``d`` is a particle's diameter in pixels, ``phase`` the shift of a volt over it, radian. An even shift over more
-    than a particle's width hides nothing: a particle in front of it is seen as well as beside it.
+    ``d`` is the diameter of a particle in pixels, ``phase`` the shift of a volt over it, radian. An even shift over
+    more than the width of a particle hides nothing: a particle in front of it is as visible as one beside it.
     """
     margin = int(np.ceil(0.5 * d))
     image = np.pad(image, margin)

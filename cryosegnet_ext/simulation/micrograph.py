@@ -55,7 +55,7 @@ def simulate_micrograph(
     image : (ny, nx) float32
         Electrons counted per pixel.
     truth : Truth
-        Centres, and the (ny, nx) mask of junk. Particles that lie on junk are not in the truth.
+        Centres, and the (ny, nx) mask of junk. Particles on junk are left out.
     """
     pad = int(np.clip(max(shape) // 8, 16, 128))  # the Fourier transform wraps around: work on a wider frame
     wide = (shape[0] + 2 * pad, shape[1] + 2 * pad)
@@ -76,7 +76,7 @@ def _truth(
     pad: int,
     pixel_size: float,
 ) -> Truth:
-    """What counts: inside the frame and not on junk, distractors apart."""
+    """The particles inside the frame that are not on junk; distractors apart."""
     x, y = np.array(placed.x) - pad, np.array(placed.y) - pad
     ny, nx = junk.shape
     ix, iy = np.round(x).astype(int).clip(0, nx - 1), np.round(y).astype(int).clip(0, ny - 1)
@@ -113,7 +113,7 @@ def _simulate(
 ) -> tuple[Image, PlacedParticles, NDArray[np.float64], NDArray[np.bool_]]:
     """Image, all particles, their depths in angstrom and the junk mask of the wide frame.
 
-    ``rng`` is the stream of the first ingredients, ``more`` that of those which came later.
+    ``rng`` is the random stream of the oldest ingredients, ``more`` that of the newer ones; see `make_junk`.
     """
     ny, nx = shape
     typical = float(np.median([s.diameter for s in stacks])) if stacks else 150.0
@@ -135,7 +135,7 @@ def _simulate(
             if height is None:
                 rest = planes.phase if ice is None else planes.phase + ice
                 yield depth, (potential + clumps) * volts + rest
-            else:  # what fills the frame belongs to the layers next to its own height
+            else:  # ice and junk belong to the layers next to their own height
                 rest = planes.phase + clumps * volts if ice is None else planes.phase + clumps * volts + ice
                 step = layers[1] - layers[0]
                 yield depth, potential * volts + np.clip(1 - np.abs(height - depth) / step, 0, 1) * rest
@@ -158,7 +158,7 @@ def _ice(
     absorption: Image,
     more: np.random.Generator,
 ) -> Image | None:
-    """Phase grain of the ice (ny, nx), radian; what a wedge of ice absorbs goes into ``absorption``."""
+    """Phase noise of the ice (ny, nx), radian. The absorption of a wedge of ice goes into ``absorption``."""
     thickness = np.full((1, 1), (scene.ice_thickness or USUAL_THICKNESS) / USUAL_THICKNESS, np.float32)
     if scene.ice_wedge > 0:
         angle = more.uniform(0, 2 * np.pi)
@@ -179,7 +179,7 @@ def _layers(
 ) -> tuple[NDArray[np.float64], NDArray[np.intp], Image | None]:
     """Depths of the layers (k,), angstrom; each particle's layer (n,); depth of the ice's middle (ny, nx) or None.
 
-    Depth counts as defocus does: deeper is further underfocus.
+    Depth has the sign of the defocus: deeper is more underfocus.
     """
     count = len(placed.x)
     if scene.tilt == 0 and scene.ice_thickness <= 0:

@@ -47,7 +47,7 @@ class Optics:
 
 
 def contrast_transfer(optics: Optics, shape: tuple[int, int], pixel_size: float) -> NDArray[np.float32]:
-    """CTF times envelope on the grid of a real FFT, (ny, nx // 2 + 1); negative at low frequency: protein looks dark.
+    """CTF times envelope on the grid of a real FFT, (ny, nx // 2 + 1); negative at low frequency, so protein is dark.
 
     Sign and astigmatism as in CTFFIND4 (Rohou and Grigorieff, J. Struct. Biol. 192, 2015, eq. 2 to 5).
     """
@@ -73,7 +73,7 @@ def layered_contrast(
     rng: np.random.Generator | None = None,
     device: str = "cpu",
 ) -> NDArray[np.float32]:
-    """Relative intensity (ny, nx) of layers of a weak phase object, each with its own defocus.
+    """Relative intensity (ny, nx) behind layers of a weak phase object, each with its own defocus.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def layered_contrast(
     absorption
         Factor (ny, nx) on the intensity.
     drift
-        Angstrom moved at constant speed during the exposure, in a direction drawn from ``rng``.
+        Motion at constant speed during the exposure, angstrom, in a direction drawn from ``rng``.
     device
         "cpu" (SciPy) or a torch device for the Fourier transforms.
     """
@@ -109,7 +109,7 @@ def layered_contrast(
 
 
 def _transforms(device: str) -> tuple[Any, Any]:
-    """Forward, (ny, nx) times a filter, and backward, times an optional filter, on the CPU or by torch."""
+    """The Fourier transform (ny, nx) times a filter, and its inverse times an optional filter; SciPy's or torch's."""
     if device == "cpu":
 
         def forward(image: Any, factor: Any) -> Any:

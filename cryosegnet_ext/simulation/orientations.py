@@ -1,4 +1,4 @@
-"""Orientations: the rotations of projections and the angles that RELION knows them by.
+"""Orientations: rotations of projections, and RELION's angles of them.
 
 A rotation R turns the sampling grid: the projection at (x, y) is the sum over z of the density at R (x, y, z), about
 its centre. RELION's matrix A of (rot, tilt, psi) turns the density instead (src/euler.cpp, Euler_angles2matrix), so
@@ -31,10 +31,10 @@ def relion_angles(rotations: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def placed_angles(stacks: Sequence[ProjectionStack], placed: PlacedParticles) -> NDArray[np.float64]:
-    """(n, 3) angles of placed particles; NaN where their stack does not know its rotations.
+    """(n, 3) angles of placed particles; NaN if their stack has no rotations.
 
-    A projection turned by quarters is one of the particle turned about the beam; a mirrored one is the particle seen
-    from behind. Neither changes its hand.
+    A quarter turn of a projection is a turn of the particle about the beam; a mirrored projection is the particle from
+    behind. Neither changes its hand.
     """
     out = np.full((len(placed.x), 3), np.nan)
     for i, (number, view) in enumerate(zip(placed.stack, placed.view)):
@@ -46,7 +46,7 @@ def placed_angles(stacks: Sequence[ProjectionStack], placed: PlacedParticles) ->
 
 
 def _in_plane(turns: int, mirrored: bool) -> NDArray[np.float64]:
-    """The (3, 3) rotation that a view, turned by np.rot90 and then mirrored in x, adds to its own."""
+    """The (3, 3) rotation that np.rot90 of a view, and then a mirror in x, adds to its own."""
     plane = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), turns % 4)
     if mirrored:
         plane = plane @ np.diag([-1, 1])

@@ -1,4 +1,4 @@
-"""What a simulation writes: micrographs as MRC, truth and micrographs as RELION 3.1 STAR files."""
+"""The files of a simulation: micrographs as MRC, the truth and the list of micrographs as RELION 3.1 STAR files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRUTH_COLUMNS = (
 
 
 def write_mrc(path: Path, data: Image, pixel_size: float) -> None:
-    """Write an image (ny, nx) or a volume (nz, ny, nx); the same data give the same bytes, whenever written."""
+    """Write an image (ny, nx) or a volume (nz, ny, nx); the same data always give the same bytes."""
     with atomic_path(path) as temporary:
         with mrcfile.new(temporary) as mrc:
             mrc.set_data(np.asarray(data, np.float32))
@@ -44,9 +44,9 @@ def write_mrc(path: Path, data: Image, pixel_size: float) -> None:
 def truth_star(truth: Truth | None, micrograph: str, species: Sequence[str]) -> str:
     """The particles of one micrograph: centres, orientations and species (class number, from 1).
 
-    Centres are whole pixels of the array, as `relion_preprocess` wants them, so the origins are zero. The last column
-    is what a particle's defocus has more than the micrograph's, angstrom: RELION 3.1 carries unknown columns along,
-    but crashes on coordinates that come with a defocus of their own. A comment holds what `read_truth_summary` reads.
+    Centres are whole pixels of the array, as `relion_preprocess` needs them, so the origins are zero. The last column
+    is the defocus of the particle minus that of the micrograph, angstrom: RELION 3.1 keeps unknown columns, but crashes
+    on coordinates with a defocus of their own. `read_truth_summary` reads the comment.
     """
     coverage = truth.coverage if truth is not None else 0.0
     rows: list[tuple[object, ...]] = []
@@ -65,7 +65,7 @@ def _columns(labels: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[st
 
 
 def read_truth_summary(path: Path) -> tuple[int, float]:
-    """How many particles one of our truth tables lists, and the share of the frame that all of them cover."""
+    """Number of particles in a truth table of ours, and the share of the frame that they cover."""
     (block,) = read_star_blocks(path)
     lines = path.read_text().split("\n")
     covered = next((line.split()[3] for line in lines if line.startswith("# particles cover ")), "nan")
@@ -73,9 +73,9 @@ def read_truth_summary(path: Path) -> tuple[int, float]:
 
 
 def micrographs_star(rows: Sequence[tuple[str, Optics, str | None]], pixel_size: float) -> str:
-    """RELION 3.1's table of micrographs, given as name, optics and the detector's table or None.
+    """RELION 3.1's table of micrographs, given as name, optics and MTF file or None.
 
-    Each detector's table makes an optics group of its own; all of them have one or none has.
+    Each MTF file makes an optics group; either all micrographs have one, or none has.
     """
     optics = rows[0][1]
     groups = {mtf: number for number, mtf in enumerate(dict.fromkeys(mtf for _, _, mtf in rows), 1)}
@@ -101,9 +101,9 @@ def micrographs_star(rows: Sequence[tuple[str, Optics, str | None]], pixel_size:
 
 
 def write_mtfs(output: Path, values: Sequence[float], drawn: tuple[float, float]) -> dict[float, str | None]:
-    """Write a table for each value of the detector's response at half the sampling rate; their names in ``output``.
+    """Write an MTF file for each value of the detector's response at Nyquist; their names in ``output``.
 
-    ``drawn`` is the range that the values come from: a single value below 1 is ``mtf.star``, 1 alone has no table.
+    ``drawn`` is the range of the values. A range that is one value below 1 has the file ``mtf.star``; 1 has none.
     """
     names: dict[float, str | None] = {}
     for value in values:
@@ -115,7 +115,7 @@ def write_mtfs(output: Path, values: Sequence[float], drawn: tuple[float, float]
 
 
 def mtf_star(at_nyquist: float) -> str:
-    """The detector's response as RELION's PostProcess reads it: frequency in 1 / pixel, and value."""
+    """The response of the detector in the format of RELION's PostProcess: frequency in 1 / pixel, and value."""
     frequency: NDArray[np.float64] = np.linspace(0, 0.5, 51)
     values = modulation_transfer(frequency, at_nyquist)
     return star_text({"": {"rlnResolutionInversePixel": [f"{s:.4f}" for s in frequency], "rlnMtfValue": list(values)}})

@@ -1,4 +1,4 @@
-"""Particles put into the ice: apart, touching or overlapping, in any orientation."""
+"""Where particles lie in the ice: apart, touching or overlapping, in any orientation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .textures import Image
 
 @dataclass
 class PlacedParticles:
-    """Particles in the order they were placed: centre and diameter (pixels), species, view, quarter turns, mirror."""
+    """Particles in the order of their placement: centre and diameter (pixels), species, view, quarter turns, mirror."""
 
     x: list[float] = field(default_factory=list)
     y: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ def place(
     pixel_size: float,
     rng: np.random.Generator,
 ) -> PlacedParticles:
-    """Decide where particles lie and how they are turned; some reach into the frame, (ny, nx), from outside."""
+    """Draw positions and orientations of the particles; some reach into the frame, (ny, nx), from outside."""
     ny, nx = shape
     placed = PlacedParticles()
     if not stacks or scene.coverage <= 0:
@@ -82,7 +82,7 @@ def place(
 
 
 def draw_stack(stacks: Sequence[ProjectionStack], rng: np.random.Generator) -> int:
-    """Which species comes next, by their shares."""
+    """Draw a species, by the shares; its index."""
     shares = np.array([s.share for s in stacks])
     if np.ptp(shares) == 0:
         return int(rng.integers(len(stacks)))
@@ -92,7 +92,7 @@ def draw_stack(stacks: Sequence[ProjectionStack], rng: np.random.Generator) -> i
 def draw_pose(
     stack: ProjectionStack, px: float, py: float, pixel_size: float, rng: np.random.Generator
 ) -> tuple[float, float, int, int, bool]:
-    """Exact centre x, y near (px, py), then view, quarter turns and mirror, drawn at random."""
+    """Centre x, y on the pixel grid near (px, py), then view, quarter turns and mirror, drawn at random."""
     view, turns = int(rng.integers(len(stack.images))), int(rng.integers(4))
     mirrored = bool(rng.random() < 0.5)
     n = _side(stack, pixel_size)
@@ -103,7 +103,7 @@ def draw_pose(
 def paste(
     stack: ProjectionStack, pose: tuple[float, float, int, int, bool], pixel_size: float, potential: Image
 ) -> None:
-    """Add one projection, posed as `draw_pose` says, to ``potential`` (ny, nx)."""
+    """Add one projection in the pose of `draw_pose` to ``potential`` (ny, nx)."""
     x, y, view, turns, mirrored = pose
     image = np.rot90(stack.images[view], turns)
     if mirrored:
@@ -126,7 +126,7 @@ def add_aggregate(
     potential: Image,
     junk: NDArray[np.bool_],
 ) -> None:
-    """A clump of overlapping particles, which is junk; ``potential`` and ``junk`` are (ny, nx)."""
+    """Add a clump of overlapping particles, which is junk, to ``potential`` and ``junk``, both (ny, nx)."""
     if not stacks:
         return
     stack = stacks[int(rng.integers(len(stacks)))]

@@ -1,4 +1,4 @@
-"""What a set of simulated micrographs is made of, and what each of them draws from it."""
+"""The plan of a set of simulated micrographs, and the values that each of them draws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .scene import Scene
 Range = tuple[float, float]
 
 COUNTS = ("ice_blobs", "rings", "gold", "aggregates", "contamination", "crystals", "discs", "stripes")
-# The least and the most of everything that is drawn; what is more is no micrograph, or takes for ever.
+# Lowest and highest value of everything that is drawn; beyond, it is not a micrograph, or takes for ever.
 LIMITS: dict[str, Range] = {
     "coverage": (0, 0.8),
     "crowding": (0, 10),
@@ -52,7 +52,7 @@ JUNK = (*COUNTS, "carbon", "crystalline", "leopard", "film_texture", "foil")
 
 @dataclass(frozen=True)
 class SpeciesFile:
-    """A specimen's file, how often it occurs relative to the others, and whether it is not to be picked."""
+    """The file of a specimen, its share relative to the others, and whether it is a distractor, not to be picked."""
 
     path: str
     name: str
@@ -75,17 +75,17 @@ class Plan:
     seed
         Micrograph i draws from the stream (seed, i).
     ranges
-        Each field of `Scene` that is drawn for every micrograph, with its lowest and highest value; counts are whole.
+        Lowest and highest value of each field of `Scene` that every micrograph draws anew; counts are whole numbers.
     defocus : angstrom, lowest and highest
     astigmatism : angstrom, the largest difference of the two defocus values
     voltage, cs, amplitude_contrast, b_factor
         As in `Optics`.
     junk_share, empty_share
-        Shares of the micrographs that have the junk, and that have no particles.
+        Share of the micrographs that have junk, and of those that have no particles.
     assembly
-        Of the atomic models, as `specimens.read_specimen` takes it.
+        Biological assembly of atomic models, as in `specimens.read_specimen`.
     device
-        "cpu" or a torch device; it decides the last digits.
+        "cpu" or a torch device; rounding differs between them.
     """
 
     species: tuple[SpeciesFile, ...]
@@ -105,7 +105,7 @@ class Plan:
     device: str = "cpu"
 
     def scene(self, index: int) -> Scene:
-        """The scene of micrograph ``index``; every value is drawn whether it is used or not, so none moves another."""
+        """The scene of micrograph ``index``. Every value is drawn, used or not: no option changes another one."""
         rng = np.random.default_rng([self.seed, index])
         drawn: dict[str, Any] = {}
         for name in sorted(f.name for f in fields(Scene) if f.name != "optics"):
@@ -114,7 +114,7 @@ class Plan:
                 low, high = self.ranges[name]
                 drawn[name] = int(low + part * (high - low + 1)) if name in COUNTS else low + part * (high - low)
                 drawn[name] = min(drawn[name], high if name not in COUNTS else int(high))
-        if "mtf" in drawn:  # in steps, as every value makes an optics group
+        if "mtf" in drawn:  # in steps, since every value makes an optics group
             low, high = self.ranges["mtf"]
             drawn["mtf"] = low if low == high else min(max(round(drawn["mtf"], 2), low), high)
         if rng.random() >= self.junk_share:
@@ -135,13 +135,13 @@ class Plan:
         return Scene(**drawn, optics=optics)
 
     def micrograph_seed(self, index: int) -> int:
-        """Seed of the micrograph's own noise and places."""
+        """Seed of the micrograph: its noise and the places of its particles."""
         return int(np.random.default_rng([self.seed, index, 1]).integers(2**62))
 
     def record(self) -> dict[str, Any]:
-        """What decides how the micrographs look as plain values, for JSON.
+        """Everything that changes the micrographs, as values for JSON.
 
-        The specimens' folders do not, as their contents are recorded, nor does the device.
+        Not the folders of the specimens, whose contents are recorded, and not the device.
         """
         plain = asdict(self)
         del plain["device"]
@@ -152,45 +152,53 @@ class Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse what cannot be simulated, in one sentence.
+    """Refuse a plan that cannot be simulated, in one sentence.
 
     Raises
     ------
     CryoSegNetError
-        A value is outside what makes sense.
+        A value is not allowed.
     """
-    problems = [
-        (plan.defocus[0] > plan.defocus[1], "--defocus is upside down: give the lower number first"),
-        (not plan.species, "no specimen is given: name a density map or an atomic model"),
-        (min(plan.shape) < 64, f"--shape {plan.shape[0]} {plan.shape[1]} is too small: give at least 64 pixels a side"),
-        (max(plan.shape) > 16384, f"--shape {plan.shape[0]} {plan.shape[1]} is too large: 16384 pixels are the most"),
-        (not 0.2 <= plan.pixel_size <= 20, f"--pixel-size {plan.pixel_size:g} is no micrograph's: give 0.2 to 20 A"),
-        (not 0 < plan.defocus[0] <= plan.defocus[1] <= 5e5, "--defocus counts underfocus in micrometres, up to 50"),
-        (plan.astigmatism < 0, "--astigmatism wants angstrom, 0 or more"),
-        (
-            plan.astigmatism >= 2 * plan.defocus[0],
-            f"--astigmatism {plan.astigmatism:g} leaves no underfocus across it: give less than twice the --defocus, "
-            f"{2 * plan.defocus[0]:g} angstrom",
-        ),
-        (not 0 <= plan.cs <= 20, "--cs lies from 0 to 20 mm"),
-        (plan.b_factor < 0, "--b-factor wants square angstrom, 0 or more"),
-        (not 30 <= plan.voltage <= 1000, f"--voltage {plan.voltage:g} is no microscope's: give kilovolts, such as 300"),
-        (not 0 <= plan.amplitude_contrast < 1, "--amplitude-contrast lies from 0 to below 1"),
-        (all(s.distractor for s in plan.species), "every specimen is a distractor: leave one that is to be picked"),
-        (not all(math.isfinite(s.share) and s.share > 0 for s in plan.species), "--share wants numbers above zero"),
+    ny, nx = plan.shape
+    low, high = (value / 1e4 for value in plan.defocus)
+    limited = [
+        ("--defocus", (low, high), (1e-4, 50.0), " micrometres of underfocus"),
+        ("--pixel-size", (plan.pixel_size, plan.pixel_size), (0.2, 20.0), " angstrom"),
+        ("--cs", (plan.cs, plan.cs), (0.0, 20.0), " mm"),
+        ("--voltage", (plan.voltage, plan.voltage), (30.0, 1000.0), " kilovolts"),
     ]
-    for name, (low, high) in plan.ranges.items():
-        lowest, highest = LIMITS[name]
+    for name, drawn in plan.ranges.items():
         option = "--dqe" if name == "detector_efficiency" else f"--{name.replace('_', '-')}"
-        problems.append((low > high, f"{option} {low:g}:{high:g} is upside down: give the lower number first"))
-        problems.append((not lowest <= low <= high <= highest, f"{option} lies from {lowest:g} to {highest:g}"))
+        limited.append((option, drawn, LIMITS[name], ""))
+    problems = [
+        (not plan.species, "no specimen was given: name a density map or an atomic model"),
+        (not 64 <= min(ny, nx) <= max(ny, nx) <= 16384, f"--shape must be 64 to 16384 pixels a side (got {ny} {nx})"),
+        (plan.astigmatism < 0, f"--astigmatism must be 0 angstrom or more (got {plan.astigmatism:g})"),
+        (
+            plan.astigmatism >= 2 * plan.defocus[0] > 0,
+            f"--astigmatism must be less than twice the --defocus, {2 * plan.defocus[0]:g} angstrom "
+            f"(got {plan.astigmatism:g})",
+        ),
+        (plan.b_factor < 0, f"--b-factor must be 0 square angstrom or more (got {plan.b_factor:g})"),
+        (
+            not 0 <= plan.amplitude_contrast < 1,
+            f"--amplitude-contrast must be 0 or more, and below 1 (got {plan.amplitude_contrast:g})",
+        ),
+        (all(s.distractor for s in plan.species), "every specimen is a distractor: name one that is to be picked"),
+        (not all(math.isfinite(s.share) and s.share > 0 for s in plan.species), "--share must be numbers above zero"),
+    ]
+    for option, (low, high), (least, most), unit in limited:
+        given = f"{low:.10g}" if low == high else f"{low:.10g}:{high:.10g}"
+        problems.append((low > high, f"{option} {given}: give the lower number first"))
+        wrong = not least <= low <= high <= most
+        problems.append((wrong, f"{option} must be between {least:.10g} and {most:.10g}{unit} (got {given})"))
     for wrong, sentence in problems:
         if wrong:
             raise CryoSegNetError(f"{sentence}.")
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, so that a changed specimen is noticed."""
+    """SHA-256 of a file, by which a changed specimen is noticed."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:

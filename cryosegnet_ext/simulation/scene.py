@@ -1,4 +1,4 @@
-"""What a micrograph shows, how it was taken, and where its particles are."""
+"""The content of a micrograph, its imaging conditions, and where its particles are."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class ProjectionStack:
     Attributes
     ----------
     name
-        The species, as the truth names it.
+        Name of the species in the truth.
     images : (b, n, n) float32, volt x angstrom
     voxel_size : angstrom per pixel of ``images``
     diameter : angstrom
     rotations : (b, 3, 3) float, or None
-        Orientation of each projection as `projection.project` takes it; without them the truth knows no orientations.
+        Orientation of each projection, as for `projection.project`; None if the truth is to have no orientations.
     share
         How often the species occurs, relative to the others.
     distractor
-        A species that is in the ice but is not to be picked.
+        The species is in the ice but is not to be picked.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ProjectionStack:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in the ice; every ingredient can be switched off by its zero.
+    """What is in the ice, and how it is imaged; zero switches an ingredient off.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Scene:
     crowding
         Least distance between particles, in diameters.
     clusters
-        Share of the particles that sit next to another one.
+        Share of the particles that lie next to another one.
     dose
         Electrons per square angstrom.
     detector_efficiency
@@ -60,39 +60,39 @@ class Scene:
     gradient
         Relative change of intensity across the micrograph.
     ice_blobs, rings, gold, aggregates
-        How many of each; rings are vesicles, their membrane seen edge-on.
+        Number of each. Rings are vesicles: their membranes look like rings.
     carbon
-        Probability-free switch: the share of the frame covered by carbon from one side, 0 for none.
+        Share of the frame that carbon covers from one side.
     crystalline
-        Contrast of ice that has crystallised over the whole frame: grains and their lattices, 0 for none.
+        Contrast of ice that has crystallised over the whole frame: grains and their lattices.
     contrast
         Factor on the specimen's potential (thick ice, radiation damage and denaturation lower it).
     contamination
-        How many groups of ethane or ice droplets, 0.3 to 10 particle diameters across.
+        Number of groups of ethane or ice droplets, 0.3 to 10 particle diameters across.
     crystals
-        How many ice crystals: sharp dark polygons or mottled lumps, with lattice fringes and bright ghosts.
+        Number of ice crystals: sharp dark polygons or mottled lumps, with lattice fringes and bright ghosts.
     leopard
-        Contrast of leopard-skin ice: cells with dark seams and spots, 0 for none.
+        Contrast of leopard-skin ice: cells with dark seams and spots.
     film_texture
-        Contrast of a support film under the whole ice (grain, folds), 0 for none; particles on it count.
+        Contrast of a support film under all the ice (grain, folds). Particles on it count.
     foil
-        Share of the frame covered by an opaque foil from one side, 0 for none.
+        Share of the frame that an opaque foil covers from one side.
     discs
-        How many empty nanodiscs or micelles: flat pieces of membrane in any orientation.
+        Number of empty nanodiscs or micelles: flat pieces of membrane in any orientation.
     stripes
-        How many black stripes (dead rows or columns of the detector).
+        Number of black stripes: dead rows or columns of the detector.
     ice_thickness
-        Angstrom; spreads the particles over the depth, so that each has its own defocus, and with it the ice's own
-        noise. 0 leaves all particles in one plane of ice of usual thickness.
+        Angstrom. The particles lie at all depths, so that each has its own defocus; the noise of the ice grows with it.
+        0 is one plane of particles in ice of the usual thickness.
     ice_wedge
-        Relative change of the ice's thickness across the micrograph: thick ice is darker and noisier.
+        Relative change of the thickness across the micrograph. Thick ice is darker and noisier.
     tilt, tilt_axis
-        Degrees: tilt of the ice around an axis in the plane of the micrograph, counted from x to y; the defocus
+        Degrees. The ice is tilted around an axis in the plane of the micrograph, counted from x to y; the defocus
         changes across the axis.
     drift
-        Angstrom the specimen moved during the exposure, as left after motion correction.
+        Motion during the exposure that motion correction has left, angstrom.
     mtf
-        Modulation transfer of the detector at half the sampling rate, above 0; 1 is a perfect detector.
+        Modulation transfer of the detector at Nyquist, above 0; 1 is a perfect detector.
     """
 
     coverage: float = 0.25
@@ -136,11 +136,11 @@ class Truth:
     angles : (n, 3) float64
         Rotation, tilt and psi of each particle as in RELION, degrees; NaN where the stack has no rotations.
     depth : (n,) float64
-        What each particle's defocus has more than the micrograph's, angstrom: tilt and height in the ice.
+        Defocus of each particle minus that of the micrograph, angstrom, from the tilt and the depth in the ice.
     distractors
-        The particles of species that are not to be picked, or None.
+        Particles of species that are not to be picked; None without such species.
     coverage
-        Share of the frame that all particles cover whose centres lie in it, on junk or not, overlaps counted twice.
+        Share of the frame that the particles with centres in it cover. Overlaps count twice, particles on junk as well.
     """
 
     x: NDArray[np.float64]

@@ -13,16 +13,16 @@ from torch.nn import functional
 from .specimens import Specimen
 from .textures import Image
 
-# The transform is that of the density within empty space of this many times its side: linear interpolation between its
-# points is then exact to within a percent, once its fall-off in real space is divided out.
+# The density is padded with empty space to this many times its side. Linear interpolation in the transform is then
+# exact to within a percent, after the fall-off that it causes in real space is divided out.
 PADDING = 2
 
 
 class SliceProjector:
     """Projects one specimen in any orientation.
 
-    A projection costs an interpolation of its own pixels rather than of the whole density, tens of times less than
-    `projection.project`, and comes at the wanted pixel size without another interpolation.
+    Only the pixels of the projection are interpolated, not the whole density: tens of times faster than
+    `projection.project`, and directly at the given pixel size.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class SliceProjector:
         self._frequencies = self._grid(specimen.voxel_size)
 
     def _grid(self, voxel_size: float) -> Any:
-        """(side * (side // 2 + 1), 3) points of the slice in steps of the padded transform; beyond its band, NaN."""
+        """Points (side * (side // 2 + 1), 3) of the slice in steps of the padded transform; NaN beyond its band."""
         step = self._padded * voxel_size / (self.side * self.pixel_size)
         ky = fft.fftfreq(self.side, 1 / self.side)[:, None] * step
         kx = fft.rfftfreq(self.side, 1 / self.side)[None, :] * step
@@ -66,7 +66,7 @@ class SliceProjector:
         return torch.from_numpy(points.astype(np.float32)).to(self.device)
 
     def project(self, rotations: NDArray[np.floating], batch: int = 32) -> Image:
-        """Projections (b, side, side), volt x angstrom, of rotations (b, 3, 3) as `projection.project` takes them.
+        """Projections (b, side, side), volt x angstrom, for rotations (b, 3, 3) as in `projection.project`.
 
         The centre of mass lies at pixel side // 2.
         """

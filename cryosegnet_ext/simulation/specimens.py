@@ -29,7 +29,7 @@ class Specimen:
     Attributes
     ----------
     name
-        What the truth tables call it.
+        Its name in the truth tables.
     density : (n, n, n) float32
         Potential above that of ice, volt; axes (z, y, x); the centre of mass lies at index n // 2.
     voxel_size
@@ -37,7 +37,7 @@ class Specimen:
     diameter
         Angstrom; twice the radius around the centre of mass that holds 97 % of the density.
     remark
-        What was made of the file, where that is a choice.
+        How the file was read, if there was a choice.
     """
 
     name: str
@@ -57,14 +57,14 @@ def read_specimen(
     path
         The file, gzipped or not.
     voxel_size
-        Angstrom; sampling of the density made from an atomic model. Maps keep their own.
+        Angstrom; sampling of the density of an atomic model. Maps keep their own.
     resolution
-        Angstrom; the finest detail of the density made from an atomic model, which is then summed from the electron
-        scattering factors of every atom (Peng et al., as tabulated by gemmi). Without it the atoms are equally wide
+        Angstrom; finest detail of the density of an atomic model. The density is then the sum of the electron
+        scattering factors of all atoms (Peng et al., as tabulated by gemmi). Without a resolution the atoms are
         Gaussians of 2.5 angstrom: enough for pictures, too coarse for a reconstruction.
     assembly
-        Name of the biological assembly built from an atomic model, "none" for the atoms as they are; by default the
-        first, where the file names any.
+        Name of the biological assembly of an atomic model, or "none" for the atoms of the file; by default the first,
+        if the file names any.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def read_specimen(
         elif lower.endswith(MODEL_SUFFIXES):
             density, remark = model_density(path, voxel_size, resolution, assembly)
         else:
-            raise CryoSegNetError(f"{path}: neither a map (.mrc) nor an atomic model (.pdb, .cif), so no specimen.")
+            raise CryoSegNetError(f"{path}: neither a density map (.mrc) nor an atomic model (.pdb, .cif).")
     except (OSError, ValueError, RuntimeError, IndexError, EOFError, zlib.error) as error:
         why = (str(error).splitlines() or [""])[0].rstrip(". ")
         raise CryoSegNetError(f"{path}: cannot be read as a specimen ({why or type(error).__name__}).") from error
@@ -88,18 +88,18 @@ def read_specimen(
 
 
 def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) -> Specimen:
-    """Scale a density to volts above ice, cut away its surroundings and centre it; see `Specimen`.
+    """Scale a density to volts above ice, remove what surrounds the particle, and centre it; see `Specimen`.
 
-    ``density`` (nz, ny, nx) has any scale; what lies under an eighth of its 99.5th percentile counts as ice.
+    ``density`` (nz, ny, nx) may have any scale. Below an eighth of its 99.5th percentile it is ice.
     """
     d = np.asarray(density, np.float32)
     positive = d[d > 0]
     if positive.size < 8:
-        raise CryoSegNetError(f"{name}: the density is empty, so it makes no specimen.")
+        raise CryoSegNetError(f"{name}: the density is empty.")
     level = 0.125 * float(np.percentile(positive[positive > positive.max() * 0.01], 99.5))
     inside = d > level
     labels, count = ndimage.label(ndimage.binary_dilation(inside, iterations=2))
-    if count > 1:  # dust around the particle would spoil the diameter
+    if count > 1:  # small pieces around the particle would spoil the diameter
         sizes = np.bincount(labels[inside], minlength=count + 1)
         inside &= np.isin(labels, np.flatnonzero(sizes >= 0.05 * sizes[1:].max()))
     d = np.where(inside, d, 0)
@@ -120,9 +120,9 @@ def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) ->
 
 
 def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
-    """Density (nz, ny, nx), whatever axes the file has its columns, rows and sections along, and its voxels' side."""
+    """Density (nz, ny, nx), for any order of axes in the file, and the side of a voxel, angstrom."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mrcfile's remarks on headers; what matters is checked here
+        warnings.simplefilter("ignore")  # mrcfile warns about headers; what matters is checked here
         opened = mrcfile.open(path, permissive=True)
     with opened as mrc:
         if mrc.data is None or mrc.data.ndim != 3:
@@ -135,17 +135,17 @@ def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
     if stored == [0, 0, 0]:  # as old programs leave it
         stored = [3, 2, 1]
     if sorted(stored) != [1, 2, 3]:
-        raise ValueError(f"the header's axes, {stored[::-1]}, are no order of 1, 2 and 3")
+        raise ValueError(f"the header's axes, {stored[::-1]}, are not 1, 2 and 3 in some order")
     if any(angle != 0 and abs(angle - 90) > 0.1 for angle in angles):
         raise ValueError("its axes are not at right angles: resample it to a cubic grid")
     for side in sides:
         if not 0.1 < side < 50:
             raise ValueError(f"the header gives a voxel size of {side} angstrom")
     if not np.isfinite(data).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(data))} of its voxels are no finite numbers")
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(data))} of its voxels are not finite")
     data = np.ascontiguousarray(data.transpose([stored.index(axis) for axis in (3, 2, 1)]))
     if _is_dark(data):
-        raise ValueError("its particle is darker than what surrounds it: multiply the map by -1")
+        raise ValueError("its particle is darker than its surroundings: multiply the map by -1")
     voxel = min(sides)
     if max(sides) > 1.001 * voxel:
         steps = [voxel / side for side in sides]
@@ -155,7 +155,7 @@ def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
 
 
 def _is_dark(data: NDArray[np.float32]) -> bool:
-    """Whether a density (nz, ny, nx) stands out from its surroundings, the faces of the box, to the negative side."""
+    """Whether a density (nz, ny, nx) is negative relative to its surroundings, the faces of the box."""
     faces = [np.take(data, (0, -1), axis).ravel() for axis in range(3)]
     above = data.astype(np.float64) - float(np.median(np.concatenate(faces)))
     cubes = (above / max(np.abs(above).max(), 1e-30)) ** 3

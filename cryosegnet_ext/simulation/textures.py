@@ -1,4 +1,4 @@
-"""Random fields and shapes that the simulation's ingredients share."""
+"""Random fields and shapes that several ingredients use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator)
 
 
 def outside_hole(shape: tuple[int, int], share: float, rng: np.random.Generator, bumps: Image | None = None) -> Image:
-    """(ny, nx), 1 outside a large circle (the hole of a film) that leaves ``share`` of the frame covered, else 0.
+    """1 outside the hole of a film, a large circle, and 0 inside (ny, nx); the film covers ``share`` of the frame.
 
-    ``bumps`` (ny, nx), pixels, moves the edge.
+    ``bumps`` (ny, nx) moves the edge, pixels.
     """
     ny, nx = shape
     radius = max(shape) * rng.uniform(0.7, 2.5)

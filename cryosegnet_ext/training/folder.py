@@ -1,4 +1,4 @@
-"""The folder of a training: its files, the data it began with, and whether it is finished."""
+"""The folder of a training run: its files, the data that it began with, and whether it is finished."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CANDIDATE = "candidate.safetensors"
 SPLIT = "split.json"
 #: Labels drawn on a micrograph.
 PICTURE = "labels.jpg"
-#: Prepared micrographs. A name that no user gives to a folder of theirs: it is removed with all that is in it.
+#: Prepared micrographs. No user has a folder of this name, so it can be removed with all that is in it.
 FRAMES = ".cryosegnet-frames"
-# What a run leaves in its folder, beside its report.
+# What a run leaves in its folder, apart from its report.
 _OURS = (
     WEIGHTS,
     "model_card.md",
@@ -39,9 +39,9 @@ _EVENTS = "tensorboard"
 
 
 class TrainingFolder:
-    """A folder in which one run lives, and goes on after a kill. It is there, and locked for this process.
+    """The folder of one run, which goes on there after a kill. The folder exists and is locked for this process.
 
-    Nothing in it is written or removed before `begin`, but for the prepared micrographs.
+    Before `begin` nothing in it is written or removed, except for the prepared micrographs.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class TrainingFolder:
     kind
         ``train`` or ``finetune``.
     settings
-        Everything that changes the result; results of other settings are not gone on with.
+        Everything that changes the result; a run with other settings is not continued.
     """
 
     def __init__(self, path: Path, kind: str, settings: Mapping[str, Any]) -> None:
@@ -61,12 +61,12 @@ class TrainingFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether everything was done already."""
+        """Whether an earlier call has done everything."""
         return self.report.get("status") == "finished" and (self.path / WEIGHTS).is_file()
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier call left a checkpoint to go on from."""
+        """Whether an earlier call left a checkpoint."""
         return not self._anew and (self.path / CHECKPOINT).is_file()
 
     @property
@@ -75,38 +75,37 @@ class TrainingFolder:
         return self._anew
 
     def open(self, overwrite: bool = False) -> None:
-        """Look at what is there.
+        """Look at what an earlier run left.
 
         Parameters
         ----------
         overwrite
-            Begin anew: `begin` will remove what an earlier run left.
+            Begin anew: `begin` removes what an earlier run left.
 
         Raises
         ------
         CryoSegNetError
-            The folder holds results of other settings or of another command, or files that no run of this program
-            left.
+            The folder holds results of other settings or of another command, or files of another program.
         """
         report = self._read()
         if report is None:
             taken = [name for name in (*_OURS, _EVENTS) if os.path.lexists(self.path / name)]
             if taken:
                 raise CryoSegNetError(
-                    f"{self.path} holds {taken[0]} but no {REPORT}, so it is no folder of a run: give another folder"
+                    f"{self.path} holds {taken[0]} but no {REPORT}, so it is not a run's: give another folder"
                 )
             self._anew = True
             return
         begun = any((self.path / name).is_file() for name in (CHECKPOINT, WEIGHTS))
         before = _named({"kind": report["kind"], **report["settings"]})
         now = _named({"kind": self.kind, **self.settings})
-        # Options that came with a later version were at their defaults.
+        # Options that the earlier version did not have were at their defaults.
         now = {name: now.get(name) for name in before}
         self._anew = not (goes_on(self.path, before, now, begun, overwrite) and begun)
         self.report = {} if self._anew else report
 
     def _read(self) -> dict[str, Any] | None:
-        """The report that is there; None without one."""
+        """The report of an earlier run; None without one."""
         file = self.path / REPORT
         if not os.path.lexists(file):
             return None
@@ -119,14 +118,14 @@ class TrainingFolder:
         return dict(report)
 
     def split_file(self, given: str | None) -> Path | None:
-        """Where the split is read from: the folder once a run has begun in it, else the file that the user gave."""
+        """The file of the split: that of the folder if a run has begun there, otherwise the user's."""
         own = self.path / SPLIT
         if self.begun and own.is_file():
             return own
         return None if given is None else Path(given)
 
     def begin(self, inputs: Mapping[str, str], split: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-        """Begin the run, or go on with it, once everything that the user gave was checked.
+        """Begin the run, or go on with it, after everything that the user gave was checked.
 
         Parameters
         ----------
@@ -142,6 +141,8 @@ class TrainingFolder:
         CryoSegNetError
             The run began with other micrographs or labels, or the folder cannot be written.
         """
+        with explained(self.path):
+            remove_temporaries(self.path)
         if self.begun:
             before = self.report.get("inputs", dict(inputs))  # earlier versions kept none
             changed = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
@@ -153,11 +154,10 @@ class TrainingFolder:
                 )
         else:
             with explained(self.path):
-                remove_temporaries(self.path)
                 remove(self.path, _OURS)
                 shutil.rmtree(self.path / _EVENTS, ignore_errors=True)
             self.report, self._anew = {}, False
-        # first the report, which says that the other files are a run's
+        # The report comes first: with it the other files are a run's.
         self.write({"status": "running", "inputs": dict(inputs), **more})
         if not (self.path / SPLIT).exists():
             write_atomic(self.path / SPLIT, json.dumps(split, indent=1) + "\n")
@@ -175,5 +175,5 @@ class TrainingFolder:
 
 
 def _named(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings by the names of their options."""
+    """The settings with the names of their options."""
     return {name.replace("_", "-"): value for name, value in settings.items()}

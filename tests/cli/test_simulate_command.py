@@ -118,16 +118,16 @@ def test_every_ingredient_has_its_switch(specimen, tmp_path, name):
     ("options", "word"),
     [
         (["--mtf", "0"], "--mtf"),
-        (["--defocus", "2:1"], "upside down"),
+        (["--defocus", "2:1"], "--defocus 2:1: give the lower number first"),
         (["--carbon", "2"], "--carbon"),
         (["--pixel-size", "0"], "--pixel-size"),
         (["--shape", "20", "20"], "--shape"),
-        (["--coverage", "0.3:0.1"], "upside down"),
-        (["--astigmatism", "50000"], "--astigmatism 50000 leaves no underfocus"),
+        (["--coverage", "0.3:0.1"], "--coverage 0.3:0.1: give the lower number first"),
+        (["--astigmatism", "50000"], "--astigmatism must be less than twice the --defocus, 20000 angstrom (got 50000)"),
         (["--defocus", "10000"], "micrometres"),
         (["--cs", "-3"], "--cs"),
-        (["--gold", "1000000"], "--gold lies from 0 to 10000"),
-        (["--tilt", "-80:0"], "--tilt lies from -70 to 70"),
+        (["--gold", "1000000"], "--gold must be between 0 and 10000 (got 1000000)"),
+        (["--tilt", "-80:0"], "--tilt must be between -70 and 70 (got -80:0)"),
     ],
 )
 def test_nonsense_is_named(specimen, tmp_path, capsys, options, word):
@@ -140,8 +140,8 @@ def test_nonsense_is_named(specimen, tmp_path, capsys, options, word):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--count", "0"], "above zero"),
-        (["--dose", "much"], "not a number"),
+        (["--count", "0"], "--count: must be a whole number from 1"),
+        (["--dose", "much"], "--dose: must be a number (got much)"),
         (["--share", "1,2"], "--share"),
         (["--device", "tpu"], "--device"),
         (["--contaminaton", "3"], "--contamination"),
@@ -282,7 +282,7 @@ def test_what_was_built_of_a_model_is_told(tmp_path, capsys):
     assert "names no biological assembly" in said["unnamed"]
     assert "detail finer than 3.0 A is left out" in said["unnamed"]
     assert main(["simulate", str(model), "-o", str(tmp_path / "x"), "--assembly", "7", *loud]) == 3
-    assert "no assembly 7, but 1" in capsys.readouterr().err
+    assert "no assembly 7 (it has 1)" in capsys.readouterr().err
 
 
 def test_detail_that_does_not_fit_is_told(specimen, tmp_path, capsys, monkeypatch):

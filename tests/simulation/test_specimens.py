@@ -88,8 +88,8 @@ def noisy(volume):
         (lambda v: -v, "-1"),
         (lambda v: noisy(-v), "-1"),
         (lambda v: 5 - v, "-1"),
-        (lambda v: np.where(v == v.max(), np.inf, v), "1 of its voxels are no finite"),
-        (lambda v: np.where(np.arange(v.shape[2]) == 3, np.nan, v), "no finite"),
+        (lambda v: np.where(v == v.max(), np.inf, v), "1 of its voxels are not finite"),
+        (lambda v: np.where(np.arange(v.shape[2]) == 3, np.nan, v), "not finite"),
     ],
 )
 def test_maps_that_would_make_a_wrong_particle(tmp_path, change, word):
@@ -121,9 +121,9 @@ def atoms(residue="ALA", x="   1.000", count=30):
 @pytest.mark.parametrize(
     ("name", "text", "word"),
     [
-        ("nan.pdb", atoms(x="     nan"), "coordinates are no numbers"),
+        ("nan.pdb", atoms(x="     nan"), "coordinates are not finite"),
         ("far.pdb", atoms(x="99999.00"), "angstrom apart"),
-        ("water.pdb", atoms(residue="HOH"), "no atoms, waters apart"),
+        ("water.pdb", atoms(residue="HOH"), "no atoms but water"),
         ("blank.cif", "data_nothing\n#\n", "no atoms"),
     ],
 )
