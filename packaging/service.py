@@ -7,7 +7,7 @@ A message is a file QUEUE/<name>.json, moved there whole: {"micrograph": "path.m
 QUEUE/answers/<name>.json, as the schema "micrograph" of cryosegnet_ext.facility says; the message is then in QUEUE/done
 or QUEUE/failed. Several services may share a queue, each with a --name of its own: whoever moves a message away first
 has it, and what a service held when it was killed it takes again when it starts. SIGTERM, Ctrl-C or a file QUEUE/STOP
-end it after the micrograph at hand.
+end it after the micrograph in progress.
 """
 
 from __future__ import annotations
