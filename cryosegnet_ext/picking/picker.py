@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import weights
 from ..errors import CryoSegNetError, UsageError
 from ..files.diameter import Diameter, from_pixels, to_pixels
 from ..files.micrograph import Micrograph, require_pixel_size
 from ..files.picks import Picks
 from ..networks.unet import AttentionUNet, probability_map
 from ..networks.window_sam import is_windowed
+from ..weights import load_sam, load_unet, metadata_of, resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter
 from .masks import Masks
@@ -28,9 +28,6 @@ from .postprocess import MapGeometry, default_rule, published_rule
 from .scoring import Calibration, MaskFeatures
 from .surroundings import darkness, local_noise
 from .windows import cut
-
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
 
 # Raised when the same weights and options give other picks than before, so that a resumed run notices.
 ALGORITHM = 4
@@ -123,7 +120,7 @@ class Picker:
         self._working_diameter = float(note.get("diameter", 32.0))
         self._label_share = float(note.get("label_share", 1.0))
         self.segmenter, sam = _choose_segmenter(segmenter, sam, self.recipe, note)
-        self._sam = None if sam is None else _load_sam(sam, self.device)
+        self._sam = None if sam is None else load_sam(sam).to(self.device)
         self._windows = self._sam is not None and is_windowed(self._sam)
         if self._windows and self.recipe == "published":
             raise UsageError(
@@ -147,9 +144,9 @@ class Picker:
         return settings | {
             "algorithm": ALGORITHM,
             "weights": Path(unet).name,
-            "weights_sha256": weights.sha256_of(weights.resolve(unet)),
+            "weights_sha256": sha256_of(resolve(unet)),
             "sam": None if sam is None else Path(sam).name,
-            "sam_sha256": None if sam is None else weights.sha256_of(weights.resolve(sam)),
+            "sam_sha256": None if sam is None else sha256_of(resolve(sam)),
             "calibration": asdict(self._calibration),
         }
 
@@ -247,9 +244,8 @@ class Picker:
             )
         view = self._view(micrograph)
         work, probability = view.working_image_and_map(self._working_diameter / diameter_px)
-        bad = view.bad
         masks = self._masks(probability, self._working_diameter, work.data)
-        geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, bad)
+        geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, view.bad)
         low, high = self._limits_px(micrograph)
         picks, features = default_rule(
             masks,
@@ -357,16 +353,12 @@ def _choose_segmenter(
 def _fitted_for(segmenter: str, windows: bool, note: dict[str, Any], sam: str | Path | None) -> dict[str, Any]:
     """Calibration and threshold: of the U-Net with this SAM, else from the SAM's file, else of the U-Net alone."""
     if windows and sam is not None:
-        found = note.get("segmenters", {}).get(segmenter) or weights.metadata_of(weights.resolve(sam)).get("fitted")
+        found = note.get("segmenters", {}).get(segmenter) or metadata_of(resolve(sam)).get("fitted")
         if found:
             return dict(found)
     return note
 
 
 def _load_unet(name: str | Path, device: torch.device) -> tuple[AttentionUNet, dict[str, Any]]:
-    model, note = weights.load_unet(name)
+    model, note = load_unet(name)
     return model.to(device, memory_format=torch.channels_last).eval(), note  # type: ignore[call-overload]
-
-
-def _load_sam(name: str | Path, device: torch.device) -> Sam:
-    return weights.load_sam(name).to(device)
