@@ -16,6 +16,7 @@ import pytest
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import explained, remove_temporaries
 from cryosegnet_ext.runs.folder import LOCK, differences, goes_on, locked, remove
+from tests.waiting import LIMIT, start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from cryosegnet_ext.runs.folder import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
-    time.sleep(60)
+    time.sleep(900)
 """
 
 
@@ -41,12 +42,12 @@ def test_one_process_at_a_time_and_it_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_lock_ends_with_its_process(tmp_path: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = start([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "locked\n"
     with pytest.raises(CryoSegNetError, match=f"process {process.pid} on "), locked(tmp_path):
         pass
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=LIMIT)
     assert (tmp_path / LOCK).exists()
     with locked(tmp_path):
         pass

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from cryosegnet_ext.runs.stopping import SIGNALS, Stop, Stopped, listening, stops_at_once
+from tests.stub_picker import write_micrograph
+from tests.waiting import FOREVER, LIMIT, start, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PROGRAM = """
+PROGRAM = f"""
 import signal, time
 from cryosegnet_ext.runs.stopping import Stop, Stopped
 with Stop() as stop:
@@ -26,7 +28,7 @@ with Stop() as stop:
         while not stop.requested:
             time.sleep(0.01)
         print("requested", flush=True)
-        time.sleep(60)
+        time.sleep({FOREVER})
     except Stopped:
         print("raised", flush=True)
 """
@@ -55,7 +57,7 @@ def test_first_signal_waits_for_a_check(number: signal.Signals, capfd: pytest.Ca
         os.kill(os.getpid(), number)
         assert stop.requested and stop.signal == number.name
         with pytest.raises(Stopped, match=number.name):
-            stop.pause(60)
+            stop.pause(FOREVER)
         with pytest.raises(Stopped), stop.interrupts():
             pytest.fail("the block began though the run is to stop")
     assert f"{number.name}: stopping; once more to end at once" in capfd.readouterr().err
@@ -66,19 +68,19 @@ def test_first_signal_cuts_a_block_without_side_effects_short(number: signal.Sig
     with Stop() as stop:
         with pytest.raises(Stopped, match=number.name), stop.interrupts(), stop.interrupts():
             os.kill(os.getpid(), number)
-            time.sleep(60)
+            time.sleep(FOREVER)
         assert not stop.at_once
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGHUP)])
 def test_second_signal_ends_the_process(numbers: tuple[signal.Signals, signal.Signals]) -> None:
     command = [sys.executable, "-c", PROGRAM]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for number, line in zip(numbers, ("ready\n", "requested\n")):
         assert process.stdout.readline() == line
         process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, out) == (4, "")
     assert "ended at once; the same command goes on from here" in err
 
@@ -101,7 +103,7 @@ def test_every_signal_stops_at_once() -> None:
     for number in (*SIGNALS, *SIGNALS):
         with pytest.raises(KeyboardInterrupt, match=number.name), stops_at_once():
             os.kill(os.getpid(), number)
-            time.sleep(60)
+            time.sleep(FOREVER)
 
 
 def test_handlers_are_restored_whatever_ends_the_block() -> None:
@@ -136,27 +138,33 @@ import os, signal, sys, time
 from cryosegnet_ext.cli import parsing
 def load(args):
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
+    time.sleep({FOREVER})
 command = parsing.Command("stop", lambda parser: None, load)
 import {module} as program
 program._load = lambda name: command
 sys.exit(program.main([{name!r}]))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 4 and "stopped" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_run_under_nohup_goes_on(tmp_path: Path) -> None:
-    from tests.runs.test_batch import STUB, wait_for_lines, write_micrograph
-
     for i in range(3):
         write_micrograph(tmp_path / f"m{i}.mrc", i)
     out = tmp_path / "out"
-    command = ["nohup", sys.executable, str(STUB), "pick", str(tmp_path / "*.mrc"), "-o", str(out)]
+    command = [
+        "nohup",
+        sys.executable,
+        str(ROOT / "tests/stub_picker.py"),
+        "pick",
+        str(tmp_path / "*.mrc"),
+        "-o",
+        str(out),
+    ]
     environment = {**os.environ, "STUB_SECONDS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for_lines(out, 3)
+    process = start(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until((out / "picks").exists, "the first pick", process)
     process.send_signal(signal.SIGHUP)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, stderr
     assert len(list((out / "picks").iterdir())) == 3
