@@ -101,7 +101,7 @@ def compare_with_picks(
     common = sorted(uid for uid in picks if uid in reference and uid in shapes)
     total = sum(min(len(picks[uid]), len(reference[uid])) for uid in common)
     _need(total, "picks on exposures that both outputs have")
-    scores: dict[str, float] = {}
+    values = []
     for placement in ORIENTATIONS:
         hits = expected = count = 0.0
         for uid in common:
@@ -114,11 +114,10 @@ def compare_with_picks(
             hits += float(np.count_nonzero(distance <= reach))
             expected += len(picks[uid]) * (1 - np.exp(-len(reference[uid]) * np.pi * reach**2 / (nx * ny)))
             count += len(picks[uid])
-        scores[placement.name] = (hits - expected) / max(count - expected, 1e-9)
-    best, second = _two_best(scores)
-    sure = scores[best] > _SURE_SHARE and scores[best] > 2 * scores[second]
-    sure &= (scores[best] - scores[second]) * np.sqrt(total) > 2
-    return Verdict(best if sure else None, scores, "Share of picks that agree, above chance", total, len(common))
+        values.append((hits - expected) / max(count - expected, 1e-9))
+    second, best = sorted(values)[-2:]
+    sure = best > _SURE_SHARE and best > 2 * second and (best - second) * np.sqrt(total) > 2
+    return _verdict(values, sure, "Share of picks that agree, above chance", total, len(common))
 
 
 def compare_with_images(
@@ -152,16 +151,14 @@ def compare_with_images(
         x, y = (picks[uid] * image.shape[::-1]).T
         tables.append(ImageEvidence(image, diameters[uid]).placed(x, y, ORIENTATIONS))
     evidence = strength(np.sum(tables, axis=0))
-    scores = {placement.name: float(value) for placement, value in zip(ORIENTATIONS, evidence)}
     second, best = np.argsort(evidence)[-2:].tolist()
     sure = stands_out(evidence, best, second)
-    meaning = "Evidence of particles at the picks"
-    return Verdict(ORIENTATIONS[best].name if sure else None, scores, meaning, total, len(images))
+    return _verdict(evidence.tolist(), sure, "Evidence of particles at the picks", total, len(images))
 
 
-def _two_best(scores: Mapping[str, float]) -> tuple[str, str]:
-    order = sorted(scores, key=lambda name: -scores[name])
-    return order[0], order[1]
+def _verdict(values: Sequence[float], sure: bool, meaning: str, picks: int, exposures: int) -> Verdict:
+    best = ORIENTATIONS[int(np.argmax(values))].name if sure else None
+    return Verdict(best, {one.name: value for one, value in zip(ORIENTATIONS, values)}, meaning, picks, exposures)
 
 
 def _need(count: int, what: str) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
+from cryosegnet_ext.evaluation import match as match_pairs
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_many, read_picks
@@ -135,7 +135,7 @@ class CoordinatePicker:
 
 
 def match(old: Picks, new: Picks, refine: bool) -> Picks:
-    """Pair picks with candidates, nearest first, each candidate once.
+    """Pair picks with candidates one to one.
 
     Parameters
     ----------
@@ -144,22 +144,10 @@ def match(old: Picks, new: Picks, refine: bool) -> Picks:
     refine
         Take the candidates' centres and drop picks without one.
     """
+    reach = _REACH * float(np.median(new.diameter_px)) if len(new) else 0.0
+    i, j = match_pairs(np.c_[old.x, old.y], np.c_[new.x, new.y], reach)
+    if refine:
+        return new.take(j[np.argsort(i)])
     score, diameter = np.zeros(len(old)), np.full(len(old), np.median(new.diameter) if len(new) else np.nan)
-    x, y = old.x.copy(), old.y.copy()
-    paired = np.zeros(len(old), bool)
-    if len(new):
-        reach = _REACH * float(np.median(new.diameter_px))
-        near = cKDTree(np.column_stack([new.x, new.y])).query_ball_point(np.column_stack([old.x, old.y]), reach)
-        pairs = [
-            (float(np.hypot(old.x[i] - new.x[j], old.y[i] - new.y[j])), i, j) for i, js in enumerate(near) for j in js
-        ]
-        taken: set[int] = set()
-        for _, i, j in sorted(pairs):
-            if not paired[i] and j not in taken:
-                paired[i] = True
-                taken.add(j)
-                score[i], diameter[i] = new.score[j], new.diameter[j]
-                if refine:
-                    x[i], y[i] = new.x[j], new.y[j]
-    found = Picks(x, y, diameter, score, new.pixel_size, new.shape)
-    return found.take(paired) if refine else found
+    score[i], diameter[i] = new.score[j], new.diameter[j]
+    return Picks(old.x, old.y, diameter, score, new.pixel_size, new.shape)

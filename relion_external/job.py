@@ -118,17 +118,16 @@ def run(arguments: Arguments) -> int:
 
 def _micrographs(arguments: Arguments) -> tuple[str, list[Input]]:
     """The micrographs STAR, and its micrographs in its order and spelling."""
-    from cryosegnet_ext.files.inputs import read_micrographs_star
+    from cryosegnet_ext.files.inputs import Input
+    from cryosegnet_ext.files.relion import listed_micrographs, micrographs_of
 
     if arguments.in_mics is not None:
         star = arguments.in_mics
     else:
-        from cryosegnet_ext.files.relion import micrographs_of
-
         assert arguments.in_coords is not None
         star = micrographs_of(arguments.in_coords)
     # A particles STAR names each micrograph many times.
-    inputs = list({one.name: one for one in read_micrographs_star(star)}.values())
+    inputs = list({one.name: one for one in (Input(*row) for row in listed_micrographs(star))}.values())
     log.info(f"{plural(len(inputs), 'micrograph')} in {star}")
     return star, inputs
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
         No data set could be evaluated.
     """
     from ..evaluation.cryoppp import find_data_sets, published_rows
-    from ..evaluation.report import table
+    from ..evaluation.report import table, write_rows
 
     data_sets = find_data_sets(args.cryoppp)
     if not sets and args.output is None:
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
         f"compare it with 'as published') and of the sets evaluated here\n{table(rows)}"
     )
     if args.output is not None:
-        _write_rows(rows, args.output / "published.csv")
+        write_rows(rows, args.output / "published.csv")
     return 2 if failed else 0
 
 
@@ -175,12 +173,3 @@ def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path
     if result.failed:
         log.warning(f"{plural(result.failed, 'micrograph')} could not be picked: {folder / 'failed.csv'}")
     return folder
-
-
-def _write_rows(rows: list[list[str]], path: Path) -> None:
-    from ..files.atomic import write_atomic
-
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.getvalue())

@@ -22,7 +22,6 @@ HELP = "convert pick files between formats"
 # Where a micrograph has several files, the format that keeps most. The .txt files in a folder are mostly notes; a Topaz
 # table must be named itself.
 RICHEST_FIRST = (".cs", ".csv", ".cbox", ".star", ".box")
-MICROGRAPH_SUFFIXES = {".mrc", ".mrcs", ".map", ".tif", ".tiff", ".eer", ".png", ".jpg", ".jpeg", ".gz", ".bz2"}
 
 
 @dataclass(frozen=True)
@@ -203,6 +202,8 @@ def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -
 
 def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args: argparse.Namespace) -> Converted:
     """The picks with the given shape, mirrored if asked, and the new file's name."""
+    from ..files.micrograph import micrograph_stem
+
     if args.shape is not None:
         picks = replace(picks, shape=(args.shape[0], args.shape[1]))
     if args.flip_y:
@@ -213,17 +214,9 @@ def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args
     # the picks of m.tif and m.mrc.
     own = name == str(file.path)
     micrograph = folder / (file.path.stem if own else name)
-    return Converted(str(micrograph), folder / (file.path.stem if own else _stem(name)), picks)
+    return Converted(str(micrograph), folder / (file.path.stem if own else micrograph_stem(name)), picks)
 
 
 def _spare_inputs(target: Path, inputs: list[Path]) -> None:
     if target.exists() and any(path.exists() and path.samefile(target) for path in inputs):
         raise CryoSegNetError(f"{target} is one of the inputs: choose another --output.")
-
-
-def _stem(name: str) -> str:
-    """A micrograph's name without folders and suffix; other dots belong to the name."""
-    path = Path(name)
-    while path.suffix.lower() in MICROGRAPH_SUFFIXES:
-        path = path.with_suffix("")
-    return path.name

@@ -12,12 +12,13 @@ import numpy as np
 from ..errors import CryoSegNetError, UsageError, plural
 from ..files.diameter import Diameter
 from ..files.inputs import expand_inputs
+from ..files.labels import label_files
 from ..files.micrograph import read_micrograph
 from ..files.picks import Picks
 from . import remarks
 from .cryoppp import flipped
 from .measures import SetScore, Shape, score_set
-from .reading import PickSet, picks_of_others, read_labels, read_set, read_shapes, with_shapes
+from .reading import PickSet, on_micrographs, picks_of_others, read_labels, read_set, read_shapes, with_shapes
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,16 @@ def compare(options: EvaluationOptions) -> Evaluation:
     CryoSegNetError
         Labels or picks are missing or damaged, have no micrograph in common, or the diameter is not known.
     """
-    shapes: dict[str, Shape] = {}
-    found = read_labels(options.labels, pixel_size=options.pixel_size, shape=options.shape)
+    found = read_labels(label_files(options.labels), options.pixel_size)
+    shapes = {} if options.shape is None else dict.fromkeys(found.tables, options.shape)
     if options.micrographs is not None:
-        shapes = read_shapes(options.micrographs, found.tables)
-        if not shapes:
+        there = read_shapes(options.micrographs, found.tables)
+        if not there:
             raise CryoSegNetError(
                 f"{options.micrographs}: it contains none of the labelled micrographs; check the path."
             )
-        if any(p.shape is not None and p.shape != shapes.get(s, p.shape) for s, p in found.tables.items()):
-            found = read_labels(options.labels, shapes, options.pixel_size, options.shape)
-    labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
-    if options.shape is not None:
-        shapes = dict.fromkeys(labels, options.shape) | shapes
-    labels = with_shapes(labels, shapes)
+        shapes |= there
+    labels = dict(sorted(on_micrographs(found, shapes).items(), key=lambda item: found.files[item[0]]))
     if options.limit is not None:
         labels = dict(list(labels.items())[: options.limit])
     sets = {name: read_set(path, labels, options.pixel_size) for name, path in options.sets.items()}
@@ -103,19 +100,11 @@ def compare(options: EvaluationOptions) -> Evaluation:
 def score(
     labels: Mapping[str, Picks], sets: Mapping[str, PickSet], options: EvaluationOptions, notes: Sequence[str] = ()
 ) -> Evaluation:
-    """Score sets of picks that are already read; ``notes`` are remarks on the labels.
-
-    Raises
-    ------
-    CryoSegNetError
-        With `common`, no micrograph has picks of every set; or there are no labelled particles.
-    UsageError
-        The diameter is not known.
-    """
+    """Score sets of picks that are already read; ``notes`` are remarks on the labels. Raises as `compare`."""
     notes = list(notes)
     if options.common:
         every = labels
-        labels, sets = in_common(labels, sets)
+        labels, sets = _in_common(labels, sets)
         if len(labels) < len(every):
             share = f"{len(labels)} of {plural(len(every), 'labelled micrograph')}"
             notes.append(f"{share} have picks of every set; only these are counted.")
@@ -157,14 +146,8 @@ def score(
     return Evaluation(scores, settings, notes)
 
 
-def in_common(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> tuple[dict[str, Picks], dict[str, PickSet]]:
-    """Labels and picks of the micrographs that every set has picks of.
-
-    Raises
-    ------
-    CryoSegNetError
-        There are none.
-    """
+def _in_common(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> tuple[dict[str, Picks], dict[str, PickSet]]:
+    """Labels and picks of the micrographs that every set has picks of; raises CryoSegNetError if there are none."""
     shared = {s: p for s, p in labels.items() if all(s in of.tables for of in sets.values())}
     if not shared:
         raise CryoSegNetError("--common: no micrograph has picks of all sets; leave the option out.")

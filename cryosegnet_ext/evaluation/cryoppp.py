@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CryoSegNetError
-from ..files.labels import CoordinateFile
+from ..files.labels import CoordinateFile, label_files
 from ..files.picks import Picks
-from .reading import PickSet, read_label_files, read_labels
+from .reading import PickSet, read_labels
 
 PICKERS = ("template", "DeepPicker", "crYOLO", "Topaz", "CASSPER", "CryoTransformer", "CryoSegNet")
 
@@ -57,7 +57,7 @@ class DataSet:
         folder = self.folder / _COORDINATES
         files = sorted(file for file in folder.glob("**/*.csv") if not file.name.startswith("."))
         # Every CSV file counts, also one with a damaged header. Files of other formats were put there by the user.
-        return read_label_files(map(CoordinateFile, files)) if files else read_labels(folder)
+        return read_labels(map(CoordinateFile, files) if files else label_files(folder))
 
 
 def find_data_sets(folder: str | Path) -> list[DataSet]:

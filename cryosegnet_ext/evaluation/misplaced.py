@@ -7,7 +7,7 @@ remark names it, so that the picker is not blamed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,22 +27,19 @@ _LEAST = 8  # number of right picks that a better fit needs
 
 @dataclass(frozen=True)
 class Fit:
-    """A change of the coordinates of picks, and how well they fit with it.
+    """How well picks fit with their coordinates changed.
 
     Attributes
     ----------
-    turn
-        One of `TURNS`. Only its matrix is used; the shape of the micrograph is often not known.
-    scale : (2,)
-        What x and y of the picks are multiplied by.
+    placement
+        The change. Its ends of axes are not used, because the shape of the micrograph is often not known.
     shift : (2,)
-        What is then added, pixels.
+        What is then added to x and y, pixels.
     f1, right
         Of the micrographs that were used.
     """
 
-    turn: Placement
-    scale: tuple[float, float]
+    placement: Placement
     shift: tuple[float, float]
     f1: float
     right: int
@@ -53,45 +50,38 @@ def best_fit(picks: Mapping[str, Picks], labels: Mapping[str, Picks], reach: flo
     stems = [s for s in labels if s in picks and len(picks[s]) and len(labels[s])]
     stems = sorted(stems, key=lambda s: -min(len(picks[s]), len(labels[s])))[:_MICROGRAPHS]
     whole = [(np.c_[picks[s].x, picks[s].y], np.c_[labels[s].x, labels[s].y]) for s in stems]
-    as_they_are = _measure(AS_THEY_ARE, (1.0, 1.0), (0.0, 0.0), whole, reach)
+    as_they_are = _measure(AS_THEY_ARE, (0.0, 0.0), whole, reach)
     if as_they_are.f1 >= _GOOD or not stems:
         return as_they_are, None
     pairs = []
     for stem in stems:
         few = picks[stem].by_score() if len(picks[stem]) > _POINTS else picks[stem]
         pairs.append((np.c_[few.x, few.y][:_POINTS], np.c_[labels[stem].x, labels[stem].y]))
-    now = _measure(AS_THEY_ARE, (1.0, 1.0), (0.0, 0.0), pairs, reach)
+    now = _measure(AS_THEY_ARE, (0.0, 0.0), pairs, reach)
 
-    def best_of(changes: Sequence[tuple[Placement, tuple[float, float]]]) -> Fit:
-        fits = [now]
-        for turn, scale in changes:
-            fits.append(_measure(turn, scale, _vote(_changed(pairs, turn, scale), reach), pairs, reach))
-        return max(fits, key=lambda f: f.f1)  # the first of equals, which changes least
+    def best_of(placements: Sequence[Placement]) -> Fit:
+        fits = [_measure(one, _vote(_placed(pairs, one), reach), pairs, reach) for one in placements]
+        return max([now, *fits], key=lambda f: f.f1)  # the first of equals, which changes least
 
     def far_better(fit: Fit) -> bool:
         return fit.f1 > 1.5 * now.f1 + 0.1 and fit.right >= _LEAST and fit.f1 > 0.25
 
-    best = best_of([(turn, (1.0, 1.0)) for turn in TURNS])
+    best = best_of(TURNS)
     if not far_better(best):
         best = _refined(best_of(_scales(pairs, [(picks[s].shape, labels[s].shape) for s in stems])), pairs, reach)
     if not far_better(best):
         return as_they_are, None
-    return as_they_are, _measure(best.turn, best.scale, best.shift, whole, reach)
+    return as_they_are, _measure(best.placement, best.shift, whole, reach)
 
 
 def mirrored(fit: Fit | None) -> bool:
     """Whether the picks fit when mirrored top to bottom without scaling."""
-    return fit is not None and fit.turn is _UPSIDE_DOWN and fit.scale == (1.0, 1.0)
-
-
-def _matrix(turn: Placement, scale: tuple[float, float]) -> Floats:
-    """The matrix (2, 2) by which (n, 2) of x, y are multiplied from the right."""
-    return np.diag(scale) @ np.array(turn.matrix, float).T
+    return fit is not None and fit.placement == _UPSIDE_DOWN
 
 
 def _scales(
     pairs: Sequence[tuple[Floats, Floats]], shapes: Sequence[tuple[Shape | None, Shape | None]]
-) -> list[tuple[Placement, tuple[float, float]]]:
+) -> list[Placement]:
     """Scales to try, as they are and mirrored."""
     p, g = (np.concatenate(part) for part in zip(*pairs))
     extent = np.percentile(g, 99, axis=0) / np.maximum(np.percentile(p, 99, axis=0), 1e-6)
@@ -103,17 +93,17 @@ def _scales(
             scales.append((theirs[1] / mine[1], theirs[0] / mine[0]))
     for tweak in np.arange(0.94, 1.065, 0.02):
         scales += [(float(extent[0] * tweak), float(extent[1] * tweak)), (about * float(tweak),) * 2]
-    return [(turn, s) for s in scales for turn in (AS_THEY_ARE, _UPSIDE_DOWN)]
+    return [replace(turn, scale=scale) for scale in scales for turn in (AS_THEY_ARE, _UPSIDE_DOWN)]
 
 
 def _refined(fit: Fit, pairs: Sequence[tuple[Floats, Floats]], reach: float) -> Fit:
     """Refine scale and shift of each axis on the picks that are near a label."""
-    if fit.scale == (1.0, 1.0):
+    if fit.placement.scale == (1.0, 1.0):
         return fit
     best = fit
     for _ in range(3):
-        matrix = _matrix(best.turn, best.scale)
-        near = [(p, g, *match(p @ matrix + np.array(best.shift), g, 2 * reach)) for p, g in pairs]
+        linear = best.placement.linear
+        near = [(p, g, *match(p @ linear + np.array(best.shift), g, 2 * reach)) for p, g in pairs]
         a = np.concatenate([p[i] for p, _, i, _ in near])
         b = np.concatenate([g[j] for _, g, _, j in near])
         if len(a) < _LEAST:
@@ -122,18 +112,15 @@ def _refined(fit: Fit, pairs: Sequence[tuple[Floats, Floats]], reach: float) -> 
         scale = (abs(float(slope[0])), abs(float(slope[1])))
         if min(scale) < 1e-3:
             return best
-        fit = _measure(best.turn, scale, (float(shift[0]), float(shift[1])), pairs, reach)
+        fit = _measure(replace(best.placement, scale=scale), (float(shift[0]), float(shift[1])), pairs, reach)
         if fit.f1 <= best.f1:
             return best
         best = fit
     return best
 
 
-def _changed(
-    pairs: Sequence[tuple[Floats, Floats]], turn: Placement, scale: tuple[float, float]
-) -> list[tuple[Floats, Floats]]:
-    matrix = _matrix(turn, scale)
-    return [(p @ matrix, g) for p, g in pairs]
+def _placed(pairs: Sequence[tuple[Floats, Floats]], placement: Placement) -> list[tuple[Floats, Floats]]:
+    return [(p @ placement.linear, g) for p, g in pairs]
 
 
 def _vote(pairs: Sequence[tuple[Floats, Floats]], reach: float) -> tuple[float, float]:
@@ -155,34 +142,30 @@ def _vote(pairs: Sequence[tuple[Floats, Floats]], reach: float) -> tuple[float, 
 
 
 def _measure(
-    turn: Placement,
-    scale: tuple[float, float],
-    shift: tuple[float, float],
-    pairs: Sequence[tuple[Floats, Floats]],
-    reach: float,
+    placement: Placement, shift: tuple[float, float], pairs: Sequence[tuple[Floats, Floats]], reach: float
 ) -> Fit:
     counts = np.zeros(3)
-    for p, g in _changed(pairs, turn, scale):
+    for p, g in _placed(pairs, placement):
         a = agreement(p + np.array(shift), g, reach)
         counts += a.right, a.picks, a.labels
     right, picked, labelled = counts
-    return Fit(turn, scale, shift, float(2 * right / max(picked + labelled, 1)), int(right))
+    return Fit(placement, shift, float(2 * right / max(picked + labelled, 1)), int(right))
 
 
 def explain(fit: Fit, now: Fit) -> str:
     """Say in one sentence what a fit that is better than ``now`` means, and what to do."""
-    scaled = fit.scale != (1.0, 1.0)
-    sx, sy = fit.scale
+    sx, sy = fit.placement.scale
+    turned = fit.placement.matrix != AS_THEY_ARE.matrix
     dx, dy = fit.shift
     gain = f"F1 {fit.f1:.2f} instead of {now.f1:.2f} on a few micrographs"
     factor = f"{sx:.3g}" if abs(sx / sy - 1) < 0.005 else f"{sx:.3g} in x and {sy:.3g} in y"
-    if scaled:
-        turned = "" if fit.turn is AS_THEY_ARE else f" and {fit.turn.name}"
+    if (sx, sy) != (1.0, 1.0):
+        also = f" and {fit.placement.name}" if turned else ""
         return (
-            f"the picks fit far better multiplied by {factor}{turned} ({gain}): they seem to come from micrographs at "
+            f"the picks fit far better multiplied by {factor}{also} ({gain}): they seem to come from micrographs at "
             "another binning; give picks in pixels of the labelled micrographs."
         )
-    if fit.turn is AS_THEY_ARE:
+    if not turned:
         return (
             f"the picks fit far better moved by {dx:.0f} pixels in x and {dy:.0f} in y ({gain}): corners may have "
             "been taken for centres, or the micrographs were cropped."
@@ -192,4 +175,4 @@ def explain(fit: Fit, now: Fit) -> str:
         remedy = (
             f"y becomes about {dy:.0f} - y; --flip-labels mirrors the labels, 'cryosegnet export --flip-y' the picks"
         )
-    return f"the picks fit far better {fit.turn.name} ({gain}): {remedy}."
+    return f"the picks fit far better {fit.placement.name} ({gain}): {remedy}."

@@ -22,18 +22,23 @@ class Placement:
     matrix
         Its rows give the new x and y from the scaled ones. A negative row counts its axis from the other end.
     scale
-        What x and y are multiplied by first.
+        What x and y are multiplied by before.
     """
 
     name: str
     matrix: Rows = ((1, 0), (0, 1))
-    scale: float = 1.0
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def linear(self) -> Floats:
+        """Matrix and scale as (2, 2), by which (n, 2) of x, y are multiplied from the right."""
+        return np.diag(self.scale) @ np.array(self.matrix, float).T
 
     def apply(self, x: Floats, y: Floats, shape: tuple[int, int]) -> tuple[Floats, Floats]:
         """Convert coordinates x, y (n,); ``shape`` (ny, nx) is the micrograph's, in pixels."""
-        a, b = (self.scale * (row[0] * x + row[1] * y) for row in self.matrix)
-        ends = (size - 1 if min(row) < 0 else 0 for row, size in zip(self.matrix, shape[::-1]))
-        return a + next(ends), b + next(ends)
+        ends = [size - 1 if min(row) < 0 else 0 for row, size in zip(self.matrix, shape[::-1])]
+        a, b = (np.column_stack([x, y]) @ self.linear + ends).T
+        return a, b
 
 
 AS_THEY_ARE = Placement("as they are")
@@ -59,4 +64,4 @@ TURNS = (
 def scaled_by(factor: float) -> Placement:
     """Coordinates that were picked on micrographs of another binning."""
     shown = f"{factor:g}" if factor >= 1 else f"1/{1 / factor:g}"
-    return Placement(f"with their coordinates times {shown} (another binning)", scale=factor)
+    return Placement(f"with their coordinates times {shown} (another binning)", scale=(factor, factor))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from ..files.inputs import expand_inputs
-from ..files.labels import CoordinateFile, coordinate_files, label_files, match_names, stem_of
+from ..files.labels import CoordinateFile, coordinate_files, match_names, stem_of
 from ..files.masks import in_micrograph, is_mask
 from ..files.micrograph import read_shape
 from ..files.picks import Picks
@@ -39,53 +39,30 @@ class PickSet:
     unread: list[str] = field(default_factory=list)
 
 
-def read_labels(
-    path: str | Path,
-    shapes: Mapping[str, Shape] | None = None,
-    pixel_size: float | None = None,
-    shape: Shape | None = None,
-) -> PickSet:
-    """Read the labels of a file or of a folder with its subfolders.
+def read_labels(files: Iterable[CoordinateFile], pixel_size: float | None = None) -> PickSet:
+    """Read labels from files; see `cryosegnet_ext.files.labels.label_files`.
 
     Parameters
     ----------
-    path
-        A STAR, CSV, BOX, CBOX, Topaz or .cs file, a RELION list of coordinate files, a mask image, a folder of them, or
-        an output folder of ``cryosegnet simulate`` or ``cryosegnet pick``.
-    shapes
-        (ny, nx) of micrographs by stem; masks are scaled to them.
+    files
+        Every one is read.
     pixel_size
         Angstrom per pixel, for files that do not carry it.
-    shape
-        (ny, nx) of all micrographs that are not in ``shapes``.
+
+    Returns
+    -------
+    PickSet
+        Those of masks are in pixels of the mask; see `on_micrographs`.
 
     Raises
     ------
     CryoSegNetError
-        There are no labels, a file is empty or cannot be read, or a micrograph has two files.
+        A file cannot be read, or a micrograph has two files.
     """
-    files = label_files(path)
-    if not files:
-        hint = "; it looks like CryoPPP: use --cryoppp" if any(Path(path).glob("**/ground_truth")) else ""
-        raise CryoSegNetError(f"{path}: there are no labels in this folder or its subfolders{hint}.")
-    return read_label_files(files, shapes, pixel_size, shape)
-
-
-def read_label_files(
-    files: Iterable[CoordinateFile],
-    shapes: Mapping[str, Shape] | None = None,
-    pixel_size: float | None = None,
-    shape: Shape | None = None,
-) -> PickSet:
-    """Read labels from given files; else as `read_labels`."""
     found = PickSet()
     for file in files:
         for name, table in file.read_labels(pixel_size).items():
             stem = stem_of(name)
-            of = (shapes or {}).get(stem, shape)
-            if of is not None and table.shape is not None and is_mask(file.path):
-                x, y, diameter = in_micrograph(table.x, table.y, table.diameter, table.shape, of)
-                table = Picks(x, y, np.asarray(diameter), table.score, shape=of)
             if stem in found.tables:
                 raise CryoSegNetError(
                     f"micrograph {stem} has labels twice, in {found.files[stem]} and {file.path}: "
@@ -155,6 +132,17 @@ def read_shapes(folder: str | Path, stems: Collection[str]) -> dict[str, Shape]:
     inputs = expand_inputs([str(folder)])
     named = match_names([Path(one.path).name for one in inputs], stems)
     return {named[one.path.name]: read_shape(one.path) for one in inputs if one.path.name in named}
+
+
+def on_micrographs(labels: PickSet, shapes: Mapping[str, Shape]) -> dict[str, Picks]:
+    """Labels with the shapes (ny, nx) of their micrographs, where known; those of masks are scaled to them."""
+    tables = with_shapes(labels.tables, shapes)
+    for stem, shape in shapes.items():
+        mask = labels.tables[stem]
+        if mask.shape is not None and is_mask(labels.files[stem]):
+            x, y, diameter = in_micrograph(mask.x, mask.y, mask.diameter, mask.shape, shape)
+            tables[stem] = Picks(x, y, np.asarray(diameter), mask.score, shape=shape)
+    return tables
 
 
 def with_shapes(tables: Mapping[str, Picks], shapes: Mapping[str, Shape]) -> dict[str, Picks]:

@@ -40,15 +40,7 @@ def on_scores(result: SetScore) -> list[str]:
 
 
 def outside(tables: Mapping[str, Picks], what: str) -> str | None:
-    """Say if coordinates lie outside their micrographs (below zero if the shape is not known), else None.
-
-    Parameters
-    ----------
-    tables
-        By the micrograph's stem.
-    what
-        ``"pick"`` or ``"label"``.
-    """
+    """Say if picks or labels lie outside their micrographs (below zero if the shape is not known), else None."""
     counts = {}
     for stem, p in tables.items():
         ny, nx = p.shape or (np.inf, np.inf)

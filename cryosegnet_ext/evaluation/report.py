@@ -91,18 +91,21 @@ def write_files(sets: Sequence[SetScore], settings: dict[str, Any], folder: Path
 
 def _write_csv(sets: Sequence[SetScore], path: Path) -> None:
     """For each set one row per micrograph, then one for the total and one for the mean."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     columns = ["set", "micrograph", "labels", "picks", "right", "precision", "recall", "f1", "dice", "pixel_precision"]
     columns += ["pixel_recall", "median_offset_px", "shift_x_px", "shift_y_px", "average_precision", "best_f1"]
     columns += ["best_threshold", "missing"]
-    writer.writerow(columns)
+    rows = [columns]
     for s in sets:
-        for m in s.micrographs:
-            row = _micrograph_values(m)
-            writer.writerow([s.name, m.name, *(_cell(row.get(c)) for c in columns[2:])])
-        for name, row in (("(total)", _total_values(s)), ("(mean)", s.mean)):
-            writer.writerow([s.name, name, *(_cell(row.get(c)) for c in columns[2:])])
+        values = [(m.name, _micrograph_values(m)) for m in s.micrographs]
+        for name, row in (*values, ("(total)", _total_values(s)), ("(mean)", s.mean)):
+            rows.append([s.name, name, *(_cell(row.get(c)) for c in columns[2:])])
+    write_rows(rows, path)
+
+
+def write_rows(rows: Iterable[Sequence[Any]], path: Path) -> None:
+    """Write a table as CSV."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
     write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
 
 
@@ -118,13 +121,7 @@ def as_json(sets: Sequence[SetScore], settings: dict[str, Any]) -> dict[str, Any
                 "threshold": s.threshold,
                 "total": _total_values(s),
                 "mean": s.mean,
-                "as_published": {
-                    "what": AS_PUBLISHED,
-                    "precision": s.published.precision,
-                    "recall": s.published.recall,
-                    "f1": s.published.f1,
-                    "dice": s.published.dice,
-                },
+                "as_published": {"what": AS_PUBLISHED, **_values(s.published, "precision", "recall", "f1", "dice")},
                 "curve": _curve(s),
                 "notes": list(s.notes),
                 "missing": s.missing,
@@ -156,19 +153,17 @@ def _micrograph_row(m: MicrographScore, name: str) -> list[str]:
     return [*cells, "-" if offset is None else f"{offset:.1f}"]
 
 
+def _values(of: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
+
+
 def _micrograph_values(m: MicrographScore) -> dict[str, Any]:
     median = float(np.median(np.hypot(*m.offset.T))) if len(m.offset) else None
     x, y = m.offset.mean(0).tolist() if len(m.offset) else (None, None)
     return {
-        "labels": m.labels,
-        "picks": m.picks,
-        "right": m.right,
-        "precision": m.precision,
-        "recall": m.recall,
-        "f1": m.f1,
-        "dice": m.dice,
-        "pixel_precision": m.pixel_precision,
-        "pixel_recall": m.pixel_recall,
+        **_values(
+            m, "labels", "picks", "right", "precision", "recall", "f1", "dice", "pixel_precision", "pixel_recall"
+        ),
         "median_offset_px": median,
         "shift_x_px": x,
         "shift_y_px": y,
@@ -181,13 +176,7 @@ def _total_values(s: SetScore) -> dict[str, Any]:
     best, at = s.best or (None, None)
     return {
         "micrographs": len(s.micrographs),
-        "labels": s.labels,
-        "picks": s.picks,
-        "right": s.right,
-        "precision": s.precision,
-        "recall": s.recall,
-        "f1": s.f1,
-        "average_precision": s.average_precision,
+        **_values(s, "labels", "picks", "right", "precision", "recall", "f1", "average_precision"),
         "best_f1": best,
         "best_threshold": at,
         "dice": s.dice,
@@ -200,9 +189,7 @@ def _total_values(s: SetScore) -> dict[str, Any]:
 def _curve(s: SetScore) -> dict[str, list[float]] | None:
     if not s.has_scores:
         return None
-    curve = s.curve
-    columns = {"threshold": curve.threshold, "precision": curve.precision, "recall": curve.recall, "f1": curve.f1}
-    return {name: values.tolist() for name, values in columns.items()}
+    return {name: v.tolist() for name, v in _values(s.curve, "threshold", "precision", "recall", "f1").items()}
 
 
 def _settings(settings: dict[str, Any]) -> str:

@@ -177,7 +177,8 @@ def expand_one(argument: str) -> list[Input]:
             )
         return found
     if os.path.lexists(path):
-        return read_micrographs_star(path) if path.suffix.lower() == ".star" else [Input(path, argument)]
+        rows = listed_micrographs(path) if path.suffix.lower() == ".star" else [(path, argument, None)]
+        return [Input(*row) for row in rows]
     if glob.has_magic(argument):
         matches = glob.glob(argument, recursive=True)
         found = [Input(Path(m), m) for m in matches if is_micrograph(os.path.basename(m)) and not os.path.isdir(m)]
@@ -231,14 +232,3 @@ def _from_list(path: Path) -> Iterator[Input]:
     for name in names:
         beside = path.parent / name
         yield Input(beside if not os.path.exists(name) and beside.exists() else Path(name), name)
-
-
-def read_micrographs_star(path: str | Path) -> list[Input]:
-    """The micrographs of a RELION micrographs STAR, every row, in the file's order.
-
-    Raises
-    ------
-    CryoSegNetError
-        The file cannot be read, lists movies, or lists nothing.
-    """
-    return [Input(file, name, pixel_size) for name, file, pixel_size in listed_micrographs(path)]

@@ -105,7 +105,7 @@ def label_files(path: str | Path, leave_out: Collection[str] = ()) -> list[Coord
     Raises
     ------
     CryoSegNetError
-        A file is empty or has lost its header. Skipping it would drop its micrograph without a word.
+        There are none; or a file is empty or has lost its header, and skipping it would drop its micrograph silently.
     """
     files, emptied = coordinate_files(path, (*PREFERRED, *MASK_SUFFIXES), leave_out)
     if emptied:
@@ -114,6 +114,9 @@ def label_files(path: str | Path, leave_out: Collection[str] = ()) -> list[Coord
             f"{emptied[0]}: it is empty or has lost its header{more}: restore or remove it; a micrograph without "
             "particles has a file with a header and no rows."
         )
+    if not files:
+        wanted = ", ".join((*PREFERRED, *MASK_SUFFIXES))
+        raise CryoSegNetError(f"{path}: there are no labels in this folder or its subfolders; looked for {wanted}.")
     return files
 
 
@@ -193,13 +196,7 @@ def stem_of(name: str) -> str:
 
 
 def match_names(names: Iterable[str], stems: Collection[str]) -> dict[str, str]:
-    """The micrograph that each name of a file or in a table means; see `match_name`.
-
-    Returns
-    -------
-    dict
-        Name -> stem; names that match no micrograph are left out.
-    """
+    """Name -> stem of the micrograph that it means (see `match_name`); names that match none are left out."""
     known = set(stems)
     found = {name: match_name(name, known) for name in names}
     return {name: stem for name, stem in found.items() if stem is not None}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 MIN_SIDE, MAX_SIDE = 64, 32768
 #: Least and largest pixel size, angstrom per pixel.
 PIXEL_SIZES = (0.05, 100.0)
-MIN_PIXEL_SIZE, MAX_PIXEL_SIZE = PIXEL_SIZES
 _ENCODED_LIMIT = 2 << 30
 _MAX_EXPANSION = 1100  # deflate reaches 1032 at best, and only where an image is constant
 _CHUNK = 8 << 20
@@ -44,23 +44,20 @@ def truncated(expected: int, found: int) -> BadFile:
 def take(stream: Any, count: int) -> bytearray:
     """Read up to ``count`` bytes; memory grows with what the file contains, not with what its header says."""
     taken = bytearray()
-    while len(taken) < count:
-        chunk = stream.read(min(_CHUNK, count - len(taken)))
-        if not chunk:
-            break
+    for chunk in _chunks(stream, count):
         taken += chunk
     return taken
 
 
 def skip(stream: Any, count: int) -> int:
     """Skip up to ``count`` bytes; returns how many there were."""
-    skipped = 0
-    while skipped < count:
-        chunk = stream.read(min(_CHUNK, count - skipped))
-        if not chunk:
-            break
-        skipped += len(chunk)
-    return skipped
+    return sum(map(len, _chunks(stream, count)))
+
+
+def _chunks(stream: Any, count: int) -> Iterator[bytes]:
+    while count > 0 and (chunk := stream.read(min(_CHUNK, count))):
+        count -= len(chunk)
+        yield chunk
 
 
 def whole(file: BinaryIO, size: int) -> bytes:
@@ -72,7 +69,7 @@ def whole(file: BinaryIO, size: int) -> bytes:
 
 def plausible(pixel_size: float) -> bool:
     """Whether this can be the pixel size of a micrograph, angstrom per pixel."""
-    return math.isfinite(pixel_size) and MIN_PIXEL_SIZE <= pixel_size <= MAX_PIXEL_SIZE
+    return math.isfinite(pixel_size) and PIXEL_SIZES[0] <= pixel_size <= PIXEL_SIZES[1]
 
 
 def rounded(pixel_size: float) -> float:

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..errors import CryoSegNetError
 from .atomic import write_atomic
-from .diameter import to_pixels
-from .formats import READERS, WRITERS, TableOfPicks, cs_bytes
+from .diameter import from_pixels
+from .formats import READERS, WRITERS, PickColumns, TableOfPicks, check_finite, cs_bytes
 from .text import bad, read_bytes
 
 __all__ = ["Picks", "read_many", "read_picks", "write_cs", "write_picks"]
 
 
 @dataclass(frozen=True, repr=False)
-class Picks:
+class Picks(PickColumns):
     """Picked particles of one micrograph.
 
     Attributes
@@ -30,6 +30,8 @@ class Picks:
     diameter : (n,) float64
         Particle diameter in angstrom; in pixels where ``pixel_size`` is None. NaN where it is not known, as in picks
         read from a STAR file.
+    diameter_px : (n,) float64
+        The same in pixels.
     score : (n,) float64
         Figure of merit: 0..1 for our own picks, else as the other program gives it (Topaz: log-odds).
     pixel_size : float or None
@@ -45,21 +47,6 @@ class Picks:
     ValueError
         The four columns differ in length.
     """
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    diameter: NDArray[np.float64]
-    score: NDArray[np.float64]
-    pixel_size: float | None = None
-    shape: tuple[int, int] | None = None
-    sought: float | None = None
-
-    def __post_init__(self) -> None:
-        columns = [np.array(c, dtype=np.float64).reshape(-1) for c in (self.x, self.y, self.diameter, self.score)]
-        if len({len(c) for c in columns}) != 1:
-            raise ValueError(f"x, y, diameter and score differ in length: {[len(c) for c in columns]}")
-        for name, column in zip(("x", "y", "diameter", "score"), columns):
-            object.__setattr__(self, name, column)
 
     @classmethod
     def empty(cls, pixel_size: float | None = None, shape: tuple[int, int] | None = None) -> Picks:
@@ -80,14 +67,6 @@ class Picks:
         if self.shape is not None:
             words.append(f"micrograph {self.shape[0]} x {self.shape[1]} (ny x nx)")
         return f"<Picks: {', '.join(words)}>"
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def diameter_px(self) -> NDArray[np.float64]:
-        """Diameters in pixels of the micrograph, (n,)."""
-        return to_pixels(self.diameter, self.pixel_size)
 
     def take(self, which: ArrayLike) -> Picks:
         """The picks chosen by a boolean mask or by indices, in that order."""
@@ -236,10 +215,8 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
     diameter = np.where(np.isfinite(diameter), diameter, np.nan)
     score = unknown if table.score is None else table.score
     score = np.where(np.isnan(score), 1.0, score)
-    for name, values in (("x", table.x), ("y", table.y), ("score", score)):
-        if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values))) + 1
-            raise bad(path, f"the {name} of pick {row} is not a finite number", "the file is damaged: export it again")
+    every = Picks(table.x, table.y, diameter, score)
+    check_finite(every, path, "the file is damaged: export it again")
     rows: dict[str, list[int]] = {}
     if table.micrograph is None:
         rows[path.stem] = list(range(n))
@@ -256,5 +233,5 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
         sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
         size = float(sizes[0]) if len(sizes) else pixel_size
         shape = None if table.shape is None or not chosen else (int(table.shape[i[0], 0]), int(table.shape[i[0], 1]))
-        result[name] = Picks(table.x[i], table.y[i], diameter[i] * (size or 1.0), score[i], size, shape)
+        result[name] = replace(every.take(i), diameter=from_pixels(diameter[i], size), pixel_size=size, shape=shape)
     return result

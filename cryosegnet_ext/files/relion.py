@@ -49,8 +49,8 @@ def read_micrographs_table(path: str | Path) -> tuple[Block, Block | None]:
     raise CryoSegNetError(f"{path}: no column rlnMicrographName; give a STAR file of micrographs")
 
 
-def listed_micrographs(path: str | Path) -> list[tuple[str, Path, float | None]]:
-    """Name, file and pixel size (angstrom; None where unknown) of each micrograph of a STAR file, in its order.
+def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None]]:
+    """File, name and pixel size (angstrom; None if unknown) of each row of a micrographs STAR, in its order.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def listed_micrographs(path: str | Path) -> list[tuple[str, Path, float | None]]
         raise CryoSegNetError(f"{path}: the STAR file lists no micrographs")
     root = project_root(Path(path), names)
     sizes = [float(size) if math.isfinite(size) and size > 0 else None for size in _pixel_sizes(table, optics)]
-    return [(name, root / name, size) for name, size in zip(names, sizes)]
+    return [(root / name, name, size) for name, size in zip(names, sizes)]
 
 
 def _pixel_sizes(table: Block, optics: Block | None) -> Floats:
@@ -130,7 +130,7 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
     path = Path(path)
     if _is_suffix_file(path):
         if names is None:
-            names = [name for name, _, _ in listed_micrographs(micrographs_of(str(path)))]
+            names = [name for _, name, _ in listed_micrographs(micrographs_of(str(path)))]
         suffix = path.name[len(_SUFFIX_FILE) :]
         files = {n: path.parent / (without_extension(strip_job(n).lstrip("/")) + suffix) for n in names}
     else:

@@ -63,7 +63,7 @@ class Problem:
 
 def place(labels: Labels, shape: tuple[int, int], flip: str | None, scale: float) -> Labels:
     """Labels after what the user says of them: ``flip`` is a key of `FLIPS`; coordinates times ``scale``."""
-    placement = replace(FLIPS[flip] if flip else AS_THEY_ARE, scale=scale)
+    placement = replace(FLIPS[flip] if flip else AS_THEY_ARE, scale=(scale, scale))
     x, y = placement.apply(labels.x, labels.y, shape)
     return replace(labels, x=x, y=y, diameter=labels.diameter * scale)
 
@@ -112,7 +112,7 @@ def fitting(seen: Floats) -> Placement | None:
 def remedy_of(placement: Placement) -> str:
     """The option that puts labels right which are meant so."""
     flip = next((word for word, one in FLIPS.items() if one is placement), None)
-    return f"--flip-labels {flip}" if flip else f"--label-scale {placement.scale:.6g}"
+    return f"--flip-labels {flip}" if flip else f"--label-scale {placement.scale[0]:.6g}"
 
 
 def further(remedy: str, flip: str | None, scale: float) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CryoSegNetError, plural
-from ..files.formats import READABLE
 from ..files.inputs import Input
 from ..files.labels import CoordinateFile, label_files, match_name, stem_of
-from ..files.masks import MASK_SUFFIXES, in_micrograph, is_mask
+from ..files.masks import in_micrograph, is_mask
 from ..files.micrograph import micrograph_stem
 from ..files.picks import Picks
 from ..files.text import Floats
@@ -73,9 +72,6 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
     """
     own = {one.key for one in inputs}
     files = [file for argument in arguments for file in label_files(argument, own)]
-    if not files:
-        wanted = ", ".join((*READABLE, *MASK_SUFFIXES))
-        raise CryoSegNetError(f"--labels {' '.join(map(str, arguments))}: there are no labels; looked for {wanted}")
     by_stem = _by_stem(inputs)
     result: dict[int, Labels] = {}
     unknown: list[str] = []

@@ -8,8 +8,14 @@ import pytest
 
 from cryosegnet_ext import Picks
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.evaluation.reading import picks_of_others, read_labels, read_set
+from cryosegnet_ext.evaluation.reading import on_micrographs, picks_of_others, read_labels, read_set
+from cryosegnet_ext.files.labels import label_files
 from tests.evaluation.helpers import particles, table, write
+
+
+def labels_of(path):
+    return read_labels(label_files(path))
+
 
 STEMS = ["mic_1", "mic_10", "mic_1_2"]
 
@@ -22,7 +28,7 @@ def test_every_format_is_read_as_labels_and_as_picks(tmp_path, suffix):
         xy = particles(rng, 12)
         tables[stem] = Picks(*xy.T, np.full(12, 30.0), rng.random(12), 1.0, (900, 1200))
     write(tmp_path, tables, suffix)
-    for found in (read_labels(tmp_path), read_set(tmp_path, STEMS)):
+    for found in (labels_of(tmp_path), read_set(tmp_path, STEMS)):
         assert set(found.tables) == set(STEMS)
         for stem, p in found.tables.items():
             assert p.x == pytest.approx(tables[stem].x, abs=1e-3)
@@ -51,7 +57,7 @@ def test_relion_job_folders_and_their_lists(tmp_path):
         found = read_set(path, STEMS)
         assert {s: len(p) for s, p in found.tables.items()} == dict.fromkeys(STEMS, 5)
         assert found.notes == []
-    assert set(read_labels(job).tables) == set(STEMS)
+    assert set(labels_of(job).tables) == set(STEMS)
 
 
 def test_what_pick_wrote_is_its_picks_and_not_its_other_files(tmp_path):
@@ -70,7 +76,7 @@ def test_the_labels_of_a_simulation_are_its_truth(tmp_path):
     (tmp_path / "specimens").mkdir()
     (tmp_path / "specimens" / "a.mrc").write_bytes(b"a map")
     (tmp_path / "simulation.json").write_text("{}")
-    for found in (read_labels(tmp_path), read_set(tmp_path, ["sim_1"])):
+    for found in (labels_of(tmp_path), read_set(tmp_path, ["sim_1"])):
         assert {s: len(p) for s, p in found.tables.items()} == {"sim_1": 2}
 
 
@@ -79,7 +85,7 @@ def test_labels_may_be_what_pick_wrote(tmp_path):
     (tmp_path / "overlays").mkdir()
     cv2.imwrite(str(tmp_path / "overlays" / "mic_1.png"), np.random.default_rng(0).integers(9, 255, (90, 90)))
     (tmp_path / "summary.json").write_text("{}")
-    assert len(read_labels(tmp_path).tables["mic_1"]) == 2
+    assert len(labels_of(tmp_path).tables["mic_1"]) == 2
 
 
 def test_a_table_of_many_micrographs(tmp_path):
@@ -130,7 +136,7 @@ def test_tables_of_the_same_micrographs_are_joined_and_said(tmp_path):
 def test_an_empty_pick_file_is_a_micrograph_without_picks(tmp_path):
     write(tmp_path, {"mic_1": Picks.empty(), "mic_10": table(np.ones((1, 2)))})
     assert {s: len(p) for s, p in read_set(tmp_path, STEMS).tables.items()} == {"mic_1": 0, "mic_10": 1}
-    assert len(read_labels(tmp_path / "mic_1.star").tables["mic_1"]) == 0
+    assert len(labels_of(tmp_path / "mic_1.star").tables["mic_1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ def test_an_emptied_label_file_is_refused(tmp_path, name, content):
     write(tmp_path, {"mic_1": table(np.ones((1, 2)))})
     (tmp_path / name).write_text(content)
     with pytest.raises(CryoSegNetError, match=rf"{name}: it is empty or has lost its header: restore or remove it"):
-        read_labels(tmp_path)
+        labels_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -167,13 +173,13 @@ def test_a_damaged_header_is_read_and_complained_about(tmp_path, name, content, 
     write(tmp_path, {"mic_1": table(np.ones((1, 2)))})
     (tmp_path / name).write_text(content)
     with pytest.raises(CryoSegNetError, match=said):
-        read_labels(tmp_path)
+        labels_of(tmp_path)
 
 
 @pytest.mark.parametrize("header", ['"x","y"', "# by hand\nx,y", "\n\nX-Coordinate,Y-Coordinate"])
 def test_headers_that_other_programs_write_are_known(tmp_path, header):
     (tmp_path / "mic_1.csv").write_text(f"{header}\n3,4\n")
-    assert read_labels(tmp_path).tables["mic_1"].x.tolist() == [3]
+    assert labels_of(tmp_path).tables["mic_1"].x.tolist() == [3]
 
 
 def test_coordinates_after_many_optics_groups_are_found(tmp_path):
@@ -182,14 +188,18 @@ def test_coordinates_after_many_optics_groups_are_found(tmp_path):
     header = "".join(f"_rln{name} #{i}\n" for i, name in enumerate(columns, 1))
     body = "data_particles\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnOpticsGroup #3\n3 4 7\n"
     (tmp_path / "mic_1.star").write_text(f"data_optics\n\nloop_\n{header}{groups}\n{body}")
-    assert read_labels(tmp_path).tables["mic_1"].pixel_size == 1.06
+    assert labels_of(tmp_path).tables["mic_1"].pixel_size == 1.06
 
 
 def test_a_header_without_rows_is_a_micrograph_without_labels(tmp_path):
     write(tmp_path, {"mic_1": Picks.empty()})
     write(tmp_path, {"mic_2": Picks.empty()}, ".box")
     write(tmp_path, {"mic_3": Picks.empty()}, ".csv")
-    assert {s: len(p) for s, p in read_labels(tmp_path).tables.items()} == {"mic_1": 0, "mic_2": 0, "mic_3": 0}
+    assert {s: len(p) for s, p in labels_of(tmp_path).tables.items()} == {
+        "mic_1": 0,
+        "mic_2": 0,
+        "mic_3": 0,
+    }
 
 
 def test_pick_files_of_other_micrographs_are_named(tmp_path):
@@ -203,7 +213,7 @@ def test_two_files_of_one_micrograph(tmp_path):
     assert len(found.tables["mic_1"]) == 3
     assert "mic_1.star" in found.notes[0] and "mic_1_autopick.star" in found.notes[0]
     with pytest.raises(CryoSegNetError, match="labels twice"):
-        read_labels(tmp_path)
+        labels_of(tmp_path)
 
 
 def test_nothing_in_common_is_said_with_names(tmp_path):
@@ -215,7 +225,7 @@ def test_nothing_in_common_is_said_with_names(tmp_path):
 @pytest.mark.parametrize("name", ["missing", "empty"])
 def test_no_files(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    for read in (lambda p: read_set(p, STEMS), read_labels):
+    for read in (lambda p: read_set(p, STEMS), label_files):
         with pytest.raises(CryoSegNetError, match=r"no such file|there are no"):
             read(tmp_path / name)
 
@@ -229,7 +239,7 @@ def test_masks_are_scaled_to_their_micrographs(tmp_path, factor):
         cv2.circle(mask, (round(x), round(y)), 24 // factor, 255, -1)
     cv2.imwrite(str(tmp_path / "mic_1_mask.png"), mask)
     cv2.imwrite(str(tmp_path / "mic_10_mask.png"), np.zeros_like(mask))
-    found = read_labels(tmp_path, {"mic_1": (800, 800)}, shape=(800, 800)).tables
+    found = on_micrographs(labels_of(tmp_path), {"mic_1": (800, 800), "mic_10": (800, 800)})
     assert len(found["mic_10"]) == 0
     p = found["mic_1"]
     assert len(p) == 25
@@ -243,4 +253,4 @@ def test_a_picture_is_no_mask(tmp_path):
     picture[:4, :4] = 0
     cv2.imwrite(str(tmp_path / "mic_1.png"), picture)
     with pytest.raises(CryoSegNetError, match=r"mic_1\.png: .*mask"):
-        read_labels(tmp_path)
+        labels_of(tmp_path)

@@ -13,7 +13,7 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.evaluation.reading import read_labels, read_set
 from cryosegnet_ext.files.inputs import expand_inputs
-from cryosegnet_ext.files.labels import match_name, match_names, stem_of
+from cryosegnet_ext.files.labels import label_files, match_name, match_names, stem_of
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.training.labels import find_labels
 from relion_external.coordinates import ExistingPicks
@@ -94,7 +94,7 @@ def by_training(project: Path, path: Path) -> dict[str, float]:
 
 
 def by_evaluation_as_labels(project: Path, path: Path) -> dict[str, float]:
-    return {stem: float(picks.x[0]) for stem, picks in read_labels(path).tables.items()}
+    return {stem: float(picks.x[0]) for stem, picks in read_labels(label_files(path)).tables.items()}
 
 
 def by_evaluation_as_picks(project: Path, path: Path) -> dict[str, float]:
@@ -156,7 +156,7 @@ def by_training_of_masks(folder: Path, shape: tuple[int, int]) -> dict[str, int]
 
 
 def by_evaluation_of_masks(folder: Path, shape: tuple[int, int]) -> dict[str, int]:
-    return {stem: len(picks) for stem, picks in read_labels(folder / "masks").tables.items()}
+    return {stem: len(picks) for stem, picks in read_labels(label_files(folder / "masks")).tables.items()}
 
 
 @pytest.mark.parametrize("read", [by_training_of_masks, by_evaluation_of_masks])

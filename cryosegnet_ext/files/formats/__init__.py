@@ -15,9 +15,9 @@ from .boxes import read_box, read_cbox, write_box, write_cbox
 from .cryosparc import cs_bytes, read_cs, write_cs_file
 from .csv import read_csv, write_csv
 from .star import read_star, write_star
-from .table import PicksToWrite, TableOfPicks
+from .table import PickColumns, TableOfPicks, check_finite
 
-__all__ = ["READABLE", "READERS", "WRITABLE", "WRITERS", "PicksToWrite", "TableOfPicks", "cs_bytes"]
+__all__ = ["READABLE", "READERS", "WRITABLE", "WRITERS", "PickColumns", "TableOfPicks", "check_finite", "cs_bytes"]
 
 READERS: dict[str, Callable[[bytes, Path, float | None], TableOfPicks]] = {
     ".star": read_star,
@@ -30,7 +30,7 @@ READERS: dict[str, Callable[[bytes, Path, float | None], TableOfPicks]] = {
 }
 """By suffix: a function of the file's content, its name (for messages) and the pixel size that the caller knows."""
 
-WRITERS: dict[str, Callable[[PicksToWrite, Path, int | None], str | bytes]] = {
+WRITERS: dict[str, Callable[[PickColumns, Path, int | None], str | bytes]] = {
     ".star": write_star,
     ".box": write_box,
     ".cbox": write_cbox,

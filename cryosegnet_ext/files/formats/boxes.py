@@ -10,7 +10,7 @@ from ...errors import CryoSegNetError
 from ..diameter import to_pixels
 from ..star import star_blocks
 from ..text import Floats, bad, numbers, text_of
-from .table import PicksToWrite, TableOfPicks, check_finite, whole_pixels
+from .table import PickColumns, TableOfPicks, check_finite, whole_pixels
 
 _CBOX_HEADER = """\
 data_global
@@ -66,7 +66,7 @@ def _boxes(
     return TableOfPicks(x=x + width / 2, y=y + height / 2, diameter=(width + height) / 2, score=score)
 
 
-def write_box(picks: PicksToWrite, path: Path, box_size: int | None) -> str:
+def write_box(picks: PickColumns, path: Path, box_size: int | None) -> str:
     """EMAN's box file with boxes of one size around whole pixels."""
     x, y = whole_pixels(picks, path)
     side = one_box(picks, path, box_size)
@@ -94,7 +94,7 @@ def read_cbox(data: bytes, path: Path, _: float | None) -> TableOfPicks:
     return TableOfPicks(table.x, table.y, np.where(estimate > 0, estimate, table.diameter), score)
 
 
-def write_cbox(picks: PicksToWrite, path: Path, box_size: int | None) -> str:
+def write_cbox(picks: PickColumns, path: Path, box_size: int | None) -> str:
     """CrYOLO's CBOX, with <NA> for values that we do not have: z, the number of merged boxes, the angle."""
     check_finite(picks, path)
     lines = []
@@ -106,7 +106,7 @@ def write_cbox(picks: PicksToWrite, path: Path, box_size: int | None) -> str:
     return _CBOX_HEADER + "".join(lines) + _CBOX_FOOTER
 
 
-def one_box(picks: PicksToWrite, path: Path, box_size: int | None) -> int:
+def one_box(picks: PickColumns, path: Path, box_size: int | None) -> int:
     """Side of all boxes of a file in pixels; even, so that a box around a whole pixel has a whole corner.
 
     It is ``box_size``, else the diameter of the dataset's particles (``picks.sought``), else the median of the picks'

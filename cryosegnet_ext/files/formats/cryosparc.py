@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..text import Floats, bad
-from .table import PicksToWrite, TableOfPicks, check_finite
+from .table import PickColumns, TableOfPicks, check_finite
 
 
 def read_cs(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
@@ -60,7 +60,7 @@ def read_cs(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
     return TableOfPicks(x * shape[:, 1], y * shape[:, 0], diameter, score, names, sizes, shape.astype(np.int64))
 
 
-def cs_bytes(table: Mapping[str, PicksToWrite], path: Path) -> bytes:
+def cs_bytes(table: Mapping[str, PickColumns], path: Path) -> bytes:
     """The content of a .cs file, of micrograph path -> picks; see `cryosegnet_ext.files.picks.write_cs`."""
     width = max((len(name.encode()) for name in table), default=1) or 1
     fields = [
@@ -106,7 +106,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def _uids(name: str, picks: PicksToWrite) -> list[int]:
+def _uids(name: str, picks: PickColumns) -> list[int]:
     """Uids that are the same for the same picks; two picks at one place get different ones."""
     seen: Counter[str] = Counter()
     uids = []
@@ -117,6 +117,6 @@ def _uids(name: str, picks: PicksToWrite) -> list[int]:
     return uids
 
 
-def write_cs_file(picks: PicksToWrite, path: Path, _: int | None) -> bytes:
+def write_cs_file(picks: PickColumns, path: Path, _: int | None) -> bytes:
     """The content of a .cs file of one micrograph, named after the file."""
     return cs_bytes({path.stem: picks}, path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..text import Floats, bad, numbers, text_of
-from .table import PicksToWrite, TableOfPicks, check_finite
+from .table import PickColumns, TableOfPicks, check_finite
 
 _CSV_NAMES = {
     "x": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
@@ -65,7 +65,7 @@ def read_csv(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
     return TableOfPicks(x, y, diameter, column("score"), names, sizes)
 
 
-def write_csv(picks: PicksToWrite, path: Path, _: int | None) -> str:
+def write_csv(picks: PickColumns, path: Path, _: int | None) -> str:
     """Our CSV: all that a pick has, in full precision."""
     check_finite(picks, path)
     angstrom = picks.diameter if picks.pixel_size else np.full(len(picks), np.nan)

@@ -9,7 +9,7 @@ import numpy as np
 from ..relion import optics_pixel_sizes
 from ..star import star_blocks
 from ..text import bad
-from .table import PicksToWrite, TableOfPicks, whole_pixels
+from .table import PickColumns, TableOfPicks, whole_pixels
 
 
 def read_star(data: bytes, path: Path, _: float | None) -> TableOfPicks:
@@ -35,7 +35,7 @@ def read_star(data: bytes, path: Path, _: float | None) -> TableOfPicks:
     )
 
 
-def write_star(picks: PicksToWrite, path: Path, _: int | None) -> str:
+def write_star(picks: PickColumns, path: Path, _: int | None) -> str:
     """RELION's coordinate file; its header is six lines, which some pipelines skip by count."""
     header = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
     x, y = whole_pixels(picks, path)

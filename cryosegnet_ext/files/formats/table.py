@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..diameter import to_pixels
 from ..text import Floats, bad
 
 
@@ -26,53 +26,43 @@ class TableOfPicks:
     shape: NDArray[np.int64] | None = None  # (n, 2) as ny, nx
 
 
-class PicksToWrite(Protocol):
-    """What a writer needs to know of the picks of one micrograph; `cryosegnet_ext.files.picks.Picks` has all of it."""
+@dataclass(frozen=True, repr=False)
+class PickColumns:
+    """The picks of one micrograph as writers need them: the data of `cryosegnet_ext.files.picks.Picks`."""
 
-    @property
-    def x(self) -> Floats:
-        """Columns, pixels, (n,)."""
+    x: Floats
+    y: Floats
+    diameter: Floats
+    score: Floats
+    pixel_size: float | None = None
+    shape: tuple[int, int] | None = None
+    sought: float | None = None
 
-    @property
-    def y(self) -> Floats:
-        """Rows, pixels, (n,)."""
+    def __post_init__(self) -> None:
+        columns = [np.array(c, dtype=np.float64).reshape(-1) for c in (self.x, self.y, self.diameter, self.score)]
+        if len({len(c) for c in columns}) != 1:
+            raise ValueError(f"x, y, diameter and score differ in length: {[len(c) for c in columns]}")
+        for name, column in zip(("x", "y", "diameter", "score"), columns):
+            object.__setattr__(self, name, column)
 
-    @property
-    def diameter(self) -> Floats:
-        """Angstrom, or pixels where ``pixel_size`` is None, (n,)."""
+    def __len__(self) -> int:
+        return len(self.x)
 
     @property
     def diameter_px(self) -> Floats:
-        """Pixels, (n,)."""
-
-    @property
-    def score(self) -> Floats:
-        """Figures of merit, (n,)."""
-
-    @property
-    def pixel_size(self) -> float | None:
-        """Angstrom per pixel."""
-
-    @property
-    def shape(self) -> tuple[int, int] | None:
-        """Of the micrograph, (ny, nx)."""
-
-    @property
-    def sought(self) -> float | None:
-        """The data set's particle diameter, in the unit of ``diameter``."""
-
-    def __len__(self) -> int: ...
+        """Diameters in pixels of the micrograph, (n,)."""
+        return to_pixels(self.diameter, self.pixel_size)
 
 
-def check_finite(picks: PicksToWrite, path: Path) -> None:
+def check_finite(picks: PickColumns, path: Path, remedy: str = "leave that pick out") -> None:
     """Check that coordinates and scores are finite; raises CryoSegNetError."""
     for name, values in (("x", picks.x), ("y", picks.y), ("score", picks.score)):
         if not np.isfinite(values).all():
             row = int(np.argmin(np.isfinite(values))) + 1
-            raise bad(path, f"the {name} of pick {row} is not a finite number", "leave that pick out")
+            raise bad(path, f"the {name} of pick {row} is not a finite number", remedy)
 
 
-def whole_pixels(picks: PicksToWrite, path: Path) -> tuple[Floats, Floats]:
+def whole_pixels(picks: PickColumns, path: Path) -> tuple[Floats, Floats]:
     """Coordinates as whole pixels inside the micrograph, rounded half up (``round`` would go to the even neighbour)."""
     check_finite(picks, path)
     x, y = np.floor(picks.x + 0.5), np.floor(picks.y + 0.5)

@@ -18,29 +18,12 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from ...errors import CryoSegNetError
-from ..limits import (
-    MAX_PIXEL_SIZE,
-    MAX_SIDE,
-    MIN_PIXEL_SIZE,
-    MIN_SIDE,
-    BadFile,
-    one_line,
-    plausible,
-    shown,
-    take,
-    whole,
-)
+from ..limits import PIXEL_SIZES, BadFile, one_line, plausible, shown, take, whole
 from .mrc import mrc_image_header, read_compressed_mrc, read_mrc
 from .pictures import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_picture, read_jpeg, read_png, read_tiff
 
 __all__ = [
-    "LARGEST_VALUE",
-    "MAX_PIXEL_SIZE",
-    "MAX_SIDE",
     "MICROGRAPH_SUFFIXES",
-    "MIN_PIXEL_SIZE",
-    "MIN_SIDE",
-    "MOST_INVALID",
     "Micrograph",
     "micrograph_stem",
     "read_micrograph",
@@ -63,9 +46,9 @@ MICROGRAPH_SUFFIXES: tuple[str, ...] = (
     ".jpeg",
 )
 
-LARGEST_VALUE = 1e15
-"""Larger magnitudes count as not finite: a flipped bit can make them, and float32 sums overflow on them."""
-MOST_INVALID = 0.1
+# Larger magnitudes count as not finite: a flipped bit can make them, and float32 sums overflow on them.
+_LARGEST_VALUE = 1e15
+_MOST_INVALID = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,14 +236,14 @@ def _clean(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | 
     if raw.dtype.kind == "f":
         if raw.dtype.itemsize < 4:
             raw = raw.astype(np.float32)
-        good = (raw > -LARGEST_VALUE) & (raw < LARGEST_VALUE)
+        good = (raw > -_LARGEST_VALUE) & (raw < _LARGEST_VALUE)
         bad = good.size - int(np.count_nonzero(good))
         if bad == good.size:
             raise BadFile("has no usable pixel (all are NaN, infinite or far too large): write it again")
-        if bad > MOST_INVALID * good.size:
+        if bad > _MOST_INVALID * good.size:
             raise BadFile(
                 f"has {100 * bad / good.size:.3g} % bad pixels (NaN, infinite or far too large), over the limit of "
-                f"{100 * MOST_INVALID:g} %: write it again"
+                f"{100 * _MOST_INVALID:g} %: write it again"
             )
         valid = good if bad else None
     data = np.ascontiguousarray(raw, dtype=np.float32)
@@ -281,7 +264,7 @@ def _callers_pixel_size(pixel_size: Any) -> float:
     if not plausible(value):
         raise BadFile(
             f"cannot have a pixel size of {one_line(pixel_size)} angstrom: give one from "
-            f"{MIN_PIXEL_SIZE:g} to {MAX_PIXEL_SIZE:g}"
+            f"{PIXEL_SIZES[0]:g} to {PIXEL_SIZES[1]:g}"
         )
     return value
 
