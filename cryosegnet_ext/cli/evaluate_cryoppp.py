@@ -148,6 +148,7 @@ def _orient(
 
 def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path:
     """Pick the labelled micrographs with default options; returns the output folder."""
+    from ..files.atomic import make_folder
     from ..files.inputs import expand_inputs
     from ..files.labels import match_names
     from ..picking.picker import Picker
@@ -159,7 +160,7 @@ def _pick(data_set: DataSet, stems: list[str], args: argparse.Namespace) -> Path
     wanted = match_names([one.path.name for one in inputs], stems)
     inputs = [one for one in inputs if one.path.name in wanted]
     folder: Path = args.output / data_set.name / "picked"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     picker = Picker(args.weights, device=args.device)
     if args.pixel_size is not None:
         inputs = [replace(one, pixel_size=args.pixel_size) for one in inputs]

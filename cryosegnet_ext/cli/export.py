@@ -104,6 +104,7 @@ def _for_cryosparc(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    from ..files.atomic import make_folder
     from ..files.picks import write_cs, write_picks
 
     inputs = _input_files(args.picks)
@@ -115,7 +116,7 @@ def _convert(args: argparse.Namespace) -> int:
     if one_file and args.to != "cs" and len(found) > 1:
         raise CryoSegNetError(f"{len(found)} micrographs cannot go into the one file {output}: give a folder.")
     folder = output.parent if one_file else output
-    _make(folder)
+    make_folder(folder)
 
     files = [file.path for file, _ in inputs]
     written: list[Picks] = []
@@ -129,7 +130,7 @@ def _convert(args: argparse.Namespace) -> int:
         for one in _with_one_size(found):
             target = output if one_file else folder / one.target.with_name(one.target.name + suffix)
             try:
-                _make(target.parent)
+                make_folder(target.parent)
                 _spare_inputs(target, files)
                 if target in targets:
                     raise CryoSegNetError(
@@ -157,13 +158,6 @@ def _with_one_size(found: list[Converted]) -> list[Converted]:
         sizes = np.concatenate([np.zeros(0), *(picks.diameter[picks.diameter > 0] for picks in group)])
         middle[in_pixels] = float(np.median(sizes)) if len(sizes) else None
     return [replace(one, picks=replace(one.picks, sought=middle[one.picks.pixel_size is None])) for one in found]
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
 
 
 def _input_files(names: list[str]) -> list[tuple[CoordinateFile, Path]]:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..errors import CryoSegNetError
-from ..files.atomic import write_atomic
+from ..files.atomic import make_folder, write_atomic
 from .curves import draw
 from .measures import MicrographScore, SetScore
 
@@ -75,10 +74,7 @@ def write_files(sets: Sequence[SetScore], settings: dict[str, Any], folder: Path
     CryoSegNetError
         The folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {folder} ({error.strerror}): choose another.") from error
+    make_folder(folder)
     files = [folder / "evaluation.csv", folder / "evaluation.json"]
     _write_csv(sets, files[0])
     write_atomic(files[1], json.dumps(as_json(sets, settings), indent=1) + "\n")

@@ -101,6 +101,12 @@ def explained(path: str | Path) -> Iterator[None]:
         raise _cannot_write(path, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; raises CryoSegNetError if it cannot be made."""
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def _cannot_write(path: str | Path, error: OSError) -> CryoSegNetError:
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
     return CryoSegNetError(f"cannot write {path} ({error.strerror or error}): {remedy}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CryoSegNetError
+from ..files.atomic import make_folder
 from ..files.picks import Picks
 from .collect import RunData, collect
 
@@ -77,10 +78,7 @@ def write_filtered_picks(
             )
         picks = filtered(kept.candidates, wanted, min_diameter, max_diameter)
         path = target / f"{record.stem}.{suffix}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CryoSegNetError(f"cannot make the folder {path.parent} ({error.strerror}): check it.") from error
+        make_folder(path.parent)
         replace(picks, sought=sought.get(picks.pixel_size is not None)).write(path, box_size)
         total += len(picks)
     return len(run.done), total

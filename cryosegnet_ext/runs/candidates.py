@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CryoSegNetError
-from ..files.atomic import write_atomic
+from ..files.atomic import make_folder, write_atomic
 from ..files.inputs import CANDIDATES_FOLDER, STATE_FOLDER
 from ..files.picks import Picks
 from .overlay import to_grey
@@ -91,10 +90,7 @@ def candidates_path(output: Path, stem: str) -> Path:
 def write_candidates(output: Path, stem: str, content: bytes) -> None:
     """Write what `encode_candidates` returned; raises CryoSegNetError if it cannot be written."""
     path = candidates_path(output, stem)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {path.parent} ({error.strerror}): check the disk.") from error
+    make_folder(path.parent)
     write_atomic(path, content)
 
 

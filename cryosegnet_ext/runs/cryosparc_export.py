@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..files.atomic import write_atomic
+from ..files.atomic import make_folder, write_atomic
 from ..files.inputs import STATE_FOLDER
 from ..files.micrograph import read_shape
 from ..files.picks import Picks, read_picks, write_cs
@@ -130,10 +130,7 @@ def export_cryosparc(
     if not filled:
         why = f" ({failures[0].rstrip('.')})" if failures else ""
         raise CryoSegNetError(f"{run}: no picks to export{why}; see its summary.json and failed.csv.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryoSegNetError(f"cannot make the folder {output} ({error.strerror}): choose another.") from error
+    make_folder(output)
     stars = {output / name: part for name, part in _parts(filled).items()}
     text = _text(filled, stars, flip_y)
     for star, part in stars.items():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError, plural
+from ..files.atomic import make_folder
 from ..files.diameter import from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
@@ -136,10 +137,7 @@ class ViewSession:
         with self._saving:
             for suffix in self.suffixes:
                 path = self._path(micrograph, suffix)
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise CryoSegNetError(f"cannot make {path.parent} ({error.strerror}): check the folder.") from error
+                make_folder(path.parent)
                 picks.write(path)
         return {"path": str(self._path(micrograph, self.suffixes[0])), "picks": len(picks)}
 
