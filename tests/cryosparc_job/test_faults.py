@@ -24,6 +24,8 @@ from tests.cryosparc_job.fault_matrix import (
 )
 from tests.fake_cryosparc.server import FakeCryoSPARC
 
+pytestmark = pytest.mark.slow
+
 ALL = EXPOSURES * PARTICLES
 
 

@@ -34,6 +34,8 @@ from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
 from tests.waiting import FOREVER, LIMIT, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 class Logged(BlobPicker):
     """Logs what it picks and where; files make its process die: ``kill_<name>`` once, ``poison_<name>`` always."""
