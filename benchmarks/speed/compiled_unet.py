@@ -68,7 +68,7 @@ def main() -> None:
     usual = float(np.median(times["plain"]))
     truth = torch.sigmoid(found["plain"]().float())
     print(
-        "| U-Net | first run, s | times the plain one's processor time | largest change of the map |\n|---|---|---|---|"
+        "| U-Net | first run, s | processor time, relative to plain | largest change of the map |\n|---|---|---|---|"
     )
     for name, run in found.items():
         change = float((torch.sigmoid(run().float()) - truth).abs().max())

@@ -190,7 +190,7 @@ def report(a, names, found, topaz, rates, load) -> None:
         f"matrix products fp32 {rates['fp32'] / 1e9:.0f} and bf16 {rates['bf16'] / 1e9:.0f} GFLOP/s; "
         f"load average {min(load):.1f} to {max(load):.1f}\n"
     )
-    print("| stage | s | processor s | peak MB | of it the stage's own | GFLOP | GB | limit, s | times the limit | |")
+    print("| stage | s | processor s | peak MB | of the stage itself, MB | GFLOP | GB | limit, s | times the limit | |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in names:
         one = min(found[name], key=lambda r: r["wall"])
@@ -210,7 +210,7 @@ def report(a, names, found, topaz, rates, load) -> None:
     whole = [name for name in speed_stages.PLAIN if name in wall]
     if len(whole) == len(speed_stages.PLAIN):
         plain, plain_cpu = sum(wall[name] for name in whole), sum(cpu[name] for name in whole)
-        print(f"\nThe plain published pipeline: {plain:.1f} s ({plain_cpu:.1f} processor s) a micrograph.")
+        print(f"\nThe plain published pipeline: {plain:.1f} s ({plain_cpu:.1f} processor s) for a micrograph.")
         for name in names:
             if name.startswith("ours whole"):
                 print(f"{name}: {plain / wall[name]:.0f} times faster ({plain_cpu / cpu[name]:.0f} by processor time).")
