@@ -67,9 +67,7 @@ def main() -> None:
             times[name].append(time.process_time() - start)
     usual = float(np.median(times["plain"]))
     truth = torch.sigmoid(found["plain"]().float())
-    print(
-        "| U-Net | first run, s | processor time, relative to plain | largest change of the map |\n|---|---|---|---|"
-    )
+    print("| U-Net | first run, s | processor time, relative to plain | largest change of the map |\n|---|---|---|---|")
     for name, run in found.items():
         change = float((torch.sigmoid(run().float()) - truth).abs().max())
         print(f"| {name} | {first[name]:.1f} | {np.median(times[name]) / usual:.2f} | {change:.4f} |")
