@@ -260,7 +260,7 @@ def test_coverage_that_was_not_reached_is_told(specimen, tmp_path, capsys):
 
 def test_what_was_built_of_a_model_is_told(tmp_path, capsys):
     pytest.importorskip("gemmi")
-    from tests.simulation.test_simulation import BIOMT, pdb_text
+    from tests.simulation.test_specimen_files import BIOMT, pdb_text
 
     model, loud = tmp_path / "two.pdb", [word for word in SMALL if word != "--quiet"]
     model.write_text(pdb_text(BIOMT))

@@ -9,7 +9,7 @@ import torch
 
 from cryosegnet_ext.picking import denoise, denoise_torch
 from cryosegnet_ext.picking.nlm import non_local_means
-from tests.picking.test_denoise import noise, particles, stretched
+from tests.picking.images import noise, particles, stretched
 
 SHAPES = pytest.mark.parametrize("shape", [(96, 96), (70, 131), (133, 64)], ids=str)
 

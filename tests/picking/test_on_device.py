@@ -14,7 +14,7 @@ from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.networks.unet import probability_map
 from cryosegnet_ext.picking import denoise, on_device
 from tests.networks.test_unet import random_unet
-from tests.picking.test_denoise import discs, noise, particles
+from tests.picking.images import discs, noise, particles
 
 
 @pytest.fixture(scope="module")

@@ -5,101 +5,18 @@ from __future__ import annotations
 import json
 from functools import partial
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from cryosegnet_ext import Micrograph, Picker
+from cryosegnet_ext import Picker
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
-from cryosegnet_ext.networks.unet import AttentionUNet
-from cryosegnet_ext.picking import denoise, picker, segment
-from cryosegnet_ext.picking.masks import Masks
+from cryosegnet_ext.picking import picker
 from cryosegnet_ext.picking.on_device import choose_device
-from cryosegnet_ext.picking.picker import PUBLISHED_SIDE
 from cryosegnet_ext.picking.scoring import Calibration
 from cryosegnet_ext.weights import load_unet
-from tests.picking.test_segment import tiny_sam
-
-NOTE = {
-    "recipe": "default",
-    "diameter": 32,
-    "label_share": 0.7,
-    "calibration": {"offset": 0.0, "probability_slope": 1.0, "size_slope": -1.0},
-    "threshold": 0.5,
-}
-
-
-def write_unet(path, seed=0, **note):
-    torch.manual_seed(seed)
-    state = AttentionUNet(2, 2).state_dict()
-    save_file(state, path, {"cryosegnet": json.dumps(NOTE | note)})
-    return path
-
-
-@pytest.fixture
-def default_weights(tmp_path):
-    return write_unet(tmp_path / "ours.safetensors")
-
-
-@pytest.fixture
-def published_weights(tmp_path):
-    torch.manual_seed(1)
-    torch.save(AttentionUNet(2, 5).state_dict(), tmp_path / "published.pth")
-    return tmp_path / "published.pth"
-
-
-@pytest.fixture
-def sam_file(tmp_path):
-    torch.save(tiny_sam().state_dict(), tmp_path / "sam.pth")
-    return tmp_path / "sam.pth"
-
-
-class Network:
-    """Replaces the U-Net: dark pixels of the image are probable. Remembers its images."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __call__(self, model, image):
-        assert isinstance(model, AttentionUNet) and not model.training
-        assert image.dtype == np.float32 and image.flags.c_contiguous
-        self.seen.append(image)
-        middle, dark = np.median(image), np.percentile(image, 1)
-        depth = cv2.GaussianBlur(image, (0, 0), 1) - (middle + dark) / 2
-        return (1 / (1 + np.exp(np.clip(depth / max(middle - dark, 1e-6) * 20, -40, 40)))).astype(np.float32)
-
-
-@pytest.fixture
-def network(monkeypatch):
-    stand_in = Network()
-    monkeypatch.setattr(picker, "probability_map", stand_in)
-    return stand_in
-
-
-def micrograph(centres, diameter, shape, pixel_size=None, noise=1.0):
-    data = np.random.default_rng(0).normal(500, noise, shape).astype(np.float32)
-    for x, y in centres:
-        x0, y0 = max(int(x - diameter), 0), max(int(y - diameter), 0)
-        part = data[y0 : int(y + diameter), x0 : int(x + diameter)]
-        r = np.hypot(*np.ogrid[y0 - y : part.shape[0] + y0 - y - 0.5, x0 - x : part.shape[1] + x0 - x - 0.5])
-        part -= (40 / (1 + np.exp(np.clip((r - 0.35 * diameter) * 2, -50, 50)))).astype(np.float32)
-    return Micrograph(np.ascontiguousarray(data, np.float32), pixel_size, "mic.mrc")
-
-
-def scattered(shape, step, seed=0):
-    """Centres on a jittered lattice, at fractions of pixels, without any symmetry of the frame."""
-    rng = np.random.default_rng(seed)
-    at = [np.arange(step, side - step, 1.6 * step) for side in shape]
-    centres = [(x + rng.uniform(-0.2, 0.2) * step, y + rng.uniform(-0.2, 0.2) * step) for y in at[0] for x in at[1]]
-    return [centre for centre in centres if rng.random() < 0.7]
-
-
-def offsets(picks, centres):
-    """Distance from each true centre to the nearest pick."""
-    return np.array([np.hypot(picks.x - x, picks.y - y).min() for x, y in centres])
-
+from tests.picking.micrographs import NOTE, micrograph, offsets, scattered, write_unet
 
 # Options ------------------------------------------------------------------------------------------------------------
 
@@ -369,132 +286,6 @@ def test_picks_know_the_size_that_was_sought(default_weights, network):
     image = micrograph(scattered((300, 340), 40), 40, (300, 340), 2.0)
     assert Picker(default_weights, device="cpu").pick(image, 78.0).sought == 78.0
     assert Picker(default_weights, device="cpu", diameter=81).pick(image, 78.0).sought == 81.0
-
-
-# The published recipe -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("shape", "diameter"), [((512, 512), 25), ((480, 900), 32), ((1300, 700), 46)], ids=str)
-def test_published_picks_lie_on_the_particles(published_weights, network, shape, diameter):
-    """Denoised images go to the network squeezed to a square and upside down, as it was trained; picks come back."""
-    centres = scattered(shape, diameter)
-    image = micrograph(centres, diameter, shape)
-    picks = Picker(published_weights, device="cpu", denoised=True).pick(image)
-    assert len(picks) == len(centres)
-    assert offsets(picks, centres).max() < 0.5
-    assert network.seen[0].shape == (PUBLISHED_SIDE, PUBLISHED_SIDE)
-    plain = (image.data - image.data.min()) / (image.data.max() - image.data.min())
-    squeezed = cv2.resize(plain, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
-    assert network.seen[0] == pytest.approx(np.flipud(squeezed), abs=1e-5)
-
-
-@pytest.mark.parametrize("diameter", [18, 80])
-def test_published_picks_without_a_size_take_it_from_the_map(published_weights, network, diameter):
-    """Far from the usual share of the frame: 9 and 41 pixels of the square, where 34 would be assumed."""
-    shape = (2000, 2000) if diameter == 18 else (2000, 1900)
-    centres = scattered(shape, diameter * 1.2)
-    image = micrograph(centres, diameter, shape)
-    picks = Picker(published_weights, device="cpu", denoised=True).pick(image)
-    assert len(picks) > 0.97 * len(centres)
-    assert np.median(offsets(picks, centres)) < 1
-
-
-def test_published_picks_avoid_bad_areas(published_weights, network, monkeypatch, sam_file):
-    def boxes(probability, sam):
-        table = segment.watershed(probability, diameter_px=34)
-        return Masks(**{**vars(table), "score": np.full(len(table), 0.96)})
-
-    monkeypatch.setattr(segment, "grid", boxes)
-    centres = scattered((700, 700), 40)
-    image = micrograph(centres, 40, (700, 700))
-    hidden = np.ones(image.data.shape, bool)
-    hidden[:, 350:] = False
-    covered = Micrograph(image.data, None, "mic.mrc", hidden)
-    for options in ({}, {"segmenter": "grid", "sam": sam_file}):
-        chosen = Picker(published_weights, device="cpu", denoised=True, **options)
-        assert (chosen.pick(image).x >= 350).any()
-        left = chosen.pick(covered)
-        assert len(left) > 10 and (left.x < 350).all()
-
-
-def test_published_denoising_runs_unless_it_was_done(published_weights, network, monkeypatch):
-    calls = []
-    plain = denoise.published
-    monkeypatch.setattr(denoise, "published", lambda data: calls.append(data.shape) or plain(data))
-    image = micrograph(scattered((256, 300), 50), 50, (256, 300), noise=10)
-    Picker(published_weights, device="cpu", denoised=True).pick(image)
-    assert not calls
-    Picker(published_weights, device="cpu").pick(image)
-    assert calls == [(256, 300)]
-    expected = cv2.resize(plain(image.data), (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR) / 255
-    assert network.seen[-1] == pytest.approx(np.flipud(expected), abs=1e-6)  # bytes are squeezed, then scaled
-    assert network.seen[-1].min() >= 0 and network.seen[-1].max() <= 1
-
-
-def test_the_published_flips_cancel(published_weights, monkeypatch):
-    """A network that marks one place of its upside-down square, for any image."""
-
-    def corner(model, image):
-        plane = np.zeros(image.shape, np.float32)
-        cv2.circle(plane, (200, 924), 20, 1.0, -1)
-        return plane
-
-    monkeypatch.setattr(picker, "probability_map", corner)
-    picks = Picker(published_weights, device="cpu").pick(micrograph([], 50, (512, 768), noise=5))
-    # 924 from the top of the turned square is 99 from the top of the micrograph
-    assert (picks.x[0], picks.y[0]) == pytest.approx(((200.5) * 0.75 - 0.5, 99.5 * 0.5 - 0.5), abs=0.3)
-    assert len(picks) == 1
-
-
-def test_published_sizes_on_a_frame_that_is_not_square(published_weights, network):
-    """The given diameter is a length on the micrograph, whichever side was squeezed."""
-    for shape in ((400, 1000), (1000, 400)):
-        centres = scattered(shape, 60)
-        picks = Picker(published_weights, device="cpu", denoised=True, diameter=120).pick(
-            micrograph(centres, 60, shape, 2.0)
-        )
-        assert len(picks) == len(centres)
-        assert offsets(picks, centres).max() < 0.7
-
-
-def test_published_grid_on_a_tiny_sam(published_weights, sam_file, monkeypatch):
-    """The whole published chain, with a coarse grid of points to save time."""
-    coarse = partial(segment.grid, points_per_side=2, pred_iou_thresh=-9.0, stability_score_thresh=0.0)
-    monkeypatch.setattr(segment, "grid", coarse)
-    image = micrograph(scattered((256, 300), 50), 50, (256, 300), 1.5, noise=10)
-    runs = [Picker(published_weights, device="cpu", segmenter="grid", sam=sam_file).pick(image) for _ in range(2)]
-    assert np.array_equal(runs[0].x, runs[1].x)
-    assert runs[0].shape == (256, 300) and runs[0].pixel_size == 1.5
-
-
-@pytest.mark.parametrize(("shape", "diameter"), [((700, 700), 40), ((512, 900), 34), ((1500, 1200), 64)], ids=str)
-def test_published_grid_picks_are_box_centres(published_weights, network, sam_file, monkeypatch, shape, diameter):
-    seen = []
-
-    def boxes(probability, sam):
-        seen.append(probability)
-        table = segment.watershed(probability, diameter_px=34)
-        return Masks(**{**vars(table), "score": np.full(len(table), 0.96)})
-
-    monkeypatch.setattr(segment, "grid", boxes)
-    centres = scattered(shape, diameter)
-    picks = Picker(published_weights, device="cpu", segmenter="grid", sam=sam_file, denoised=True).pick(
-        micrograph(centres, diameter, shape)
-    )
-    assert seen[0].shape == (PUBLISHED_SIDE, PUBLISHED_SIDE)
-    # the published rule scales corners, not pixel centres: half a pixel of the square is its rounding
-    allowed = 0.5 + 0.5 * max(abs(side / PUBLISHED_SIDE - 1) for side in shape)
-    found = offsets(picks, centres)
-    assert np.median(found) < allowed + 0.25
-    assert len(picks) > 0.5 * len(centres)
-    assert picks.score == pytest.approx(0.96)
-
-
-def test_published_random_network_end_to_end(published_weights):
-    image = micrograph(scattered((200, 260), 40), 40, (200, 260), 2.0, noise=10)
-    runs = [Picker(published_weights, device="cpu").pick(image) for _ in range(2)]
-    assert np.array_equal(runs[0].x, runs[1].x) and np.array_equal(runs[0].y, runs[1].y)
-    assert ((runs[0].x >= 0) & (runs[0].x < 260) & (runs[0].y >= 0) & (runs[0].y < 200)).all()
 
 
 def test_calibration_of_the_weights_is_used(tmp_path, network):

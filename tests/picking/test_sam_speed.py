@@ -13,7 +13,7 @@ from cryosegnet_ext.networks.sam_decoder import PointDecoder
 from cryosegnet_ext.picking import prompts
 from cryosegnet_ext.picking.segment import peaks
 from cryosegnet_ext.weights import build_sam
-from tests.picking.test_segment import discs, lattice, segment_anything_shape, tiny_sam
+from tests.picking.maps import discs, lattice, segment_anything_shape, tiny_sam
 
 
 def lively_sam(seed=0, **changes):

@@ -1,0 +1,148 @@
+"""Specimens read from density maps and atomic models."""
+
+from __future__ import annotations
+
+import gzip
+
+import mrcfile
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.simulation.specimens import CONTRAST_VOLT, make_specimen, read_specimen
+from tests.simulation.balls import POSITIONS, balls
+
+
+def write_map(path, data, voxel=2.0):
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(np.asarray(data, np.float32))
+        mrc.voxel_size = voxel
+    return path
+
+
+def test_a_map_becomes_a_specimen(tmp_path):
+    z, y, x = np.mgrid[:50, :60, :70]
+    ball = (((x - 40) ** 2 + (y - 25.5) ** 2 + (z - 22) ** 2) <= 15**2) * 7.0
+    ball[2:4, 2:4, 2:4] = 7.0  # dust, which must not count
+    specimen = read_specimen(write_map(tmp_path / "ball.v2.mrc", ball))
+    assert specimen.name == "ball"
+    assert specimen.voxel_size == 2.0
+    assert specimen.diameter == pytest.approx(60, abs=2)
+    n = len(specimen.density)
+    assert specimen.density.shape == (n, n, n)
+    assert ndimage.center_of_mass(specimen.density) == pytest.approx([n // 2] * 3, abs=0.1)
+    assert specimen.density[specimen.density > 1].mean() == pytest.approx(CONTRAST_VOLT, rel=0.05)
+    assert 30 <= n <= 36
+    packed = tmp_path / "ball.map.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "ball.v2.mrc").read_bytes()))
+    assert np.array_equal(read_specimen(packed).density, specimen.density)
+
+
+def test_the_scale_of_a_map_does_not_matter():
+    volume = balls(40, POSITIONS, sigma=4)
+    first, second = (make_specimen("balls", volume * gain, 3.0) for gain in (1.0, 1e-4))
+    assert first.diameter == pytest.approx(second.diameter)
+    assert first.density == pytest.approx(second.density, rel=1e-3, abs=1e-3)
+
+
+BIOMT = """\
+REMARK 350 BIOMOLECULE: 1
+REMARK 350 AUTHOR DETERMINED BIOLOGICAL UNIT: DIMERIC
+REMARK 350 APPLY THE FOLLOWING TO CHAINS: A
+REMARK 350   BIOMT1   1  1.000000  0.000000  0.000000        0.00000
+REMARK 350   BIOMT2   1  0.000000  1.000000  0.000000        0.00000
+REMARK 350   BIOMT3   1  0.000000  0.000000  1.000000        0.00000
+REMARK 350   BIOMT1   2 -1.000000  0.000000  0.000000       90.00000
+REMARK 350   BIOMT2   2  0.000000 -1.000000  0.000000        0.00000
+REMARK 350   BIOMT3   2  0.000000  0.000000  1.000000        0.00000
+"""
+
+
+def pdb_text(assembly="", atoms=600, residue="ALA"):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(atoms, 3))
+    points *= (15 * rng.random(atoms) ** (1 / 3) / np.linalg.norm(points, axis=1))[:, None]
+    lines = [
+        f"ATOM  {i + 1:5d}  CA  {residue:>3s} A{i + 1:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C  "
+        for i, (x, y, z) in enumerate(points)
+    ]
+    return assembly + "\n".join([*lines, "END", ""])
+
+
+def test_an_atomic_model_becomes_its_assembly(tmp_path):
+    pytest.importorskip("gemmi")
+    (tmp_path / "one.pdb").write_text(pdb_text())
+    (tmp_path / "two.pdb").write_text(pdb_text(BIOMT))
+    (tmp_path / "two.ent.gz").write_bytes(gzip.compress(pdb_text(BIOMT).encode()))
+    one, two, packed = (read_specimen(tmp_path / name, 3.0) for name in ("one.pdb", "two.pdb", "two.ent.gz"))
+    assert two.density.sum() == pytest.approx(2 * one.density.sum(), rel=0.05)
+    assert one.diameter == pytest.approx(30, abs=8)
+    assert two.diameter == pytest.approx(90 + 30, abs=12)  # the two halves are 90 A apart
+    assert np.array_equal(packed.density, two.density)
+
+
+def test_water_does_not_count(tmp_path):
+    pytest.importorskip("gemmi")
+    dry = pdb_text()
+    wet = dry.replace("END", "HETATM 9999  O   HOH A9999     200.000 200.000 200.000  1.00 20.00           O  \nEND")
+    for name, text in (("dry.pdb", dry), ("wet.pdb", wet)):
+        (tmp_path / name).write_text(text)
+    assert np.array_equal(*(read_specimen(tmp_path / n).density for n in ("dry.pdb", "wet.pdb")))
+
+
+def bad_files():
+    def truncated_map(path):
+        write_map(path, balls(30, POSITIONS))
+        path.write_bytes(path.read_bytes()[:40_000])
+
+    def nan_map(path):
+        data = write_map(path, np.ones((20, 20, 20))).read_bytes()
+        path.write_bytes(data[:1024] + np.full(8000, np.nan, np.float32).tobytes())
+
+    def truncated_gzip(path):
+        path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(50_000))[:20_000])
+
+    def damaged_gzip(path):
+        packed = bytearray(gzip.compress(np.random.default_rng(0).bytes(50_000)))
+        packed[200:300] = bytes(100)
+        path.write_bytes(packed)
+
+    def text(content):
+        return lambda path: path.write_text(content)
+
+    return {
+        "missing.mrc": lambda path: None,
+        "empty.mrc": text(""),
+        "text.mrc": text("not a map\n" * 300),
+        "short.map": truncated_map,
+        "short.map.gz": truncated_gzip,
+        "damaged.mrc.gz": damaged_gzip,
+        "plane.mrc": lambda path: write_map(path, np.ones((40, 40))),
+        "nothing.mrc": lambda path: write_map(path, np.zeros((20, 20, 20))),
+        "negative.mrc": lambda path: write_map(path, -np.ones((20, 20, 20))),
+        "nan.mrc": nan_map,
+        "scale.mrc": lambda path: write_map(path, balls(20, POSITIONS), 0.0),
+        "table.txt": text("x y z\n"),
+        "empty.pdb": text(""),
+        "prose.pdb": text("This is no model.\n"),
+        "water.pdb": text(pdb_text(atoms=3, residue="HOH")),
+        "short.pdb.gz": truncated_gzip,
+        "empty.cif": text(""),
+        "prose.cif": text("This is no model.\n"),
+        "blank.cif": text("data_nothing\n#\n"),
+        "blocks.cif": text("data_a\n_x.y 1\ndata_b\n_x.y 2\n"),
+    }
+
+
+@pytest.mark.parametrize("name", list(bad_files()))
+def test_bad_files_are_explained(tmp_path, name):
+    if ".pdb" in name or ".cif" in name:
+        pytest.importorskip("gemmi")
+    path = tmp_path / name
+    bad_files()[name](path)
+    with pytest.raises(CryoSegNetError) as caught:
+        read_specimen(path)
+    message = str(caught.value)
+    assert name.split(".")[0] in message
+    assert "\n" not in message and message.endswith(".")
