@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cryosegnet_ext._version import __version__
@@ -18,10 +21,7 @@ from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.runs.overlay import draw_overlay
 
 from .arguments import Arguments
-from .nodes import LOGFILE
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .nodes import LOGFILE, spread
 
 _A4 = (8.27, 11.69)
 _EXAMPLES = 6
@@ -57,11 +57,10 @@ def write_logfile(
     CryoSegNetError
         The file cannot be written.
     """
-    from matplotlib.backends.backend_pdf import PdfPages
-
     done = [entry for entry in entries if entry["status"] == "done"]
     pages = [_numbers(arguments, done, len(entries) - len(done), lines, warning)]
-    examples = _examples([entry for entry in done if entry["picks"]] or done)
+    by_picks = sorted(done, key=lambda entry: (entry["picks"], entry["name"]))
+    examples = spread([entry for entry in by_picks if entry["picks"]] or by_picks, _EXAMPLES)
     for start in range(0, len(examples), _PER_PAGE):
         pages.append(_pictures(arguments.folder, examples[start : start + _PER_PAGE], inputs))
     with atomic_path(arguments.folder / LOGFILE) as temporary, PdfPages(temporary) as pdf:
@@ -69,16 +68,10 @@ def write_logfile(
             pdf.savefig(page)
 
 
-def _figure() -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=_A4)
-
-
 def _numbers(
     arguments: Arguments, done: Sequence[Mapping[str, Any]], failed: int, lines: Sequence[str], warning: str | None
 ) -> Figure:
-    figure = _figure()
+    figure = Figure(figsize=_A4)
     figure.text(0.08, 0.95, f"Particle picking, {arguments.output}", fontsize=15)
     figure.text(0.08, 0.93, f"cryosegnet {__version__}, weights {arguments.weights}", fontsize=9, color="0.35")
     figure.text(0.08, 0.915, "\n".join(_wrapped(line) for line in lines), fontsize=9, va="top")
@@ -111,34 +104,23 @@ def _histogram(axes: Any, values: NDArray[np.float64], title: str, span: tuple[f
 
 
 def _scores(folder: Path, done: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    chosen = _spread([entry for entry in done if entry["picks"]], _MOST_READ)
     found = [np.zeros(0)]
-    for entry in chosen:
+    for entry in spread([entry for entry in done if entry["picks"]], _MOST_READ):
         path = folder / "picks" / f"{entry['stem']}.star"
         if path.exists():
             found.append(read_picks(path).score)
     return np.concatenate(found)
 
 
-def _examples(done: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Some micrographs, from the fewest picks to the most."""
-    return _spread(sorted(done, key=lambda entry: (entry["picks"], entry["name"])), _EXAMPLES)
-
-
-def _spread(items: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    if not items:
-        return []
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
-
-
 def _pictures(folder: Path, entries: Sequence[Mapping[str, Any]], inputs: Mapping[str, Input]) -> Figure:
-    figure = _figure()
+    figure = Figure(figsize=_A4)
     grid = {"top": 0.95, "bottom": 0.03, "left": 0.05, "right": 0.95, "hspace": 0.1}
     axes = figure.subplots(_PER_PAGE, 1, squeeze=False, gridspec_kw=grid)[:, 0]
     for axis in axes:
         axis.set_axis_off()
     for axis, entry in zip(axes, entries):
-        axis.set_title(_short(entry["name"]), fontsize=9)
+        name = entry["name"]
+        axis.set_title(_plain(name if len(name) <= 90 else "..." + name[-87:]), fontsize=9)
         try:
             axis.imshow(_picture(folder, entry, inputs), interpolation="none")
         except CryoSegNetError as error:
@@ -155,13 +137,7 @@ def _picture(folder: Path, entry: Mapping[str, Any], inputs: Mapping[str, Input]
     return np.ascontiguousarray(draw_overlay(micrograph.data, known, max_side=750)[:, :, ::-1])
 
 
-def _short(name: str, longest: int = 90) -> str:
-    return _plain(name if len(name) <= longest else "..." + name[3 - longest :])
-
-
 def _wrapped(text: str, width: int = 105) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(_plain(text), width))
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import write_atomic
@@ -22,6 +23,8 @@ SUFFIX = "_autopick.star"
 LOGFILE = "logfile.pdf"
 SUGGESTION = "output_for_relion.star"
 DISPLAY_SETTINGS = ".gui_manualpickjob.star"
+
+T = TypeVar("T")
 
 _OURS = "# written by cryosegnet-relion"
 
@@ -161,6 +164,13 @@ def write_output_nodes(output: str, version: Version, with_log: bool) -> None:
         labels.append("PipeLineNodeTypeLabelDepth")
         rows = [(*row, "1") for row in rows]
     write_atomic(Path(output) / OUTPUT_NODES, loop(version, "output_nodes", labels, rows) + "\n")
+
+
+def spread(values: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of the values, evenly spaced, with the first and the last."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
 
 
 def suggest_boxes(diameter: float, pixel_size: float) -> tuple[int, int]:

@@ -132,12 +132,9 @@ class CryoSegNetAutopick(PipelinerJob):
 
     def _given(self) -> dict[str, str]:
         """The options that were changed, as text."""
-        values = {label: self.joboptions[label].value for label in _OPTIONS if not self.joboptions[label].is_blank}
-        return {
-            label: f"{value:g}" if isinstance(value, float) else str(value)
-            for label, value in values.items()
-            if value != _EITHER
-        }
+        given = {label: self.joboptions[label] for label in _OPTIONS if not self.joboptions[label].is_blank}
+        values = {label: option.value for label, option in given.items() if option.value != _EITHER}
+        return {label: f"{v:g}" if isinstance(v, float) else str(v) for label, v in values.items()}
 
     def create_output_nodes(self) -> None:
         """The list of coordinate files, which is the input of Extract, and the report."""
@@ -178,10 +175,10 @@ class CryoSegNetAutopick(PipelinerJob):
             table = StarFile(os.fspath(listed)).loop_as_list(
                 block="coordinate_files", columns=["_rlnMicrographName", "_rlnMicrographCoordinates"]
             )
-            picked = [(mic, star, _merits(star)) for mic, star in _spread(table, _MOST_READ)]
+            picked = [(mic, star, _merits(star)) for mic, star in nodes.spread(table, _MOST_READ)]
         else:
             found = sorted(Path(self.output_dir).rglob(f"*{nodes.SUFFIX}"))
-            picked = [("", os.fspath(star), _merits(os.fspath(star))) for star in _spread(found, _MOST_READ)]
+            picked = [("", os.fspath(star), _merits(os.fspath(star))) for star in nodes.spread(found, _MOST_READ)]
         if not picked:
             text = "No micrograph is finished yet"
             return [create_results_display_object("pending", message=text, reason=text)]
@@ -190,21 +187,17 @@ class CryoSegNetAutopick(PipelinerJob):
         merits = [merit for _, _, some in picked for merit in some]
         display = []
         if listed.is_file():
-            display += [self._picture(mic, star) for mic, star, _ in _spread(sorted(picked, key=_count), _SHOWN)]
+            by_picks = sorted(picked, key=lambda one: (len(one[2]), one[1]))
+            display += [self._picture(mic, star) for mic, star, _ in nodes.spread(by_picks, _SHOWN)]
         display.append(_histogram("Picks per micrograph", counts, "Number of particles", "Micrographs", data))
         if merits:
             display.append(_histogram("Figures of merit", merits, "Figure of merit", "Particles", data))
-        report, log = Path(self.output_dir, "report.html"), Path(self.output_dir, nodes.LOGFILE)
-        if report.is_file():
-            display.append(
-                create_results_display_object(
-                    "html", title="Report", html_file=os.fspath(report), associated_data=data, start_collapsed=True
-                )
-            )
-        elif log.is_file():
-            display.append(
-                create_results_display_object("pdffile", file_path=os.fspath(log), title="Report", start_collapsed=True)
-            )
+        report, log = (os.path.join(self.output_dir, name) for name in ("report.html", nodes.LOGFILE))
+        shown = {"title": "Report", "start_collapsed": True}
+        if os.path.isfile(report):
+            display.append(create_results_display_object("html", html_file=report, associated_data=data, **shown))
+        elif os.path.isfile(log):
+            display.append(create_results_display_object("pdffile", file_path=log, **shown))
         return display
 
     def _picture(self, micrograph: str, star: str) -> Any:
@@ -262,17 +255,6 @@ def _merits(star: str) -> list[float]:
         return [float(row.split()[2]) for row in rows if row.strip()]
     except (OSError, ValueError, IndexError):
         return []
-
-
-def _count(one: tuple[str, str, list[float]]) -> tuple[int, str]:
-    return len(one[2]), one[1]
-
-
-def _spread(values: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` of the values, evenly spaced, with the first and the last."""
-    if len(values) <= count:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
 
 
 def _histogram(title: str, values: Sequence[float], xlabel: str, ylabel: str, data: list[str]) -> Any:

@@ -24,7 +24,10 @@ _TYPES = {
 # Types of what the jobs make, in 3.1 (src/pipeliner.h): movies, micrographs, coordinates, particles.
 _NODES = {"importmovies": "0", "motioncorr": "1", "ctffind": "1", "pick": "2", "extract": "3"}
 _CONTINUED = ("importmovies", "motioncorr", "ctffind", "pick", "extract")
-_EDGE = ("InputNodeName", "OutputNodeName", "IsFork", "OutputNodeNameIfTrue", "BooleanVariable")
+_OPERATOR = tuple(f"Operator{word}" for word in ("Name", "Type", "Output", "Input1", "Input2"))
+_EDGE = tuple(
+    f"Edge{word}" for word in ("InputNodeName", "OutputNodeName", "IsFork", "OutputNodeNameIfTrue", "BooleanVariable")
+)
 _MASK_PER_DIAMETER = "1.1"
 
 Rows = list[tuple[str, ...]]
@@ -169,17 +172,9 @@ class Scheme:
             ("floats", _variable("Float"), floats),
             ("bools", _variable("Boolean"), bools),
             ("strings", _variable("String"), strings),
-            (
-                "operators",
-                tuple(f"Operator{w}" for w in ("Name", "Type", "Output", "Input1", "Input2")),
-                self._operators(),
-            ),
+            ("operators", _OPERATOR, self._operators()),
             ("jobs", ("JobNameOriginal", "JobName", "JobMode", "JobHasStarted"), self._job_rows()),
-            (
-                "edges",
-                tuple(f"Edge{w}" for w in _EDGE),
-                self._edges(),
-            ),
+            ("edges", _EDGE, self._edges()),
         ]
         return head + self._tables(lower, word, tables)
 
@@ -203,13 +198,10 @@ class Scheme:
         return value[len(self.home) :].split("/")[0] if value.startswith(self.home) else None
 
     def _tables(self, block: str, word: str, tables: list[tuple[str, tuple[str, ...], Rows]]) -> str:
-        return (
-            "".join(
-                "\n" + loop(self.version, f"{block}_{name}", [word + label for label in labels], rows)
-                for name, labels, rows in tables
-            )
-            + "\n"
-        )
+        texts = [
+            loop(self.version, f"{block}_{name}", [word + x for x in labels], rows) for name, labels, rows in tables
+        ]
+        return "".join(f"\n{text}" for text in texts) + "\n"
 
     def _variables(self) -> tuple[Rows, Rows, Rows]:
         # 3.1 has no operator that ends a Schedule at a time.
@@ -276,28 +268,24 @@ class Scheme:
         chain = ["WAIT", "EXIT_maxtime"] if self.ranks else ["WAIT"]
         if not self.given_mics:
             chain += ["importmovies", "motioncorr", "ctffind"]
-        chain += ["HAS_mics"]
-        edges = [_edge(*pair) for pair in pairwise(chain)]
-        edges += [
+        edges = [
+            *_edges(*chain, "HAS_mics"),
             _fork("HAS_mics", "WAIT", "COUNT_mics", "has_mics"),
-            _edge("COUNT_mics", "HAS_more_mics"),
+            *_edges("COUNT_mics", "HAS_more_mics"),
             _fork("HAS_more_mics", "WAIT", "SET_prev_nr_mics", "has_more_mics"),
+            *_edges("SET_prev_nr_mics", "pick", "HAS_suggestion"),
+            _fork("HAS_suggestion", "WAIT", "READ_diameter", "has_suggestion"),
+            *_edges("READ_diameter", "READ_box", "READ_box_binned", "SET_mask", "extract", "COUNT_parts", "CHECK_2d"),
+            _fork("CHECK_2d", "WAIT", "class2d", "do_2d"),
         ]
-        chain = ["SET_prev_nr_mics", "pick", "HAS_suggestion"]
-        edges += [_edge(*pair) for pair in pairwise(chain)]
-        edges.append(_fork("HAS_suggestion", "WAIT", "READ_diameter", "has_suggestion"))
-        chain = ["READ_diameter", "READ_box", "READ_box_binned", "SET_mask", "extract", "COUNT_parts", "CHECK_2d"]
-        edges += [_edge(*pair) for pair in pairwise(chain)]
-        edges.append(_fork("CHECK_2d", "WAIT", "class2d", "do_2d"))
         if not self.ranks:
-            return [*edges, _edge("class2d", "WAIT")]
-        chain = ["class2d", "select", "COUNT_selected", "CHECK_3d"]
-        edges += [_edge(*pair) for pair in pairwise(chain)]
+            return [*edges, *_edges("class2d", "WAIT")]
         return [
             *edges,
+            *_edges("class2d", "select", "COUNT_selected", "CHECK_3d"),
             _fork("CHECK_3d", "WAIT", "HAS_inimodel", "do_3d"),
             _fork("HAS_inimodel", "inimodel3d", "WAIT", "has_inimodel"),
-            _edge("inimodel3d", "WAIT"),
+            *_edges("inimodel3d", "WAIT"),
         ]
 
 
@@ -305,8 +293,8 @@ def _variable(kind: str) -> tuple[str, ...]:
     return tuple(f"{kind}Variable{word}" for word in ("Name", "Value", "ResetValue"))
 
 
-def _edge(start: str, end: str) -> tuple[str, ...]:
-    return (start, end, "0", "undefined", "undefined")
+def _edges(*chain: str) -> Rows:
+    return [(start, end, "0", "undefined", "undefined") for start, end in pairwise(chain)]
 
 
 def _fork(start: str, if_false: str, if_true: str, variable: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryosegnet_ext.cli.parsing import DONE, Command, Program
@@ -22,39 +21,29 @@ from .arguments import HELP, read
 from .nodes import Version, read_version
 from .scheme_star import PICKED, Scheme
 
-
-@dataclass(frozen=True)
-class Setting:
-    """A value of the Scheme: its default and its help."""
-
-    default: str
-    help: str
-
-
-SETTINGS: dict[str, Setting] = {
-    "movies": Setting("Movies/*.tiff", "movies to import, a pattern relative to the project"),
-    "angpix": Setting("1.0", "pixel size of the movies, angstrom"),
-    "kV": Setting("300", "voltage, kV"),
-    "Cs": Setting("2.7", "spherical aberration, mm"),
-    "Q0": Setting("0.1", "amplitude contrast"),
-    "dose_per_frame": Setting("1.0", "electrons per square angstrom and frame"),
-    "gain": Setting("", "gain reference, relative to the project"),
-    "bin_factor": Setting("1", "binning of the micrographs in motion correction"),
-    "ctffind_exe": Setting("ctffind", "CTFFIND-4.1 executable"),
-    "exe": Setting("cryosegnet-relion", "the picker's executable, with its path if RELION does not find it"),
-    **{label: Setting("", HELP[label]) for label in PICKED},
-    "gpu_ids": Setting(
-        "", "GPUs of Class2D and InitialModel, as RELION writes them (0:1); without it they run on the CPU"
-    ),
-    "threads": Setting("4", "CPU threads of each job"),
-    "nr_classes": Setting("50", "2D classes"),
-    "nr_iter": Setting("25", "iterations of Class2D (EM)"),
-    "rank_threshold": Setting("0.25", "lowest score of a class for Select (4 and 5)"),
-    "min_nr_parts_2d": Setting("1000", "particles before the first Class2D"),
-    "min_nr_parts_3d": Setting("5000", "selected particles before InitialModel (4 and 5)"),
-    "wait_sec": Setting("180", "a round begins at least this many seconds after the last"),
-    "maxtime_hr": Setting("48", "hours after which the Scheme ends (4 and 5; a Schedule of 3.1 is aborted by hand)"),
-    "do_at_most": Setting("50", "micrographs that motion correction does in a round"),
+# Values of the Scheme: their defaults and their help.
+SETTINGS: dict[str, tuple[str, str]] = {
+    "movies": ("Movies/*.tiff", "movies to import, a pattern relative to the project"),
+    "angpix": ("1.0", "pixel size of the movies, angstrom"),
+    "kV": ("300", "voltage, kV"),
+    "Cs": ("2.7", "spherical aberration, mm"),
+    "Q0": ("0.1", "amplitude contrast"),
+    "dose_per_frame": ("1.0", "electrons per square angstrom and frame"),
+    "gain": ("", "gain reference, relative to the project"),
+    "bin_factor": ("1", "binning of the micrographs in motion correction"),
+    "ctffind_exe": ("ctffind", "CTFFIND-4.1 executable"),
+    "exe": ("cryosegnet-relion", "the picker's executable, with its path if RELION does not find it"),
+    **{label: ("", HELP[label]) for label in PICKED},
+    "gpu_ids": ("", "GPUs of Class2D and InitialModel, as RELION writes them (0:1); without it they run on the CPU"),
+    "threads": ("4", "CPU threads of each job"),
+    "nr_classes": ("50", "2D classes"),
+    "nr_iter": ("25", "iterations of Class2D (EM)"),
+    "rank_threshold": ("0.25", "lowest score of a class for Select (4 and 5)"),
+    "min_nr_parts_2d": ("1000", "particles before the first Class2D"),
+    "min_nr_parts_3d": ("5000", "selected particles before InitialModel (4 and 5)"),
+    "wait_sec": ("180", "a round begins at least this many seconds after the last"),
+    "maxtime_hr": ("48", "hours after which the Scheme ends (4 and 5; a Schedule of 3.1 is aborted by hand)"),
+    "do_at_most": ("50", "micrographs that motion correction does in a round"),
 }
 
 
@@ -77,14 +66,13 @@ def _add_args(parser: argparse.ArgumentParser) -> None:
     add("--relion", choices=[v.value for v in Version], help="version (default: the project's pipeline says which)")
     add("--mics", metavar="STAR", help="begin with these micrographs instead of movies")
     add("--overwrite", action="store_true", help="replace a Scheme of this name")
-    for name, setting in SETTINGS.items():
-        default = f" (default: {setting.default})" if setting.default else ""
-        add(f"--{name}", metavar="V", default=setting.default, help=setting.help + default)
+    for name, (default, text) in SETTINGS.items():
+        add(f"--{name}", metavar="V", default=default, help=text + (f" (default: {default})" if default else ""))
 
 
 def _main(args: argparse.Namespace) -> int:
     """Install a Scheme and say how to start it."""
-    values = {name: str(getattr(args, name)) for name in SETTINGS}
+    values = {name: getattr(args, name) for name in SETTINGS}
     folder, version = install(args.install, args.name, args.relion, args.mics, values, args.overwrite)
     print(f"written: {folder} for RELION {version.value}")
     if version is Version.V31:
@@ -143,11 +131,14 @@ def install(
         if key in _WHOLE and not (value.isdigit() and int(value) > 0):
             raise UsageError(f"--{key} must be a whole number above 0 (got {value}).")
         if key in _NUMBERS and not re.fullmatch(r"\d+\.?\d*|\.\d+", value):
-            raise UsageError(f"--{key} must be a number such as {SETTINGS[key].default} (got {value}).")
+            raise UsageError(f"--{key} must be a number such as {SETTINGS[key][0]} (got {value}).")
         if key in PICKED and value:
             # Checked here: an error in the first round would be found late.
             read(key, value)
-    version = Version(relion) if relion else _version_of(project)
+    found = (Version(relion), "") if relion else read_version(project, project)
+    if found is None:
+        raise UsageError(f"no job in {project} says which RELION it is: add --relion 3.1, 4 or 5.")
+    version = found[0]
     home = "Schedules" if version is Version.V31 else "Schemes"
     folder = project / home / name
     if folder.exists() and not overwrite:
@@ -167,10 +158,3 @@ def install(
     except OSError as error:
         raise CryoSegNetError(f"{folder} cannot be written ({error.strerror}): check its permissions.") from error
     return folder, version
-
-
-def _version_of(project: Path) -> Version:
-    found = read_version(project, project)
-    if found is None:
-        raise UsageError(f"no job in {project} says which RELION it is: add --relion 3.1, 4 or 5.")
-    return found[0]

@@ -11,8 +11,6 @@ HELP = "print a script that completes commands and options in a shell"
 
 SHELLS = ("bash", "zsh", "fish")
 
-_DESCRIPTION = """Print a script that completes commands, options and file names of cryosegnet in a shell."""
-
 _EPILOG = """to use it in every new shell:
   bash   cryosegnet completion bash > ~/.local/share/bash-completion/completions/cryosegnet
   zsh    cryosegnet completion zsh > ~/.zfunc/_cryosegnet
@@ -24,7 +22,8 @@ _FILES, _FOLDERS = re.compile("FILE|INPUT|PATH|STAR|YAML|LABELS|PICKS"), re.comp
 
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet completion``."""
-    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.description = "Print a script that completes commands, options and file names of cryosegnet in a shell."
+    parser.epilog = _EPILOG
     parser.add_argument("shell", choices=SHELLS, help="the shell: its name is in $SHELL")
 
 

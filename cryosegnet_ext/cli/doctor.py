@@ -36,6 +36,9 @@ _PACKAGES = (
 )
 _RELION_PROGRAMS = ("relion_refine", "relion_refine_mpi", "relion")
 _PROGRAM_SECONDS = 20
+_SEGMENTER = (
+    f"peaks, with the built-in {BUILT_IN_SAM}; grid needs --sam (sam_vit_b or a file), watershed does not use SAM"
+)
 
 Section = dict[str, str]
 
@@ -54,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
         "packages": _packages(),
         "devices": _devices(),
         "weights": {"built-in network": network, **_weights()},
-        "segmenter": {"default": _segmenter()},
+        "segmenter": {"default": _SEGMENTER},
         "hosts": {"RELION": _relion(), "cryosparc-tools": _version("cryosparc-tools") or "not found (optional)"},
     }
     if args.json:
@@ -126,13 +129,9 @@ def _weights() -> Section:
     try:
         from .. import weights
 
-        found = {}
-        for name, source in weights.SOURCES.items():
-            if source.url is not None:
-                there = weights.location(name).is_file()
-                found[name] = (
-                    "downloaded" if there else f"not downloaded (optional: cryosegnet weights download {name})"
-                )
+        optional = [name for name, source in weights.SOURCES.items() if source.url is not None]
+        missing = "not downloaded (optional: cryosegnet weights download {})"
+        found = {name: "downloaded" if weights.location(name).is_file() else missing.format(name) for name in optional}
         return {**found, "cache folder": _writable(weights.cache_folder())}
     except (ImportError, OSError, CryoSegNetError) as error:
         return {"registry": f"cannot be read ({_first_line(error)})"}
@@ -146,12 +145,6 @@ def _writable(folder: Path) -> str:
             return f"{folder}, writable"
     except OSError as error:
         return f"{folder}, not writable ({error.strerror}); set CRYOSEGNET_CACHE to another folder"
-
-
-def _segmenter() -> str:
-    return (
-        f"peaks, with the built-in {BUILT_IN_SAM}; grid needs --sam (sam_vit_b or a file), watershed does not use SAM"
-    )
 
 
 def _relion() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..files.diameter import Diameter
 from .logs import say
-from .readers import above_zero, whole
+from .readers import above_zero, to_float, whole
 
 HELP = "compare picks of any program with labels"
 
@@ -38,12 +38,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add("--picks", metavar="[NAME=]PICKS", action="append", default=[], help="the same")
     truth = parser.add_argument_group("labels").add_mutually_exclusive_group(required=True)
     truth.add_argument("--labels", metavar="FOLDER|FILE", type=Path, help="where the particles are")
-    truth.add_argument(
-        "--cryoppp",
-        metavar="FOLDER",
-        type=Path,
-        help="data sets of CryoPPP; picks the micrographs if no PICKS are given",
-    )
+    text = "data sets of CryoPPP; picks the micrographs if no PICKS are given"
+    truth.add_argument("--cryoppp", metavar="FOLDER", type=Path, help=text)
     rule = parser.add_argument_group("when a pick is right")
     add = rule.add_argument
     add(
@@ -65,13 +61,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     frame = parser.add_argument_group("the micrographs")
     add, count = frame.add_argument, whole(1, 10**6)
     add("--micrographs", metavar="FOLDER", type=Path, help="folder to read shapes and pixel size from")
-    add(
-        "--shape",
-        metavar=("NY", "NX"),
-        type=count,
-        nargs=2,
-        help="rows and columns, if they are the same for all",
-    )
+    add("--shape", metavar=("NY", "NX"), type=count, nargs=2, help="rows and columns, if they are the same for all")
     add("--flip-labels", action="store_true", help="mirror the labels top to bottom")
     add("--common", action="store_true", help="only micrographs that every set has picks of")
     add("--limit", metavar="N", type=count, help="the first N micrographs of each data set only")
@@ -83,17 +73,14 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Evaluate; returns 0."""
-    _check(args)
-    if args.cryoppp is not None:
-        from .evaluate_cryoppp import run
-
-        return run(args, named_sets([*args.sets, *args.picks]))
+    sets = named_sets([*args.sets, *args.picks])
+    _check(args, sets)
     from ..evaluation.compare import EvaluationOptions, compare
     from ..evaluation.report import terminal, write_files
 
     options = EvaluationOptions(
-        labels=args.labels,
-        sets=named_sets([*args.sets, *args.picks]),
+        labels=args.labels or args.cryoppp,
+        sets=sets,
         diameter=args.diameter,
         max_distance=args.max_distance,
         pixel_size=args.pixel_size,
@@ -104,6 +91,10 @@ def main(args: argparse.Namespace) -> int:
         limit=args.limit,
         common=args.common,
     )
+    if args.cryoppp is not None:
+        from .evaluate_cryoppp import run
+
+        return run(args, options)
     evaluation = compare(options)
     say(terminal(evaluation.sets, evaluation.settings, evaluation.notes))
     if args.output is not None:
@@ -115,12 +106,10 @@ def named_sets(words: list[str]) -> dict[str, Path]:
     """Sets of picks by name: the given name, else the last part of the path that is not a common word."""
     found: dict[str, Path] = {}
     for word in words:
-        name, equals, rest = word.partition("=")
-        if equals and name and rest and not Path(word).exists():
-            path = Path(rest)
-        else:
-            path = Path(word)
-            name = _name(path)
+        name, _, rest = word.partition("=")
+        named = name and rest and not Path(word).exists()
+        path = Path(rest if named else word)
+        name = name if named else _name(path)
         if not str(path):
             raise UsageError(f"{word!r} names no picks; give NAME=PICKS or PICKS")
         unique, number = name, 2
@@ -140,8 +129,8 @@ def _name(path: Path) -> str:
     return "/".join(parts[-2:]) if re.fullmatch(r"(job|J)\d+", parts[-1]) and len(parts) > 1 else parts[-1]
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.labels is not None and not (args.sets or args.picks):
+def _check(args: argparse.Namespace, sets: dict[str, Path]) -> None:
+    if args.labels is not None and not sets:
         raise UsageError("name the picks to judge after the options, as NAME=PICKS or PICKS")
     if args.labels is not None and not args.labels.exists():
         raise UsageError(f"--labels {args.labels}: no such file or folder; check the path")
@@ -153,10 +142,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--output {args.output} is a file; name a folder")
     if args.output is not None and not _writable(args.output):
         raise UsageError(f"--output {args.output}: cannot be written to; choose another folder")
-    names = named_sets([*args.sets, *args.picks])
     for name, _ in args.threshold:
-        if name is not None and name not in names:
-            raise UsageError(f"--threshold {name}=: no set has this name; the sets are {', '.join(names)}")
+        if name is not None and name not in sets:
+            raise UsageError(f"--threshold {name}=: no set has this name; the sets are {', '.join(sets)}")
 
 
 def _writable(folder: Path) -> bool:
@@ -173,11 +161,7 @@ def _diameter(text: str) -> Diameter:
 
 
 def _threshold(text: str) -> tuple[str | None, float]:
-    name, equals, number = text.rpartition("=")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    name, equals, score = text.rpartition("=")
+    if not math.isfinite(value := to_float(score)):
         raise argparse.ArgumentTypeError(f"must be a score, as S or NAME=S (got {text})")
     return (name if equals else None), value

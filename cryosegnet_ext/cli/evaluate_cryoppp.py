@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 OURS = "cryosegnet-ext"
 
 
-def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
+def run(args: argparse.Namespace, options: EvaluationOptions) -> int:
     """Evaluate every data set in the folder; returns 0, or 2 if some failed.
 
     Raises
@@ -37,16 +37,16 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
     from ..evaluation.report import table, write_rows
 
     data_sets = find_data_sets(args.cryoppp)
-    if not sets and args.output is None:
+    if not options.sets and args.output is None:
         raise UsageError("no PICKS are given, so the micrographs are picked; name a folder for the picks with --output")
-    if not sets and not any(d.micrographs for d in data_sets):
+    if not options.sets and not any(d.micrographs for d in data_sets):
         raise UsageError(f"{args.cryoppp} contains labels but no micrographs to pick; name PICKS")
     ours: list[tuple[str, str, float, float]] = []
     failed = 0
     for data_set in data_sets:
         say(f"\nEMPIAR-{data_set.name}" if data_set.name.isdigit() else f"\n{data_set.name}")
         try:
-            scores = _evaluate(data_set, args, sets)
+            scores = _evaluate(data_set, args, options)
         except UsageError:
             raise
         except CryoSegNetError as error:
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace, sets: dict[str, Path]) -> int:
     return 2 if failed else 0
 
 
-def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]) -> list[SetScore]:
-    from ..evaluation.compare import EvaluationOptions, score
+def _evaluate(data_set: DataSet, args: argparse.Namespace, options: EvaluationOptions) -> list[SetScore]:
+    from ..evaluation.compare import score
     from ..evaluation.reading import read_set, read_shapes, with_shapes
     from ..evaluation.report import terminal, write_files
 
@@ -77,10 +77,10 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
     labels = dict(sorted(found.tables.items(), key=lambda item: found.files[item[0]]))
     shapes = read_shapes(data_set.micrographs, labels) if data_set.micrographs else {}
     on_disk = set(shapes)
-    if args.shape is not None:
-        shapes = dict.fromkeys(labels, (args.shape[0], args.shape[1])) | shapes
+    if options.shape is not None:
+        shapes = dict.fromkeys(labels, options.shape) | shapes
     remarks: list[str] = []
-    if data_set.micrographs and not sets:
+    if data_set.micrographs and not options.sets:
         there = {stem: p for stem, p in labels.items() if stem in on_disk}
         if not there:
             raise CryoSegNetError(
@@ -90,20 +90,11 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, sets: dict[str, Path]
             share = f"{len(there)} of {plural(len(labels), 'labelled micrograph')}"
             remarks.append(f"{share} are in {data_set.micrographs}; only these are counted.")
         labels = there
-    if args.limit is not None:
-        labels = dict(list(labels.items())[: args.limit])
-    labels = with_shapes(labels, shapes)
-    options = EvaluationOptions(
-        labels=data_set.folder,
-        sets={},
-        diameter=args.diameter,
-        max_distance=args.max_distance,
-        pixel_size=args.pixel_size,
-        thresholds=dict(args.threshold),
-        micrographs=data_set.micrographs,
-        limit=args.limit,
-    )
-    paths = {name: path / data_set.name if (path / data_set.name).is_dir() else path for name, path in sets.items()}
+    labels = with_shapes(dict(list(labels.items())[: args.limit]), shapes)
+    # Labels are mirrored here, for each set by its picks.
+    options = replace(options, labels=data_set.folder, micrographs=data_set.micrographs, flip_labels=False)
+    inside = {name: path / data_set.name for name, path in options.sets.items()}
+    paths = {name: inside[name] if inside[name].is_dir() else path for name, path in options.sets.items()}
     if not paths:
         paths = {OURS: _pick(data_set, list(labels), args)}
     scores, settings = [], {}

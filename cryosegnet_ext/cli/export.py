@@ -53,24 +53,13 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "picks", metavar="PICKS", nargs="+", help="pick files, folders of them, or RELION's lists of coordinate files"
     )
     parser.add_argument("--to", choices=["star", "box", "cbox", "csv", "cs"], help="format to write")
-    parser.add_argument(
-        "--cryosparc",
-        action="store_true",
-        help="PICKS is the output folder of 'cryosegnet pick': write particles.star, particles.cs and IMPORT.txt",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR|FILE",
-        help="folder to write to, or the file if there is only one (default: this folder)",
-    )
+    text = "PICKS is the output folder of 'cryosegnet pick': write particles.star, particles.cs and IMPORT.txt"
+    parser.add_argument("--cryosparc", action="store_true", help=text)
+    text = "folder to write to, or the file if there is only one (default: this folder)"
+    parser.add_argument("-o", "--output", metavar="DIR|FILE", help=text)
     parser.add_argument("--pixel-size", type=float, metavar="A", help="angstrom per pixel, for files without it")
-    parser.add_argument(
-        "--box-size",
-        type=int,
-        metavar="N",
-        help="side of the boxes of box and cbox in pixels, even (default: the median diameter)",
-    )
+    text = "side of the boxes of box and cbox in pixels, even (default: the median diameter)"
+    parser.add_argument("--box-size", type=int, metavar="N", help=text)
     parser.add_argument("--shape", type=int, nargs=2, metavar=("NY", "NX"), help="rows and columns of the micrographs")
     parser.add_argument("--flip-y", action="store_true", help="mirror top and bottom: y becomes NY - 1 - y")
 
@@ -79,8 +68,10 @@ def main(args: argparse.Namespace) -> int:
     """Convert; returns 0 if all went well, 2 if some files failed, 3 if nothing could be done."""
     if args.cryosparc == (args.to is not None):
         raise UsageError("give either --to FORMAT or --cryosparc")
-    if args.shape is not None and min(args.shape) < 1:
-        raise CryoSegNetError("--shape must be the micrographs' rows and columns, both above zero.")
+    if args.shape is not None:
+        args.shape = tuple(args.shape)
+        if min(args.shape) < 1:
+            raise CryoSegNetError("--shape must be the micrographs' rows and columns, both above zero.")
     return _for_cryosparc(args) if args.cryosparc else _convert(args)
 
 
@@ -93,9 +84,8 @@ def _for_cryosparc(args: argparse.Namespace) -> int:
         raise UsageError("--pixel-size must be in angstrom per pixel, above zero")
     from ..runs.cryosparc_export import export_cryosparc
 
-    shape = None if args.shape is None else (args.shape[0], args.shape[1])
     done = export_cryosparc(
-        args.picks[0], args.output or ".", flip_y=args.flip_y, shape=shape, pixel_size=args.pixel_size
+        args.picks[0], args.output or ".", flip_y=args.flip_y, shape=args.shape, pixel_size=args.pixel_size
     )
     for sentence in done.failures:
         log.error(sentence)
@@ -109,7 +99,6 @@ def _convert(args: argparse.Namespace) -> int:
 
     inputs = _input_files(args.picks)
     found, failures = _read(inputs, args)
-
     suffix = "." + args.to
     output = Path(args.output or ".")
     one_file = output.suffix.lower() == suffix and not output.is_dir()
@@ -123,8 +112,9 @@ def _convert(args: argparse.Namespace) -> int:
     if args.to == "cs" and found:
         target = output if one_file else folder / "picks.cs"
         _spare_inputs(target, files)
-        written = [one.picks for one in found]
-        write_cs({one.micrograph: one.picks for one in found}, target)
+        table = {one.micrograph: one.picks for one in found}
+        write_cs(table, target)
+        written = list(table.values())
     elif found:
         targets: set[Path] = set()
         for one in _with_one_size(found):
@@ -143,9 +133,7 @@ def _convert(args: argparse.Namespace) -> int:
                 log.error(str(error))
                 failures += 1
     say(f"{plural(len(written), 'micrograph')}, {plural(sum(map(len, written)), 'pick')} -> {output}")
-    if not failures:
-        return 0
-    return 2 if written else 3
+    return 0 if not failures else 2 if written else 3
 
 
 def _with_one_size(found: list[Converted]) -> list[Converted]:
@@ -199,7 +187,7 @@ def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args
     from ..files.micrograph import micrograph_stem
 
     if args.shape is not None:
-        picks = replace(picks, shape=(args.shape[0], args.shape[1]))
+        picks = replace(picks, shape=args.shape)
     if args.flip_y:
         if picks.shape is None:
             raise CryoSegNetError(f"{file.path}: --flip-y needs the micrograph's height; give --shape NY NX.")

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 from ..errors import UsageError
 from .readers import number, whole
 from .train import add_data_args, add_run_args, check, run
-
-if TYPE_CHECKING:
-    from ..training.folder import TrainingFolder
-    from ..training.parallel import Group
-    from ..training.progress import Watcher
 
 HELP = "fit the network to your protein, from a few labelled micrographs or from its own picks"
 
@@ -50,13 +45,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add(
         "--self-train", action="store_true", help="learn from the start weights' confident picks (up to 20 micrographs)"
     )
-    add(
-        "--confident",
-        metavar="S",
-        type=number(0.3, 0.99),
-        default=0.75,
-        help="least score of such a pick (0.75)",
-    )
+    add("--confident", metavar="S", type=number(0.3, 0.99), default=0.75, help="least score of such a pick (0.75)")
     add("--steps", metavar="N", type=whole(1, 10**6), help="length (default: 200 of 8 crops)")
     add("--batch", metavar="N", type=whole(1, 4096), help="crops a step (default: 8)")
     add("--learning-rate", metavar="R", type=number(1e-7, 1), help="(default: 5e-4)")
@@ -65,26 +54,21 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def _check_self_training(args: argparse.Namespace) -> None:
     """No option is to be without effect."""
-    if not args.self_train:
-        return
-    given = {
-        "--split": args.split is not None,
-        "--validation": args.validation is not None,
-        "--flip-labels": args.flip_labels is not None,
-        "--label-scale": args.label_scale != 1,
-    }
     if args.labels:
-        idle, why = ("--split", "--validation"), "the micrographs with --labels judge, all others are learnt from"
+        idle = {"--split": args.split is not None, "--validation": args.validation is not None}
+        why = "the micrographs with --labels judge, all others are learnt from"
     else:
-        idle, why = ("--flip-labels", "--label-scale"), "there are no --labels"
-    for option in idle:
-        if given[option]:
+        idle = {"--flip-labels": args.flip_labels is not None, "--label-scale": args.label_scale != 1}
+        why = "there are no --labels"
+    for option, given in idle.items():
+        if given:
             raise UsageError(f"{option} has no effect, since with --self-train {why}: leave it out")
 
 
 def main(args: argparse.Namespace) -> int:
     """Fine-tune; the exit code says how it went."""
-    _check_self_training(args)
+    if args.self_train:
+        _check_self_training(args)
     check(args)
     if not args.labels and not args.self_train:
         raise UsageError("give --labels, or --self-train to learn from the network's own confident picks")
@@ -94,8 +78,4 @@ def main(args: argparse.Namespace) -> int:
 
     known = {name: getattr(args, name) for name in FineTuning.__dataclass_fields__ if hasattr(args, name)}
     options = FineTuning(**known, start=args.weights)
-
-    def work(folder: TrainingFolder, group: Group, watcher: Watcher, stop: Any) -> None:
-        finetune(options, folder, group, watcher, stop)
-
-    return run(args, "finetune", options, work)
+    return run(args, "finetune", options, partial(finetune, options))

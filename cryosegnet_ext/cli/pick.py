@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, plural
-from ..picking.options import PickerOptions, RunOptions
+from ..picking.options import RunOptions
 from .logs import say
 from .options import add_options, picker_options
 from .readers import PICK_FORMATS, even_pixels, pick_formats
-from .running_options import (
-    add_running_options,
-    check_running,
-    engine_from,
-    monitor_from,
-    stop_from,
-    watch_from,
-)
+from .running_options import add_running_options, check_running, engine_from, watch_from
 
 if TYPE_CHECKING:
     from ..runs.batch import BatchResult
@@ -80,12 +75,18 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Pick; returns the exit code."""
-    options = _check(args)
+    options = picker_options(args)
+    check_running(args)
+    if args.output.exists() and not args.output.is_dir():
+        raise UsageError(f"--output {args.output} is a file; name a folder")
     from ..files.inputs import expand_inputs
     from ..runs import batch
+    from ..runs.monitor import Monitor
 
     inputs = watch_from(args) if args.watch else expand_inputs(args.input)
-    stop, monitor = stop_from(args), monitor_from(args)
+    # With --watch, `Watch` looks for the stop file.
+    stop = None if args.watch or args.stop_file is None else partial(os.path.lexists, args.stop_file)
+    heartbeat = args.heartbeat or (args.output / "heartbeat.json" if args.watch else None)
     with engine_from(options, args.cluster, args.scheduler) as picker:
         publish = None
         if args.layout == "facility":
@@ -104,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
             progress=not args.quiet,
             stop=stop,
             watch=publish,
-            monitor=monitor,
+            monitor=Monitor(heartbeat, args.metrics),
             box_size=args.box_size,
         )
         if publish is not None:
@@ -116,15 +117,6 @@ def main(args: argparse.Namespace) -> int:
         count = plural(result.failed, "micrograph")
         log.error(f"{count} failed: {args.output / 'failed.csv'}")
     return result.exit_code
-
-
-def _check(args: argparse.Namespace) -> PickerOptions:
-    """Check all options; returns those of the picker."""
-    options = picker_options(args)
-    check_running(args)
-    if args.output.exists() and not args.output.is_dir():
-        raise UsageError(f"--output {args.output} is a file; name a folder")
-    return options
 
 
 def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:

@@ -16,11 +16,19 @@ from ..picking.options import is_device, not_between, split_devices
 PICK_FORMATS = ("star", "box", "cbox", "csv")
 
 
+def to_float(given: str) -> float:
+    """A number; NaN if the text is none."""
+    try:
+        return float(given)
+    except ValueError:
+        return math.nan
+
+
 def number(low: float, high: float, unit: str = "") -> Callable[[str], float]:
     """A reader of numbers from ``low`` to ``high``, both allowed."""
 
     def read(given: str) -> float:
-        value = _float(given)
+        value = to_float(given)
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(not_between(low, high, unit, given))
         return value
@@ -41,7 +49,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 def above_zero(given: str) -> float:
     """A number above zero."""
-    value = _float(given)
+    value = to_float(given)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above zero (got {given})")
     return value
@@ -97,10 +105,3 @@ def pick_formats(given: str) -> tuple[str, ...]:
     if not names or not set(names) <= set(PICK_FORMATS):
         raise argparse.ArgumentTypeError(f"must be some of {','.join(PICK_FORMATS)} (got {given})")
     return names
-
-
-def _float(given: str) -> float:
-    try:
-        return float(given)
-    except ValueError:
-        return math.nan

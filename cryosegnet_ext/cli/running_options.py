@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from .readers import above_zero
 
 if TYPE_CHECKING:
     from ..runs.engines.base import Engine
-    from ..runs.monitor import Monitor
     from ..runs.pick_task import MicrographPicker
     from ..runs.watch import Watch
 
@@ -38,12 +37,8 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="stop when this file appears; with --watch after those in progress (default: DIR/STOP with --watch)",
     )
-    add(
-        "--idle-stop",
-        metavar="MINUTES",
-        type=above_zero,
-        help="with --watch: stop when nothing new has come for so long",
-    )
+    text = "with --watch: stop when nothing new has come for so long"
+    add("--idle-stop", metavar="MINUTES", type=above_zero, help=text)
     add(
         "--settle",
         metavar="SECONDS",
@@ -51,12 +46,8 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         default=5.0,
         help="with --watch: a file is complete when it has not changed for so long (default: 5)",
     )
-    add(
-        "--heartbeat",
-        metavar="FILE",
-        type=Path,
-        help="write a JSON file for monitors (default: DIR/heartbeat.json with --watch)",
-    )
+    text = "write a JSON file for monitors (default: DIR/heartbeat.json with --watch)"
+    add("--heartbeat", metavar="FILE", type=Path, help=text)
     add("--metrics", metavar="FILE.prom", type=Path, help="write metrics for Prometheus' node_exporter (text file)")
 
 
@@ -124,18 +115,3 @@ def watch_from(args: argparse.Namespace) -> Watch:
         stop_file=args.stop_file or args.output / "STOP",
         idle=None if args.idle_stop is None else 60 * args.idle_stop,
     )
-
-
-def stop_from(args: argparse.Namespace) -> Callable[[], bool] | None:
-    """A function that says whether the stop file exists; None with --watch, which looks for it itself."""
-    if args.watch or args.stop_file is None:
-        return None
-    return functools.partial(os.path.lexists, args.stop_file)
-
-
-def monitor_from(args: argparse.Namespace) -> Monitor:
-    """The writer of the heartbeat and the metrics."""
-    from ..runs.monitor import Monitor
-
-    heartbeat = args.heartbeat or (args.output / "heartbeat.json" if args.watch else None)
-    return Monitor(heartbeat, args.metrics)

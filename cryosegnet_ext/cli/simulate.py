@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, plural
-from .readers import device, number, whole
+from .readers import device, number, to_float, whole
 
 if TYPE_CHECKING:
     from ..simulation.plan import Plan, SpeciesFile
@@ -198,13 +198,9 @@ def _free_name(file: str, taken: set[str]) -> str:
 
 
 def _number(given: str) -> float:
-    try:
-        number = float(given)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    if not math.isfinite(value := to_float(given)):
         raise argparse.ArgumentTypeError(f"must be a number (got {given})")
-    return number
+    return value
 
 
 def _range(given: str) -> tuple[float, float]:

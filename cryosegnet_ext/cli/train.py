@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import logging
 import os
+from argparse import SUPPRESS
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..picking.options import DIAMETERS, PIXEL_SIZES
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from ..training.folder import TrainingFolder
     from ..training.options import Options
     from ..training.parallel import Group
-    from ..training.progress import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,6 @@ examples:
   cryosegnet train --micrographs corrected_micrographs.star --labels Select/job020/particles.star -o trained
   cryosegnet train --micrographs mics/ --labels cryoppp_csv/ -o published --recipe published"""
 
-#: Share of the micrographs that judge, where nothing is said of it.
-HELD_OUT = 0.2
 _length = number(*DIAMETERS, "angstrom")
 
 
@@ -89,12 +88,8 @@ def add_data_args(parser: argparse.ArgumentParser, labels_required: bool) -> Non
         "--label-scale", metavar="F", type=factor, default=1.0, help="multiply label coordinates, if binned differently"
     )
     add("--skip-bad", action="store_true", help="leave out micrographs whose labels are bad, instead of stopping")
-    share = number(0.02, 0.8)
     add(
-        "--validation",
-        metavar="S",
-        type=share,
-        help="share of micrographs held out to judge (default 0.2)",
+        "--validation", metavar="S", type=number(0.02, 0.8), help="share of micrographs held out to judge (default 0.2)"
     )
     add("--split", metavar="FILE", help='JSON with the lists "train" and "validation" of micrographs')
 
@@ -128,6 +123,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="our network at the particle's own scale, or the paper's: denoised 1024 x 1024 frames, 64 channels, "
         "5 levels, Adam 1e-4, batch 6, 200 epochs (needs a large GPU)",
     )
+    # The recipe's old name.
+    add("--preset", dest="recipe", choices=("default", "published"), default=SUPPRESS, help=SUPPRESS)
     add("--start", metavar="NAME|FILE", help="begin with these weights, e.g. default (default: from nothing)")
     add(
         "--simulate",
@@ -167,13 +164,8 @@ def main(args: argparse.Namespace) -> int:
     from ..training.options import Options
     from ..training.train import train
 
-    values = {name: getattr(args, name) for name in Options.__dataclass_fields__}
-    options = Options(**values)
-
-    def work(folder: TrainingFolder, group: Group, watcher: Watcher, stop: Any) -> None:
-        train(options, folder, group, watcher, stop)
-
-    return run(args, "train", options, work)
+    options = Options(**{name: getattr(args, name) for name in Options.__dataclass_fields__})
+    return run(args, "train", options, partial(train, options))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -182,8 +174,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"--output {args.output} is a file: name a folder")
     if args.split is not None and not os.path.isfile(args.split):
         raise UsageError(f"--split {args.split}: no such file; leave it out for a split by chance")
-    if args.validation is None:
-        args.validation = HELD_OUT
+    if args.validation is None:  # finetune asks whether it was given
+        args.validation = 0.2
 
 
 def run(args: argparse.Namespace, kind: str, options: Options, work: Callable[..., None]) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError, plural
 from ..picking.options import DIAMETERS, PIXEL_SIZES
 from ..runs.stopping import Stopped
+from .logs import say
 from .readers import PICK_FORMATS, number, pick_formats, whole
 
 if TYPE_CHECKING:
@@ -50,12 +51,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         type=number(*DIAMETERS),
         help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size is given",
     )
-    add(
-        "--pixel-size",
-        metavar="A",
-        type=number(*PIXEL_SIZES, "angstrom"),
-        help="angstrom per pixel of --micrographs",
-    )
+    pixel = number(*PIXEL_SIZES, "angstrom")
+    add("--pixel-size", metavar="A", type=pixel, help="angstrom per pixel of --micrographs")
     group = parser.add_argument_group("server")
     group.add_argument("--port", metavar="N", type=whole(0, 65535), default=0, help="port (default: any free one)")
     group.add_argument(
@@ -81,9 +78,8 @@ def main(args: argparse.Namespace) -> int:
             f"--host {args.host} lets other machines connect without encryption: anyone who knows the address can look "
             "at the micrographs and save picks"
         )
-    print(f"{plural(len(session.micrographs), 'micrograph')}; saved picks go to {_shown(session.target)}")
-    print(f"open:  {server.address}")
-    print("Ctrl-C ends it.", flush=True)
+    say(f"{plural(len(session.micrographs), 'micrograph')}; saved picks go to {session.target}")
+    say(f"open:  {server.address}\nCtrl-C ends it.")
     with server:
         try:
             if not args.no_browser and _has_display():
@@ -105,16 +101,10 @@ def _session(args: argparse.Namespace) -> ViewSession:
         return session
     from ..files.inputs import expand_inputs
 
-    inputs = expand_inputs(args.micrographs)
-    return open_micrographs(
-        inputs, args.output, diameter=args.diameter, pixel_size=args.pixel_size, suffixes=args.format
-    )
+    options = {"diameter": args.diameter, "pixel_size": args.pixel_size, "suffixes": args.format}
+    return open_micrographs(expand_inputs(args.micrographs), args.output, **options)
 
 
 def _has_display() -> bool:
     """Whether a browser has a screen; a text browser would take over this terminal."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _shown(path: Path) -> str:
-    return str(path).encode(errors="backslashreplace").decode()

@@ -45,17 +45,9 @@ def _list() -> None:
     rows = [("NAME", "SIZE", "SHA256", "LICENCE", "WHAT", "SOURCE")]
     for name, source in weights.SOURCES.items():
         path = weights.location(name)
-        rows.append(
-            (
-                name,
-                f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "not here",
-                _checked(name),
-                source.licence,
-                source.about,
-                source.url or "this package",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "not here"
+        rows.append((name, size, _checked(name), source.licence, source.about, source.url or "this package"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     print(f"\ncache: {weights.cache_folder()}")

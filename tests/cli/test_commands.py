@@ -106,6 +106,13 @@ def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixtu
     assert message in err and "Traceback" not in err and not out
 
 
+def test_the_old_name_of_the_recipe_works_and_is_not_shown() -> None:
+    parser = program().parser().commands["train"]
+    words = ["--micrographs", "m", "--labels", "l", "-o", "o"]
+    assert parser.parse_args([*words, "--preset", "published"]).recipe == "published"
+    assert parser.parse_args(words).recipe == "default" and "preset" not in parser.format_help()
+
+
 def test_pick(mics: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = cryosegnet("pick", mics, "-o", out, "--format", "star,box", "--threshold", 0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
@@ -197,8 +196,7 @@ def test_the_fewest_and_the_most_picks_are_among_the_shown() -> None:
 
 
 def test_the_command_to_copy_repeats_what_was_given(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    pick.add_args(parser)
+    parser = program().parser().commands["pick"]
     words = [
         "a dir/*.mrc",
         "-o",
@@ -210,7 +208,7 @@ def test_the_command_to_copy_repeats_what_was_given(tmp_path: Path) -> None:
         "--threshold",
         "0.4",
     ]
-    args = parser.parse_args([*words, "--overwrite", "--quiet"])
+    args = parser.parse_args([*words, "--overwrite", "--quiet", "--verbose", "--log-file", "log"])
     assert given_words(pick.add_args, args) == ["--diameter", "180", "--format", "star,cbox"]
     choose, again = pick_commands(pick.add_args, args)
     text = "".join(part if isinstance(part, str) else "0.63" for part in again["parts"])
