@@ -85,12 +85,11 @@ def run(arguments: Arguments) -> int:
         Nothing could be picked, or what was picked cannot be written.
     """
     start = time.monotonic()
-    version, source = nodes.read_version(arguments.folder) or (
-        nodes.Version.V5,
-        "no job.star says which, so the newest",
-    )
     if arguments.relion is not None:
         version, source = nodes.Version(arguments.relion), "as given"
+    else:
+        newest = nodes.Version.V5, "no job.star says which, so the newest"
+        version, source = nodes.read_version(arguments.folder) or newest
     log.info(f"cryosegnet {__version__}, job {arguments.output} for RELION {version.value} ({source})")
     for name in arguments.unused:
         log.info(f"{name} is not used by this job")
@@ -200,7 +199,9 @@ def _pick(
         places.setdefault(one.key, []).append(file)
     unique = list({one.key: one for one in inputs}.values())
     if anew:
-        outputs.remove(arguments.folder, [*files, nodes.SUGGESTION])
+        # A job that is stopped later must not hold picks of two settings.
+        for file in (*files, nodes.SUGGESTION):
+            (arguments.folder / file).unlink(missing_ok=True)
     elif arguments.in_coords is not None:
         from .coordinates import ExistingPicks, forget_changed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.files.atomic import remove_temporaries
+from cryosegnet_ext.files.atomic import remove_temporaries, write_atomic
 
 from . import nodes
 from .arguments import Arguments, in_relion_words
@@ -35,17 +35,9 @@ def write_coordinates(folder: Path, stem: str, file: str, done: bool) -> None:
     CryoSegNetError, OSError
         The files cannot be read or written.
     """
-    from cryosegnet_ext.files.atomic import write_atomic
-
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (folder / "picks" / f"{stem}.star").read_bytes() if done else nodes.NO_PICKS)
-
-
-def remove(folder: Path, files: Sequence[str]) -> None:
-    """Remove the results of other settings, so that a job that is stopped later does not hold picks of both."""
-    for file in files:
-        (folder / file).unlink(missing_ok=True)
 
 
 def write_results(
@@ -67,7 +59,8 @@ def write_results(
         record = records.get(one.key)
         if record is not None and not (folder / file).exists():
             write_coordinates(folder, record.stem, file, record.done)
-    _remove_unfinished(folder, files)
+    for parent in {folder, *((folder / file).parent for file in files)}:
+        remove_temporaries(parent)
     nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
 
     known = {one.key: one.name for one in inputs if one.key in records}
@@ -90,12 +83,6 @@ def write_results(
     with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     log.info(f"coordinates: {arguments.output}{version.coordinates}")
-
-
-def _remove_unfinished(folder: Path, files: Sequence[str]) -> None:
-    """Remove the temporary files of an earlier run that was killed."""
-    for parent in {folder, *((folder / file).parent for file in files)}:
-        remove_temporaries(parent)
 
 
 def with_name(name: str, reason: str) -> str:

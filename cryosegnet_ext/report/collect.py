@@ -86,7 +86,7 @@ class RunData:
     @property
     def threshold(self) -> float:
         """The run's score threshold; 0 if its settings hold none."""
-        value = self.settings.get("coords_threshold") if "coords_threshold" in self.settings else None
+        value = self.settings.get("coords_threshold")
         value = self.settings.get("threshold") if value is None else value
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
@@ -148,12 +148,10 @@ def collect(
         raise CryoSegNetError(
             f"{output}: nothing was picked into this folder; give the folder of `cryosegnet pick -o`."
         )
-    notes = _read_notes(output)
-    notes = {
-        "command": list(command) or notes.get("command") or list(fallback),
-        "stars": list(stars) or notes.get("stars", []),
-    }
-    return RunData(output, settings, records, read_columns(notes["stars"]), notes)
+    before = _read_notes(output)
+    stars = list(stars) or before.get("stars", [])
+    notes = {"command": list(command) or before.get("command") or list(fallback), "stars": stars}
+    return RunData(output, settings, records, read_columns(stars), notes)
 
 
 def save_notes(run: RunData) -> None:
@@ -178,9 +176,7 @@ def read_columns(stars: Sequence[str]) -> list[Column]:
             continue
         names = table.text("rlnMicrographName")
         for key, labels, factor, _, _ in _COLUMNS:
-            there = [label for label in labels if label in table.labels]
-            if not there:
-                continue
-            values = np.mean([table.floats(label) for label in there], axis=0) * factor
-            found.setdefault(key, {}).update((n, v) for n, v in zip(names, values.tolist()) if math.isfinite(v))
+            if there := [table.floats(label) for label in labels if label in table.labels]:
+                values = np.mean(there, axis=0) * factor
+                found.setdefault(key, {}).update((n, v) for n, v in zip(names, values.tolist()) if math.isfinite(v))
     return [Column(key, label, unit, found[key]) for key, _, _, label, unit in _COLUMNS if found.get(key)]

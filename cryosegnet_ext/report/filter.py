@@ -94,11 +94,10 @@ def _sought(run: RunData) -> dict[bool, float]:
         sizes = [r.diameter for r in run.done if r.diameter is not None and (r.pixel_size is not None) == known]
         if sizes:
             found[known] = float(np.median(sizes))
-    estimated = None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        estimated = json.loads((run.output / "summary.json").read_bytes())["dataset_diameter"]
-    given = run.settings.get("diameter")
-    size = given if isinstance(given, int | float) else estimated
+    size = run.settings.get("diameter")
+    if not isinstance(size, int | float):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            size = json.loads((run.output / "summary.json").read_bytes())["dataset_diameter"]
     if isinstance(size, int | float):
         found[any(record.pixel_size is not None for record in run.done)] = float(size)
     return found

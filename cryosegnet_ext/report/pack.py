@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,13 +74,10 @@ def select_for_page(done: Sequence[Record], most: int = MOST_SHOWN, room: int = 
     by_picks = sorted(range(len(done)), key=lambda i: done[i].picks)
     extremes = min(_EXTREMES, most // 5)
     wanted = {*by_picks[:extremes], *by_picks[-extremes:]}
-    even = np.linspace(0, len(done) - 1, most - len(wanted)).round().astype(int)
-    wanted |= {int(i) for i in even}
+    wanted |= set(np.linspace(0, len(done) - 1, most - len(wanted)).round().astype(int).tolist())
     rest = [record for i, record in enumerate(done) if i not in wanted]
-    read = rest
-    if len(rest) > MOST_READ - len(wanted):
-        places = np.linspace(0, len(rest) - 1, MOST_READ - len(wanted)).round().astype(int)
-        read = [rest[i] for i in places]
+    places = np.linspace(0, len(rest) - 1, min(len(rest), MOST_READ - len(wanted))).round().astype(int)
+    read = [rest[i] for i in places]
     return PageSelection([done[i] for i in sorted(wanted)], read, len(rest) / max(1, len(read)))
 
 
@@ -127,10 +125,11 @@ def pack(
         others = _tally(pool.map(lambda record: run.candidates(record)[0].candidates, chosen.counted), levels)
         sets = [one.candidates for one, _ in kept]
         lowest = min(_floor(sets, levels, room), run.threshold)
-        whole = all(all_there for one, all_there in kept) if kept else True
-        thumbnails = (
-            _thumbnails([one for one, _ in kept], pool, PAGE_BYTES - _picks_bytes(sets, lowest)) if pictures else []
-        )
+        whole = all(complete for _, complete in kept)
+        thumbnails = []
+        if pictures:
+            used = int(_EACH * sum(int((picks.score >= lowest).sum()) for picks in sets))
+            thumbnails = _thumbnails([one for one, _ in kept], pool, PAGE_BYTES - used)
     if not whole:
         # Below the run's threshold, micrographs with only a pick file would look empty.
         lowest = max(lowest, run.threshold)
@@ -182,10 +181,6 @@ def _shape(picks: Picks) -> tuple[int, int]:
     return tuple(int(np.max(v, initial=99)) + 1 for v in (picks.y, picks.x))  # type: ignore[return-value]
 
 
-def _picks_bytes(sets: Sequence[Picks], lowest: float) -> int:
-    return int(_EACH * sum(int((picks.score >= lowest).sum()) for picks in sets))
-
-
 def _floor(sets: Sequence[Picks], levels: NDArray[np.float64], room: int) -> float:
     """The lowest threshold whose candidates fit into ``room`` bytes; 0 if all fit."""
     most = int(room / _EACH)
@@ -218,22 +213,19 @@ def _pack_candidates(sets: Sequence[Picks], levels: NDArray[np.float64], floor: 
 
 def _tally(sets: Iterable[Picks], levels: NDArray[np.float64]) -> dict[str, str]:
     """Count the candidates of micrographs that are not shown, by level and size; parallel columns."""
-    found: dict[int, int] = {}
+    found: Counter[int] = Counter()
     for picks in sets:
-        keys = level_of(picks.score, levels).astype(np.int64) << 16 | size_code(picks.diameter)
-        for key, count in zip(*(a.tolist() for a in np.unique(keys, return_counts=True))):
-            found[key] = found.get(key, 0) + count
-    keys = np.fromiter(found.keys(), np.int64, len(found))
-    counts = np.fromiter(found.values(), np.int64, len(found))
+        found.update((level_of(picks.score, levels).astype(np.int64) << 16 | size_code(picks.diameter)).tolist())
+    keys = np.fromiter(found, np.int64, len(found))
     return {
-        "level": _base64((keys >> 16).astype(np.uint16)),
-        "size": _base64((keys & 0xFFFF).astype(np.uint16)),
-        "count": base64.b64encode(counts.astype("<u4").tobytes()).decode(),
+        "level": _base64(keys >> 16),
+        "size": _base64(keys & 0xFFFF),
+        "count": _base64(np.fromiter(found.values(), np.int64, len(found)), "<u4"),
     }
 
 
-def _base64(values: NDArray[np.uint16]) -> str:
-    return base64.b64encode(values.astype("<u2").tobytes()).decode()
+def _base64(values: NDArray[np.integer[Any]], kind: str = "<u2") -> str:
+    return base64.b64encode(values.astype(kind).tobytes()).decode()
 
 
 def _thumbnails(kept: Sequence[SavedCandidates], pool: ThreadPoolExecutor, room: int) -> list[str]:

@@ -20,7 +20,6 @@ from .pack import pack
 
 NAME = "report.html"
 _SCRIPTS = ("model.js", "charts.js", "draw.js", "stage.js", "gallery.js", "controls.js")
-_VIEW_SCRIPTS = ("edit.js",)
 
 
 def write_report(
@@ -50,9 +49,8 @@ def write_report(
         Nothing was picked into the folder, or the page cannot be written.
     """
     run = collect(output, command=command, stars=stars, fallback=fallback)
-    data = pack(run)
     path = run.output / NAME
-    write_atomic(path, make_page(data))
+    write_atomic(path, make_page(pack(run)))
     save_notes(run)
     return path
 
@@ -87,7 +85,7 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
         What the viewer's server adds. With it the page can edit picks, and asks the server for pictures.
     """
     style = _text("style.css")
-    names = _SCRIPTS if view is None else (*_SCRIPTS, *_VIEW_SCRIPTS)
+    names = _SCRIPTS if view is None else (*_SCRIPTS, "edit.js")
     script = '"use strict";\n(() => {\n' + "\n".join(_text(name) for name in names) + "\nstart();\n})();\n"
     everything = {**data, "view": view, "version": __version__, "created": time.strftime("%Y-%m-%d %H:%M")}
     server = "'self'" if view is not None else ""
@@ -104,7 +102,7 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
     page = _text("page.html")
     for mark, text in (
         ("POLICY", html.escape(policy, quote=True)),
-        ("TITLE", html.escape(_readable(str(data["title"])))),
+        ("TITLE", html.escape(str(data["title"]).encode("utf-8", "replace").decode())),
         ("STYLE", style),
         ("DATA", embed(everything)),
         ("SCRIPT", script),
@@ -117,10 +115,6 @@ def embed(data: Any) -> str:
     """JSON that is safe inside a script element; text that is not valid Unicode stays escaped."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _readable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 def _hash(text: str) -> str:

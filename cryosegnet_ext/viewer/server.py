@@ -108,16 +108,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, work: Callable[[str], tuple[str, bytes]]) -> None:
         try:
-            path = self._allowed()
-            kind, body = work(path)
-        except _Refused as refusal:
-            self._send(refusal.status, "text/plain; charset=utf-8", refusal.reason.encode())
-        except CryoSegNetError as error:
-            self._send(
-                HTTPStatus.UNPROCESSABLE_ENTITY, "text/plain; charset=utf-8", str(error).encode(errors="replace")
-            )
-        else:
-            self._send(HTTPStatus.OK, kind, body)
+            status, (kind, body) = HTTPStatus.OK, work(self._allowed())
+        except (_Refused, CryoSegNetError) as error:
+            status = error.status if isinstance(error, _Refused) else HTTPStatus.UNPROCESSABLE_ENTITY
+            kind, body = "text/plain; charset=utf-8", str(error).encode(errors="replace")
+        self._send(status, kind, body)
 
     def _allowed(self) -> str:
         """The path below the token."""
@@ -148,15 +143,15 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None or match[1] == "thumbnail":
             raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
         number = int(match[2])
-        answer = self.server.session.discard(number) if match[1] == "discard" else self._save(number, body)
+        if match[1] == "discard":
+            answer = self.server.session.discard(number)
+        else:
+            try:
+                rows = json.loads(body)["picks"]
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise _Refused(HTTPStatus.BAD_REQUEST, "no picks in the request") from error
+            answer = self.server.session.save(number, rows)
         return "application/json", json.dumps(answer).encode()
-
-    def _save(self, number: int, body: bytes) -> dict[str, Any]:
-        try:
-            rows = json.loads(body)["picks"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _Refused(HTTPStatus.BAD_REQUEST, "no picks in the request") from error
-        return self.server.session.save(number, rows)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
@@ -187,4 +182,4 @@ class _Handler(BaseHTTPRequestHandler):
 class _Refused(Exception):
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status = status

@@ -18,9 +18,9 @@ from ..files.diameter import from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
 from ..files.picks import Picks, read_picks
-from ..report.collect import collect
+from ..report.collect import RunData, collect
 from ..report.command import choose_command
-from ..report.pack import level_of, levels_of, pack, select_for_page
+from ..report.pack import pack, select_for_page
 from ..runs.candidates import read_candidates
 from .tiles import TileRenderer
 
@@ -290,17 +290,13 @@ def _blank(
 ) -> dict[str, Any]:
     """The page's data for micrographs without picks."""
     count = len(micrographs)
-    none = {"level": "", "size": "", "x": "", "y": ""}
-    return {
+    nothing = pack(RunData(Path(), {}, ()), pictures=False)
+    return nothing | {
         "title": plural(count, "micrograph"),
         "folder": "",
-        "threshold": 0.0,
-        "levels": levels_of(0.0).tolist(),
-        "floor": int(level_of(np.zeros(1), levels_of(0.0))[0]),
-        "complete": True,
         "unit": "px" if pixel_size is None else "Å",
         "settings": {},
-        "totals": {"micrographs": count, "failed": len(failed), "picks": 0, "seconds": 0.0},
+        "totals": nothing["totals"] | {"micrographs": count, "failed": len(failed)},
         "micrographs": {
             "name": [micrograph.name for micrograph in micrographs],
             "picks": [0] * count,
@@ -309,10 +305,6 @@ def _blank(
             "pixel_size": [micrograph.pixel_size for micrograph in micrographs],
             "seconds": [0.0] * count,
         },
-        "columns": [],
-        "candidates": {"counts": [0] * count, **none},
-        "thumbnails": [],
-        "others": {"micrographs": 0, "scale": 1.0, "level": "", "size": "", "count": ""},
+        "candidates": nothing["candidates"] | {"counts": [0] * count},
         "failed": [list(row) for row in failed],
-        "commands": [],
     }

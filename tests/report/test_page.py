@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cryosegnet_ext.cli import main, pick
+from cryosegnet_ext.cli import main, pick, program
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.report import pack as packing
 from cryosegnet_ext.report.collect import RunData, collect
