@@ -24,7 +24,7 @@ from benchmarks import real_data
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.simulation.projection import project, random_rotations
 from cryosegnet_ext.simulation.specimens import read_specimen
-from cryosegnet_ext.training.crops import Labelled, augment, labelled_crop, simulated_crop
+from cryosegnet_ext.training.crops import Labelled, augment, labelled_particles, simulated_particles
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
 from cryosegnet_ext.training.parallel import joined
 from cryosegnet_ext.training.train import precision_for
@@ -79,13 +79,13 @@ def main() -> None:
         images, labels = [], []
         for k in range(BATCH):
             if empty and a.empty > (later := BATCH - 1 - k) and rng.random() < a.empty - later:
-                crop = labelled_crop(empty_view(empty, rng), SIDE, rng, degraded=True)
+                crop = labelled_particles(empty_view(empty, rng), SIDE, rng, degraded=True)
             elif real and k < a.real:
                 pool = sets[real[(step * a.real + k) % len(real)]]
-                crop = labelled_crop(pool[int(rng.integers(len(pool)))], SIDE, rng, degraded=True)
+                crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, degraded=True)
             else:
-                crop = simulated_crop(stacks, SIDE, int(rng.integers(2**62)))
-            image, label = augment(*crop, rng)
+                crop = simulated_particles(stacks, SIDE, int(rng.integers(2**62)))
+            image, label = augment(crop.image, crop.label(), rng)
             images.append(image)
             labels.append(label)
         return np.stack(images), np.stack(labels)
@@ -96,7 +96,7 @@ def main() -> None:
         precision = precision_for("auto", str(group.device))
         recipe = Recipe(steps=a.steps, learning_rate=rate, seed=a.seed, precision=precision)
         batch = partial(next_batch, rank=group.rank)
-        fit(recipe, batch, a.output, start, group.device, a.stop_after, group=group)
+        fit(recipe, batch, a.output, start, stop_after=a.stop_after, group=group)
 
 
 if __name__ == "__main__":

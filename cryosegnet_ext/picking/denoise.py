@@ -16,6 +16,8 @@ Image = NDArray[np.float32]
 # Default recipe: background and normalisation, in pixels of the working image, where a particle is ~32 px across.
 BACKGROUND_SIGMA = 48.0
 CLIP = 5.0
+# Side of the blocks in which bad areas are searched, pixels; single dead lines are found too.
+BLOCK = 16
 # Areas are opaque if their mean is beyond this share of the value at which pixels are clipped. They are searched on a
 # grid of cells of so many working pixels, as squares of so many cells: nearly two particles.
 OPAQUE, _CELL, _LARGE = 0.75, 8, 7
@@ -231,7 +233,7 @@ def _wide_gaussian(image: Image, sigma: float) -> Image:
     return np.asarray(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None, block: int = 16) -> NDArray[np.bool_]:
+def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
     """Find areas without an image: black stripes, dead rows and columns, saturated ice, padding.
 
     An area is bad if neighbouring pixels hardly differ along x or along y: real micrographs are noisy everywhere, and
@@ -242,15 +244,13 @@ def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None, block: int = 
     data : (ny, nx) float32
     valid : (ny, nx) bool, optional
         False where the file has no number.
-    block
-        Side of the blocks that are tested, pixels; single dead lines are found too.
 
     Returns
     -------
     (ny, nx) bool
         True where the image is bad.
     """
-    return areas_of([_change_along(data, axis, block) for axis in (0, 1)], data.shape, valid, block)
+    return areas_of([_change_along(data, axis) for axis in (0, 1)], data.shape, valid)
 
 
 @dataclass(frozen=True)
@@ -270,25 +270,23 @@ class Change:
     across: Image
 
 
-def _change_along(data: Image, axis: int, block: int) -> Change:
+def _change_along(data: Image, axis: int) -> Change:
     difference = np.abs(np.diff(data, axis=axis))
-    by, bx = difference.shape[0] // block, difference.shape[1] // block
+    by, bx = difference.shape[0] // BLOCK, difference.shape[1] // BLOCK
     blocks = np.zeros((0, 0), np.float32)
     if by >= 2 and bx >= 2:
-        whole = difference[: by * block, : bx * block]
+        whole = difference[: by * BLOCK, : bx * BLOCK]
         blocks = np.asarray(cv2.resize(whole, (bx, by), interpolation=cv2.INTER_AREA), np.float32)
     if difference.size == 0:
         return Change(blocks, np.zeros(data.shape[1 - axis], np.float32), np.zeros(difference.shape[axis], np.float32))
     return Change(blocks, difference.mean(axis), difference.mean(1 - axis))
 
 
-def areas_of(
-    changes: Sequence[Change], shape: tuple[int, ...], valid: NDArray[np.bool_] | None, block: int
-) -> NDArray[np.bool_]:
+def areas_of(changes: Sequence[Change], shape: tuple[int, ...], valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     """Bad areas (ny, nx) by the changes along y and x of a micrograph of this shape; see `bad_areas`."""
     bad = np.zeros(shape, bool) if valid is None else ~valid
     for axis, change in enumerate(changes):
-        _mark_flat_blocks(change.blocks, block, bad)
+        _mark_flat_blocks(change.blocks, bad)
         lines = bad if axis == 0 else bad.T
         constant, repeated = _quiet(change.along, shape[axis] - 1), _quiet(change.across, shape[1 - axis])
         lines[:, constant] = True
@@ -297,9 +295,9 @@ def areas_of(
     return bad
 
 
-def _mark_flat_blocks(energy: Image, block: int, bad: NDArray[np.bool_]) -> None:
+def _mark_flat_blocks(energy: Image, bad: NDArray[np.bool_]) -> None:
     """Set ``bad`` in blocks whose pixels hardly differ; pixels beyond the last block are set as that block."""
-    size = (energy.shape[0] * block, energy.shape[1] * block)
+    size = (energy.shape[0] * BLOCK, energy.shape[1] * BLOCK)
     flat = energy < 0.08 * _usual(energy)
     if not flat.any():
         return

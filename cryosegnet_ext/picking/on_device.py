@@ -23,6 +23,7 @@ from ..networks.unet import AttentionUNet, map_of_tensor
 from . import denoise, denoise_torch
 from .denoise import (
     BACKGROUND_SIGMA,
+    BLOCK,
     CLIP,
     DARKEST,
     LEAST_CONTRAST,
@@ -34,8 +35,6 @@ from .denoise import (
     opaque_areas,
 )
 from .options import is_device
-
-_BLOCK = 16
 
 Part = tuple[slice, slice]
 WHOLE: Part = (slice(None), slice(None))
@@ -125,7 +124,7 @@ class OnDevice:
         self._data = with_less(lambda _: _uploaded(micrograph.data, self.device), 1, 1, "A micrograph", self.device)
         self.shape = micrograph.data.shape
         changes = with_less(self._changes, 1, 1, "The search for bad areas", self.device)
-        self.bad = areas_of(changes, self.shape, micrograph.valid, _BLOCK)
+        self.bad = areas_of(changes, self.shape, micrograph.valid)
         self._bad = torch.from_numpy(self.bad).to(self.device) if self.bad.any() else None
 
     def _changes(self, _: int) -> list[Change]:
@@ -133,8 +132,8 @@ class OnDevice:
         for axis in (0, 1):
             difference = torch.diff(self._data, dim=axis).abs_()
             blocks = torch.zeros(0, 0)
-            if min(difference.shape) >= 2 * _BLOCK:
-                blocks = avg_pool2d(difference[None], _BLOCK)[0]
+            if min(difference.shape) >= 2 * BLOCK:
+                blocks = avg_pool2d(difference[None], BLOCK)[0]
             parts = (blocks, *(difference.mean(i).nan_to_num_() for i in (axis, 1 - axis)))
             found.append(Change(*(part.cpu().numpy() for part in parts)))
         return found
@@ -142,11 +141,7 @@ class OnDevice:
     def working_image_and_map(self, scale: float, part: Part = WHOLE) -> tuple[WorkingImage, NDArray[np.float32]]:
         """Working image and probability map (h, w) of the micrograph, or of a part of it, downloaded together."""
         data, hidden = self._data[part], None if self._bad is None else self._bad[part]
-
-        def work(_: int) -> Tensor:
-            return working_image(data, scale, hidden)
-
-        image = with_less(work, 1, 1, "The working image", self.device)
+        image = with_less(lambda _: working_image(data, scale, hidden), 1, 1, "The working image", self.device)
         both = torch.stack((image, map_of_tensor(self._unet, image))).cpu().numpy()
         h, w = image.shape
         return WorkingImage(both[0], h / data.shape[0], w / data.shape[1]), both[1]

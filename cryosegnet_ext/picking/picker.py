@@ -109,7 +109,8 @@ class Picker:
         self._on_device = self.device.type != "cpu"
         self.denoised = denoised
         self.diameter = diameter
-        self._unet, note = _load_unet(weights, self.device)
+        unet, note = load_unet(weights)
+        self._unet: AttentionUNet = unet.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained_for = str(note.get("recipe", "published"))
         self.recipe = recipe or trained_for
         if self.recipe != trained_for:
@@ -133,22 +134,19 @@ class Picker:
         fitted = _fitted_for(self.segmenter, self._windows, note, sam)
         self._calibration = Calibration(**fitted.get("calibration", {}))
         self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
-        chosen = replace(self._options, segmenter=self.segmenter, sam=sam, recipe=self.recipe, threshold=self.threshold)
-        self.settings = self._describe(chosen)
-
-    def _describe(self, options: PickerOptions) -> dict[str, object]:
-        """Everything that changes picks: the options without the device, and the hashes of the weights."""
-        unet, sam = options.weights, options.sam
-        settings = asdict(options)
-        del settings["device"]
-        return settings | {
+        # everything that changes picks: the options without the device, and the hashes of the weights
+        self.settings: dict[str, object] = asdict(self._options) | {
             "algorithm": ALGORITHM,
-            "weights": Path(unet).name,
-            "weights_sha256": sha256_of(resolve(unet)),
+            "segmenter": self.segmenter,
+            "recipe": self.recipe,
+            "threshold": self.threshold,
+            "weights": Path(weights).name,
+            "weights_sha256": sha256_of(resolve(weights)),
             "sam": None if sam is None else Path(sam).name,
             "sam_sha256": None if sam is None else sha256_of(resolve(sam)),
             "calibration": asdict(self._calibration),
         }
+        del self.settings["device"]
 
     @property
     def needs_diameter(self) -> bool:
@@ -357,8 +355,3 @@ def _fitted_for(segmenter: str, windows: bool, note: dict[str, Any], sam: str | 
         if found:
             return dict(found)
     return note
-
-
-def _load_unet(name: str | Path, device: torch.device) -> tuple[AttentionUNet, dict[str, Any]]:
-    model, note = load_unet(name)
-    return model.to(device, memory_format=torch.channels_last).eval(), note  # type: ignore[call-overload]

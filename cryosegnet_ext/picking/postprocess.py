@@ -219,7 +219,8 @@ def published_rule(masks: Masks, geometry: MapGeometry, *, keep_iou: float = 0.9
     if len(masks) == 0:
         return Picks.empty(geometry.pixel_size, geometry.shape)
     x0, y0, w, h = np.round(masks.box).T
-    w0, h0 = _mode(w), _mode(h)
+    # the most frequent value; the first of several, as in the published code
+    w0, h0 = float(mode(w.tolist())), float(mode(h.tolist()))
     diameter = float(np.hypot(w0 / geometry.scale_x, h0 / geometry.scale_y))
     tolerance = 0.2 * int(diameter // 2)
     keep = (w > w0 - tolerance / 3) & (w < w0 + tolerance) & (h > h0 - tolerance / 3) & (h < h0 + tolerance)
@@ -231,8 +232,3 @@ def published_rule(masks: Masks, geometry: MapGeometry, *, keep_iou: float = 0.9
     size = np.full(int(inside.sum()), from_pixels(diameter, geometry.pixel_size))
     score = np.clip(masks.score[keep][inside], 0, 1)
     return Picks(x[inside], y[inside], size, score, geometry.pixel_size, geometry.shape).by_score()
-
-
-def _mode(values: NDArray[np.float64]) -> float:
-    """Most frequent value; the first of several, as in the published code."""
-    return float(mode(values.tolist()))

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from ..networks.memory import with_less
 from ..networks.sam_decoder import PointDecoder
 from ..networks.sam_encoder import encode
+from .masks import Instance
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
-
-Pixels = tuple[float, NDArray[np.intp], NDArray[np.intp]]
-"""A mask: predicted IoU, rows and columns of its pixels."""
 
 # Prompts decoded at once: on a CPU as many as fit in its cache (4 MB each), on a GPU enough to keep it busy.
 _BATCH_CPU, _BATCH_GPU = 8, 64
@@ -71,9 +69,7 @@ def prompted(
     half: int,
     least: float,
     most: float,
-    points_per_batch: int | None,
-    min_iou: float,
-) -> list[Pixels]:
+) -> list[Instance]:
     """SAM's best plausible mask at each point of one picture.
 
     Parameters
@@ -87,14 +83,10 @@ def prompted(
         A mask is searched within this many pixels of its point.
     least, most
         Area of a plausible mask, pixels.
-    points_per_batch
-        Prompts decoded at once; None for what suits the device. Halved if memory runs out.
-    min_iou
-        Least predicted IoU of a plausible mask.
 
     Returns
     -------
-    list of (score, y, x)
+    list of Instance
         In the order of the points; points without a plausible mask are left out.
 
     Raises
@@ -103,8 +95,8 @@ def prompted(
         Memory ran out.
     """
     device = sam.device
-    batch = points_per_batch or (_BATCH_CPU if device.type == "cpu" else _BATCH_GPU)
-    found: list[Pixels] = []
+    batch = _BATCH_CPU if device.type == "cpu" else _BATCH_GPU
+    found: list[Instance] = []
     with torch.inference_mode():
         features, used = with_less(lambda _: encode(sam, picture), 1, 1, "SAM's image encoder", device)
         masks = _Windows(sam, features, used, (picture.shape[0], picture.shape[1]), half)
@@ -117,16 +109,18 @@ def prompted(
 
             inside, iou = with_less(some, batch, 1, "SAM's mask decoder", device)
             area = inside.sum((2, 3))
-            plausible = (area >= least) & (area <= most) & inside[:, :, half, half] & (iou >= min_iou)
+            plausible = (area >= least) & (area <= most) & inside[:, :, half, half] & (iou >= 0)
             best = torch.where(plausible, iou, -torch.inf).argmax(1)
             which = torch.arange(len(best), device=device)
             usable = plausible[which, best].cpu().numpy()
             score = iou[which, best].cpu().numpy()
             chosen = inside[which, best].cpu().numpy()
             for i in np.flatnonzero(usable):
-                y, x = _joined(chosen[i], half)
+                # the pixels that are connected to the point
+                _, labels = cv2.connectedComponents(chosen[i].astype(np.uint8), connectivity=4)
+                y, x = np.nonzero(labels == labels[half, half])
                 if len(y) >= least:
-                    found.append((float(score[i]), y + rows[start + i] - half, x + columns[start + i] - half))
+                    found.append(Instance(float(score[i]), y + rows[start + i] - half, x + columns[start + i] - half))
             start += len(best)
             batch = max(1, min(batch, len(best)))  # once memory ran out, the smaller batch stays
     return found
@@ -153,18 +147,17 @@ class _Windows:
         prompts = torch.as_tensor((points + 0.5) * scale - 0.5, dtype=torch.float32, device=device)
         at = torch.as_tensor(points, device=device)
         if self.decoder is None:
-            corner, (logits, iou) = None, self._whole(prompts)
+            logits, iou = self._whole(prompts)
+            first, low = torch.zeros_like(at), tuple(logits.shape[2:])
         else:
             corner, tokens = self._part(points, scale[::-1])
-            logits, iou = self.decoder(prompts, torch.as_tensor(corner, device=device), tokens)
-        low = (4 * self.features.shape[2], 4 * self.features.shape[3])
-        if self.decoder is None:
-            low = (logits.shape[2], logits.shape[3])
+            first = torch.as_tensor(corner, device=device)
+            logits, iou = self.decoder(prompts, first, tokens)
+            first, low = 4 * first, (4 * self.features.shape[2], 4 * self.features.shape[3])
         if self.upsampling is None:
             self.upsampling = [
                 upsampling(n, self.size, used, length, device) for n, used, length in zip(low, self.used, self.shape)
             ]
-        first = None if corner is None else torch.as_tensor(4 * corner, device=device)
         return window(logits, self.upsampling, at, self.reach, first) > self.sam.mask_threshold, iou
 
     def _whole(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,11 +200,7 @@ def upsampling(low: int, size: int, used: int, length: int, device: torch.device
 
 
 def window(
-    logits: torch.Tensor,
-    matrices: Any,
-    at: torch.Tensor,
-    reach: torch.Tensor,
-    first: torch.Tensor | None = None,
+    logits: torch.Tensor, matrices: Any, at: torch.Tensor, reach: torch.Tensor, first: torch.Tensor
 ) -> torch.Tensor:
     """Logits at full resolution in a window around each point; -inf outside the image.
 
@@ -225,8 +214,8 @@ def window(
         Points x, y.
     reach : (W,) int
         Offsets of the window's rows and columns from the point.
-    first : (B, 2) int, optional
-        First row and column of the part in ``logits``; None if they are whole.
+    first : (B, 2) int
+        First row and column of the part in ``logits``; 0 if they are whole.
 
     Returns
     -------
@@ -236,19 +225,9 @@ def window(
     rows, columns = at[:, 1, None] + reach, at[:, 0, None] + reach
     outside = ((rows < 0) | (rows >= len(down)))[:, :, None] | ((columns < 0) | (columns >= len(across)))[:, None, :]
     rows, columns = rows.clamp(0, len(down) - 1), columns.clamp(0, len(across) - 1)
-    if first is None:
-        down, across = down[rows], across[columns]
-    else:
-        low_rows = first[:, :1] + torch.arange(logits.shape[2], device=first.device)
-        low_columns = first[:, 1:] + torch.arange(logits.shape[3], device=first.device)
-        down = down[rows[:, :, None], low_rows[:, None]]
-        across = across[columns[:, :, None], low_columns[:, None]]
+    low_rows = first[:, :1] + torch.arange(logits.shape[2], device=first.device)
+    low_columns = first[:, 1:] + torch.arange(logits.shape[3], device=first.device)
+    down = down[rows[:, :, None], low_rows[:, None]]
+    across = across[columns[:, :, None], low_columns[:, None]]
     result = down[:, None] @ logits.to(down.dtype) @ across[:, None].transpose(2, 3)
     return result.masked_fill(outside[:, None], float("-inf"))
-
-
-def _joined(mask: NDArray[np.bool_], centre: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pixels of a window that are connected to its central pixel."""
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    y, x = np.nonzero(labels == labels[centre, centre])
-    return y, x

@@ -27,9 +27,7 @@ PEAK_FLOOR = 0.1
 """Peaks of the smoothed map below this probability are not particles."""
 
 
-def watershed(
-    probability: NDArray[np.floating[Any]], *, diameter_px: float, level: float = 0.5, floor: float = PEAK_FLOOR
-) -> Masks:
+def watershed(probability: NDArray[np.floating[Any]], *, diameter_px: float, level: float = 0.5) -> Masks:
     """Split the map into particles by a watershed from its peaks; needs no SAM.
 
     Each peak (`find_peaks`) gets the pixels that drain to it along the highest ridge, down to ``level`` or to half of
@@ -43,8 +41,6 @@ def watershed(
         Expected particle diameter, pixels of the map.
     level
         Probability at which a mask ends.
-    floor
-        Lowest smoothed probability of a peak.
 
     Returns
     -------
@@ -53,7 +49,7 @@ def watershed(
     """
     probability = _checked(probability, diameter_px)
     smooth = smoothed(probability, diameter_px)
-    rows, columns, values = _peaks_of(smooth, diameter_px, floor)
+    rows, columns, values = _peaks_of(smooth, diameter_px, PEAK_FLOOR)
     if len(rows) == 0:
         return Masks.empty()
     y, x, instance = _flood(smooth, rows, columns, np.minimum(level, 0.5 * values), diameter_px)
@@ -212,17 +208,8 @@ def _owner(a: NDArray[np.intp], b: NDArray[np.intp], seed: NDArray[np.int32], si
     return of_component[component]
 
 
-def grid(
-    probability: NDArray[np.floating[Any]],
-    sam: Sam,
-    *,
-    points_per_side: int = 32,
-    points_per_batch: int = 64,
-    pred_iou_thresh: float = 0.88,
-    stability_score_thresh: float = 0.95,
-    box_nms_thresh: float = 0.7,
-) -> Masks:
-    """SAM's automatic mask generator over a grid of points, with the published settings.
+def grid(probability: NDArray[np.floating[Any]], sam: Sam, **settings: Any) -> Masks:
+    """SAM's automatic mask generator over a grid of points; its own settings are the published ones.
 
     The published chain (Gyawali et al., 2024) gives it a 1024 x 1024 map; SAM resizes any other map. All masks of the
     generator are returned: the published limit on the predicted IoU (0.94) is applied to ``score`` later.
@@ -233,8 +220,8 @@ def grid(
         Map in 0..1.
     sam
         From `weights.load_sam`, on the device that runs it.
-    points_per_side, points_per_batch, pred_iou_thresh, stability_score_thresh, box_nms_thresh
-        As in ``segment_anything.SamAutomaticMaskGenerator``.
+    settings
+        Other settings of ``segment_anything.SamAutomaticMaskGenerator``.
 
     Returns
     -------
@@ -244,15 +231,7 @@ def grid(
     from segment_anything import SamAutomaticMaskGenerator
 
     probability = _checked(probability)
-    generator = SamAutomaticMaskGenerator(
-        sam,
-        points_per_side=points_per_side,
-        points_per_batch=points_per_batch,
-        pred_iou_thresh=pred_iou_thresh,
-        stability_score_thresh=stability_score_thresh,
-        box_nms_thresh=box_nms_thresh,
-        output_mode="uncompressed_rle",
-    )
+    generator = SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **settings)
     found = [Instance(m["predicted_iou"], *_runs(m["segmentation"])) for m in generator.generate(_picture(probability))]
     return measured([instance for instance in found if len(instance.y)], probability)
 
@@ -263,9 +242,6 @@ def peaks(
     *,
     diameter_px: float,
     expected_area: float | None = None,
-    points_per_batch: int | None = None,
-    min_iou: float = 0.0,
-    floor: float = PEAK_FLOOR,
 ) -> Masks:
     """SAM prompted at the map's peaks (`find_peaks`): one mask for each particle, whatever its size.
 
@@ -284,12 +260,6 @@ def peaks(
         Expected particle diameter, pixels of the map.
     expected_area
         Expected area of a mask, pixels of the map; default: a disc of 0.7 diameters.
-    points_per_batch
-        Prompts decoded at once; default: what suits the device. Fewer if memory runs out.
-    min_iou
-        Masks with a lower predicted IoU are left out.
-    floor
-        Lowest smoothed probability of a peak.
 
     Returns
     -------
@@ -299,7 +269,7 @@ def peaks(
     from .prompts import prompted, tiles
 
     probability = _checked(probability, diameter_px)
-    rows, columns, _ = _peaks_of(smoothed(probability, diameter_px), diameter_px, floor)
+    rows, columns, _ = _peaks_of(smoothed(probability, diameter_px), diameter_px, PEAK_FLOOR)
     if len(rows) == 0:
         return Masks.empty()
     area = np.pi / 4 * (0.7 * diameter_px) ** 2 if expected_area is None else expected_area
@@ -318,10 +288,8 @@ def peaks(
                 half=half,
                 least=max(0.2 * area, 1.0),
                 most=2.5 * area,
-                points_per_batch=points_per_batch,
-                min_iou=min_iou,
             )
-            found += [Instance(score, y + tile.y0, x + tile.x0) for score, y, x in inside]
+            found += [Instance(one.score, one.y + tile.y0, one.x + tile.x0) for one in inside]
     return measured(without_overlaps(found, probability.shape), probability)
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.float32]
 
+# Windows at once.
+_BATCH = 64
+
 
 def cut(
     probability: Image,
@@ -27,8 +30,6 @@ def cut(
     *,
     diameter_px: float,
     expected_area: float,
-    batch: int = 64,
-    floor: float = 0.1,
 ) -> Masks:
     """Cut out the particle under each peak of the map (`segment.find_peaks`) with the small SAM.
 
@@ -42,25 +43,21 @@ def cut(
         Expected particle diameter, working pixels.
     expected_area
         Expected area of a mask, pixels; masks of less than a fifth or more than 2.5 times it are left out.
-    batch
-        Windows at once.
-    floor
-        Lowest smoothed probability of a peak.
 
     Returns
     -------
     Masks
         ``score`` is the predicted IoU; best first.
     """
-    rows, columns, _ = find_peaks(probability, diameter_px=diameter_px, floor=floor)
+    rows, columns, _ = find_peaks(probability, diameter_px=diameter_px)
     if len(rows) == 0:
         return Masks.empty()
     half = SIDE // 2
     found: list[Instance] = []
     device = next(sam.parameters()).device
     with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            part = slice(start, start + batch)
+        for start in range(0, len(rows), _BATCH):
+            part = slice(start, start + _BATCH)
             pictures = torch.from_numpy(windows(probability, image, rows[part], columns[part])).to(device)
             points = torch.full((len(pictures), 2), float(half), device=device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 
 from ..evaluation import Counts, match
 from ..files.diameter import from_pixels
+from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from ..picking.picker import Picker
 from ..picking.scoring import Calibration, MaskFeatures, joined
@@ -53,11 +54,16 @@ def right_picks(picks: Picks, example: Example) -> NDArray[np.bool_]:
     return right
 
 
-def score_picker(picker: Picker, examples: Sequence[Example]) -> Scores:
-    """Pick micrographs with the particle size given and the picker's own threshold, and count."""
+def score_picker(
+    picker: Picker, examples: Sequence[Example], micrographs: Iterable[Micrograph] | None = None
+) -> Scores:
+    """Pick micrographs with the particle size given and the picker's own threshold, and count.
+
+    Without ``micrographs``, those of the examples are read.
+    """
     counts = np.zeros(3, int)
-    for example in examples[:MOST_MICROGRAPHS]:
-        micrograph = example.micrograph()
+    examples = examples[:MOST_MICROGRAPHS]
+    for example, micrograph in zip(examples, micrographs or (e.micrograph() for e in examples)):
         picks = picker.pick(micrograph, from_pixels(example.diameter_px, micrograph.pixel_size))
         counts += len(picks), len(example.x), int(right_picks(picks, example).sum())
     return Scores(*counts.tolist())
@@ -116,8 +122,7 @@ def fit_calibration(candidates: Candidates, prior: Calibration | None = None) ->
     The segmenter's own score is left out, because the candidates come from the watershed.
     """
     prior = prior or Calibration()
-    t = candidates.right.astype(float)
-    n = len(t)
+    t, n = candidates.right.astype(float), len(candidates.right)
     if n < _LEAST_CANDIDATES or min(t.sum(), n - t.sum()) < _LEAST_OF_EACH:
         return prior
     f = replace(candidates.features, iou=None).columns()
@@ -136,8 +141,7 @@ def fit_calibration(candidates: Candidates, prior: Calibration | None = None) ->
 
 def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
     """The threshold with the best F1, as near to 0.5 as possible; 0.5 if no candidate is right."""
-    score = calibration.score(candidates.features)
-    f1 = [_f1(candidates, score >= q) for q in _THRESHOLDS]
+    f1 = [f1_of(candidates, calibration, q) for q in _THRESHOLDS.tolist()]
     best = max(f1)
     if best == 0:
         return 0.5
@@ -147,8 +151,5 @@ def best_threshold(candidates: Candidates, calibration: Calibration) -> float:
 
 def f1_of(candidates: Candidates, calibration: Calibration, threshold: float) -> float:
     """F1 of the candidates above the threshold."""
-    return _f1(candidates, calibration.score(candidates.features) >= threshold)
-
-
-def _f1(candidates: Candidates, kept: NDArray[np.bool_]) -> float:
+    kept = calibration.score(candidates.features) >= threshold
     return float(2 * (candidates.right & kept).sum() / max(kept.sum() + candidates.labels, 1))

@@ -94,7 +94,7 @@ def check_frame(micrograph: str, shape: tuple[int, int], labels: Labels, seen: F
         return None
     ny, nx = shape
     what = f"has {out.sum()} of {len(labels)} labels outside {micrograph} ({nx} x {ny} pixels)"
-    better = fitting(seen) if len(labels) >= LEAST_LABELS else None
+    better = fitting(seen, len(labels))
     if better is not None:
         return Problem(
             micrograph, labels.source, f"{what}, but they lie on its particles {better.name}", remedy_of(better)
@@ -102,11 +102,11 @@ def check_frame(micrograph: str, shape: tuple[int, int], labels: Labels, seen: F
     return Problem(micrograph, labels.source, what + ": they belong to another micrograph or another binning")
 
 
-def fitting(seen: Floats) -> Placement | None:
-    """The placement that fits far better than the labels do as they are, if there is one."""
+def fitting(seen: Floats, count: int) -> Placement | None:
+    """The placement that fits far better than the labels do as they are, if there are enough labels and such a one."""
     evidence = strength(seen)
     best = int(np.argmax(evidence))
-    return PLACEMENTS[best] if best > 0 and stands_out(evidence, best, 0) else None
+    return PLACEMENTS[best] if count >= LEAST_LABELS and best > 0 and stands_out(evidence, best, 0) else None
 
 
 def remedy_of(placement: Placement) -> str:
@@ -135,7 +135,7 @@ def further(remedy: str, flip: str | None, scale: float) -> str:
 
 def check_placement(micrograph: str, labels: Labels, seen: Floats) -> Problem | None:
     """A placement that fits this micrograph far better than the labels do as they are."""
-    better = fitting(seen) if len(labels) >= LEAST_LABELS else None
+    better = fitting(seen, len(labels))
     if better is None:
         return None
     evidence = strength(seen)
@@ -153,12 +153,11 @@ def check_all(seen: Mapping[str, Floats], counts: Mapping[str, int]) -> Problem 
         return None
     total = np.sum(list(seen.values()), axis=0)
     evidence = float(strength(total)[0])
-    if count >= LEAST_LABELS:
-        better = fitting(total)
-        if better is not None:
-            return Problem("", "the labels", f"together fit far better {better.name}", remedy_of(better))
-        if evidence >= max(BELIEVED, LEAST_EACH * count):
-            return None
+    better = fitting(total, count)
+    if better is not None:
+        return Problem("", "the labels", f"together fit far better {better.name}", remedy_of(better))
+    if count >= LEAST_LABELS and evidence >= max(BELIEVED, LEAST_EACH * count):
+        return None
     if count < MANY:
         few = f"are too few to tell whether they lie on particles ({count}): look at {PICTURE} as the training begins"
         return Problem("", "the labels", few, serious=False)

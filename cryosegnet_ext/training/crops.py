@@ -129,12 +129,6 @@ class Crop:
         return paint_labels(self.x, self.y, self.diameter, (self.image.shape[0], self.image.shape[1]))
 
 
-def simulated_crop(stacks: Sequence[ProjectionStack], side: int, seed: int) -> tuple[Image, NDArray[np.uint8]]:
-    """One simulated working image (side, side) with its label plane; the same seed gives the same crop."""
-    crop = simulated_particles(stacks, side, seed)
-    return crop.image, crop.label()
-
-
 def simulated_particles(
     stacks: Sequence[ProjectionStack], side: int, seed: int, size: tuple[float, float] | None = None
 ) -> Crop:
@@ -150,10 +144,7 @@ def simulated_particles(
         Bounds of the particle's diameter, working pixels; default: the sizes for the U-Net, out-of-scale ones too.
     """
     rng = np.random.default_rng(seed)
-    if size is None:
-        d, in_scale = _random_size(rng, TOO_SMALL_SHARE)
-    else:
-        d, in_scale = float(np.exp(rng.uniform(*np.log(size)))), True
+    d, in_scale = _random_size(rng, TOO_SMALL_SHARE) if size is None else (_between(size, rng), True)
     first = stacks[int(rng.integers(len(stacks)))]
     chosen = [first]
     if rng.random() < 0.15:
@@ -167,8 +158,8 @@ def simulated_particles(
     pixel_size = first.diameter / fine
     scene = random_scene(first.diameter, pixel_size, rng)
     image, truth = simulate_micrograph(chosen, scene, (n, n), pixel_size, int(rng.integers(2**62)))
-    shown = np.full(len(truth.x), in_scale)
     image, covered = distract(image, fine, rng)
+    shown = np.full(len(truth.x), in_scale)
     if covered is not None:
         shown &= ~covered[np.round(truth.y).astype(int), np.round(truth.x).astype(int)]
     work = working_image(degrade(image, fine, rng), side / n)
@@ -176,13 +167,18 @@ def simulated_particles(
     return Crop(work.data, x, y, truth.diameter[shown] / first.diameter * d)
 
 
+def _between(bounds: tuple[float, float], rng: np.random.Generator) -> float:
+    """A random number whose logarithm is uniform between those of the bounds."""
+    return float(np.exp(rng.uniform(*np.log(bounds))))
+
+
 def _random_size(rng: np.random.Generator, too_small: float, spread: float = 0.35) -> tuple[float, bool]:
     """Particle diameter in working pixels, and whether it is in scale (labelled as a particle)."""
     kind = rng.random()
     if kind < TOO_LARGE_SHARE:
-        return float(np.exp(rng.uniform(*np.log(TOO_LARGE)))), False
+        return _between(TOO_LARGE, rng), False
     if kind < TOO_LARGE_SHARE + too_small:
-        return float(np.exp(rng.uniform(*np.log(TOO_SMALL)))), False
+        return _between(TOO_SMALL, rng), False
     usual = kind < 0.75
     d = np.exp(rng.normal(np.log(32), spread) if usual else rng.uniform(*np.log((18, 55))))
     return float(np.clip(d, SMALLEST, LARGEST)), True
@@ -209,8 +205,7 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
     efficiency = float(rng.uniform(0.3, 0.8))
     peak = 2 * optics.interaction * 1.3 * diameter * contrast * 0.4
     clear = rng.random() < CLEAR_SHARE
-    ratio = float(np.exp(rng.uniform(*np.log(CLEAR if clear else NOISY))))
-    dose = ratio / (peak**2 * pixel_size**2 * efficiency)
+    dose = _between(CLEAR if clear else NOISY, rng) / (peak**2 * pixel_size**2 * efficiency)
     kind = rng.random()
     scene = Scene(
         coverage=float(rng.uniform(0.02, 0.5)),
@@ -242,7 +237,7 @@ def distract(image: Image, d: float, rng: np.random.Generator) -> tuple[Image, N
     """
     covered = None
     if rng.random() < TEXTURE_SHARE:
-        image = add_texture(image, d, float(np.exp(rng.uniform(*np.log(TEXTURE)))), rng)
+        image = add_texture(image, d, _between(TEXTURE, rng), rng)
     if rng.random() < FLAKES_SHARE:
         image, covered = add_flakes(image, d, rng)
     return image, covered
@@ -279,14 +274,6 @@ def _local_contrast(image: Image, rng: np.random.Generator) -> Image:
     return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(tiles, tiles)).apply(eight).astype(np.float32)
 
 
-def labelled_crop(
-    micrograph: Labelled, side: int, rng: np.random.Generator, degraded: bool = False
-) -> tuple[Image, NDArray[np.uint8]]:
-    """A crop (side, side) of a labelled micrograph at a random working scale near the nominal one, with its label."""
-    crop = labelled_particles(micrograph, side, rng, degraded=degraded)
-    return crop.image, crop.label()
-
-
 def labelled_particles(
     micrograph: Labelled,
     side: int,
@@ -299,10 +286,7 @@ def labelled_particles(
     ``degraded`` applies `degrade`, as for simulated crops: with few data sets, a network cannot tell the effect of a
     filter from the look of a specimen.
     """
-    if size is None:
-        d, in_scale = _random_size(rng, 0.0, spread=0.25)
-    else:
-        d, in_scale = float(np.exp(rng.uniform(*np.log(size)))), True
+    d, in_scale = _random_size(rng, 0.0, spread=0.25) if size is None else (_between(size, rng), True)
     scale = d / micrograph.diameter_px
     ny, nx = micrograph.data.shape
     need = int(np.ceil((side + 2) / scale))

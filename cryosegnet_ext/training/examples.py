@@ -202,23 +202,12 @@ def _prepare(
             np.save(temporary, pixels)
         write_atomic(note, json.dumps(made))
     known = json.loads(note.read_text())
-    problems = [Problem(**p) for p in known["problems"]]
-    evidence = None if known["evidence"] is None else np.array(known["evidence"])
+    problems = [Problem(**p) for p in known.pop("problems")]
+    evidence = None if (seen := known.pop("evidence")) is None else np.array(seen)
     if any(p.serious for p in problems):
         return None, problems, evidence
-    example = Example(
-        name=task.one.name,
-        path=str(task.one.path),
-        pixel_size=known["pixel_size"],
-        shape=tuple(known["shape"]),
-        diameter_px=known["diameter_px"],
-        x=np.array(known["x"], np.float64),
-        y=np.array(known["y"], np.float64),
-        frame=frame,
-        scale_y=known["scale_y"],
-        scale_x=known["scale_x"],
-    )
-    return example, problems, evidence
+    known |= {"shape": tuple(known["shape"]), "x": np.array(known["x"], float), "y": np.array(known["y"], float)}
+    return Example(**known | {"name": task.one.name, "path": str(task.one.path), "frame": frame}), problems, evidence
 
 
 def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -276,16 +265,10 @@ def _published_frame(micrograph: Micrograph, how: Preparation) -> NDArray[np.flo
 
 def _fingerprint(task: LabelledInput, how: Preparation) -> str:
     """A key that changes with the file, its labels and the way of preparing."""
-    digest = hashlib.sha256()
     status = task.one.path.stat() if task.one.path.exists() else None
-    words = [
-        task.one.key,
-        status and (status.st_size, status.st_mtime_ns),
-        vars(how),
-        round(task.diameter.value, 4),
-        task.diameter.unit == "angstrom",
-    ]
+    words: list[Any] = [task.one.key, status and (status.st_size, status.st_mtime_ns), vars(how)]
+    words += [round(task.diameter.value, 4), task.diameter.unit == "angstrom"]
     words += [task.one.pixel_size, task.labels.mask_shape, task.labels.micrograph_shape, task.labels.source]
-    digest.update(repr(words).encode(errors="surrogateescape"))
+    digest = hashlib.sha256(repr(words).encode(errors="surrogateescape"))
     digest.update(task.labels.x.tobytes() + task.labels.y.tobytes())
     return digest.hexdigest()[:16]

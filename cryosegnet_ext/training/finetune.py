@@ -14,17 +14,17 @@ from ..picking.picker import Picker
 from ..runs.stopping import Stop
 from ..weights import load_unet
 from . import result, selftraining
-from .batches import Crops, Loader, default_workers, validation_crops
+from .batches import Crops, validation_crops
 from .calibration import best_threshold, f1_of, fit_calibration, gather, score_picker
 from .data import load_data
-from .fit import Recipe, fit
+from .fit import Recipe
 from .folder import WEIGHTS, TrainingFolder
 from .options import FineTuning
 from .parallel import Group
 from .progress import Watcher
 from .selection import BLENDS, Choice, Trained, finish_choice, keep
 from .synthetic import lumpy_stack, replay_samples
-from .train import begin, enough_memory, precision_for
+from .train import begin, fit_samples, precision_for
 
 log = logging.getLogger(__name__)
 
@@ -78,19 +78,8 @@ def finetune(options: FineTuning, folder: TrainingFolder, group: Group, watcher:
         validate_every=50,
     )
     crops = Crops(data.training, side=options.crop, batch=batch, seed=options.seed, replay=replay, replayed=REPLAYED)
-    workers = default_workers(group.device) if options.workers is None else options.workers
-    with enough_memory(group.device, "--batch or --crop"):
-        tuned = fit(
-            recipe,
-            Loader(crops, recipe.steps, group, workers),
-            folder.path,
-            before,
-            validation=validation_crops(data.validation, options.crop, batch, options.seed),
-            group=group,
-            watch=watcher,
-            stop=lambda: stop.requested,
-            checkpoint_every=25,
-        )
+    validation = validation_crops(data.validation, options.crop, batch, options.seed)
+    tuned = fit_samples(options, recipe, crops, validation, before, folder.path, group, watcher, stop, 25)
     if group.first:
         with stop.interrupts():
             judge = selftraining.conclude if options.self_train and not options.labels else _conclude

@@ -101,9 +101,8 @@ def fit(
     next_batch: Callable[[int], Batch],
     folder: Path,
     start: dict[str, Tensor] | None = None,
-    device: str = "cpu",
-    stop_after: int | None = None,
     *,
+    stop_after: int | None = None,
     validation: Sequence[Batch] = (),
     group: Group | None = None,
     watch: Callable[[Moment], None] | None = None,
@@ -126,8 +125,6 @@ def fit(
         Folder of the run.
     start
         Weights to start from; default: random ones from the recipe's seed.
-    device
-        Where to train; ``group`` wins over it.
     stop_after
         Stop at this step of the schedule; default: the end of the schedule.
     validation
@@ -155,32 +152,34 @@ def fit(
         The loss is no longer a finite number; the folder cannot be written; or it holds a run of another recipe or a
         damaged checkpoint.
     """
-    group = group or Group(device=device)
+    group = group or Group()
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(recipe, group, folder, start)
     last = min(stop_after or recipe.steps, recipe.steps)
-    run.model.train()
-    if recipe.frozen_norm:
-        _freeze_norms(run.model)
+    run.learn()
     losses = Table(folder / "loss.csv", LOSS_COLUMNS, run.step, group.first)
     seen = Table(folder / "validation.csv", VALIDATION_COLUMNS, run.step, group.first and bool(validation))
+    tell = watch if watch is not None and group.first else lambda _: None
     # the first step is slower than the others
     timed = (run.step + 1, run.step + 1 + _TIMED)
     while run.step < last and not run.tired:
         value = run.advance(next_batch(run.step))
-        if run.step in timed and watch is not None and group.first:
-            watch(Moment(run.step, last))
+        if run.step in timed:
+            tell(Moment(run.step, last))
         if run.step % 10 == 0:
-            shown, speed = _finite(value, run.step), recipe.rate(run.step - 1)
+            shown, speed = value.item(), recipe.rate(run.step - 1)
+            if not math.isfinite(shown):
+                raise CryoSegNetError(
+                    f"the loss is no longer a number at step {run.step}: lower the learning rate, or use --precision "
+                    "float32"
+                )
             losses.add(run.step, round(shown, 5), f"{speed:.2e}", losses.seconds)
-            if watch is not None and group.first:
-                watch(Moment(run.step, last, shown, speed))
+            tell(Moment(run.step, last, shown, speed))
         ends = run.step == last
         if validation and recipe.validate_every and (run.step % recipe.validate_every == 0 or ends):
             total, dice = run.validate(validation)
             seen.add(run.step, round(total, 5), round(dice, 5))
-            if watch is not None and group.first:
-                watch(Moment(run.step, last, None, None, total, dice, run.best_step == run.step))
+            tell(Moment(run.step, last, None, None, total, dice, run.best_step == run.step))
         wished = group.any(stop is not None and stop())
         if run.step % checkpoint_every == 0 or ends or run.tired or wished:
             run.save()
@@ -219,6 +218,13 @@ class _Run:
     def tired(self) -> bool:
         """Whether validation has not become better for too long."""
         return 0 < self.recipe.patience <= self.stale
+
+    def learn(self) -> None:
+        """Set the network to training; the statistics of frozen batch norms do not change."""
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d) and self.recipe.frozen_norm:
+                module.eval()
 
     def advance(self, batch: Batch) -> Tensor:
         """One step; returns its loss."""
@@ -262,9 +268,7 @@ class _Run:
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         else:
             self.stale += 1
-        self.network.train()
-        if self.recipe.frozen_norm:
-            _freeze_norms(self.network)
+        self.learn()
         return (entropy_sum / max(pixels, 1) + 1 - dice) / 2, dice
 
     def save(self) -> None:
@@ -334,18 +338,3 @@ class _Run:
     def _mixed(self) -> torch.autocast:
         half = torch.float16 if self.recipe.precision == "float16" else torch.bfloat16
         return torch.autocast(self._type, dtype=half, enabled=self.recipe.precision != "float32")
-
-
-def _freeze_norms(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-
-
-def _finite(value: Tensor, step: int) -> float:
-    number = value.item()
-    if not math.isfinite(number):
-        raise CryoSegNetError(
-            f"the loss is no longer a number at step {step}: lower the learning rate, or use --precision float32"
-        )
-    return number

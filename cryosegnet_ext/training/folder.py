@@ -24,17 +24,7 @@ PICTURE = "labels.jpg"
 #: Prepared micrographs. No user has a folder of this name, so it can be removed with all that is in it.
 FRAMES = ".cryosegnet-frames"
 # What a run leaves in its folder, apart from its report.
-_OURS = (
-    WEIGHTS,
-    "model_card.md",
-    SPLIT,
-    "loss.csv",
-    "validation.csv",
-    "curves.png",
-    PICTURE,
-    CHECKPOINT,
-    CANDIDATE,
-)
+_OURS = (WEIGHTS, SPLIT, PICTURE, CHECKPOINT, CANDIDATE, "model_card.md", "loss.csv", "validation.csv", "curves.png")
 _EVENTS = "tensorboard"
 
 
@@ -57,7 +47,8 @@ class TrainingFolder:
         self.path, self.kind = path, kind
         self.settings = plain(settings)
         self.report: dict[str, Any] = {}
-        self._anew = False
+        #: Whether `begin` will clear the folder first.
+        self.anew = False
 
     @property
     def finished(self) -> bool:
@@ -67,12 +58,7 @@ class TrainingFolder:
     @property
     def begun(self) -> bool:
         """Whether an earlier call left a checkpoint."""
-        return not self._anew and (self.path / CHECKPOINT).is_file()
-
-    @property
-    def anew(self) -> bool:
-        """Whether `begin` will clear the folder first."""
-        return self._anew
+        return not self.anew and (self.path / CHECKPOINT).is_file()
 
     def open(self, overwrite: bool = False) -> None:
         """Look at what an earlier run left.
@@ -94,15 +80,15 @@ class TrainingFolder:
                 raise CryoSegNetError(
                     f"{self.path} holds {taken[0]} but no {REPORT}, so it is not a run's: give another folder"
                 )
-            self._anew = True
+            self.anew = True
             return
         begun = any((self.path / name).is_file() for name in (CHECKPOINT, WEIGHTS))
         before = _named({"kind": report["kind"], **report["settings"]})
         now = _named({"kind": self.kind, **self.settings})
         # Options that the earlier version did not have were at their defaults.
         now = {name: now.get(name) for name in before}
-        self._anew = not (goes_on(self.path, before, now, begun, overwrite) and begun)
-        self.report = {} if self._anew else report
+        self.anew = not (goes_on(self.path, before, now, begun, overwrite) and begun)
+        self.report = {} if self.anew else report
 
     def _read(self) -> dict[str, Any] | None:
         """The report of an earlier run; None without one."""
@@ -156,7 +142,7 @@ class TrainingFolder:
             with explained(self.path):
                 remove(self.path, _OURS)
                 shutil.rmtree(self.path / _EVENTS, ignore_errors=True)
-            self.report, self._anew = {}, False
+            self.report, self.anew = {}, False
         # The report comes first: with it the other files are a run's.
         self.write({"status": "running", "inputs": dict(inputs), **more})
         if not (self.path / SPLIT).exists():

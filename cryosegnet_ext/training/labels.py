@@ -10,10 +10,9 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from ..files.inputs import Input
-from ..files.labels import CoordinateFile, label_files, match_name, stem_of
+from ..files.labels import label_files, match_name, stem_of
 from ..files.masks import in_micrograph, is_mask
 from ..files.micrograph import micrograph_stem
-from ..files.picks import Picks
 from ..files.text import Floats
 
 
@@ -88,7 +87,10 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
                 raise CryoSegNetError(
                     f"{inputs[owner].name} has labels in {result[owner].source} and in {file.path}: give one"
                 )
-            result[owner] = _labels(picks, file)
+            sizes = picks.diameter_px[np.isfinite(picks.diameter_px)]
+            diameter = float(np.median(sizes)) if len(sizes) else float("nan")
+            mask, micrograph = (picks.shape, None) if is_mask(file.path) else (None, picks.shape)
+            result[owner] = Labels(str(file.path), picks.x, picks.y, diameter, mask, micrograph)
     if not result:
         example = f" (a label file says {unknown[0]}, a micrograph is called {inputs[0].path.name})" if unknown else ""
         raise CryoSegNetError(
@@ -96,13 +98,6 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
             "micrographs' names"
         )
     return result, unknown
-
-
-def _labels(picks: Picks, file: CoordinateFile) -> Labels:
-    sizes = picks.diameter_px[np.isfinite(picks.diameter_px)]
-    diameter = float(np.median(sizes)) if len(sizes) else float("nan")
-    mask, micrograph = (picks.shape, None) if is_mask(file.path) else (None, picks.shape)
-    return Labels(str(file.path), picks.x, picks.y, diameter, mask, micrograph)
 
 
 def _by_stem(inputs: Sequence[Input]) -> dict[str, list[int]]:

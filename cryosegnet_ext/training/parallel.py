@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import CryoSegNetError
+from ..picking.on_device import choose_device
 
 T = TypeVar("T")
 
@@ -124,12 +125,9 @@ def joined(device: str) -> Iterator[Group]:
     PartnerFailed
         In all processes except the first to fail, which reports the error.
     """
-    from ..picking.on_device import choose_device
-
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        chosen = choose_device(device)
-        yield Group(device=str(chosen))
+        yield Group(device=str(choose_device(device)))
         return
     store, rank, size = next(rendezvous("env://"))
     group = Group(rank, size, "cpu", store)
@@ -162,8 +160,6 @@ def joined(device: str) -> Iterator[Group]:
 
 def _own_device(device: str, size: int) -> torch.device:
     """The device of this one of ``size`` processes."""
-    from ..picking.on_device import choose_device
-
     if device.startswith("cuda:"):
         raise CryoSegNetError(f"--device {device} names one GPU for {size} processes: use --device cuda or auto")
     chosen = choose_device(device)

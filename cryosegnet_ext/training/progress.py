@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import time
 from dataclasses import dataclass
@@ -103,7 +104,16 @@ class Watcher:
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         self._pace: Pace | None = None
         self._loss: float | None = None
-        self._writer: Any = _event_writer() if tensorboard else None
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise CryoSegNetError(
+                    "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard, or leave out "
+                    "the option"
+                ) from error
+            self._writer = SummaryWriter
         self._folder = folder / "tensorboard"
         self._events: Any = None
 
@@ -126,17 +136,14 @@ class Watcher:
             self._event("dice/validation", moment.validation_dice, moment.step)
         if moment.validation_dice is not None or self._pace.is_due:
             self._pace.told()
-            self._say(moment, self._pace.seconds_left)
-
-    def _say(self, moment: Moment, left: float | None) -> None:
-        words = [f"step {moment.step}/{moment.steps}"]
-        if self._loss is not None:
-            words.append(f"loss {self._loss:.3f}")
-        if moment.validation_dice is not None:
-            words.append(f"validation Dice {moment.validation_dice:.3f}{' (best so far)' if moment.best else ''}")
-        if left is not None:
-            words.append(f"{duration(left)} left")
-        log.info(", ".join(words))
+            words = [f"step {moment.step}/{moment.steps}"]
+            if self._loss is not None:
+                words.append(f"loss {self._loss:.3f}")
+            if moment.validation_dice is not None:
+                words.append(f"validation Dice {moment.validation_dice:.3f}{' (best so far)' if moment.best else ''}")
+            if self._pace.seconds_left is not None:
+                words.append(f"{duration(self._pace.seconds_left)} left")
+            log.info(", ".join(words))
 
     def _event(self, name: str, value: float | None, step: int) -> None:
         if self._writer is None or value is None:
@@ -153,17 +160,6 @@ class Watcher:
             self._events.close()
 
 
-def _event_writer() -> Any:
-    """TensorBoard's class that writes a folder of events."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise CryoSegNetError(
-            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard, or leave out the option"
-        ) from error
-    return SummaryWriter
-
-
 def draw_curves(folder: Path) -> Path | None:
     """Draw ``loss.csv`` and ``validation.csv`` of a run as ``curves.png``; None if there is nothing to draw."""
     losses, validation = _table(folder / "loss.csv"), _table(folder / "validation.csv")
@@ -176,8 +172,9 @@ def draw_curves(folder: Path) -> Path | None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left = figure.add_subplot()
+    smooth = list(itertools.accumulate(losses["loss"], lambda level, value: 0.9 * level + 0.1 * value))
     left.plot(losses["step"], losses["loss"], color="0.75", lw=0.8)
-    left.plot(losses["step"], _smooth(losses["loss"]), color="C0", label="training loss (smoothed)")
+    left.plot(losses["step"], smooth, color="C0", label="training loss (smoothed)")
     if validation.get("step"):
         left.plot(validation["step"], validation["loss"], color="C1", marker="o", ms=3, label="validation loss")
     left.set(xlabel="step", ylabel="(BCE + Dice loss) / 2", ylim=(0, None))
@@ -204,11 +201,3 @@ def _table(path: Path) -> dict[str, list[float]]:
     with open(path, newline="") as stream:
         rows = list(csv.DictReader(stream))
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
-
-
-def _smooth(values: list[float]) -> list[float]:
-    result, level = [], values[0]
-    for value in values:
-        level = 0.9 * level + 0.1 * value
-        result.append(level)
-    return result

@@ -21,7 +21,7 @@ from ..picking.scoring import Calibration
 from .calibration import MOST_MICROGRAPHS, Scores
 from .crops import LABEL_SHARE
 from .data import Data
-from .fit import Course, course
+from .fit import course
 from .folder import WEIGHTS, TrainingFolder
 from .progress import draw_curves
 
@@ -152,14 +152,18 @@ def finish(
     """Write the report, the model card and the curves."""
     count = min(len(data.validation), MOST_MICROGRAPHS)
     went = course(folder.path)
-    remarks = [*early_end(went), *remarks, *useless(scores)]
+    early = (
+        f"The training ended early, at step {went.steps} of {went.planned}, because validation did not improve after "
+        f"step {went.best_step}."
+    )
+    remarks = [*([early] if went.steps < went.planned else []), *remarks, *useless(scores)]
     results = {
         "steps": went.steps,
         "planned_steps": went.planned,
         "best_step": went.best_step,
         "threshold": threshold,
         "scored_on": scored_on or plural(count, "validation micrograph"),
-        "remarks": list(remarks),
+        "remarks": remarks,
         "scores": {
             name: {**asdict(s), "precision": round(s.precision, 4), "recall": round(s.recall, 4), "f1": round(s.f1, 4)}
             for name, s in scores.items()
@@ -170,16 +174,6 @@ def finish(
     write_atomic(folder.path / "model_card.md", model_card(folder.report))
     folder.write({"status": "finished"})
     folder.tidy()
-
-
-def early_end(went: Course) -> list[str]:
-    """A remark if a run ended before all its steps."""
-    if went.steps >= went.planned:
-        return []
-    return [
-        f"The training ended early, at step {went.steps} of {went.planned}, because validation did not improve after "
-        f"step {went.best_step}."
-    ]
 
 
 def useless(scores: Mapping[str, Scores]) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError, plural
-from ..evaluation import match
 from ..files.atomic import atomic_path
 from ..files.diameter import from_pixels
 from ..files.inputs import expand_inputs
@@ -24,7 +23,7 @@ from ..picking.denoise import working_image
 from ..picking.picker import Picker
 from ..weights import resolve, sha256_of
 from . import result
-from .calibration import REACH, Scores
+from .calibration import right_picks, score_picker
 from .data import Data, digests, known_diameter, labelled_examples, split_data
 from .examples import Example, LabelledInput, Preparation, prepare
 from .folder import FRAMES, TrainingFolder
@@ -122,14 +121,14 @@ def conclude(trained: Trained) -> None:
     data, device = trained.data, trained.device
     prior, threshold, segmenters = trained.calibration, trained.threshold, trained.segmenters
     old = Picker(trained.start, device=device)
-    simulated = [
-        Example(f"simulated {i}", "", None, (m.data.shape[0], m.data.shape[1]), m.diameter_px, m.x, m.y, Path())
-        for i, m in enumerate(_simulated())
-    ]
-    images = [Micrograph(m.data, None, "simulated") for m in _simulated()]
+    stacks = [lumpy_stack(100 + i) for i in range(_SIMULATED)]
+    labelled = simulated_micrographs(stacks, _SIMULATED, _SIMULATED_SIDE, 0)
+    shape = (_SIMULATED_SIDE, _SIMULATED_SIDE)
+    simulated = [Example("simulated", "", None, shape, m.diameter_px, m.x, m.y, Path()) for m in labelled]
+    images = [Micrograph(m.data, None, "simulated") for m in labelled]
     held = [(example, example.micrograph()) for example in data.validation[:4]]
     old_picks = [old.pick(m, from_pixels(e.diameter_px, m.pixel_size)) for e, m in held]
-    old_simulated = _score(old, simulated, images)
+    old_simulated = score_picker(old, simulated, images)
     scores = {"start weights": old_simulated}
     untouched = Choice(0.0, prior, threshold, old_simulated.f1)
     remarks = [f"Labels: {sum(len(e.x) for e in data.training)} confident picks; nothing was checked by eye."]
@@ -138,9 +137,9 @@ def conclude(trained: Trained) -> None:
         result.write_weights(trained.blend(share), note, trained.candidate)
         new = Picker(trained.candidate, device=device)
         picks = [new.pick(m, from_pixels(e.diameter_px, m.pixel_size)) for e, m in held]
-        seen = _score(new, simulated, images)
+        seen = score_picker(new, simulated, images)
         counts = sum(map(len, old_picks)), sum(map(len, picks))
-        verdict = _verdict([e for e, _ in held], [m for _, m in held], old_picks, picks)
+        verdict = _verdict(held, old_picks, picks)
         if seen.f1 < old_simulated.f1 - LOST_F1:
             verdict = f"F1 on simulated micrographs falls from {old_simulated.f1:.3f} to {seen.f1:.3f}"
         elif counts[1] < counts[0] + MORE_PICKS and seen.f1 < old_simulated.f1 + GAINED_F1:
@@ -160,35 +159,20 @@ def conclude(trained: Trained) -> None:
     finish_choice(trained, untouched, untouched, scores, remarks, SCORED_ON, _HINT)
 
 
-def _simulated() -> list[Any]:
-    return simulated_micrographs([lumpy_stack(100 + i) for i in range(_SIMULATED)], _SIMULATED, _SIMULATED_SIDE, 0)
-
-
-def _score(picker: Picker, examples: list[Example], images: list[Micrograph]) -> Scores:
-    from .calibration import right_picks
-
-    counts = np.zeros(3, int)
-    for example, image in zip(examples, images):
-        picks = picker.pick(image, example.diameter_px)
-        counts += len(picks), len(example.x), int(right_picks(picks, example).sum())
-    return Scores(*counts.tolist())
-
-
-def _verdict(examples: list[Example], micrographs: list[Micrograph], old: list[Picks], new: list[Picks]) -> str | None:
+def _verdict(held: list[tuple[Example, Micrograph]], old: list[Picks], new: list[Picks]) -> str | None:
     """Why the new picks are refused; None if they are not."""
     before, after = sum(map(len, old)), sum(map(len, new))
     if not LEAST_PICKS * before <= after <= MOST_PICKS * before:
         return f"{before} picks became {after}"
-    kept = sum(len(match(np.c_[e.x, e.y], np.c_[p.x, p.y], REACH * e.diameter_px)[0]) for e, p in zip(examples, new))
-    labels = sum(len(e.x) for e in examples)
+    kept = sum(int(right_picks(picks, example).sum()) for (example, _), picks in zip(held, new))
+    labels = sum(len(example.x) for example, _ in held)
     if kept < KEPT_CONFIDENT * labels:
         return f"only {kept} of {labels} confident picks are found again"
     reference = added = 0.0
     count = 0
-    for e, m, p, q in zip(examples, micrographs, old, new):
+    for (e, m), p, q in zip(held, old, new):
         work = working_image(m.data, result.WORKING_DIAMETER / e.diameter_px)
-        fresh = np.ones(len(q), bool)
-        fresh[match(np.c_[q.x, q.y], np.c_[p.x, p.y], REACH * e.diameter_px)[0]] = False
+        fresh = ~right_picks(q, replace(e, x=p.x, y=p.y))
         reference = reference + _sum_of_profiles(work, e.x, e.y)
         added = added + _sum_of_profiles(work, q.x[fresh], q.y[fresh])
         count += int(fresh.sum())

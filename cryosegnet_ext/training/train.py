@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..simulation.micrograph import ProjectionStack
 from ..weights import load_unet
 from . import result
 from .batches import Crops, FrameBatches, Frames, Loader, Samples, default_workers, validation_crops
-from .calibration import Scores, best_threshold, fit_calibration, gather, score_picker
+from .calibration import best_threshold, fit_calibration, gather, score_picker
 from .data import Data, load_data
 from .fit import Batch, Recipe, fit
 from .folder import CANDIDATE, PICTURE, WEIGHTS, TrainingFolder
@@ -81,15 +80,29 @@ def begin(folder: TrainingFolder, data: Data, group: Group, seed: int, noun: str
 
 def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop) -> AttentionUNet:
     """Run the training loop of a recipe; returns the best network."""
+    base, levels = options.sizes()
     samples: Samples
     validation: Sequence[Batch]
     if options.recipe == "published":
-        frames = Frames(data.training, options.batch or 6, options.seed, least=group.size)
-        steps = options.steps or (options.epochs or 200) * frames.steps_an_epoch
-        recipe = published_recipe(options, steps, frames.steps_an_epoch, group.device)
-        samples, validation, every = frames, FrameBatches(data.validation, options.batch or 6), frames.steps_an_epoch
+        batch = options.batch or 6
+        samples = frames = Frames(data.training, batch, options.seed, least=group.size)
+        validation = FrameBatches(data.validation, batch)
+        # Adam, a constant rate of 1e-4, 200 epochs, validation each epoch, float32
+        recipe = Recipe(
+            base_channels=base,
+            levels=levels,
+            steps=options.steps or (options.epochs or 200) * frames.steps_an_epoch,
+            learning_rate=options.learning_rate or 1e-4,
+            weight_decay=0.0,
+            seed=options.seed,
+            optimizer="adam",
+            schedule="constant",
+            precision="float32" if options.precision == "auto" else options.precision,
+            clip=0.0,
+            validate_every=frames.steps_an_epoch,
+            patience=options.patience or 0,
+        )
     else:
-        recipe = default_recipe(options, group.device)
         batch = options.batch or 8
         if batch < group.size:
             raise CryoSegNetError(
@@ -98,81 +111,61 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
         stacks = specimens(options.simulate, group.device)
         share = options.simulated if stacks else 0.0
         samples = Crops(data.training, stacks, share, options.crop, batch, options.seed)
-        validation, every = validation_crops(data.validation, options.crop, batch, options.seed), recipe.validate_every
-    start: Mapping[str, Tensor] | None = load_unet(options.start)[0].state_dict() if options.start else None
-    workers = default_workers(group.device) if options.workers is None else options.workers
-    less = "--batch" if options.recipe == "published" else "--batch or --crop"
-    with enough_memory(group.device, less):
-        return fit(
-            recipe,
-            Loader(samples, recipe.steps, group, workers),
-            folder,
-            dict(start) if start else None,
-            validation=validation,
-            group=group,
-            watch=watcher,
-            stop=lambda: stop.requested,
-            checkpoint_every=min(200, max(every, 20)),
+        validation = validation_crops(data.validation, options.crop, batch, options.seed)
+        # AdamW, one cycle, crops at the working scale
+        steps = options.steps or 3000
+        recipe = Recipe(
+            base_channels=base,
+            levels=levels,
+            steps=steps,
+            learning_rate=options.learning_rate or (1e-3 if options.start else 2e-3),
+            seed=options.seed,
+            precision=precision_for(options.precision, group.device),
+            validate_every=max(10, min(100, steps // 10)),
+            patience=12 if options.patience is None else options.patience,
         )
+    start = load_unet(options.start)[0].state_dict() if options.start else None
+    every = min(200, max(recipe.validate_every, 20))
+    return fit_samples(options, recipe, samples, validation, start, folder, group, watcher, stop, every)
 
 
-@contextlib.contextmanager
-def enough_memory(device: str, less: str) -> Iterator[None]:
-    """Turn errors of memory into a clear message.
-
-    Parameters
-    ----------
-    device
-        Where the training runs.
-    less
-        Options for which a smaller value needs less memory.
+def fit_samples(
+    options: Options,
+    recipe: Recipe,
+    samples: Samples,
+    validation: Sequence[Batch],
+    start: dict[str, Tensor] | None,
+    folder: Path,
+    group: Group,
+    watcher: Watcher,
+    stop: Stop,
+    checkpoint_every: int,
+) -> AttentionUNet:
+    """`fit` a network to samples, with the user's number of worker processes.
 
     Raises
     ------
     CryoSegNetError
-        Memory ran out in the block.
+        Memory ran out.
     """
+    workers = default_workers(group.device) if options.workers is None else options.workers
     try:
-        yield
+        return fit(
+            recipe,
+            Loader(samples, recipe.steps, group, workers),
+            folder,
+            start,
+            validation=validation,
+            group=group,
+            watch=watcher,
+            stop=lambda: stop.requested,
+            checkpoint_every=checkpoint_every,
+        )
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        raise CryoSegNetError(f"training ran out of memory on {device}: give a smaller {less}") from error
-
-
-def default_recipe(options: Options, device: str) -> Recipe:
-    """The default recipe: AdamW, one cycle, crops at the working scale."""
-    base, levels = options.sizes()
-    steps = options.steps or 3000
-    return Recipe(
-        base_channels=base,
-        levels=levels,
-        steps=steps,
-        learning_rate=options.learning_rate or (1e-3 if options.start else 2e-3),
-        seed=options.seed,
-        precision=precision_for(options.precision, device),
-        validate_every=max(10, min(100, steps // 10)),
-        patience=12 if options.patience is None else options.patience,
-    )
-
-
-def published_recipe(options: Options, steps: int, epoch: int, device: str) -> Recipe:
-    """The published recipe: Adam, a constant rate of 1e-4, 200 epochs, validation each epoch, float32 by default."""
-    base, levels = options.sizes()
-    return Recipe(
-        base_channels=base,
-        levels=levels,
-        steps=steps,
-        learning_rate=options.learning_rate or 1e-4,
-        weight_decay=0.0,
-        seed=options.seed,
-        optimizer="adam",
-        schedule="constant",
-        precision="float32" if options.precision == "auto" else options.precision,
-        clip=0.0,
-        validate_every=epoch,
-        patience=options.patience or 0,
-    )
+        less = "--batch" if options.recipe == "published" else "--batch or --crop"
+        raise CryoSegNetError(f"training ran out of memory on {group.device}: give a smaller {less}") from error
 
 
 def precision_for(name: str, device: str) -> Any:
@@ -194,7 +187,7 @@ def precision_for(name: str, device: str) -> Any:
     return "bf16" if bf16_pays(torch.device(device)) else "float32"
 
 
-def specimens(paths: Sequence[str], device: str, views: int = 60) -> list[ProjectionStack]:
+def specimens(paths: Sequence[str], device: str) -> list[ProjectionStack]:
     """Projections of specimens, for simulation.
 
     Raises
@@ -208,18 +201,12 @@ def specimens(paths: Sequence[str], device: str, views: int = 60) -> list[Projec
     stacks = []
     for i, path in enumerate(paths):
         specimen = read_specimen(path)
-        images = project(specimen, random_rotations(views, np.random.default_rng([5, i])), device)
+        images = project(specimen, random_rotations(60, np.random.default_rng([5, i])), device)
         stacks.append(ProjectionStack(specimen.name, images, specimen.voxel_size, specimen.diameter))
     return stacks
 
 
-def conclude(
-    options: Options,
-    data: Data,
-    model: AttentionUNet,
-    folder: TrainingFolder,
-    device: str,
-) -> None:
+def conclude(options: Options, data: Data, model: AttentionUNet, folder: TrainingFolder, device: str) -> None:
     """Calibrate and score the network, and write weights, model card and report."""
     log.info("calibrating the score on the validation micrographs")
     candidate = folder.path / CANDIDATE
@@ -231,10 +218,11 @@ def conclude(
     note = result.note_of(options.recipe, folder.path.name, None if published else calibration, threshold)
     result.write_weights(model.state_dict(), note, folder.path / WEIGHTS)
 
-    scores: dict[str, Scores] = {}
-    scores["built-in network"] = score_picker(Picker(device=device), data.validation)
     plain = Picker(candidate, device=device, threshold=0.5, denoised=options.denoised)
-    scores["this network, not calibrated"] = score_picker(plain, data.validation)
     calibrated = Picker(folder.path / WEIGHTS, device=device, denoised=options.denoised)
-    scores["this network, calibrated"] = score_picker(calibrated, data.validation)
+    scores = {
+        "built-in network": score_picker(Picker(device=device), data.validation),
+        "this network, not calibrated": score_picker(plain, data.validation),
+        "this network, calibrated": score_picker(calibrated, data.validation),
+    }
     finish(folder, data, scores, threshold, [])

@@ -14,6 +14,7 @@ from .store import resolve
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
+    from torch.nn import Module
 
     from ..networks.unet import AttentionUNet
 
@@ -45,10 +46,7 @@ def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
     while f"e{levels + 1}.conv.conv.0.weight" in state:
         levels += 1
     unet = AttentionUNet(base_channels=len(first), levels=levels)
-    try:
-        unet.load_state_dict(state)
-    except RuntimeError as error:
-        raise _mismatch(path, "CryoSegNet's U-Net", error) from error
+    _fill(unet, state, path, "CryoSegNet's U-Net")
     return unet.eval(), metadata_of(path)
 
 
@@ -82,10 +80,7 @@ def load_sam(name_or_path: str | Path) -> Sam:
     # A network without memory takes over the file's tensors: twice as fast, and half the memory, of copying them.
     with torch.device("meta"):
         sam = build_sam(sizes)
-    try:
-        sam.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
-    except RuntimeError as error:
-        raise _mismatch(path, "a SAM", error) from error
+    _fill(sam, {key: value.float() for key, value in state.items()}, path, "a SAM", assign=True)
     # constants that are not in state dicts (build_sam.py of segment-anything)
     sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)
     sam.pixel_std = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
@@ -202,6 +197,11 @@ def _count(shape: Mapping[str, Any], pattern: str) -> int:
     return len(found)
 
 
-def _mismatch(path: Path, network: str, error: Exception) -> CryoSegNetError:
-    lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
-    return CryoSegNetError(f"{path} does not fit {network}: {lines[0][:200] if lines else first_line(error)}")
+def _fill(network: Module, state: Mapping[str, Tensor], path: Path, name: str, assign: bool = False) -> None:
+    """Give a network its weights."""
+    try:
+        network.load_state_dict(state, assign=assign)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+        mismatch = lines[0][:200] if lines else first_line(error)
+        raise CryoSegNetError(f"{path} does not fit {name}: {mismatch}") from error

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..errors import CryoSegNetError, UsageError
@@ -38,7 +38,8 @@ def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
         A key of `SOURCES`, or the user's own file. A name wins over a file of the same name: write ``./default`` for
         the file.
     download
-        Download named weights that are not in the cache yet, unless ``$CRYOSEGNET_OFFLINE`` forbids it.
+        Download named weights that are not in the cache yet, unless ``$CRYOSEGNET_OFFLINE`` (anything but 0, no or
+        false) forbids it.
 
     Raises
     ------
@@ -61,7 +62,7 @@ def resolve(name_or_path: str | Path, *, download: bool = True) -> Path:
             raise CryoSegNetError(
                 f"weights '{name}' are not in {path.parent}: run 'cryosegnet weights download {name}'"
             )
-        if is_offline():
+        if os.environ.get("CRYOSEGNET_OFFLINE", "").lower() not in ("", "0", "no", "false"):
             raise CryoSegNetError(
                 f"weights '{name}' are not in {path.parent}, and CRYOSEGNET_OFFLINE forbids downloads: "
                 f"run 'cryosegnet weights import {name} FILE', or unset it"
@@ -161,11 +162,6 @@ def _workplace(name: str) -> Iterator[Path]:
         ) from error
 
 
-def is_offline() -> bool:
-    """Whether ``$CRYOSEGNET_OFFLINE`` forbids downloads on demand: it is set, and not to 0, no or false."""
-    return os.environ.get("CRYOSEGNET_OFFLINE", "").lower() not in ("", "0", "no", "false")
-
-
 def _announce(name: str, response: requests.Response, **_: object) -> None:
     """Log size and source once the server answers with the file."""
     if not response.ok:
@@ -186,17 +182,15 @@ def _why_not(error: requests.RequestException, url: str) -> str:
     host = urlsplit(url).netloc
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"{host} answers {error.response.status_code} {error.response.reason}".rstrip()
-    if isinstance(error, requests.exceptions.ProxyError):
-        return f"the proxy refuses the connection to {host}"
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"the certificate of {host} is not trusted here"
-    if isinstance(error, requests.Timeout):
-        return f"{host} did not answer within {_TIMEOUT_SECONDS} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return f"the connection to {host} broke off"
-    if isinstance(error, requests.ConnectionError):
-        return f"{host} cannot be reached from here"
-    return first_line(error)
+    # from the special to the general
+    reasons = {
+        requests.exceptions.ProxyError: f"the proxy refuses the connection to {host}",
+        requests.exceptions.SSLError: f"the certificate of {host} is not trusted here",
+        requests.Timeout: f"{host} did not answer within {_TIMEOUT_SECONDS} s",
+        requests.exceptions.ChunkedEncodingError: f"the connection to {host} broke off",
+        requests.ConnectionError: f"{host} cannot be reached from here",
+    }
+    return next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error))
 
 
 def _install(name: str, file: Path, folder: Path, origin: str) -> Path:
@@ -215,7 +209,12 @@ def _install(name: str, file: Path, folder: Path, origin: str) -> Path:
             f"{origin} is not the published file of '{name}': its sha256 is {digest}, not {source.sha256}"
         )
     if source.sha256 is None:
-        _check_unet(part, origin)
+        try:
+            state = load_state_dict(part)
+        except CryoSegNetError as error:
+            raise CryoSegNetError(str(error).replace(str(part), f"what {origin} holds")) from error
+        if "e1.conv.conv.0.weight" not in state:
+            raise CryoSegNetError(f"{origin} does not hold CryoSegNet's U-Net")
     record = folder / "sha256"
     record.write_text(f"{digest}  {source.file}\n", encoding="ascii")
     part.chmod(0o644)
@@ -224,22 +223,13 @@ def _install(name: str, file: Path, folder: Path, origin: str) -> Path:
     return target
 
 
-def _check_unet(part: Path, origin: str) -> None:
-    try:
-        state = load_state_dict(part)
-    except CryoSegNetError as error:
-        raise CryoSegNetError(str(error).replace(str(part), f"what {origin} holds")) from error
-    if "e1.conv.conv.0.weight" not in state:
-        raise CryoSegNetError(f"{origin} does not hold CryoSegNet's U-Net")
-
-
 def _extract(archive: Path, member: str, target: Path, origin: str) -> None:
     """Write one plain file of a tar archive to ``target``. No path in the archive decides where it is written."""
     try:
         with tarfile.open(archive) as tar:
             for entry in tar:
                 if entry.isfile() and entry.name.removeprefix("./") == member:
-                    stream: IO[bytes] | None = tar.extractfile(entry)
+                    stream = tar.extractfile(entry)
                     assert stream is not None  # isfile
                     with stream, open(target, "wb") as out:
                         shutil.copyfileobj(stream, out, 1 << 20)

@@ -46,10 +46,11 @@ def test_peaks_come_back_in_pixels_of_the_map_whatever_its_size(shape):
 
 
 @pytest.mark.parametrize("points_per_batch", [1, 7, 64])
-def test_batches_do_not_matter(points_per_batch):
+def test_batches_do_not_matter(points_per_batch, monkeypatch):
+    monkeypatch.setattr(prompts, "_BATCH_CPU", points_per_batch)
     centres = lattice(np.random.default_rng(2), 256, 40, 4)
     sam = DiscSam()
-    masks = peaks(discs((256, 256), centres, 20), sam, diameter_px=28, points_per_batch=points_per_batch)
+    masks = peaks(discs((256, 256), centres, 20), sam, diameter_px=28)
     assert sum(sam.batches) == len(centres)
     assert max(sam.batches) <= points_per_batch
     assert len(masks) == len(centres)
@@ -62,7 +63,7 @@ def test_peaks_asks_for_a_plausible_area():
     assert len(peaks(plane, DiscSam(radius=18), diameter_px=28)) == 0
     assert len(peaks(plane, DiscSam(radius=18), diameter_px=28, expected_area=np.pi * 18**2)) == 2
     assert len(peaks(plane, DiscSam(radius=3), diameter_px=28)) == 0
-    assert len(peaks(plane, DiscSam(radius=10, iou=lambda p: 0.7), diameter_px=28, min_iou=0.8)) == 0
+    assert len(peaks(plane, DiscSam(radius=10, iou=lambda p: -0.1), diameter_px=28)) == 0
 
 
 def test_overlapping_masks_share_no_pixel():
@@ -138,7 +139,7 @@ def test_windows_are_cut_from_what_sam_would_give(shape):
     whole = sam.postprocess_masks(logits, used, shape)
     at = torch.tensor([[0, 0], [shape[1] - 1, shape[0] - 1], [20, 17], [30, 5], [2, 30]])
     matrices = tuple(prompts.upsampling(16, 64, u, n, torch.device("cpu")) for u, n in zip(used, shape))
-    windows = prompts.window(logits, matrices, at, torch.arange(-12, 13))
+    windows = prompts.window(logits, matrices, at, torch.arange(-12, 13), torch.zeros_like(at))
     padded = torch.nn.functional.pad(whole, (12, 12, 12, 12), value=float("-inf"))
     for i, (x, y) in enumerate(at.tolist()):
         expected = padded[i, :, y : y + 25, x : x + 25]

@@ -50,7 +50,7 @@ def picks(x, y):
 
 def verdict(scene, old, new):
     example, micrograph, *_ = scene
-    return selftraining._verdict([example], [micrograph], [picks(*old)], [picks(*new)])
+    return selftraining._verdict([(example, micrograph)], [picks(*old)], [picks(*new)])
 
 
 def test_more_particles_are_welcome(scene):
@@ -91,8 +91,10 @@ def conclude(monkeypatch, trained):
                 return picks(np.zeros(self.count), np.zeros(self.count))
 
         monkeypatch.setattr(selftraining, "Picker", Fake)
-        monkeypatch.setattr(selftraining, "_simulated", list)
-        monkeypatch.setattr(selftraining, "_score", lambda picker, *_: Scores(1000, 1000, round(1000 * picker.f1)))
+        monkeypatch.setattr(selftraining, "simulated_micrographs", lambda *_: [])
+        monkeypatch.setattr(
+            selftraining, "score_picker", lambda picker, *_: Scores(1000, 1000, round(1000 * picker.f1))
+        )
         monkeypatch.setattr(selftraining, "_verdict", lambda *_: None)
         monkeypatch.setattr(Example, "micrograph", lambda self: Micrograph(np.zeros((64, 64), np.float32), None, "m"))
         selftraining.conclude(trained)

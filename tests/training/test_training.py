@@ -22,11 +22,21 @@ from cryosegnet_ext.training.crops import (
     augment,
     bend_spectrum,
     degrade,
-    labelled_crop,
+    labelled_particles,
     paint_labels,
     random_scene,
-    simulated_crop,
+    simulated_particles,
 )
+
+
+def simulated_crop(stacks, side, seed):
+    crop = simulated_particles(stacks, side, seed)
+    return crop.image, crop.label()
+
+
+def labelled_crop(micrograph, side, rng, degraded=False):
+    crop = labelled_particles(micrograph, side, rng, degraded=degraded)
+    return crop.image, crop.label()
 
 
 def test_labels_are_discs_at_subpixel_centres():
