@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 
 from benchmarks import real_data
 from benchmarks.weights.train_default import empty_view, specimen_stacks
+from benchmarks.weights.window_samples import LabelledPeaks, loss, peaks_of, sample
 from cryosegnet_ext.networks import window_sam
 from cryosegnet_ext.networks.unet import AttentionUNet, bf16_pays, probability_map
 from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
-from cryosegnet_ext.training.window_samples import LabelledPeaks, loss, peaks_of, sample
 from cryosegnet_ext.weights import build_sam
 
 SIDE, DIAMETER = 320, 32.0

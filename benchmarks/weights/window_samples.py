@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..networks.window_sam import SIDE, windows
-from ..picking.segment import find_peaks
-from .crops import LABEL_SHARE, Crop
+from cryosegnet_ext.networks.window_sam import SIDE, windows
+from cryosegnet_ext.picking.segment import find_peaks
+from cryosegnet_ext.training.crops import LABEL_SHARE, Crop
 
 Image = NDArray[np.float32]
 
