@@ -24,28 +24,39 @@ DONE, USAGE, SOME_FAILED, NOTHING_DONE, STOPPED = range(5)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations, suggests what was meant, and ends with exit code 1 on wrong usage."""
+    """A parser that takes no abbreviations, suggests what was meant, and ends with exit code 1 on wrong usage.
+
+    Attributes
+    ----------
+    arguments
+        Every argument with the title of its group, in order; the title is empty if it is in no group.
+    commands
+        Parsers of the commands, by name.
+    """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        self.arguments: list[tuple[str, argparse.Action]] = []
+        self.commands: dict[str, CommandParser] = {}
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
 
-    @property
-    def arguments(self) -> list[tuple[str, argparse.Action]]:
-        """Every argument with the title of its group, in order; the title is empty if it is in no group."""
-        own = (self._positionals, self._optionals)
-        groups = [("" if group in own else group.title or "", group) for group in self._action_groups]
-        return [
-            (title, action)
-            for title, group in groups
-            for action in group._group_actions
-            if not isinstance(action, argparse._SubParsersAction)
-        ]
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add an argument, as argparse does."""
+        action = super().add_argument(*names, **options)
+        self.arguments.append(("", action))
+        return action
 
-    @property
-    def commands(self) -> dict[str, CommandParser]:
-        """Parsers of the commands, by name."""
-        made = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        return dict(made[0]) if made else {}
+    def add_argument_group(self, title: Any = None, *more: Any, **options: Any) -> Any:
+        """Add a group of arguments, as argparse does."""
+        return _Group(self, title or "", super().add_argument_group(title, *more, **options))
+
+    def add_mutually_exclusive_group(self, **options: Any) -> Any:
+        """Add a group of arguments of which only one may be given, as argparse does."""
+        return _Group(self, "", super().add_mutually_exclusive_group(**options))
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """Add commands, as argparse does."""
+        return _Commands(self, super().add_subparsers(**options))
 
     def all_parsers(self) -> list[CommandParser]:
         """The parser itself, and those of its commands at every level."""
@@ -60,13 +71,13 @@ class CommandParser(argparse.ArgumentParser):
             found, extra = self.parse_known_intermixed_args(args, namespace)
         if extra:
             wrong = next((word for word in extra if word.startswith("-")), extra[0])
-            known = list(self._option_string_actions)
-            self.error(f"unknown argument {wrong}{did_you_mean(wrong.split('=')[0], known)}")
+            options = [option for _, action in self.arguments for option in action.option_strings]
+            self.error(f"unknown argument {wrong}{did_you_mean(wrong.split('=')[0], options)}")
         return found
 
     def _with_negative_values(self, words: Sequence[str]) -> list[str]:
         """The words with ``--tilt -30:30`` as ``--tilt=-30:30``; argparse would take the value for an option."""
-        takes_value = {name for name, action in self._option_string_actions.items() if action.nargs is None}
+        takes_value = {name for _, action in self.arguments if action.nargs is None for name in action.option_strings}
         joined: list[str] = []
         for word in words:
             if joined and joined[-1] in takes_value and re.match(r"-[\d.]", word):
@@ -77,12 +88,43 @@ class CommandParser(argparse.ArgumentParser):
 
     def _takes_many(self) -> bool:
         """Whether there are positional arguments in any number, and no commands."""
-        return not self.commands and any(action.nargs in ("*", "+") for action in self._get_positional_actions())
+        positional = [action for _, action in self.arguments if not action.option_strings]
+        return any(action.nargs in ("*", "+") for action in positional) and not self.commands
 
     def error(self, message: str) -> NoReturn:
         """Print the error and where to read more; exit code 1."""
         say(f"{self.prog}: error: {message}\n{self.prog} --help tells more", sys.stderr)
         self.exit(USAGE)
+
+
+class _Group:
+    """A group of argparse that also puts its arguments on the parser's list."""
+
+    def __init__(self, parser: CommandParser, title: str, group: Any) -> None:
+        self._parser, self._title, self._group = parser, title, group
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        action: argparse.Action = self._group.add_argument(*names, **options)
+        self._parser.arguments.append((self._title, action))
+        return action
+
+    def add_mutually_exclusive_group(self, **options: Any) -> _Group:
+        return _Group(self._parser, self._title, self._group.add_mutually_exclusive_group(**options))
+
+
+class _Commands:
+    """The commands of argparse, also put on the parser's list."""
+
+    def __init__(self, parser: CommandParser, made: Any) -> None:
+        self._parser, self._made = parser, made
+
+    def add_parser(self, name: str, **options: Any) -> CommandParser:
+        parser: CommandParser = self._made.add_parser(name, **options)
+        self._parser.commands[name] = parser
+        return parser
 
 
 def did_you_mean(word: str, words: Sequence[str]) -> str:
