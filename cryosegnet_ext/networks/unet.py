@@ -25,19 +25,12 @@ LARGEST_TILE, SMALLEST_TILE = 2048, 256
 
 
 class TilePosition(NamedTuple):
-    """Where a tile lies in the whole image: its first row and column, height and width of the whole, pixels.
-
-    All are multiples of the network's stride.
-    """
+    """First row and column of a tile, height and width of the whole image: multiples of the network's stride."""
 
     top: int
     left: int
     height: int
     width: int
-
-    def at_level(self, level: int) -> TilePosition:
-        """The same position on the grid of that level's skip connection (0: full resolution)."""
-        return TilePosition(*(value >> level for value in self))
 
 
 class ConvBlock(nn.Module):
@@ -173,7 +166,8 @@ class AttentionUNet(nn.Module):
             skips.append(skip)
         x = self.b1(x)
         for i in range(self.levels):
-            at = None if position is None else position.at_level(self.levels - 1 - i)
+            # on the grid of that level's skip connection
+            at = None if position is None else TilePosition(*(value >> (self.levels - 1 - i) for value in position))
             x = getattr(self, f"d{i + 1}")(x, skips.pop(), at)
         return self.output(x)
 

@@ -104,10 +104,6 @@ class Group:
         self.wait()
         return result
 
-    def fails_first(self) -> bool:
-        """Note that this process fails; True if it is the first to fail and has to report why."""
-        return self.size == 1 or self.store.add(_FAILED, 1) == 1
-
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Group]:
@@ -148,8 +144,8 @@ def joined(device: str) -> Iterator[Group]:
         )
         yield replace(group, device=str(chosen))
     except BaseException as error:
-        # a process whose partner has ended gets a RuntimeError from their common operation
-        if not group.fails_first() and isinstance(error, CryoSegNetError | RuntimeError):
+        # The first to fail has to report why. Its partners get a RuntimeError from their common operation.
+        if store.add(_FAILED, 1) > 1 and isinstance(error, CryoSegNetError | RuntimeError):
             raise PartnerFailed from error
         raise
     finally:
