@@ -25,9 +25,9 @@ NOTES = "report.json"
 # Numbers that a micrographs STAR may give for each micrograph: key, columns (their mean), factor, name, unit.
 _COLUMNS = (
     ("defocus", ("rlnDefocusU", "rlnDefocusV"), 1e-4, "Defocus", "µm"),
-    ("resolution", ("rlnCtfMaxResolution",), 1.0, "CTF fit good to (ice, drift)", "Å"),
+    ("resolution", ("rlnCtfMaxResolution",), 1.0, "CTF fit good to (ice, drift)", "A"),
     ("fom", ("rlnCtfFigureOfMerit",), 1.0, "CTF figure of merit", ""),
-    ("motion", ("rlnAccumMotionTotal",), 1.0, "Total motion", "Å"),
+    ("motion", ("rlnAccumMotionTotal",), 1.0, "Total motion", "A"),
 )
 
 

@@ -142,7 +142,7 @@ def pack(
         "levels": levels.tolist(),
         "floor": floor,
         "complete": whole,
-        "unit": "Å" if any(r.pixel_size for r in run.done) or not run.done else "px",
+        "unit": "A" if any(r.pixel_size for r in run.done) or not run.done else "px",
         "settings": {name: run.settings.get(name) for name in ("weights", "diameter")},
         "totals": {
             "micrographs": len(run.done),

@@ -294,7 +294,7 @@ def _blank(
     return nothing | {
         "title": plural(count, "micrograph"),
         "folder": "",
-        "unit": "px" if pixel_size is None else "Å",
+        "unit": "px" if pixel_size is None else "A",
         "settings": {},
         "totals": nothing["totals"] | {"micrographs": count, "failed": len(failed)},
         "micrographs": {

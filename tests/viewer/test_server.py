@@ -215,7 +215,7 @@ def test_labels_of_bare_micrographs_in_several_formats(tmp_path: Path) -> None:
     inputs = expand_inputs([tmp_path / "mics"])
     session = open_micrographs(inputs, tmp_path / "labels", diameter=40, pixel_size=2.0, suffixes=("cbox", "star"))
     assert session.data["totals"] == {"micrographs": 2, "failed": 1, "picks": 0, "seconds": 0.0}
-    assert session.data["unit"] == "Å" and session.diameter == 40
+    assert session.data["unit"] == "A" and session.diameter == 40
     session.save(1, [[10, 20, 40, 1]])
     assert sorted(p.relative_to(tmp_path / "labels").as_posix() for p in (tmp_path / "labels").rglob("*.*")) == [
         "day2/m.cbox",

@@ -144,7 +144,7 @@ function describeRun() {
     const each = t.micrographs ? t.seconds / t.micrographs : 0;
     facts.push(`picked with a threshold of ${tidy(data.threshold)}`);
     if (s.weights) facts.push(`weights ${s.weights}`);
-    if (s.diameter) facts.push(`diameter given as ${s.diameter} Å`);
+    if (s.diameter) facts.push(`diameter given as ${s.diameter} A`);
     if (each) facts.push(`${each < 10 ? each.toFixed(1) : Math.round(each)} s a micrograph`);
   }
   facts.push(`cryosegnet ${data.version}, ${data.created}`);

@@ -92,7 +92,7 @@ function describe(m) {
   const facts = [`${number(m.count)} picks`];
   if (m.score !== null && !edits.has(m.i)) facts.push(`median score ${m.score.toFixed(2)}`);
   if (m.flag) facts.push(FLAGS[m.flag][0].toLowerCase());
-  if (m.pixel) facts.push(`${+m.pixel.toPrecision(4)} Å per pixel`);
+  if (m.pixel) facts.push(`${+m.pixel.toPrecision(4)} A per pixel`);
   if (m.width && !m.guessed) facts.push(`${m.width} × ${m.height} pixels`);
   for (const c of data.columns) if (m.values[c.key] !== null) facts.push(`${c.label.replace(/ \(.*/, "").replace(/^[A-Z](?=[a-z])/, (a) => a.toLowerCase())} ${short(m.values[c.key])}${c.unit ? ` ${c.unit}` : ""}`);
   const text = facts.join("  ·  ") + (view ? "  ·  click adds or removes a pick; arrows and Space do so by keyboard; S saves, U undoes, N and P turn, H hides the circles" : "  ·  scroll or + − zooms, arrows move, 0 fits, H hides the circles");
