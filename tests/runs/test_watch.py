@@ -191,11 +191,11 @@ def test_a_star_file_and_a_list_that_grow(tmp_path: Path) -> None:
 
 def test_ends(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    idle = Running([write_micrograph(tmp_path / "m.mrc")], out, idle=0.5)
+    idle = Running([write_micrograph(tmp_path / "m.mrc")], out, idle=3.0)
     idle.thread.join(LIMIT)
     # One micrograph is enough for the estimate where no more come.
     assert idle.result is not None and (idle.result.done, idle.result.exit_code) == (1, 0)
-    assert any(text.startswith("nothing new for 0.008") for text in idle.said)
+    assert any(text.startswith("nothing new for 0.05") for text in idle.said)
     (out / "STOP").touch()
     with pytest.raises(CryoSegNetError, match="STOP exists, which ends a run; remove it"):
         Watch([tmp_path], stop_file=out / "STOP")
