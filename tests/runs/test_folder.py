@@ -26,7 +26,7 @@ from pathlib import Path
 from cryosegnet_ext.runs.folder import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
-    time.sleep(900)
+    time.sleep(9000)
 """
 
 

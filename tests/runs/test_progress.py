@@ -15,6 +15,7 @@ from cryosegnet_ext.cli.logs import configure, shown
 from cryosegnet_ext.runs import progress
 from tests.runs.helpers import STUB, journal_lines, pick
 from tests.stub_picker import write_micrograph
+from tests.waiting import LIMIT
 
 
 def test_progress_on_a_terminal_and_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ print(*said, sep="\\n")
 """
     for shown_progress in (True, False):
         words = [sys.executable, "-c", code, str(shown_progress), str(tmp_path / str(shown_progress))]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
         warning = "12 of 13 micrographs failed; failed.csv says why"
         if shown_progress:
             first, last = done.stderr.splitlines()
