@@ -14,6 +14,8 @@ from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.picking.picker import PUBLISHED_SIDE
 from tests.picking.micrographs import micrograph, offsets, scattered
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("shape", "diameter"), [((512, 512), 25), ((480, 900), 32), ((1300, 700), 46)], ids=str)
 def test_published_picks_lie_on_the_particles(published_weights, network, shape, diameter):
