@@ -132,8 +132,8 @@ class _LiveSession:
 
     def _page(self, after: str | None) -> list[Any]:
         find = self._connection.api.exposures.find
-        wanted = {"project_uid": [self._plan.job.project], "session_uid": [self._plan.session]}
-        return list(find(after=after, limit=_PAGE, stage=list(_READY), **wanted))
+        of_session = {"project_uid": [self._plan.job.project], "session_uid": [self._plan.session]}
+        return list(find(after=after, limit=_PAGE, stage=list(_READY), **of_session))
 
     def job(self, uids: list[int]) -> PickingJob:
         table = live_table([self._ready[uid] for uid in uids])

@@ -171,8 +171,8 @@ def _prepare(connection: Connection, spec: PickingJob, job: Any) -> None:
     else:
         source = "exposures"
         if source not in job.inputs:
-            wanted = EXPOSURE_SLOTS
-            call("adding the input", job.add_input, "exposure", source, min=1, max=1, slots=wanted, title="Exposures")
+            options: dict[str, Any] = {"min": 1, "max": 1, "slots": EXPOSURE_SLOTS, "title": "Exposures"}
+            call("adding the input", job.add_input, "exposure", source, **options)
             call(f"finding {job.uid}", job.refresh)
         if job.status == "building" or not job.inputs[source].connections:
             connect_once(connection, job, source, spec.exposures)

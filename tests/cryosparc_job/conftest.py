@@ -49,7 +49,7 @@ def _collect_garbage() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Left to the garbage collector: sockets, since the client of cryosparc-tools has no close() for a refused login; and
+    # The garbage collector closes sockets, since the client of cryosparc-tools has no close() for a refused login, and
     # temporary files, since a kill is raised wherever the main thread is, even between opening a file and its ``with``.
     for item in items:
         if Path(__file__).parent in item.path.parents:
