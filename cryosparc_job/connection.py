@@ -7,13 +7,15 @@ import importlib.metadata
 import json
 import logging
 import os
+import queue
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
@@ -149,7 +151,8 @@ def connect(
         email, password = _login(address, prompt)
         try:
             # Every argument is given: the defaults are those of the environment when the client was imported.
-            cs = CryoSPARC(
+            cs = _in_thread(
+                CryoSPARC,
                 address,
                 host=None,
                 base_port=None,
@@ -166,7 +169,7 @@ def connect(
         except ValueError:
             raise CryoSegNetError(f"The saved login for {address} has expired: {_relogin(address)}") from None
     try:
-        version = cs.api.config.get_version()
+        version: str = _in_thread(cs.api.config.get_version)
     except Exception as error:
         _close(cs)
         raise _explain(error, "asking for the version", address) from error
@@ -266,7 +269,7 @@ class Connection:
         wait = _FIRST_WAIT
         while True:
             try:
-                return function(*args, **options)
+                return _in_thread(function, *args, **options)
             except Exception as error:
                 problem = _explain(error, what, self.url)
                 if not problem.passing or time.monotonic() + wait > end:
@@ -275,6 +278,33 @@ class Connection:
                 log.info("waiting up to %.0f s: %s", end - time.monotonic(), problem)
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _in_thread(function: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call a function of the client in a thread of its own.
+
+    A signal may raise an exception wherever the main thread is. Inside the client this could leave the lock of its
+    connections taken: every later call, and closing the client, would then wait forever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function(*args, **options)
+    done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((function(*args, **options), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    # A daemon: a server that hangs does not keep the process from ending.
+    threading.Thread(target=work, name="call CryoSPARC", daemon=True).start()
+    result, error = done.get()
+    if error is None:
+        return cast(T, result)
+    try:
+        raise error
+    finally:
+        del error  # its traceback refers to this frame
 
 
 def _explain(error: BaseException, what: str, url: str) -> ServerError:

@@ -108,7 +108,8 @@ class ExposurePicker:
     def load(self, exposure: Exposure) -> Picks:
         """The picks of an exposure that `is_done`."""
         record = self.journal.records[str(exposure.uid)]
-        rows = np.load(self._file(exposure), allow_pickle=False)
+        with self.run.stop.delayed():
+            rows = np.load(self._file(exposure), allow_pickle=False)
         ny, nx = (int(n) for n in record.stem.split("x"))
         return Picks(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], record.pixel_size, (ny, nx))
 

@@ -198,7 +198,7 @@ class _JobStop(Stop):
 
     @contextlib.contextmanager
     def delayed(self) -> Iterator[None]:
-        """A block that writes files; a signal during the block is raised after it."""
+        """A block that opens files, so that all are closed; a signal during the block is raised after it."""
         before, self.at_once = self.at_once, False
         try:
             yield

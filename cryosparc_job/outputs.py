@@ -103,7 +103,8 @@ class JobOutputs:
             for title, unit, values in series:
                 image, table = plots.histogram(values, title, unit)
                 self.plot(plots.png(image), title, title.lower().replace(" ", "_"), table)
-            stacks = [np.load(file, allow_pickle=False) for file in sorted(folder.glob("*-crops.npy"))]
+            with self.run.stop.delayed():
+                stacks = [np.load(file, allow_pickle=False) for file in sorted(folder.glob("*-crops.npy"))]
             thumbnail = plots.png(plots.sheet(stacks))
             asset = self._upload(thumbnail, "particles.png")
             call, api = self.connection.call, self.connection.api.jobs

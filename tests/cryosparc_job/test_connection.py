@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import logging
 import re
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -16,8 +17,9 @@ from cryosparc.models.auth import Token
 
 from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.runs.stopping import Stopped, stops_at_once
 from cryosparc_job import cli
-from cryosparc_job.connection import OutputName, clean_url, connect, require_client
+from cryosparc_job.connection import Connection, OutputName, clean_url, connect, require_client
 from tests.cryosparc_job.helpers import environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
@@ -224,6 +226,30 @@ def test_what_is_waited_for_is_said(
         assert one.call("asking for its health", one.api.health) == "OK"
     assert len(caplog.messages) == 1
     assert re.match(r"waiting up to \d+ s: CryoSPARC refused asking for its health \(500\)", caplog.messages[0])
+
+
+def test_a_signal_cuts_the_wait_for_a_call_short_and_not_the_call(connection: Connection) -> None:
+    """An exception within the client would leave one of its locks taken, for which every later call waits."""
+    called, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        called.set()
+        may_end.wait(LIMIT)
+        connection.api.health()
+        ended.set()
+
+    def interrupt() -> None:
+        called.wait(LIMIT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(Stopped, match="SIGTERM"), stops_at_once():
+        connection.call("waiting", call)
+    thread.join(LIMIT)
+    may_end.set()
+    assert ended.wait(LIMIT)
+    assert connection.call("asking for its health", connection.api.health) == "OK"
 
 
 def test_wrong_usage_names_the_argument(capsys: pytest.CaptureFixture[str]) -> None:
