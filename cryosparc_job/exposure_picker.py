@@ -177,14 +177,13 @@ class ExposurePicker:
         shape = picks.shape or self.micrographs.read(exposure).data.shape
         self.micrographs.check_shape(exposure, shape)
         annotate = exposure.uid in self._annotated
-        with self.run.stop.delayed():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _save_array(self._file(exposure), np.column_stack([picks.x, picks.y, picks.diameter, picks.score]))
-            if annotate:
-                self._annotate(exposure, picks)
-            # The shape stands where other journals have the name of the pick file; `load` needs it.
-            stem = f"{shape[0]}x{shape[1]}"
-            self.journal.add(replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write(self._file(exposure), np.column_stack([picks.x, picks.y, picks.diameter, picks.score]))
+        if annotate:
+            self._annotate(exposure, picks)
+        # The shape stands where other journals have the name of the pick file; `load` needs it.
+        stem = f"{shape[0]}x{shape[1]}"
+        self.journal.add(replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem))
         if annotate:
             self._plot(exposure)
 
@@ -192,8 +191,14 @@ class ExposurePicker:
         """Write the picture of an exposure with its picks, and crops of particles; good picks need neither."""
         with contextlib.suppress(ValueError, CryoSegNetError):
             data = self.micrographs.read(exposure).data
-            write_atomic(self._file(exposure, ".png"), plots.png(draw_overlay(data, picks)))
-            _save_array(self._file(exposure, "-crops.npy"), plots.crops(data, picks, _CROPS_EACH))
+            picture = plots.png(draw_overlay(data, picks))
+            with self.run.stop.delayed():
+                write_atomic(self._file(exposure, ".png"), picture)
+            self._write(self._file(exposure, "-crops.npy"), plots.crops(data, picks, _CROPS_EACH))
+
+    def _write(self, path: Path, array: np.ndarray) -> None:
+        with self.run.stop.delayed(), atomic_path(path) as temporary:
+            np.save(temporary, array, allow_pickle=False)
 
     def _plot(self, exposure: Exposure) -> None:
         """Add the picture of an exposure to the job's log."""
@@ -282,11 +287,6 @@ class _Report:
 
 def _input(exposure: Exposure, path: Path) -> Input:
     return Input(path, exposure.path, exposure.pixel_size)
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
 
 
 def _reason(error: Exception | None) -> str:
