@@ -85,6 +85,7 @@ def test_sliding_changes_counts_charts_cards_and_commands_at_once(page: Watched,
     p.mouse.down()
     p.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2, steps=5)
     p.mouse.up()
+    page.until("document.getElementById('threshold-number').value > 0.7")
     page.settle()
     threshold = float(p.locator("#threshold-number").input_value())
     assert 0.7 < threshold < 0.9
@@ -110,8 +111,10 @@ def test_sizes_limit_the_picks(page: Watched, out: Path) -> None:
     low = int(p.locator("#size-low").get_attribute("min"))
     for _ in range(12):
         p.keyboard.press("ArrowRight")
+    page.until(f"document.getElementById('size-low').value === '{low + 12}'")
     p.locator("#size-high-number").fill("45")
     p.keyboard.press("Enter")
+    page.until("document.getElementById('size-high').value === '45'")
     page.settle()
     assert page.count() == expected(out, 0.5, low + 12, 45) > 0
     command = p.locator("#commands code").first.inner_text()
@@ -141,15 +144,12 @@ def test_everything_by_keyboard(page: Watched) -> None:
     page.until("!document.getElementById('large').open && document.activeElement.className.startsWith('card')")
     p.locator("#threshold").focus()
     p.keyboard.press("ArrowRight")
-    page.settle()
-    assert p.locator("#threshold-number").input_value() == "0.51"
+    page.until("document.getElementById('threshold-number').value === '0.51'")
     p.keyboard.press("PageDown")
     p.keyboard.press("ArrowLeft")
-    page.settle()
-    assert p.locator("#threshold-number").input_value() == "0.4"
+    page.until("document.getElementById('threshold-number').value === '0.4'")
     p.keyboard.press("Home")
-    page.settle()
-    assert p.locator("#threshold-number").input_value() == "0"
+    page.until("document.getElementById('threshold-number').value === '0'")
 
 
 def test_what_to_look_at_first(page: Watched, out: Path) -> None:
