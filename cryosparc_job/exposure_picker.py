@@ -183,7 +183,8 @@ class ExposurePicker:
             self._annotate(exposure, picks)
         # The shape stands where other journals have the name of the pick file; `load` needs it.
         stem = f"{shape[0]}x{shape[1]}"
-        self.journal.add(replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem))
+        with self.run.stop.delayed():
+            self.journal.add(replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem))
         if annotate:
             self._plot(exposure)
 
