@@ -218,7 +218,11 @@ def _work(
     run.log.checkpoint()
     picked = [(one, exposure_picker.load(one)) for one in exposures if exposure_picker.is_done(one)]
     if result.picks == 0:
-        run.log.write("No particles were found on any exposure: lower --threshold or check --diameter.", warning=True)
+        run.log.write(
+            "No particles were found on any exposure: lower --threshold, check --diameter, or give --invert if "
+            "the particles are brighter than the ice.",
+            warning=True,
+        )
     outputs.save("particles", particle_dataset(template, picked, spec.flip_y))
     outputs.save("exposures", exposure_rows(outputs.template("exposures"), table, {one.uid for one, _ in picked}))
     outputs.pictures(picked, exposure_picker.folder)

@@ -87,6 +87,7 @@ def main() -> int:
     parser.add_argument("job", type=Path, help="folder for the results")
     parser.add_argument("--diameter", type=float, help="particle diameter, angstrom (default: estimated)")
     parser.add_argument("--threshold", type=float, help="lowest score to keep, 0 to 1")
+    parser.add_argument("--invert", action="store_true", help="the particles are brighter than the ice")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--name", default=socket.gethostname(), help="name of this service (default: the host's)")
     parser.add_argument("--wait", type=float, default=1.0, help="seconds between looks at an empty queue")
@@ -102,7 +103,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        picker = Picker(diameter=args.diameter, threshold=args.threshold, device=args.device)
+        picker = Picker(diameter=args.diameter, threshold=args.threshold, invert=args.invert, device=args.device)
         job = FacilityJob(picker, args.job)
         queue = Queue(args.queue, args.name)
         print(f"ready, process {os.getpid()}", flush=True)

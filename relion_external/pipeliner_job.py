@@ -19,6 +19,7 @@ try:
     from pipeliner.display_tools import create_results_display_object, make_particle_coords_thumb
     from pipeliner.external_program_utils import ExternalProgram
     from pipeliner.job_options import (
+        BooleanJobOption,
         FileDescription,
         FloatJobOption,
         InputNodeJobOption,
@@ -116,6 +117,8 @@ class CryoSegNetAutopick(PipelinerJob):
                 made = FloatJobOption(hard_min=low, hard_max=high, step_value=about["step"], **shown)
             elif about["choices"]:
                 made = MultipleChoiceJobOption(choices=[_EITHER, *about["choices"]], default_value_index=0, **shown)
+            elif option.default is False:
+                made = BooleanJobOption(default_value=False, **shown)
             else:
                 made = StringJobOption(**shown)
             self.joboptions[name] = made
@@ -134,7 +137,7 @@ class CryoSegNetAutopick(PipelinerJob):
         """The options that were changed, as text."""
         given = {label: self.joboptions[label] for label in _OPTIONS if not self.joboptions[label].is_blank}
         values = {label: option.value for label, option in given.items() if option.value != _EITHER}
-        return {label: f"{v:g}" if isinstance(v, float) else str(v) for label, v in values.items()}
+        return {label: _text(value) for label, value in values.items() if value is not False}
 
     def create_output_nodes(self) -> None:
         """The list of coordinate files, which is the input of Extract, and the report."""
@@ -246,6 +249,13 @@ class CryoSegNetAutopick(PipelinerJob):
                 },
             )
         ]
+
+
+def _text(value: Any) -> str:
+    """The value of an option as RELION passes it on."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "Yes" if value is True else str(value)
 
 
 def _merits(star: str) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from .arguments import LABELS
+from .arguments import LABELS, read
 from .nodes import Version, job_star, loop
 
 #: Parameters of the picker; it reads the pixel size from the STAR file.
@@ -60,6 +60,12 @@ class Scheme:
         """Whether this RELION has a class ranker."""
         return self.version.has_labels
 
+    @property
+    def _bright(self) -> bool:
+        """Whether the particles are bright, as Class2D needs them, so that Extract must not invert them."""
+        label = LABELS["invert"]
+        return bool(self.values[label]) and bool(read(label, self.values[label]))
+
     def jobs(self) -> dict[str, dict[str, str]]:
         """Options of each job; for those not given RELION uses its defaults."""
         jobs = {} if self.given_mics else self._movie_jobs()
@@ -68,7 +74,7 @@ class Scheme:
             "star_mics": self.mics,
             "coords_suffix": f"{self.home}pick/{self.version.coordinates}",
             "extract_size": "$$box",
-            "do_invert": "Yes",
+            "do_invert": "No" if self._bright else "Yes",
             "do_norm": "Yes",
             "bg_diameter": "-1",
             "do_rescale": "Yes",

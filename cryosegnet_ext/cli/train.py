@@ -82,6 +82,11 @@ def add_data_args(parser: argparse.ArgumentParser, labels_required: bool) -> Non
     pixel = number(*PIXEL_SIZES, "angstrom")
     add("--pixel-size", metavar="A", type=pixel, help="angstrom per pixel (default: from STAR or file header)")
     add("--denoised", action="store_true", help="the micrographs went through the published denoising already")
+    add(
+        "--invert",
+        action="store_true",
+        help="the particles are brighter than the ice (negative stain, inverted contrast)",
+    )
     add("--flip-labels", choices=("x", "y", "xy", "swap"), help="mirror label coordinates; swap exchanges x and y")
     factor = number(0.01, 100)
     add(

@@ -145,6 +145,14 @@ class PickerOptions:
     denoised: bool = field(
         default=False, metadata=about("the micrographs went through the published denoising already")
     )
+    invert: bool = field(
+        default=False,
+        metadata=about(
+            "the particles are brighter than the ice (negative stain, inverted contrast)",
+            group=MICROGRAPHS,
+            label="Particles are bright:",
+        ),
+    )
     device: str = field(
         default="auto",
         metadata=about(

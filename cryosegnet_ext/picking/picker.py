@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError, UsageError
 from ..files.diameter import Diameter, from_pixels, to_pixels
-from ..files.micrograph import Micrograph, require_pixel_size
+from ..files.micrograph import Micrograph, inverted, require_pixel_size
 from ..files.picks import Picks
 from ..networks.unet import AttentionUNet, probability_map
 from ..networks.window_sam import is_windowed
@@ -59,6 +59,9 @@ class Picker:
     denoised
         The micrographs went through the published denoising already. The published recipe then skips it; the default
         recipe takes them as they are.
+    invert
+        The particles are brighter than the ice, as in negative stain. The picker then inverts the contrast of each
+        micrograph before anything else.
     diameter
         Particle diameter, angstrom. Default: estimated from the micrographs.
     min_diameter, max_diameter
@@ -88,6 +91,7 @@ class Picker:
         device: str = "auto",
         recipe: str | None = None,
         denoised: bool = False,
+        invert: bool = False,
         diameter: float | None = None,
         min_diameter: float | None = None,
         max_diameter: float | None = None,
@@ -100,6 +104,7 @@ class Picker:
             device=device,
             recipe=recipe,
             denoised=denoised,
+            invert=invert,
             diameter=diameter,
             min_diameter=min_diameter,
             max_diameter=max_diameter,
@@ -147,6 +152,9 @@ class Picker:
             "calibration": asdict(self._calibration),
         }
         del self.settings["device"]
+        if not invert:
+            # the journals of versions that did not have the option do not have it either
+            del self.settings["invert"]
 
     @property
     def needs_diameter(self) -> bool:
@@ -265,7 +273,12 @@ class Picker:
         return denoise.WorkingImage(probability, work.scale_y, work.scale_x)
 
     def _view(self, micrograph: Micrograph) -> OnCpu | OnDevice:
-        return OnDevice(micrograph, self._unet) if self._on_device else OnCpu(micrograph, self._map)
+        seen = self._seen(micrograph)
+        return OnDevice(seen, self._unet) if self._on_device else OnCpu(seen, self._map)
+
+    def _seen(self, micrograph: Micrograph) -> Micrograph:
+        """The micrograph with dark particles, as the networks know them."""
+        return inverted(micrograph) if self._options.invert else micrograph
 
     def _map(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         return probability_map(self._unet, image)
@@ -291,7 +304,10 @@ class Picker:
         """
         ny, nx = micrograph.data.shape
         view = self._view(micrograph)
-        probability = self._map_of_denoised(micrograph.data) if self.denoised else view.published_map(PUBLISHED_SIDE)
+        if self.denoised:
+            probability = self._map_of_denoised(self._seen(micrograph).data)
+        else:
+            probability = view.published_map(PUBLISHED_SIDE)
         geometry = MapGeometry((ny, nx), PUBLISHED_SIDE / ny, PUBLISHED_SIDE / nx, micrograph.pixel_size, view.bad)
         if self.segmenter == "grid":
             picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), geometry)

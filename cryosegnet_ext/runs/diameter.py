@@ -121,7 +121,8 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
         if not (journal.has_diameter and any(record.done for record in journal.records.values())):
             _estimate(journal, look)
         if journal.diameter is None and journal.has_diameter:
-            log.warning("no particle diameter could be estimated from the dataset; --diameter A gives one")
+            bright = "" if journal.settings.get("invert") else "; --invert is for particles brighter than the ice"
+            log.warning(f"no particle diameter could be estimated from the dataset; --diameter A gives one{bright}")
     elif given is not None and not journal.has_diameter:
         found = _first(journal, look(CHECKED))
         # An estimate in pixels cannot be compared with the given angstrom.

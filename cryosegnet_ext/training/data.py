@@ -17,7 +17,7 @@ from ..errors import CryoSegNetError, plural
 from ..files.atomic import explained, write_atomic
 from ..files.diameter import Diameter, from_pixels
 from ..files.inputs import Input, expand_inputs
-from ..files.micrograph import Micrograph, read_micrograph
+from ..files.micrograph import Micrograph, inverted, read_micrograph
 from ..runs.diameter import seen_diameter
 from ..weights import resolve, sha256_of
 from . import checks
@@ -196,7 +196,7 @@ def known_diameter(
         found = json.loads(note.read_text())
         return KnownDiameter(found["value"], "angstrom" if found["angstrom"] else "pixels", found["source"])
     picked = [inputs[i] for i in np.unique(np.linspace(0, len(inputs) - 1, _SAMPLE).round().astype(int)).tolist()]
-    readable = _readable(picked, options.pixel_size)
+    readable = _readable(picked, options.pixel_size, options.invert)
     # angstrom and pixels cannot be averaged
     readable = [(m, labels) for m, labels in readable if m.pixel_size is not None] or readable
     from_labels = [_labelled_size(m, labels, options.label_scale) for m, labels in readable]
@@ -219,13 +219,14 @@ def known_diameter(
 
 
 def _readable(
-    inputs: Sequence[tuple[Input, Labels | None]], pixel_size: float | None
+    inputs: Sequence[tuple[Input, Labels | None]], pixel_size: float | None, invert: bool
 ) -> list[tuple[Micrograph, Labels | None]]:
     """The micrographs that can be read; an error if none can. `prepare` reports the others."""
     readable, failure = [], None
     for one, labels in inputs:
         try:
-            readable.append((read_micrograph(one.path, pixel_size or one.pixel_size), labels))
+            micrograph = read_micrograph(one.path, pixel_size or one.pixel_size)
+            readable.append((inverted(micrograph) if invert else micrograph, labels))
         except CryoSegNetError as error:
             failure = error
     if failure is not None and not readable:
@@ -235,7 +236,7 @@ def _readable(
 
 def _size_key(options: Options, inputs: Sequence[tuple[Input, Labels | None]], weights: str) -> str:
     """A key that changes with everything that a size depends on."""
-    words = [digests(inputs), options.pixel_size, options.label_scale, sha256_of(resolve(weights))]
+    words = [digests(inputs), options.pixel_size, options.label_scale, options.invert, sha256_of(resolve(weights))]
     words += [str(None if labels is None else labels.diameter) for _, labels in inputs]
     return hashlib.sha256(repr(words).encode(errors="surrogateescape")).hexdigest()[:16]
 

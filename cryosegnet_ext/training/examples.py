@@ -20,7 +20,7 @@ from ..evaluation.image_evidence import ImageEvidence, inside
 from ..files.atomic import atomic_path, explained, write_atomic
 from ..files.diameter import Diameter
 from ..files.inputs import Input
-from ..files.micrograph import Micrograph, read_micrograph
+from ..files.micrograph import Micrograph, inverted, read_micrograph
 from ..picking import denoise
 from . import checks
 from .checks import Problem
@@ -51,6 +51,8 @@ class Preparation:
         The micrographs went through the published denoising already.
     pixel_size
         Angstrom per pixel; wins over the value in the file.
+    invert
+        The particles are brighter than the ice: the contrast is inverted.
     flip, scale
         Changes of label coordinates: see `checks.place`.
     """
@@ -60,11 +62,19 @@ class Preparation:
     pixel_size: float | None = None
     flip: str | None = None
     scale: float = 1.0
+    invert: bool = False
 
     @classmethod
     def of(cls, options: Options) -> Preparation:
         """From the options of a training."""
-        return cls(options.recipe, options.denoised, options.pixel_size, options.flip_labels, options.label_scale)
+        return cls(
+            options.recipe,
+            options.denoised,
+            options.pixel_size,
+            options.flip_labels,
+            options.label_scale,
+            options.invert,
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,8 @@ class Example:
         Pixels of the frame per pixel of the micrograph.
     doubtful : (m, 2) float64
         x, y of places that may hold a particle: they are labelled neither as particle nor as background.
+    invert : bool
+        The particles are brighter than the ice in the file.
     """
 
     name: str
@@ -100,9 +112,14 @@ class Example:
     scale_y: float = 1.0
     scale_x: float = 1.0
     doubtful: Floats = field(default_factory=lambda: _NONE)
+    invert: bool = False
 
     def micrograph(self) -> Micrograph:
-        """Read the micrograph itself."""
+        """Read the micrograph itself; its particles are dark."""
+        return inverted(self.as_in_file()) if self.invert else self.as_in_file()
+
+    def as_in_file(self) -> Micrograph:
+        """Read the micrograph itself, with the contrast of its file. For pictures."""
         return read_micrograph(self.path, self.pixel_size)
 
     def pixels(self) -> NDArray[Any]:
@@ -213,6 +230,8 @@ def _prepare(
 def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
     """Read and check one micrograph; returns its frame and the content of its note."""
     micrograph = read_micrograph(task.one.path, how.pixel_size or task.one.pixel_size)
+    if how.invert:
+        micrograph = inverted(micrograph)
     shape = (micrograph.data.shape[0], micrograph.data.shape[1])
     diameter_px = task.diameter_px(micrograph)
     name = task.one.path.name
@@ -239,6 +258,7 @@ def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str
         "y": y.tolist(),
         "scale_y": pixels.shape[0] / shape[0],
         "scale_x": pixels.shape[1] / shape[1],
+        "invert": how.invert,
         "problems": [vars(p) for p in problems],
         "evidence": None if evidence is None else evidence.tolist(),
     }

@@ -85,8 +85,8 @@ class TrainingFolder:
         begun = any((self.path / name).is_file() for name in (CHECKPOINT, WEIGHTS))
         before = _named({"kind": report["kind"], **report["settings"]})
         now = _named({"kind": self.kind, **self.settings})
-        # Options that the earlier version did not have were at their defaults.
-        now = {name: now.get(name) for name in before}
+        # Options that the earlier version did not have were at their defaults, switches off.
+        now = {name: value for name, value in now.items() if name in before or value is True}
         self.anew = not (goes_on(self.path, before, now, begun, overwrite) and begun)
         self.report = {} if self.anew else report
 

@@ -21,7 +21,7 @@ class Options:
         ``default`` or ``published``.
     pixel_size, diameter
         Angstrom per pixel; angstrom.
-    denoised, flip_labels, label_scale, skip_bad
+    denoised, invert, flip_labels, label_scale, skip_bad
         Of the data: see `examples.Preparation` and `data.labelled_examples`.
     validation
         Share of the micrographs for validation: they decide the best weights and calibrate the score.
@@ -49,6 +49,7 @@ class Options:
     pixel_size: float | None = None
     diameter: float | None = None
     denoised: bool = False
+    invert: bool = False
     flip_labels: str | None = None
     label_scale: float = 1.0
     skip_bad: bool = False

@@ -116,6 +116,8 @@ def model_card(report: Mapping[str, Any]) -> str:
         f"| steps | {_steps(results)} |",
         f"| threshold | {results['threshold']:g} |",
     ]
+    if settings.get("invert"):
+        lines.append("| contrast | inverted: pick such micrographs with `--invert` |")
     if settings.get("start"):
         lines.append(f"| started from | {settings['start']} |")
     if settings.get("simulate"):
@@ -197,12 +199,13 @@ def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
         words = f"precision {s['precision']:.3f}, recall {s['recall']:.3f}, F1 {s['f1']:.3f}"
         lines.append(f"  {name + ':':<{width}} {words}")
     lines += results["remarks"]
-    size = f" --diameter {data['diameter']:.0f}" if data["angstrom"] else ""
+    how = f" --diameter {data['diameter']:.0f}" if data["angstrom"] else ""
+    how += " --invert" if report["settings"].get("invert") else ""
     lines += [
         f"weights:  {folder / WEIGHTS} (threshold {results['threshold']:g})",
         # a run too short for a line of loss.csv has no curves
         *([f"look at:  {folder / 'curves.png'}"] if (folder / "curves.png").exists() else []),
     ]
     if results["scores"][names[-1]]["f1"] > 0:
-        lines.append(f"use them: cryosegnet pick MICROGRAPHS -o picked --weights {folder / WEIGHTS}{size}")
+        lines.append(f"use them: cryosegnet pick MICROGRAPHS -o picked --weights {folder / WEIGHTS}{how}")
     return lines

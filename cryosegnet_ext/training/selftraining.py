@@ -76,7 +76,7 @@ def load_data(options: FineTuning, folder: TrainingFolder, start: str, device: s
     if not inputs:
         raise CryoSegNetError("every micrograph has labels: use them without --self-train, or give more micrographs")
     none = np.zeros(0)
-    how = Preparation(denoised=options.denoised, pixel_size=options.pixel_size)
+    how = Preparation(denoised=options.denoised, pixel_size=options.pixel_size, invert=options.invert)
     unlabelled = [LabelledInput(one, Labels(one.name, none, none), size) for one in inputs]
     blank, problems = prepare(unlabelled, how, folder.path / FRAMES)
     for problem in problems:

@@ -74,7 +74,7 @@ def begin(folder: TrainingFolder, data: Data, group: Group, seed: int, noun: str
         if not (folder.path / PICTURE).exists():
             shown = max(data.training, key=lambda e: len(e.x))
             picks = Picks(shown.x, shown.y, np.full(len(shown.x), shown.diameter_px), np.ones(len(shown.x)))
-            save_overlay(folder.path / PICTURE, shown.micrograph().data, picks)
+            save_overlay(folder.path / PICTURE, shown.as_in_file().data, picks)
     group.wait()
 
 

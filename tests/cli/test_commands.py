@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mrcfile
+import numpy as np
 import pytest
+from PIL import Image
 
 from cryosegnet_ext import __version__
 from cryosegnet_ext.cli import doctor, main, program
@@ -275,3 +278,29 @@ def test_pick_the_sample_with_the_real_picker(tmp_path: Path) -> None:
     first = (tmp_path / "out/picks/sample.star").read_bytes()
     done = cryosegnet("pick", SAMPLE, "-o", tmp_path / "out", "--device", "cpu", "--overwrite", stub=False)
     assert done.returncode == 0 and (tmp_path / "out/picks/sample.star").read_bytes() == first
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the package's sample micrograph is not there")
+def test_invert_picks_bright_particles_and_shows_the_file_as_it_is(tmp_path: Path) -> None:
+    bright = tmp_path / "bright" / "sample.mrc"
+    bright.parent.mkdir()
+    with mrcfile.open(SAMPLE) as mrc, mrcfile.new(bright) as made:
+        made.set_data(-mrc.data.astype(np.float32))
+        made.voxel_size = mrc.voxel_size
+
+    def picks(micrograph: Path, name: str, *more: str) -> bytes:
+        out = tmp_path / name
+        done = cryosegnet("pick", micrograph, "-o", out, "--device", "cpu", "--diameter", "171", *more, stub=False)
+        assert done.returncode == 0, done.stderr
+        return (out / "picks/sample.star").read_bytes()
+
+    expected = picks(SAMPLE, "dark")
+    assert expected.count(b"\n") > 20 and picks(bright, "inverted", "--invert") == expected
+    dark, shown = (
+        np.asarray(Image.open(tmp_path / name / "overlays/sample.jpg").convert("L"), float)
+        for name in ("dark", "inverted")
+    )
+    assert np.corrcoef(dark.ravel(), shown.ravel())[0, 1] < 0
+    done = cryosegnet("pick", bright, "-o", tmp_path / "inverted", "--device", "cpu", "--diameter", "171", stub=False)
+    assert done.returncode == 3 and "invert (true then, not set now)" in done.stderr

@@ -18,6 +18,7 @@ from scipy import ndimage
 from cryosegnet_ext.files.diameter import from_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.picking.options import PickerOptions
 from tests import waiting
 from tests.waiting import FOREVER, LIMIT, wait_until
 
@@ -33,12 +34,20 @@ class BlobPicker:
 
     needs_diameter = True
 
-    def __init__(self, threshold: float = 0.5, stuck_at: float = float("inf"), stuck: Path = Path()) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        stuck_at: float = float("inf"),
+        stuck: Path = Path(),
+        invert: bool = False,
+    ) -> None:
         self.threshold = threshold
         self._stuck_at = stuck_at
         self._stuck = stuck
         self.picked: list[str] = []
+        self._sign = -1 if invert else 1
         self.settings: dict[str, object] = {"picker": "blobs", "threshold": threshold}
+        self.settings |= {"invert": True} if invert else {}
 
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
         return from_pixels(2.0 * RADIUS, micrographs[0].pixel_size)
@@ -51,7 +60,7 @@ class BlobPicker:
             self._stuck.touch()
             time.sleep(FOREVER)
         assert diameter is not None
-        smooth = cv2.GaussianBlur(micrograph.data, (0, 0), RADIUS / 2)
+        smooth = cv2.GaussianBlur(self._sign * micrograph.data, (0, 0), RADIUS / 2)
         smallest = cv2.erode(smooth, np.ones((2 * RADIUS + 1, 2 * RADIUS + 1), np.uint8))
         y, x = np.nonzero((smooth == smallest) & (smooth < -0.35))
         score = np.clip(-smooth[y, x], 0, 1).astype(float)
@@ -60,10 +69,11 @@ class BlobPicker:
         return picks.above(self.threshold).by_score()
 
 
-def make_blobs(options: dict[str, Any], device: str) -> BlobPicker:
+def make_blobs(options: PickerOptions, device: str) -> BlobPicker:
     """Replaces `cryosegnet_ext.cli.running_options.make_picker`, in this process and in others."""
     stuck_at = float(os.environ.get("BLOB_STUCK_AT", "inf"))
-    return BlobPicker(stuck_at=stuck_at, stuck=Path(os.environ.get("BLOB_STUCK", "")))
+    stuck = Path(os.environ.get("BLOB_STUCK", ""))
+    return BlobPicker(stuck_at=stuck_at, stuck=stuck, invert=options.invert)
 
 
 def simulate(shape: tuple[int, int], count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -296,3 +297,38 @@ def test_the_command(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsy
     said = capsys.readouterr()
     assert "J2 completed: 24 particles on 2 exposures, median diameter 17 A" in said.out
     assert fake.world.password not in said.out + said.err
+
+
+def test_bright_particles(
+    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment(fake).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(running_options, "make_picker", make_blobs)
+    truth = add_exposures(fake.world, [(512, 512)] * 2)
+    for path in (fake.world.directory / "S1" / "motioncorrected").iterdir():
+        with mrcfile.open(path, "r+") as mrc:
+            mrc.set_data(-mrc.data)
+    words = ["pick", "--url", fake.url + "/", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]
+    assert cli.main([*words, "--invert"]) == 0
+    check_truth(fake.world, "J2", truth)
+    settings = [event["text"] for event in fake.world.events["J2"] if event.get("text", "").startswith("Settings:")]
+    assert len(settings) == 1 and '"invert": true' in settings[0]
+    assert cli.main(words) == 0
+    warned = [event["text"] for event in fake.world.events["J3"] if event["type"] == "warning"]
+    assert len(warned) == 1 and "--invert" in warned[0]
+
+
+def test_a_run_that_goes_on_notices_the_other_contrast(connection: Connection, world: World) -> None:
+    add_exposures(world, [(256, 256)] * 2, particles=8)
+
+    class Stopping(BlobPicker):
+        def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+            if self.picked:
+                raise KeyboardInterrupt
+            return super().pick(micrograph, diameter)
+
+    with pytest.raises(KeyboardInterrupt):
+        pick(connection, picking_job(), Stopping())
+    with pytest.raises(CryoSegNetError, match=r"other settings: invert \(not set then, true now\)"):
+        pick(connection, picking_job(job="J2"), BlobPicker(invert=True))

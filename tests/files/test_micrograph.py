@@ -17,6 +17,7 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.micrograph import (
     MICROGRAPH_SUFFIXES,
     Micrograph,
+    inverted,
     micrograph_stem,
     read_micrograph,
     require_pixel_size,
@@ -285,6 +286,13 @@ def test_require_pixel_size() -> None:
 
 
 # Names
+
+
+def test_inverted(good: Path) -> None:
+    micrograph = read_micrograph(good)
+    found = inverted(micrograph)
+    assert np.array_equal(found.data, -micrograph.data) and found.data.dtype == np.float32
+    assert (found.pixel_size, found.name, found.valid) == (micrograph.pixel_size, micrograph.name, micrograph.valid)
 
 
 def test_stem() -> None:

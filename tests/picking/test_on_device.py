@@ -11,6 +11,7 @@ import torch
 from cryosegnet_ext import Micrograph, Picker, read_micrograph
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.evaluation import agreement
+from cryosegnet_ext.files.micrograph import inverted
 from cryosegnet_ext.networks.unet import probability_map
 from cryosegnet_ext.picking import denoise, on_device
 from tests.networks.test_unet import random_unet
@@ -136,6 +137,29 @@ def test_the_size_is_estimated_alike(sample):
     expected = here.estimate_diameter([part])
     assert expected is not None
     assert there.estimate_diameter([part]) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_bright_particles_are_shown_to_the_network_as_dark_ones(default_weights, network, monkeypatch, there):
+    """For the size estimate and for the picks, on both paths."""
+
+    def black(_, image):
+        network.seen.append(image.numpy().copy())
+        return torch.zeros_like(image)
+
+    monkeypatch.setattr(on_device, "map_of_tensor", black)
+    dark = Micrograph(particles((300, 320), seed=8), None, "m.mrc")
+    shown = []
+    for micrograph, invert in ((dark, False), (inverted(dark), True), (inverted(dark), False)):
+        picker = Picker(default_weights, device="cpu", invert=invert)
+        picker._on_device = there
+        picker.estimate_diameter([micrograph])
+        picker.pick(micrograph, 40.0)
+        shown.append(network.seen[:])
+        network.seen.clear()
+    assert len(shown[0]) == len(shown[1]) > 5
+    assert all(np.array_equal(a, b) for a, b in zip(shown[0], shown[1]))
+    assert not any(np.array_equal(a, b) for a, b in zip(shown[0], shown[2]))
 
 
 def test_the_published_recipe_shows_the_network_the_same(unet, monkeypatch):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from cryosegnet_ext import Picker
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
+from cryosegnet_ext.files.micrograph import inverted
 from cryosegnet_ext.picking import picker
 from cryosegnet_ext.picking.on_device import choose_device
 from cryosegnet_ext.picking.scoring import Calibration
@@ -83,6 +84,7 @@ def test_settings_tell_every_option_apart(tmp_path, default_weights, published_w
         make(min_diameter=90),
         make(max_diameter=90),
         make(denoised=True),
+        make(invert=True),
         make(sam=sam_file),
         make(sam=sam_file, segmenter="grid"),
         Picker(retrained, device="cpu"),
@@ -91,6 +93,8 @@ def test_settings_tell_every_option_apart(tmp_path, default_weights, published_w
     texts = [json.dumps(p.settings, sort_keys=True) for p in pickers]
     assert len(set(texts)) == len(texts)
     assert json.dumps(make().settings, sort_keys=True) == texts[0]
+    # a run of a version without the option goes on with an option that is off
+    assert "invert" not in pickers[0].settings
     # neither the folder of the weights nor the device is a setting
     assert Picker(other, device="auto").settings == pickers[0].settings
     assert Picker(default_weights, device="cpu", recipe="default").settings == pickers[0].settings
@@ -143,6 +147,21 @@ def test_picks_lie_on_the_particles(default_weights, network, shape, diameter):
     assert (np.diff(picks.score) <= 0).all() and (picks.score >= 0.5).all()
     assert np.abs(np.mean([picks.x[np.argmin(np.hypot(picks.x - x, picks.y - y))] - x for x, y in centres])) < 0.12
     assert network.seen[0].shape == tuple(round(side * 32 / diameter) for side in shape)
+
+
+def test_bright_particles_are_picked_as_dark_ones(default_weights, network):
+    centres = scattered((420, 700), 45)
+    dark = micrograph(centres, 45, (420, 700))
+    bright = inverted(dark)
+    before = bright.data.copy()
+    expected = Picker(default_weights, device="cpu").pick(dark, 45)
+    found = Picker(default_weights, device="cpu", invert=True).pick(bright, 45)
+    assert len(expected) == len(centres)
+    for name in ("x", "y", "diameter", "score"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+    assert np.array_equal(bright.data, before)
+    wrong = Picker(default_weights, device="cpu").pick(bright, 45)
+    assert len(wrong) == 0 or np.median(offsets(wrong, centres)) > 10
 
 
 def test_a_long_micrograph(default_weights, network):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import Micrograph, Picker
+from cryosegnet_ext.files.micrograph import inverted
 from cryosegnet_ext.picking import denoise, picker, segment
 from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.picking.picker import PUBLISHED_SIDE
@@ -29,6 +30,19 @@ def test_published_picks_lie_on_the_particles(published_weights, network, shape,
     plain = (image.data - image.data.min()) / (image.data.max() - image.data.min())
     squeezed = cv2.resize(plain, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
     assert network.seen[0] == pytest.approx(np.flipud(squeezed), abs=1e-5)
+
+
+@pytest.mark.parametrize("denoised", [False, True])
+def test_published_picks_of_bright_particles_are_those_of_dark_ones(published_weights, network, denoised):
+    shape, diameter = (480, 600), 32
+    dark = micrograph(scattered(shape, diameter), diameter, shape)
+    make = partial(Picker, published_weights, device="cpu", denoised=denoised)
+    expected = make().pick(dark)
+    found = make(invert=True).pick(inverted(dark))
+    assert len(expected) > 10
+    assert np.array_equal(network.seen[1], network.seen[0])
+    for name in ("x", "y", "diameter", "score"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("diameter", [18, 80])

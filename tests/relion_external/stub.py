@@ -14,6 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
@@ -42,7 +43,9 @@ class Picker:
         self.diameter = float(options["diameter"] or DIAMETER)  # type: ignore[arg-type]
         threshold = options["threshold"]
         self.threshold = 0.5 if threshold is None else float(threshold)  # type: ignore[arg-type]
+        self.invert = bool(options["invert"])
         self.settings = {"weights": weights, "diameter": self.diameter, "threshold": self.threshold}
+        self.settings |= {"invert": True} if self.invert else {}
 
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
         return None
@@ -58,6 +61,8 @@ class Picker:
         time.sleep(FOREVER if held else float(os.environ.get("STUB_SECONDS", "0")))
         if "empty" in micrograph.name:
             return Picks.empty(micrograph.pixel_size, micrograph.data.shape)
+        if self.invert:
+            micrograph = replace(micrograph, data=-micrograph.data)
         return find_blobs(micrograph, self.diameter).above(self.threshold)
 
 

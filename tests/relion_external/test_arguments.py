@@ -23,7 +23,8 @@ def parse(text: str) -> arguments.Arguments:
 def test_everything_that_relion_sends() -> None:
     found = parse(
         "--in_movies m.star --in_parts p.star --in_coords mics.star --in_3dref r.mrc --in_mask k.mrc "
-        "--particle_diameter 180 --threshold 0.3 --weights published --gpu 1 --denoised --j 8 --sam --angpix=1.2 "
+        "--particle_diameter 180 --threshold 0.3 --weights published --gpu 1 --denoised --invert Yes --j 8 --sam "
+        "--angpix=1.2 "
         "--pipeline_control External/job004/"
     )
     assert found == arguments.Arguments(
@@ -38,6 +39,7 @@ def test_everything_that_relion_sends() -> None:
         weights="published",
         device="cuda:1",
         denoised=True,
+        invert=True,
     )
 
 

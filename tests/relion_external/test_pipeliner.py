@@ -113,11 +113,13 @@ def test_every_option_is_one_that_the_program_takes(project: Path) -> None:
 
     job = new_job_of_type(NAME)
     job.output_dir = "AutoPick/job001/"
-    values = {"particle_diameter": 170.0, "threshold": 0.25, "angpix": 2.5, "weights": "default", "gpu": "cpu"}
+    values = {"particle_diameter": 170.0, "threshold": 0.0, "angpix": 2.5, "weights": "default", "gpu": "cpu"}
     for name, value in values.items():
         job.joboptions[name].value = value
     job.joboptions["input_file"].value = "micrographs.star"
     job.joboptions["segmenter"].value = "watershed"
+    assert "--invert" not in job.get_commands()[0].get_final_command(job.output_dir)
+    job.joboptions["invert"].value = "Yes"
     (command,) = job.get_commands()
     words = command.get_final_command(job.output_dir)
     assert Path(words[0]).name == "cryosegnet-relion"
@@ -125,6 +127,7 @@ def test_every_option_is_one_that_the_program_takes(project: Path) -> None:
     names = {label: option.name for label, option in arguments.OPTIONS.items()}
     assert {label: getattr(parsed, names[label]) for label in values} == values
     assert (parsed.segmenter, parsed.relion, parsed.in_mics) == ("watershed", "5", "micrographs.star")
+    assert parsed.invert
     job.joboptions["min_diameter"].value = 100
     told = [one.message for one in job.validate_joboptions() if one.type == "error"]
     assert len(told) == 1 and "particle_diameter" in told[0] and "min_diameter" in told[0]

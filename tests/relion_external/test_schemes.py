@@ -80,6 +80,14 @@ def test_jobs_of_the_scheme(tmp_path: Path, version: str) -> None:
     assert "importmovies" not in (tmp_path / HERE / "scheme.star").read_text()
 
 
+@pytest.mark.parametrize(("given", "extract"), [("Yes", "No"), ("No", "Yes"), ("", "Yes")])
+def test_bright_particles_are_not_inverted_by_extract(tmp_path: Path, given: str, extract: str) -> None:
+    assert install(tmp_path, "--relion", "5", "--invert", given) == 0
+    pick = options(tmp_path, "pick")
+    assert (pick.get("param1_label"), pick.get("param1_value")) == (("invert", given) if given else (None, None))
+    assert options(tmp_path, "extract")["do_invert"] == extract
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert install(tmp_path / "none", "--relion", "5") == 1
     assert install(tmp_path) == 1

@@ -69,6 +69,20 @@ def test_changed_parameter_is_said_and_everything_picked_again(project: Project,
     assert project.text(JOB + "output_for_relion.star").split(box)[1].split()[0] < before
 
 
+def test_bright_particles_are_picked_and_a_changed_parameter_is_noticed(project: Project) -> None:
+    run(project)
+    dark = [project.coordinates(JOB, name) for name in project.names]
+    for name in project.names:
+        project.write(name, -project.image(name))
+    said = run(project, "--invert", "Yes")
+    assert project.markers() == [SUCCESS]
+    assert "invert (not set then, true now)" in said
+    assert all(np.array_equal(project.coordinates(JOB, name), one) for name, one in zip(project.names, dark))
+    assert all(len(one) > 0 for one in dark)
+    # a bare flag is what RELION makes of a label without a value
+    assert run(project, "--invert").count("parameters were changed") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

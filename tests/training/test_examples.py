@@ -19,7 +19,7 @@ from cryosegnet_ext.training.fit import UNKNOWN
 from cryosegnet_ext.training.labels import find_labels
 from cryosegnet_ext.training.parallel import Group
 
-from .helpers import DIAMETER, PIXEL_SIZE
+from .helpers import DIAMETER, PIXEL_SIZE, write_mrc
 from .helpers import dataset as make
 
 
@@ -78,6 +78,17 @@ def test_published_frames_are_what_the_picker_shows_the_network(tasks, tmp_path)
     assert all(inside)
     area = np.pi / 4 * DIAMETER**2 * (1024 / 300) * (1024 / 340)
     assert label.sum() < len(example.x) * area * 1.02
+
+
+@pytest.mark.parametrize("recipe", ["default", "published"])
+def test_bright_particles_are_learnt_as_dark_ones(tasks, tmp_path, recipe):
+    dark = prepare(tasks[:1], Preparation(recipe), tmp_path / "frames")[0][0]
+    data = read_micrograph(tasks[0].one.path).data
+    write_mrc(tasks[0].one.path, -data)
+    bright = prepare(tasks[:1], Preparation(recipe, invert=True), tmp_path / "frames")[0][0]
+    assert np.array_equal(bright.pixels(), dark.pixels())
+    assert np.array_equal(bright.micrograph().data, data)
+    assert np.array_equal(bright.as_in_file().data, -data)
 
 
 def test_a_broken_micrograph_is_a_problem_not_a_crash(tasks, tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.cli import main
+from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.runs.folder import locked
 from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.training import fit
@@ -126,6 +127,42 @@ def test_settings_count_from_the_first_checkpoint_on(data, capsys):
     assert stopped(data, data / "out") == 4
     assert train(data, data / "out", "--seed", 3) == 3
     assert "seed (0 then, 3 now)" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_notices_the_other_contrast(data, capsys):
+    assert stopped(data, data / "out") == 4
+    assert train(data, data / "out", "--invert") == 3
+    assert "invert (false then, true now)" in capsys.readouterr().err
+    # a version that did not have the option
+    report = json.loads((data / "out" / "training.json").read_text())
+    del report["settings"]["invert"]
+    (data / "out" / "training.json").write_text(json.dumps(report))
+    assert train(data, data / "out", "--invert") == 3
+    assert "invert (not set then, true now)" in capsys.readouterr().err
+    assert train(data, data / "out", "--quiet") == 0
+
+
+def test_sizes_are_estimated_with_dark_particles(data, monkeypatch):
+    from cryosegnet_ext.files.inputs import expand_inputs
+    from cryosegnet_ext.files.micrograph import read_micrograph
+    from cryosegnet_ext.training import data as loading
+    from cryosegnet_ext.training.options import Options
+
+    inputs = [(one, None) for one in expand_inputs([data / "mics"])]
+    seen = []
+
+    def estimate(_, micrographs):
+        seen.append(micrographs[0].data)
+        return Diameter(100.0 + len(seen), "angstrom")
+
+    monkeypatch.setattr(loading, "seen_diameter", estimate)
+    sizes = [
+        loading.known_diameter(Options([], [], invert=invert), inputs, data / "out", "cpu").value
+        for invert in (False, True)
+    ]
+    assert sizes == [101, 102]
+    plain = read_micrograph(inputs[0][0].path).data
+    assert np.array_equal(seen[0], plain) and np.array_equal(seen[1], -plain)
 
 
 def test_labels_that_went_are_missed(data, capsys):

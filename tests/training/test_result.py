@@ -15,6 +15,7 @@ REPORT = {
         "threshold": 0.5,
     },
     "data": {"diameter": 180.0, "angstrom": True},
+    "settings": {"invert": False},
 }
 
 
@@ -25,6 +26,11 @@ def test_curves_are_named_only_where_they_were_drawn(tmp_path: Path) -> None:
     said = summary(REPORT, tmp_path)
     assert f"look at:  {tmp_path / 'curves.png'}" in said
     assert said[-1].endswith("unet.safetensors --diameter 180")
+
+
+def test_the_command_for_a_network_of_inverted_micrographs_inverts_them(tmp_path: Path) -> None:
+    said = summary({**REPORT, "settings": {"invert": True}}, tmp_path)
+    assert said[-1].endswith("unet.safetensors --diameter 180 --invert")
 
 
 def test_a_network_that_picks_nothing_right_is_not_recommended(tmp_path: Path) -> None:
@@ -43,3 +49,7 @@ def test_one_of_a_kind_is_no_plural() -> None:
     report = {"settings": {"base_channels": 2, "levels": 2, "preset": "default"}, "kind": "train", "weights": "w"}
     card = model_card(report | {"data": data, "results": results, "environment": {"cryosegnet-ext": "1"}})
     assert "1 micrograph, 1 particle |" in card and "1 micrograph, 2 particles |" in card
+    assert "--invert" not in card
+    report["settings"]["invert"] = True
+    card = model_card(report | {"data": data, "results": results, "environment": {"cryosegnet-ext": "1"}})
+    assert "| contrast | inverted: pick such micrographs with `--invert` |" in card

@@ -9,7 +9,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .pictures import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_picture, read_jpeg,
 __all__ = [
     "MICROGRAPH_SUFFIXES",
     "Micrograph",
+    "inverted",
     "micrograph_stem",
     "read_micrograph",
     "read_pixels",
@@ -72,6 +73,11 @@ class Micrograph:
     pixel_size: float | None
     name: str
     valid: NDArray[np.bool_] | None = None
+
+
+def inverted(micrograph: Micrograph) -> Micrograph:
+    """The micrograph with its contrast inverted: every value has the opposite sign; the rest stays."""
+    return replace(micrograph, data=-micrograph.data)
 
 
 def micrograph_stem(path: str | os.PathLike[str]) -> str:
