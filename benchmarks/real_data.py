@@ -21,6 +21,11 @@ SPLITS = json.loads((HERE / "splits.json").read_text())
 # beta-galactosidase 170 A at 1.77 A/px, apoferritin by its ring, TRPV1 by its label discs (35 px) less their margin.
 SETS = {"empiar-10017-denoised": (".jpg", 96.0), "apoferritin": (".mrc", 68.0), "empiar-10059": (".mrc", 32.0)}
 
+# Single frames of training fields of apoferritin, in which nobody sees the particles: the labels are those of the frames'
+# averages. Two more averages, labelled by a second person. For training only.
+FURTHER = {"apoferritin-one-frame": (".png", 68.0), "apoferritin-more": (".png", 68.0)}
+_LABELS = {"apoferritin-one-frame": "apoferritin", "apoferritin-more": "apoferritin-second-person"}
+
 # Unlabelled views of five more specimens, for training only: their particles were marked by this project (views.json),
 # as peaks of a difference of Gaussians or by the built-in network, and sifted by eye. No score is computed on them.
 VIEWS = "views"
@@ -61,7 +66,7 @@ def load_named(dataset: str, stems: Sequence[str]) -> list[Labelled]:
     """These labelled micrographs, without their suffixes."""
     if dataset == VIEWS:
         return [_labelled_view(stem) for stem in stems]
-    suffix, diameter = SETS[dataset]
+    suffix, diameter = (SETS | FURTHER)[dataset]
     result = []
     for stem in stems:
         image = read_micrograph(SHARED / "micrographs" / dataset / (stem + suffix))
@@ -70,7 +75,7 @@ def load_named(dataset: str, stems: Sequence[str]) -> list[Labelled]:
             xy = (centres_of_discs(mask, 4.4) + 0.5) * 4 - 0.5
             x, y = xy[:, 0], xy[:, 1]
         else:
-            picks = read_picks(SHARED / "labels" / dataset / (stem + ".star"))
+            picks = read_picks(SHARED / "labels" / _LABELS.get(dataset, dataset) / (stem + ".star"))
             x, y = picks.x, picks.y
         result.append(Labelled(image.data, x, y, diameter))
     return result
@@ -85,5 +90,10 @@ def _labelled_view(stem: str) -> Labelled:
 def load_empty(split: str) -> list[Labelled]:
     """Micrographs without particles: ice, contamination, carbon, cracks; their size of particle is any."""
     folder = SHARED / "micrographs" / "quality-examples"
+    return [unlabelled(read_micrograph(folder / f"{stem}.png").data) for stem in SPLITS["no-particles"][split]]
+
+
+def unlabelled(data: np.ndarray) -> Labelled:
+    """A micrograph (ny, nx) whose particles, if any, are not known."""
     none = np.zeros(0)
-    return [Labelled(read_micrograph(folder / f"{s}.png").data, none, none, 0.0) for s in SPLITS["no-particles"][split]]
+    return Labelled(data, none, none, 0.0)

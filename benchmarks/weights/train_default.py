@@ -19,12 +19,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from benchmarks import real_data
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.simulation.projection import project, random_rotations
-from cryosegnet_ext.simulation.specimens import read_specimen
-from cryosegnet_ext.training.crops import Labelled, augment, labelled_particles, simulated_particles
+from cryosegnet_ext.simulation.specimens import Specimen, make_specimen, read_specimen
+from cryosegnet_ext.training.crops import (
+    Labelled,
+    augment,
+    labelled_particles,
+    planted_particles,
+    simulated_particles,
+)
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
 from cryosegnet_ext.training.parallel import joined
 from cryosegnet_ext.training.train import precision_for
@@ -45,10 +52,61 @@ def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
     return stacks
 
 
+def fragments(specimens: list[Specimen], count: int, seed: int) -> list[Specimen]:
+    """Pieces of large particles, as wide as proteins of 60 to 150 kDa: real densities of many more shapes.
+
+    A piece is what an ellipsoid around a random point of the density holds.
+    """
+    result = []
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        whole = specimens[int(rng.integers(len(specimens)))]
+        inside = np.argwhere(whole.density > 0)
+        centre = inside[int(rng.integers(len(inside)))]
+        axes = rng.uniform(26, 46, 3) / whole.voxel_size
+        grid = np.indices(whole.density.shape).reshape(3, -1).T - centre
+        radius = np.sqrt(((grid @ np.linalg.qr(rng.normal(size=(3, 3)))[0] / axes) ** 2).sum(1))
+        soft = np.clip((1.08 - radius) / 0.16, 0, 1).reshape(whole.density.shape)
+        piece = make_specimen(f"{whole.name} {number}", (whole.density * soft).astype(np.float32), whole.voxel_size)
+        if 40 < piece.diameter < 110:
+            result.append(piece)
+    return result
+
+
+def stack_of(specimen: Specimen, views: int, seed: int) -> ProjectionStack:
+    images = project(specimen, random_rotations(views, np.random.default_rng(seed)))
+    return ProjectionStack(specimen.name, images, specimen.voxel_size, specimen.diameter)
+
+
+def small_stacks(count: int = 60, views: int = 30) -> list[ProjectionStack]:
+    """Fragments of the training specimens, and those specimens that are small themselves."""
+    names = set(real_data.SPLITS["specimens"]["train"])
+    paths = [p for p in sorted((real_data.SHARED / "specimens").glob("*/*")) if p.name.split(".")[0] in names]
+    specimens = [read_specimen(path) for path in paths]
+    large = [s for s in specimens if s.diameter > 150 and s.voxel_size < 6 and len(s.density) < 80]
+    small = [s for s in specimens if s.diameter < 110] * 2
+    chosen = small + fragments(large, count, 7)
+    return [stack_of(s, views, 1000 + k) for k, s in enumerate(chosen)]
+
+
+def grounds() -> list[Labelled]:
+    """Real micrographs whose spectra and grain are shown with simulated particles, or without any particles."""
+    sets = real_data.load_training(("apoferritin", "apoferritin-one-frame", "empiar-10059", "views"), ())
+    return [m for pool in sets.values() for m in pool]
+
+
 def empty_view(pool: list[Labelled], rng: np.random.Generator) -> Labelled:
     """A micrograph without particles as if its particles had some size, so that its crops come at any scale."""
     m = pool[int(rng.integers(len(pool)))]
     return replace(m, diameter_px=32 / float(np.exp(rng.uniform(*np.log(EMPTY_SCALE)))))
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """The weights that a run or a weights file gives."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state = torch.load(path, weights_only=True)
+    return state.get("mean") or state["model"]
 
 
 def main() -> None:
@@ -62,6 +120,10 @@ def main() -> None:
     ap.add_argument("--real", type=int, default=3, help="crops of labelled micrographs in a batch of 8")
     ap.add_argument("--turns", nargs="*", default=list(real_data.SETS), help="sets in turn, a name may stand twice")
     ap.add_argument("--empty", type=float, default=0.0, help="crops without particles in a batch of 8, on average")
+    ap.add_argument("--planted", type=float, default=0.0, help="share of the simulated crops on a real ground")
+    ap.add_argument("--small", type=float, default=0.0, help="share of the simulated crops with small specimens")
+    ap.add_argument("--mean-of", type=int, default=0, help="running mean of the weights over so many steps")
+    ap.add_argument("--schedule", choices=("cosine", "constant"), default="cosine")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--rate", type=float, help="learning rate (default: by stage)")
     ap.add_argument("--device", default="cpu")
@@ -72,7 +134,9 @@ def main() -> None:
         sets = real_data.load_training(a.turns, a.leave_out)
         print({k: [len(m.x) for m in v] for k, v in sets.items()}, flush=True)
     real = [name for name in a.turns if name in sets]
-    empty = real_data.load_empty("train") if a.empty else []
+    empty = real_data.load_empty("train") if a.empty or a.planted else []
+    small = small_stacks() if a.small else []
+    spectra = grounds() if a.planted else []
 
     def next_batch(step: int, rank: int) -> Batch:
         rng = np.random.default_rng([a.seed, step, rank] if rank else [a.seed, step])
@@ -84,17 +148,31 @@ def main() -> None:
                 pool = sets[real[(step * a.real + k) % len(real)]]
                 crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, degraded=True)
             else:
-                crop = simulated_particles(stacks, SIDE, int(rng.integers(2**62)))
+                of = small if small and rng.random() < a.small else stacks
+                seed, kind = int(rng.integers(2**62)), rng.random()
+                if kind < a.planted / 2:
+                    crop = planted_particles(of, empty, SIDE, seed)
+                elif kind < a.planted:
+                    crop = planted_particles(of, spectra, SIDE, seed, scrambled=True)
+                else:
+                    crop = simulated_particles(of, SIDE, seed)
             image, label = augment(crop.image, crop.label(), rng)
             images.append(image)
             labels.append(label)
         return np.stack(images), np.stack(labels)
 
-    start = torch.load(a.start, weights_only=True)["model"] if a.start else None
+    start = weights_of(a.start) if a.start else None
     rate = a.rate or (2e-3 if a.stage == "simulated" else 1e-3)
     with joined(a.device) as group:
         precision = precision_for("auto", str(group.device))
-        recipe = Recipe(steps=a.steps, learning_rate=rate, seed=a.seed, precision=precision)
+        recipe = Recipe(
+            steps=a.steps,
+            learning_rate=rate,
+            seed=a.seed,
+            precision=precision,
+            schedule=a.schedule,
+            mean_of=a.mean_of,
+        )
         batch = partial(next_batch, rank=group.rank)
         fit(recipe, batch, a.output, start, stop_after=a.stop_after, group=group)
 

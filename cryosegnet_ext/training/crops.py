@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..picking.denoise import CLIP, bad_areas, working_image
 from ..simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from ..simulation.optics import Optics
-from .distractors import add_flakes, add_texture
+from .distractors import add_filaments, add_flakes, add_lattice, add_texture
 
 Image = NDArray[np.float32]
 
@@ -28,13 +28,18 @@ TOO_LARGE_SHARE, TOO_SMALL_SHARE = 0.12, 0.06
 # Share of crops that are simulated on fewer pixels and enlarged, down to this scale.
 COARSE_SHARE, COARSEST = 0.25, 0.3
 # Squared ratio of a particle's peak to the noise of a pixel: for most crops; for large particles, high doses and
-# denoised micrographs.
-NOISY, CLEAR = (0.35, 16.0), (16.0, 400.0)
-CLEAR_SHARE = 0.2
+# denoised micrographs; for small particles and thick ice, where eyes hardly see them.
+NOISY, CLEAR, BURIED = (0.35, 16.0), (16.0, 400.0), (0.08, 1.5)
+CLEAR_SHARE, BURIED_SHARE = 0.15, 0.45
 # Share of crops with a lower contrast, down to this factor: dirt on a micrograph changes its contrast, too.
 FAINT_SHARE, FAINTEST = 0.2, 0.2
+# Simulated particles on real grounds: the ground's scale, the squared ratio of a particle's peak to the noise of a
+# pixel, and the electrons in a pixel of the particles' image, which make its own noise negligible.
+GROUND_SCALE, PLANTED, CLEAN_COUNT = (0.5, 3.0), (0.12, 16.0), 1e7
 # Shares of crops with added texture, of this strength relative to the image, and with added flakes.
 TEXTURE_SHARE, TEXTURE, FLAKES_SHARE = 0.1, (0.1, 0.7), 0.1
+# Shares of crops with added filaments and with patches of a lattice; of this strength relative to the image.
+FILAMENTS_SHARE, LATTICE_SHARE, FOREIGN = 0.06, 0.06, (0.5, 8.0)
 # Share of crops whose power spectrum is changed, by factors of this spread (of the amplitude's logarithm) at each
 # octave: for detectors, envelopes, ice and filters that are not in the training data.
 BENT_SHARE, BENT = 0.5, 0.35
@@ -167,6 +172,62 @@ def simulated_particles(
     return Crop(work.data, x, y, truth.diameter[shown] / first.diameter * d)
 
 
+def planted_particles(
+    stacks: Sequence[ProjectionStack], grounds: Sequence[Labelled], side: int, seed: int, *, scrambled: bool = False
+) -> Crop:
+    """Simulated particles on a real ground: the grain of real ice, of real detectors and of what was done to the files.
+
+    Parameters
+    ----------
+    stacks
+        Specimens to choose from.
+    grounds
+        Micrographs without particles or, with ``scrambled``, of any kind; ``diameter_px`` is of no account.
+    side, seed
+        Of the image.
+    scrambled
+        The ground's phases are randomised, so that only its spectrum is left (`scrambled_phases`).
+    """
+    rng = np.random.default_rng(seed)
+    d, in_scale = _random_size(rng, TOO_SMALL_SHARE)
+    stack = stacks[int(rng.integers(len(stacks)))]
+    ground = grounds[int(rng.integers(len(grounds)))].data
+    # the ground's own pixels are shown enlarged or reduced, as far as the frame allows
+    scale = max(_between(GROUND_SCALE, rng), (side + 2) / min(ground.shape))
+    need = int(np.ceil((side + 2) / scale))
+    y0, x0 = (int(rng.integers(0, max(n - need, 0) + 1)) for n in ground.shape)
+    part = ground[y0 : y0 + need, x0 : x0 + need]
+    work = working_image(part, scale, bad_areas(part)).data[:side, :side]
+    if scrambled:
+        work = scrambled_phases(work, rng)
+    pixel_size = stack.diameter / d
+    scene = replace(
+        random_scene(stack.diameter, pixel_size, rng),
+        **dict.fromkeys(("structural_noise", "gradient", "carbon", "crystalline", "leopard", "film_texture", "foil"), 0.0),
+        **dict.fromkeys(("ice_blobs", "aggregates", "rings", "gold", "contamination", "crystals"), 0),
+    )
+    clean = replace(scene, dose=CLEAN_COUNT / pixel_size**2, detector_efficiency=1.0)
+    electrons, truth = simulate_micrograph([stack], clean, (side, side), pixel_size, int(rng.integers(2**62)))
+    signal = electrons / np.float32(CLEAN_COUNT) - 1
+    strength = 2 * scene.optics.interaction * 1.3 * stack.diameter * scene.contrast * 0.4
+    image = work.copy()
+    ratio = _between(CLEAR if rng.random() < CLEAR_SHARE else PLANTED, rng)
+    image += signal[: work.shape[0], : work.shape[1]] * np.float32(np.sqrt(ratio) / strength)
+    image = working_image(image, 1.0).data
+    full = np.zeros((side, side), np.float32)
+    full[: image.shape[0], : image.shape[1]] = image
+    shown = in_scale & (truth.x < image.shape[1]) & (truth.y < image.shape[0])
+    return Crop(full, truth.x[shown], truth.y[shown], np.full(int(shown.sum()), d))
+
+
+def scrambled_phases(image: Image, rng: np.random.Generator) -> Image:
+    """Noise with the power spectrum of an image (h, w): its Fourier phases are replaced by those of white noise."""
+    spectrum = np.fft.rfft2(image)
+    phases = np.fft.rfft2(rng.standard_normal(image.shape))
+    phases /= np.maximum(np.abs(phases), 1e-12)
+    return np.fft.irfft2(np.abs(spectrum) * phases, s=image.shape).astype(np.float32)
+
+
 def _between(bounds: tuple[float, float], rng: np.random.Generator) -> float:
     """A random number whose logarithm is uniform between those of the bounds."""
     return float(np.exp(rng.uniform(*np.log(bounds))))
@@ -204,8 +265,9 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
     contrast = float(rng.uniform(0.6, 1.2))
     efficiency = float(rng.uniform(0.3, 0.8))
     peak = 2 * optics.interaction * 1.3 * diameter * contrast * 0.4
-    clear = rng.random() < CLEAR_SHARE
-    dose = _between(CLEAR if clear else NOISY, rng) / (peak**2 * pixel_size**2 * efficiency)
+    chance = rng.random()
+    clear, buried = chance < CLEAR_SHARE, chance > 1 - BURIED_SHARE
+    dose = _between(CLEAR if clear else BURIED if buried else NOISY, rng) / (peak**2 * pixel_size**2 * efficiency)
     kind = rng.random()
     scene = Scene(
         coverage=float(rng.uniform(0.02, 0.5)),
@@ -213,7 +275,7 @@ def random_scene(diameter: float, pixel_size: float, rng: np.random.Generator) -
         clusters=float(rng.uniform(0, 0.6)),
         dose=dose,
         detector_efficiency=efficiency,
-        structural_noise=float(rng.choice([0.0, 0.0, 0.5, 1.0] if clear else [0.0, 0.5, 1.0, 2.0]))
+        structural_noise=float(rng.choice([0.0, 0.0, 0.5, 1.0] if clear or buried else [0.0, 0.5, 1.0, 2.0]))
         * pixel_size
         * peak
         / 0.07
@@ -240,6 +302,10 @@ def distract(image: Image, d: float, rng: np.random.Generator) -> tuple[Image, N
         image = add_texture(image, d, _between(TEXTURE, rng), rng)
     if rng.random() < FLAKES_SHARE:
         image, covered = add_flakes(image, d, rng)
+    if rng.random() < FILAMENTS_SHARE:
+        image = add_filaments(image, d, _between(FOREIGN, rng), rng)
+    if rng.random() < LATTICE_SHARE:
+        image = add_lattice(image, d, _between(FOREIGN, rng), rng)
     return image, covered
 
 

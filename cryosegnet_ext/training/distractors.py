@@ -94,6 +94,70 @@ def add_flakes(image: Image, diameter: float, rng: np.random.Generator) -> tuple
     return image + np.float32(level) * painted, hidden
 
 
+def add_filaments(image: Image, diameter: float, strength: float, rng: np.random.Generator) -> Image:
+    """Add long bent filaments, alone or in bundles, even or beaded: nothing on them is a particle.
+
+    Parameters
+    ----------
+    image : (h, w) float32
+    diameter
+        Of the particles, pixels; the width of the filaments is drawn around a part of it.
+    strength
+        Darkness of a filament, relative to the standard deviation of the image smoothed to a tenth of the particle.
+    rng
+        Draws the filaments.
+
+    Returns
+    -------
+    (h, w) float32
+    """
+    h, w = image.shape
+    width = diameter * float(np.exp(rng.uniform(np.log(0.15), np.log(0.9))))
+    period = width * float(rng.uniform(0.5, 2.0))
+    beads = float(rng.uniform(0, 0.8)) if rng.random() < 0.5 else 0.0
+    rim = float(rng.uniform(0, 0.8))
+    bend = float(rng.uniform(0, 0.6)) / max(h, w)
+    painted = np.zeros((h, w), np.float32)
+    step = max(width / 6, 0.7)
+    for _ in range(int(rng.integers(1, 9))):
+        angle, x, y = rng.uniform(0, 2 * np.pi), rng.uniform(0, w), rng.uniform(0, h)
+        turn = bend * float(rng.normal())
+        along = np.arange(-1.5 * max(h, w), 1.5 * max(h, w), step)
+        heading = angle + turn * along
+        px = x + np.cumsum(np.cos(heading)) * step
+        py = y + np.cumsum(np.sin(heading)) * step
+        px, py = px - px[len(px) // 2] + x, py - py[len(py) // 2] + y
+        near = (px > -1) & (py > -1) & (px < w) & (py < h)
+        density = 1 + beads * np.cos(2 * np.pi * along / period)
+        line = np.zeros((h, w), np.float32)
+        at = np.floor(py[near] + 0.5).astype(int).clip(0, h - 1), np.floor(px[near] + 0.5).astype(int).clip(0, w - 1)
+        np.add.at(line, at, density[near].astype(np.float32))
+        soft = cv2.GaussianBlur(line, (0, 0), 0.3 * width) - np.float32(rim) * cv2.GaussianBlur(line, (0, 0), 0.15 * width)
+        painted += soft / max(float(np.abs(soft).max()), 1e-9)
+    return image - np.float32(strength * _level(image, diameter)) * painted
+
+
+def add_lattice(image: Image, diameter: float, strength: float, rng: np.random.Generator) -> Image:
+    """Add patches of a lattice of dark spots, from an eighth of the particle to its size: crystals of ice or protein.
+
+    Parameters and result as for `add_filaments`.
+    """
+    h, w = image.shape
+    painted = np.zeros((h, w), np.float32)
+    yy, xx = np.mgrid[0:h, 0:w].astype(np.float32)
+    for _ in range(int(rng.integers(1, 4))):
+        period = diameter * float(np.exp(rng.uniform(np.log(0.12), np.log(1.0))))
+        angle, opening = rng.uniform(0, np.pi), rng.choice([np.pi / 3, np.pi / 2, rng.uniform(0.8, 1.8)])
+        waves = np.zeros((h, w), np.float32)
+        for a in (angle, angle + opening):
+            k = 2 * np.pi / max(period, 2.2)
+            waves += np.cos(k * (np.cos(a) * xx + np.sin(a) * yy) + rng.uniform(0, 2 * np.pi)).astype(np.float32)
+        reach = diameter * float(np.exp(rng.uniform(np.log(1.0), np.log(8.0))))
+        patch = np.exp(-(((xx - rng.uniform(0, w)) ** 2 + (yy - rng.uniform(0, h)) ** 2) / reach**2) ** 2)
+        painted += patch * waves / 2
+    return image - np.float32(strength * _level(image, diameter)) * painted
+
+
 def _level(image: Image, diameter: float) -> float:
     """Standard deviation of the image at the resolution of a tenth of a particle."""
     smooth = cv2.GaussianBlur(image, (0, 0), max(0.05 * diameter, 0.3))

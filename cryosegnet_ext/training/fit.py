@@ -48,6 +48,8 @@ class Recipe:
     frozen_norm : the statistics of the batch norms stay as they start
     validate_every : steps between validations; 0 for none
     patience : validations without a better one before the run ends early; 0 for never
+    mean_of : the running mean of the weights over about so many steps is what the run gives; 0 for the last weights.
+        With a constant rate such a run may end at any step.
     """
 
     base_channels: int = 16
@@ -63,6 +65,7 @@ class Recipe:
     frozen_norm: bool = False
     validate_every: int = 0
     patience: int = 0
+    mean_of: int = 0
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -210,6 +213,7 @@ class _Run:
         self._scaler = torch.amp.GradScaler(self._type, enabled=recipe.precision == "float16")
         self.step, self.best_step, self.best_loss, self.stale = 0, 0, math.inf, 0
         self.best: dict[str, Tensor] | None = None
+        self.mean = self._copy() if recipe.mean_of else None
         if self.path.exists():
             self._load()
         self.model = group.wrap(self.network)
@@ -243,7 +247,18 @@ class _Run:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.step += 1
+        if self.mean is not None:
+            # from the start it is the mean of all steps; later, of about the last `mean_of`
+            part = max(1 / self.recipe.mean_of, 1 / (self.step + 1))
+            for name, tensor in self.network.state_dict().items():
+                if tensor.is_floating_point():
+                    self.mean[name].lerp_(tensor, part)
+                else:
+                    self.mean[name].copy_(tensor)
         return value.detach()
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.network.state_dict().items()}
 
     def validate(self, batches: Sequence[Batch]) -> tuple[float, float]:
         """Loss as published and Dice over all validation batches, each process doing its share."""
@@ -265,7 +280,7 @@ class _Run:
         dice = (2 * overlap + 1) / (both + 1)
         if 1 - dice < self.best_loss:
             self.best_loss, self.best_step, self.stale = 1 - dice, self.step, 0
-            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            self.best = self._copy()
         else:
             self.stale += 1
         self.learn()
@@ -281,6 +296,7 @@ class _Run:
                 "step": self.step,
                 "recipe": asdict(self.recipe),
                 "best": self.best,
+                "mean": self.mean,
                 "best_step": self.best_step,
                 "best_loss": self.best_loss,
                 "stale": self.stale,
@@ -321,13 +337,15 @@ class _Run:
         if state.get("scaler"):
             self._scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state.get("best")
+        if self.mean is not None:
+            self.mean = state["mean"]
         self.best_step, self.stale = state.get("best_step", 0), state.get("stale", 0)
         self.best_loss = state.get("best_loss", math.inf)
 
     def result(self) -> AttentionUNet:
-        """The network with the best weights so far."""
-        if self.best is not None:
-            self.network.load_state_dict(self.best)
+        """The network with the best weights so far, or the mean weights."""
+        if (chosen := self.best or self.mean) is not None:
+            self.network.load_state_dict(chosen)
         return self.network.eval()
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
