@@ -21,7 +21,7 @@ SPLITS = json.loads((HERE / "splits.json").read_text())
 # beta-galactosidase 170 A at 1.77 A/px, apoferritin by its ring, TRPV1 by its label discs (35 px) less their margin.
 SETS = {"empiar-10017-denoised": (".jpg", 96.0), "apoferritin": (".mrc", 68.0), "empiar-10059": (".mrc", 32.0)}
 
-# Single frames of training fields of apoferritin, in which nobody sees the particles: the labels are those of the frames'
+# Single frames of training fields of apoferritin, in which nobody sees the particles: the labels are those of their
 # averages. Two more averages, labelled by a second person. For training only.
 FURTHER = {"apoferritin-one-frame": (".png", 68.0), "apoferritin-more": (".png", 68.0)}
 _LABELS = {"apoferritin-one-frame": "apoferritin", "apoferritin-more": "apoferritin-second-person"}

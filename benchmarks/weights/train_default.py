@@ -2,7 +2,7 @@
 
     python -m benchmarks.weights.train_default --stage simulated --output runs/simulated --steps 1300 --stop-after 600
     python -m benchmarks.weights.train_default --stage mixed --output runs/mixed --steps 1900 --stop-after 1800 \\
-        --start runs/simulated/checkpoint.pt
+        --from runs/simulated/checkpoint.pt
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m benchmarks.weights.train_default ...  # two processes, 2 x 8 crops
 
@@ -115,7 +115,7 @@ def main() -> None:
     ap.add_argument("--output", type=Path, required=True)
     ap.add_argument("--steps", type=int, required=True)
     ap.add_argument("--stop-after", type=int, help="stop at this step of the schedule")
-    ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
+    ap.add_argument("--from", dest="start", type=Path, help="weights to begin with: checkpoint.pt or a .safetensors")
     ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets, or micrographs, not to train on")
     ap.add_argument("--real", type=int, default=3, help="crops of labelled micrographs in a batch of 8")
     ap.add_argument("--turns", nargs="*", default=list(real_data.SETS), help="sets in turn, a name may stand twice")
@@ -153,7 +153,7 @@ def main() -> None:
                 if kind < a.planted / 2:
                     crop = planted_particles(of, empty, SIDE, seed)
                 elif kind < a.planted:
-                    crop = planted_particles(of, spectra, SIDE, seed, scrambled=True)
+                    crop = planted_particles(of, spectra, SIDE, seed, random_phases=True)
                 else:
                     crop = simulated_particles(of, SIDE, seed)
             image, label = augment(crop.image, crop.label(), rng)

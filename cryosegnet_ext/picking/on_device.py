@@ -89,6 +89,10 @@ class OnCpu:
         work = denoise.working_image(self._data[part], scale, self.bad[part])
         return work, self._network(work.data)
 
+    def map_of(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability map (h, w) of a working image (h, w)."""
+        return self._network(image)
+
     def published_map(self, side: int) -> NDArray[np.float32]:
         """Probability map (side, side) of the published recipe, array order."""
         image = cv2.resize(denoise.published(self._data), (side, side), interpolation=cv2.INTER_LINEAR)
@@ -145,6 +149,10 @@ class OnDevice:
         both = torch.stack((image, map_of_tensor(self._unet, image))).cpu().numpy()
         h, w = image.shape
         return WorkingImage(both[0], h / data.shape[0], w / data.shape[1]), both[1]
+
+    def map_of(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability map (h, w) of a working image (h, w)."""
+        return map_of_tensor(self._unet, torch.from_numpy(image).to(self.device)).cpu().numpy()
 
     def published_map(self, side: int) -> NDArray[np.float32]:
         """Probability map (side, side) of the published recipe, array order."""

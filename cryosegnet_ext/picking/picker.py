@@ -21,6 +21,7 @@ from ..networks.window_sam import is_windowed
 from ..weights import load_sam, load_unet, metadata_of, resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter
+from .evidence import MOST_FALSE, heights_of, null_peaks, peaks_of, smoothed_logit, true_share
 from .masks import Masks
 from .on_device import OnCpu, OnDevice, choose_device
 from .options import BUILT_IN_SAM, PickerOptions
@@ -30,7 +31,7 @@ from .surroundings import darkness, local_noise
 from .windows import cut
 
 # Raised when the same weights and options give other picks than before, so that a resumed run notices.
-ALGORITHM = 4
+ALGORITHM = 5
 
 PUBLISHED_SIDE = 1024
 
@@ -250,7 +251,12 @@ class Picker:
             )
         view = self._view(micrograph)
         work, probability = view.working_image_and_map(self._working_diameter / diameter_px)
-        masks = self._masks(probability, self._working_diameter, work.data)
+        smooth = smoothed_logit(probability, self._working_diameter)
+        found = peaks_of(smooth, self._working_diameter)
+        null = null_peaks(work.data, view.map_of, self._working_diameter)
+        deep = true_share(found.height, found, null) >= 1 - MOST_FALSE
+        masks = self._masks(probability, self._working_diameter, work.data, (found.rows[deep], found.columns[deep]))
+        heights = heights_of(smooth, masks, self._working_diameter)
         geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, view.bad)
         low, high = self._limits_px(micrograph)
         picks, features = default_rule(
@@ -260,6 +266,8 @@ class Picker:
             self._calibration,
             darkness=darkness(work.data, masks, self._working_diameter),
             noise=local_noise(work.data, masks, self._working_diameter),
+            heights=heights,
+            true=true_share(heights, found, null),
             label_share=self._label_share,
             min_diameter_px=low,
             max_diameter_px=high,
@@ -284,16 +292,20 @@ class Picker:
         return probability_map(self._unet, image)
 
     def _masks(
-        self, probability: NDArray[np.float32], diameter_px: float, image: NDArray[np.float32] | None = None
+        self,
+        probability: NDArray[np.float32],
+        diameter_px: float,
+        image: NDArray[np.float32] | None = None,
+        peaks: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
     ) -> Masks:
         if self.segmenter == "watershed":
-            return segment.watershed(probability, diameter_px=diameter_px)
+            return segment.watershed(probability, diameter_px=diameter_px, peaks=peaks)
         assert self._sam is not None
         if self.segmenter == "grid":
             return segment.grid(probability, self._sam)
         area = np.pi / 4 * (self._label_share * diameter_px) ** 2
         if self._windows and image is not None:
-            return cut(probability, image, self._sam, diameter_px=diameter_px, expected_area=float(area))
+            return cut(probability, image, self._sam, diameter_px=diameter_px, expected_area=float(area), peaks=peaks)
         return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
 
     def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, MaskFeatures]:

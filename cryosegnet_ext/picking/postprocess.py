@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mode
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..files.diameter import from_pixels
 from ..files.picks import Picks
 from .masks import Masks
 from .scoring import LEAST_REFERENCES, LIKELY, Calibration, MaskFeatures, likely_share, texture
+from .segment import PEAK_FLOOR
 
 # Masks this much darker than the likely particles are ice, gold or dirt; robust standard deviations.
 DARKEST = 6.0
@@ -53,6 +54,8 @@ def default_rule(
     *,
     darkness: NDArray[np.float64] | None = None,
     noise: NDArray[np.float64] | None = None,
+    heights: NDArray[np.float64] | None = None,
+    true: NDArray[np.float64] | None = None,
     label_share: float = 1.0,
     size_range: tuple[float, float] = SIZE_RANGE,
     min_diameter_px: float = 0.0,
@@ -77,6 +80,8 @@ def default_rule(
         are contamination.
     noise
         (n, k) strength of the noise around each mask (`surroundings.local_noise`), for the score.
+    heights, true
+        (n,) height of each mask's peak, and the share of particles among such peaks (`evidence`), for the score.
     label_share
         Mask diameter / particle diameter, as in training.
     size_range
@@ -84,8 +89,8 @@ def default_rule(
     min_diameter_px, max_diameter_px
         Further limits on a pick's own diameter, micrograph pixels.
     margin
-        Least distance from the border, in diameters (0.5: the particle is whole); half of it from bad areas. Whole bad
-        rows or columns along a side (edges of drift-corrected frames) lie outside the border.
+        Least distance from the border, in diameters of the pick itself (0.5: the particle is whole); half of it from
+        bad areas. Whole bad rows or columns along a side (edges of drift-corrected frames) lie outside the border.
     separation
         Least distance between picks, in diameters; the pick with the better score stays.
 
@@ -99,12 +104,13 @@ def default_rule(
     x, y = geometry.to_micrograph(masks.x, masks.y)
     scale = np.sqrt(geometry.scale_x * geometry.scale_y)
     own = np.sqrt(4 * masks.area / np.pi) / label_share / scale
-    rim = margin * diameter_px - 0.5
+    rim = margin * own - 0.5
     top, bottom, left, right = whole_part(geometry.bad, geometry.shape)
     keep = (x >= left + rim) & (y >= top + rim) & (x <= right - 1 - rim) & (y <= bottom - 1 - rim)
     keep &= (own >= size_range[0] * diameter_px) & (own <= size_range[1] * diameter_px)
     keep &= (own >= min_diameter_px) & (own <= max_diameter_px)
     features = _features(masks, np.log(np.maximum(own, 1e-6) / diameter_px), keep, noise)
+    features = replace(features, height=heights, true=true)
     score = calibration.score(features)
     if darkness is not None:
         keep &= ~_far_too_dark(darkness, keep & (score >= 0.5))
@@ -123,12 +129,14 @@ def _features(
 ) -> MaskFeatures:
     """Features of all masks (n,); those in ``keep`` are the micrograph's candidates."""
     likely = keep & (masks.probability >= LIKELY)
+    # deeper candidates, which the micrograph's own noise allows, tell nothing about its company
+    company = keep & (masks.probability >= PEAK_FLOOR)
     return MaskFeatures(
         masks.probability,
         log_size,
         masks.score,
         None if noise is None else texture(noise, likely),
-        np.full(len(masks), likely_share(likely[keep])),
+        np.full(len(masks), likely_share(likely[company])),
     )
 
 

@@ -35,6 +35,12 @@ class MaskFeatures:
         as 0.
     likely : (n,) or None
         Share of the likely ones among the candidates of this micrograph (`likely_share`); None counts as 0.
+    height : (n,) or None
+        Height of the map's peak under the mask, natural logarithm of the odds (`evidence.heights_of`); None counts
+        as 0.
+    true : (n,) or None
+        Share of particles among peaks of that height, by the micrograph's own noise (`evidence.true_share`); None
+        counts as 1.
     """
 
     probability: Floats
@@ -42,6 +48,8 @@ class MaskFeatures:
     iou: Floats | None = None
     texture: Floats | None = None
     likely: Floats | None = None
+    height: Floats | None = None
+    true: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.probability)
@@ -53,7 +61,7 @@ class MaskFeatures:
         return replace(self, **{k: v[i] for k, v in values.items() if v is not None})
 
     def columns(self) -> Floats:
-        """(n, 6) in the order of `Calibration.slopes`: 1, logit p, s^2, logit of the IoU, texture, likely share."""
+        """(n, 7) in the order of `Calibration.slopes`: 1, logit p, s^2, logit of the IoU, texture, likely, height."""
         none = np.zeros(len(self))
         return np.stack(
             [
@@ -63,6 +71,7 @@ class MaskFeatures:
                 none if self.iou is None else logit(self.iou, 1e-2),
                 none if self.texture is None else self.texture,
                 none if self.likely is None else self.likely,
+                none if self.height is None else self.height,
             ],
             axis=1,
         )
@@ -70,13 +79,14 @@ class MaskFeatures:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Score of a pick: a logistic function of its `MaskFeatures`.
+    """Score of a pick: a logistic function of its `MaskFeatures`, times the evidence against the micrograph's noise.
 
-    1 / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2 + iou_slope * logit(q) + texture_slope * t
-    + likely_slope * c))) with ``p`` the map's mean inside the mask, ``s`` the natural logarithm of (mask's size /
-    expected size), ``q`` SAM's predicted IoU, ``t`` the difference of the noise around it and ``c`` the share of likely
-    masks among its micrograph's candidates. It is fitted on validation micrographs so that of the picks with a score
-    near v, a share v are particles.
+    e / (1 + exp(-(offset + probability_slope * logit(p) + size_slope * s^2 + iou_slope * logit(q) + texture_slope * t
+    + likely_slope * c + height_slope * h))) with ``p`` the map's mean inside the mask, ``s`` the natural logarithm of
+    (mask's size / expected size), ``q`` SAM's predicted IoU, ``t`` the difference of the noise around it, ``c`` the
+    share of likely masks among its micrograph's candidates, ``h`` the height of its peak, and ``e`` the share of
+    particles among such peaks by the micrograph's own noise. It is fitted on validation micrographs so that of the
+    picks with a score near v, a share v are particles.
     """
 
     offset: float = 0.0
@@ -85,20 +95,22 @@ class Calibration:
     iou_slope: float = 0.0
     texture_slope: float = 0.0
     likely_slope: float = 0.0
+    height_slope: float = 0.0
 
     @property
     def slopes(self) -> Floats:
-        """(6,) in the order of `MaskFeatures.columns`."""
+        """(7,) in the order of `MaskFeatures.columns`."""
         return np.array([getattr(self, f.name) for f in fields(self)], np.float64)
 
     @classmethod
     def of_slopes(cls, slopes: ArrayLike) -> Calibration:
-        """From (6,) values in the order of `MaskFeatures.columns`, rounded to the four digits that files keep."""
+        """From (7,) values in the order of `MaskFeatures.columns`, rounded to the four digits that files keep."""
         return cls(*(round(float(v), 4) for v in np.asarray(slopes)))
 
     def score(self, features: MaskFeatures) -> Floats:
         """(n,) scores in 0..1."""
-        return np.asarray(1 / (1 + np.exp(-(features.columns() @ self.slopes))), np.float64)
+        score = 1 / (1 + np.exp(-(features.columns() @ self.slopes)))
+        return np.asarray(score if features.true is None else score * features.true, np.float64)
 
 
 def joined(parts: Sequence[MaskFeatures]) -> MaskFeatures:

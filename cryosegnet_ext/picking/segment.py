@@ -27,7 +27,13 @@ PEAK_FLOOR = 0.1
 """Peaks of the smoothed map below this probability are not particles."""
 
 
-def watershed(probability: NDArray[np.floating[Any]], *, diameter_px: float, level: float = 0.5) -> Masks:
+def watershed(
+    probability: NDArray[np.floating[Any]],
+    *,
+    diameter_px: float,
+    level: float = 0.5,
+    peaks: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
+) -> Masks:
     """Split the map into particles by a watershed from its peaks; needs no SAM.
 
     Each peak (`find_peaks`) gets the pixels that drain to it along the highest ridge, down to ``level`` or to half of
@@ -41,6 +47,8 @@ def watershed(probability: NDArray[np.floating[Any]], *, diameter_px: float, lev
         Expected particle diameter, pixels of the map.
     level
         Probability at which a mask ends.
+    peaks
+        Rows and columns of the peaks; default: those of `find_peaks`.
 
     Returns
     -------
@@ -49,7 +57,8 @@ def watershed(probability: NDArray[np.floating[Any]], *, diameter_px: float, lev
     """
     probability = _checked(probability, diameter_px)
     smooth = smoothed(probability, diameter_px)
-    rows, columns, values = _peaks_of(smooth, diameter_px, PEAK_FLOOR)
+    rows, columns = _peaks_of(smooth, diameter_px, PEAK_FLOOR)[:2] if peaks is None else peaks
+    values = smooth[rows, columns].astype(np.float64)
     if len(rows) == 0:
         return Masks.empty()
     y, x, instance = _flood(smooth, rows, columns, np.minimum(level, 0.5 * values), diameter_px)
@@ -109,7 +118,7 @@ def _peaks_of(
     half = max(1, int(0.4 * diameter_px / np.sqrt(2)))
     window = np.ones((2 * half + 1, 2 * half + 1), np.uint8)
     tops = (steps >= cv2.dilate(steps, window)) & (smooth >= floor)
-    rows, columns = _middles(tops)
+    rows, columns = middles(tops)
     values = smooth[rows, columns].astype(np.float64)
     order = np.lexsort((columns, rows, -values))
     rows, columns, values = rows[order], columns[order], values[order]
@@ -134,8 +143,8 @@ def _peaks_of(
     return rows[kept], columns[kept], values[kept]
 
 
-def _middles(tops: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The pixel nearest to the centroid, of each connected group of True pixels."""
+def middles(tops: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column (n,) of the pixel nearest to the centroid of each connected group of True pixels."""
     _, labels, _, centroids = cv2.connectedComponentsWithStats(tops.astype(np.uint8), connectivity=8)
     rows, columns = np.nonzero(tops)
     label = labels[rows, columns]

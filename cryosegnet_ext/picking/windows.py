@@ -30,8 +30,9 @@ def cut(
     *,
     diameter_px: float,
     expected_area: float,
+    peaks: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
 ) -> Masks:
-    """Cut out the particle under each peak of the map (`segment.find_peaks`) with the small SAM.
+    """Cut out the particle under each peak of the map with the small SAM.
 
     Parameters
     ----------
@@ -43,13 +44,15 @@ def cut(
         Expected particle diameter, working pixels.
     expected_area
         Expected area of a mask, pixels; masks of less than a fifth or more than 2.5 times it are left out.
+    peaks
+        Rows and columns of the peaks; default: those of `segment.find_peaks`.
 
     Returns
     -------
     Masks
         ``score`` is the predicted IoU; best first.
     """
-    rows, columns, _ = find_peaks(probability, diameter_px=diameter_px)
+    rows, columns = find_peaks(probability, diameter_px=diameter_px)[:2] if peaks is None else peaks
     if len(rows) == 0:
         return Masks.empty()
     half = SIDE // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..picking.denoise import CLIP, bad_areas, working_image
+from ..picking.evidence import scrambled
 from ..simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from ..simulation.optics import Optics
 from .distractors import add_filaments, add_flakes, add_lattice, add_texture
@@ -43,6 +44,13 @@ FILAMENTS_SHARE, LATTICE_SHARE, FOREIGN = 0.06, 0.06, (0.5, 8.0)
 # Share of crops whose power spectrum is changed, by factors of this spread (of the amplitude's logarithm) at each
 # octave: for detectors, envelopes, ice and filters that are not in the training data.
 BENT_SHARE, BENT = 0.5, 0.35
+
+
+# Ingredients of a scene that a real ground has by itself.
+_NOT_PARTICLES = (
+    *("structural_noise", "gradient", "ice_blobs", "carbon", "crystalline", "aggregates", "rings", "gold"),
+    *("contamination", "crystals", "leopard", "film_texture", "foil"),
+)
 
 
 class FrameKind(NamedTuple):
@@ -173,7 +181,7 @@ def simulated_particles(
 
 
 def planted_particles(
-    stacks: Sequence[ProjectionStack], grounds: Sequence[Labelled], side: int, seed: int, *, scrambled: bool = False
+    stacks: Sequence[ProjectionStack], grounds: Sequence[Labelled], side: int, seed: int, *, random_phases: bool = False
 ) -> Crop:
     """Simulated particles on a real ground: the grain of real ice, of real detectors and of what was done to the files.
 
@@ -182,11 +190,11 @@ def planted_particles(
     stacks
         Specimens to choose from.
     grounds
-        Micrographs without particles or, with ``scrambled``, of any kind; ``diameter_px`` is of no account.
+        Micrographs without particles or, with ``random_phases``, of any kind; ``diameter_px`` is of no account.
     side, seed
         Of the image.
-    scrambled
-        The ground's phases are randomised, so that only its spectrum is left (`scrambled_phases`).
+    random_phases
+        The ground's phases are randomised, so that only its spectrum is left (`evidence.scrambled`).
     """
     rng = np.random.default_rng(seed)
     d, in_scale = _random_size(rng, TOO_SMALL_SHARE)
@@ -198,15 +206,12 @@ def planted_particles(
     y0, x0 = (int(rng.integers(0, max(n - need, 0) + 1)) for n in ground.shape)
     part = ground[y0 : y0 + need, x0 : x0 + need]
     work = working_image(part, scale, bad_areas(part)).data[:side, :side]
-    if scrambled:
-        work = scrambled_phases(work, rng)
+    if random_phases:
+        work = scrambled(work, rng)
     pixel_size = stack.diameter / d
-    scene = replace(
-        random_scene(stack.diameter, pixel_size, rng),
-        **dict.fromkeys(("structural_noise", "gradient", "carbon", "crystalline", "leopard", "film_texture", "foil"), 0.0),
-        **dict.fromkeys(("ice_blobs", "aggregates", "rings", "gold", "contamination", "crystals"), 0),
-    )
-    clean = replace(scene, dose=CLEAN_COUNT / pixel_size**2, detector_efficiency=1.0)
+    scene = random_scene(stack.diameter, pixel_size, rng)
+    without: dict[str, Any] = {name: type(value)() for name, value in asdict(scene).items() if name in _NOT_PARTICLES}
+    clean = replace(scene, **without, dose=CLEAN_COUNT / pixel_size**2, detector_efficiency=1.0)
     electrons, truth = simulate_micrograph([stack], clean, (side, side), pixel_size, int(rng.integers(2**62)))
     signal = electrons / np.float32(CLEAN_COUNT) - 1
     strength = 2 * scene.optics.interaction * 1.3 * stack.diameter * scene.contrast * 0.4
@@ -218,14 +223,6 @@ def planted_particles(
     full[: image.shape[0], : image.shape[1]] = image
     shown = in_scale & (truth.x < image.shape[1]) & (truth.y < image.shape[0])
     return Crop(full, truth.x[shown], truth.y[shown], np.full(int(shown.sum()), d))
-
-
-def scrambled_phases(image: Image, rng: np.random.Generator) -> Image:
-    """Noise with the power spectrum of an image (h, w): its Fourier phases are replaced by those of white noise."""
-    spectrum = np.fft.rfft2(image)
-    phases = np.fft.rfft2(rng.standard_normal(image.shape))
-    phases /= np.maximum(np.abs(phases), 1e-12)
-    return np.fft.irfft2(np.abs(spectrum) * phases, s=image.shape).astype(np.float32)
 
 
 def _between(bounds: tuple[float, float], rng: np.random.Generator) -> float:

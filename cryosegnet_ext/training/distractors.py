@@ -132,7 +132,9 @@ def add_filaments(image: Image, diameter: float, strength: float, rng: np.random
         line = np.zeros((h, w), np.float32)
         at = np.floor(py[near] + 0.5).astype(int).clip(0, h - 1), np.floor(px[near] + 0.5).astype(int).clip(0, w - 1)
         np.add.at(line, at, density[near].astype(np.float32))
-        soft = cv2.GaussianBlur(line, (0, 0), 0.3 * width) - np.float32(rim) * cv2.GaussianBlur(line, (0, 0), 0.15 * width)
+        soft = cv2.GaussianBlur(line, (0, 0), 0.3 * width) - np.float32(rim) * cv2.GaussianBlur(
+            line, (0, 0), 0.15 * width
+        )
         painted += soft / max(float(np.abs(soft).max()), 1e-9)
     return image - np.float32(strength * _level(image, diameter)) * painted
 
@@ -153,7 +155,7 @@ def add_lattice(image: Image, diameter: float, strength: float, rng: np.random.G
             k = 2 * np.pi / max(period, 2.2)
             waves += np.cos(k * (np.cos(a) * xx + np.sin(a) * yy) + rng.uniform(0, 2 * np.pi)).astype(np.float32)
         reach = diameter * float(np.exp(rng.uniform(np.log(1.0), np.log(8.0))))
-        patch = np.exp(-(((xx - rng.uniform(0, w)) ** 2 + (yy - rng.uniform(0, h)) ** 2) / reach**2) ** 2)
+        patch = np.exp(-((((xx - rng.uniform(0, w)) ** 2 + (yy - rng.uniform(0, h)) ** 2) / reach**2) ** 2))
         painted += patch * waves / 2
     return image - np.float32(strength * _level(image, diameter)) * painted
 

@@ -1,0 +1,152 @@
+"""Evidence against the micrograph's own noise: what the network finds where there is nothing to see.
+
+A faint micrograph and an empty one may have the same number of unlikely peaks. They differ from their own surrogates,
+which have the same grain but no particles: the micrograph with inverted contrast, and noise with the micrograph's power
+spectrum. Where the network finds as many peaks of some height in a surrogate as in the micrograph, all of them may be
+noise; where it finds far fewer, most are not (a local false discovery rate; Efron, JASA 99, 2004).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .masks import Masks
+from .segment import middles
+
+Image = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+# Smoothing of the map's logit before the search for peaks, and their least distance; particle diameters.
+SMOOTHING, SEPARATION = 0.12, 0.4
+# Largest side of the part of the micrograph of which surrogates are made, working pixels.
+LARGEST_PART = 512
+# Heights are compared within about this distance, natural logarithms of the odds.
+WIDTH = 0.7
+# So many peaks of unknown kind are added to those of the micrograph and of its surrogate: a few peaks prove little.
+PRIOR = 3.0
+# Peaks of which more than this share is expected to be noise are no candidates.
+MOST_FALSE = 0.95
+# A spectrum's surrogate is made of an image clipped at this, standard deviations of the noise: ice and gold would lend
+# the noise their strength.
+_CLIP = 3.0
+_MARGIN = 48
+# The mask's own peak lies within this distance of its centre, particle diameters.
+_REACH = 0.2
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Peaks of a map's logit.
+
+    Attributes
+    ----------
+    rows, columns : (n,) int
+        Pixels of the map; highest first.
+    height : (n,) float64
+        The smoothed logit there.
+    area : float
+        Of the map, pixels.
+    """
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    height: Floats
+    area: float
+
+
+def smoothed_logit(probability: Image, diameter_px: float) -> Image:
+    """Natural logarithm of the odds of a map (h, w) of 0..1, lightly smoothed."""
+    p = np.clip(probability, 1e-12, np.float32(1 - 1e-7))
+    logit = np.log(p) - np.log1p(-p)
+    smooth = cv2.GaussianBlur(logit, (0, 0), SMOOTHING * diameter_px, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(smooth, np.float32)
+
+
+def peaks_of(smooth: Image, diameter_px: float) -> Peaks:
+    """Every peak of a smoothed logit (h, w), however low, that is the highest point within `SEPARATION` diameters."""
+    half = max(1, int(SEPARATION * diameter_px / np.sqrt(2)))
+    window = np.ones((2 * half + 1, 2 * half + 1), np.uint8)
+    # rounding makes flat tops flat again
+    steps = np.rint(smooth * 1024.0).astype(np.float32)
+    rows, columns = middles(steps >= cv2.dilate(steps, window))
+    height = smooth[rows, columns].astype(np.float64)
+    order = np.lexsort((columns, rows, -height))
+    return Peaks(rows[order], columns[order], height[order], float(smooth.size))
+
+
+def heights_of(smooth: Image, masks: Masks, diameter_px: float) -> Floats:
+    """Height (n,) of the peak under each mask: the largest smoothed logit near its centre."""
+    half = max(1, int(_REACH * diameter_px))
+    highest = cv2.dilate(smooth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * half + 1, 2 * half + 1)))
+    y = np.clip(np.rint(masks.y).astype(int), 0, smooth.shape[0] - 1)
+    x = np.clip(np.rint(masks.x).astype(int), 0, smooth.shape[1] - 1)
+    return highest[y, x].astype(np.float64)
+
+
+def null_peaks(image: Image, network: Callable[[Image], Image], diameter_px: float) -> tuple[Peaks, Peaks]:
+    """Peaks that the network finds in surrogates of a working image.
+
+    Parameters
+    ----------
+    image : (h, w) float32
+        The working image; surrogates are made of its middle, at most `LARGEST_PART` wide.
+    network
+        Image -> probability map of the same shape.
+    diameter_px
+        Particle diameter, working pixels.
+
+    Returns
+    -------
+    inverted, scrambled : Peaks
+        Of the image with inverted contrast, and of noise with the image's power spectrum. The same image gives the
+        same peaks.
+    """
+    y0, x0 = (max((n - LARGEST_PART) // 2, 0) for n in image.shape)
+    part = image[y0 : y0 + LARGEST_PART, x0 : x0 + LARGEST_PART]
+    margin = min(_MARGIN, *(n - 1 for n in part.shape))
+    wide = np.pad(np.clip(part, -_CLIP, _CLIP), margin, mode="reflect")
+    noise = scrambled(wide, np.random.default_rng(0))[margin : margin + part.shape[0], margin : margin + part.shape[1]]
+    surrogates = np.ascontiguousarray(-part), np.ascontiguousarray(noise)
+    inverted, random = (peaks_of(smoothed_logit(network(s), diameter_px), diameter_px) for s in surrogates)
+    return inverted, random
+
+
+def scrambled(image: Image, rng: np.random.Generator) -> Image:
+    """Noise with the power spectrum of an image (h, w): its Fourier phases are replaced by those of white noise."""
+    spectrum = np.abs(np.fft.rfft2(image))
+    phases = np.fft.rfft2(rng.standard_normal(image.shape))
+    return np.fft.irfft2(spectrum * phases / np.maximum(np.abs(phases), 1e-12), s=image.shape).astype(np.float32)
+
+
+def true_share(heights: Floats, found: Peaks, null: tuple[Peaks, Peaks]) -> Floats:
+    """Share of particles to expect among peaks of these heights (n,), by the micrograph's own noise; 0..1.
+
+    Parameters
+    ----------
+    heights
+        Where to tell the share.
+    found
+        All peaks of the micrograph.
+    null
+        Peaks of its surrogates.
+    """
+    at = np.linspace(*_RANGE, 281)
+    seen = _density(found.height, at)
+    noise = np.mean([_density(part.height, at) * (found.area / part.area) for part in null], axis=0)
+    false = (noise + PRIOR) / (seen + PRIOR)
+    # of higher peaks no smaller share is true
+    return np.interp(heights, at, 1 - np.minimum(np.minimum.accumulate(false), 1.0))
+
+
+_RANGE = (-14.0, 14.0)
+
+
+def _density(heights: Floats, at: Floats) -> Floats:
+    """How many of the heights are near each point, within about `WIDTH`."""
+    inside = np.clip(heights, *_RANGE)
+    return np.asarray(np.exp(-0.5 * ((at[:, None] - inside) / WIDTH) ** 2).sum(1), np.float64)
