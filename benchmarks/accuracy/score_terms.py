@@ -12,6 +12,7 @@ Maps and watershed, the size given; the threshold of each fit is the one that `c
 from __future__ import annotations
 
 import argparse
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,23 +22,25 @@ from benchmarks import real_data
 from benchmarks.weights.calibrate import (
     EMPTY,
     EMPTY_SIZES,
-    SIZE_ERRORS,
-    Picking,
     candidates,
     choose_threshold,
+    every,
     f1_curve,
     fit,
     gather,
-    load_checkpoint,
-    simulated,
+    particles,
+    uncalibrated,
+    validation_groups,
 )
+from cryosegnet_ext import Picker
 from cryosegnet_ext.picking.scoring import MaskFeatures, joined
 
 # Columns of the features (see `MaskFeatures.columns`) that a fit does without.
 TERMS = {
-    "probability and size": (4, 5),
-    "the same, and the noise around": (5,),
-    "the same, and the company": (4,),
+    "probability and size": (4, 5, 6),
+    "the same, and the noise around": (5, 6),
+    "the same, and the company": (4, 6),
+    "the same, and the peak's height": (4, 5),
     "all of them": (),
 }
 
@@ -48,15 +51,14 @@ def main() -> None:
     ap.add_argument("--known", nargs="+", required=True)
     ap.add_argument("--unknown", nargs="+", required=True)
     a = ap.parse_args()
-    picker = Picking(load_checkpoint(a.checkpoint), None)
-    groups = {name: real_data.load(name, "validation") for name in a.known}
-    groups["simulated"] = simulated(24)
-    labels = {name: sum(len(m.x) for m in g) * len(SIZE_ERRORS) for name, g in groups.items()}
-    groups[EMPTY] = [replace(m, diameter_px=1.0) for m in real_data.load_empty("train")]
+    with tempfile.TemporaryDirectory() as folder:
+        picker = uncalibrated(a.checkpoint, Path(folder))
+    groups = validation_groups(a.known)
+    labels = particles(groups)
     seen = gather(picker, groups)
     unknown = {name: real_data.load(name, "train") for name in a.unknown}
     there = {name: alone(picker, micrographs) for name, micrographs in unknown.items()}
-    empty = gather(picker, {EMPTY: [replace(m, diameter_px=1.0) for m in real_data.load_empty("test")]})
+    empty = gather(picker, {EMPTY: every([replace(m, diameter_px=1.0) for m in real_data.load_empty("test")])})
     views = len(real_data.load_empty("test")) * len(EMPTY_SIZES)
     print("| score made of | " + " | ".join(f"{n}: F1, best" for n in unknown) + f" | picks on {views} empty views |")
     print("|---|" + "---|" * (len(unknown) + 1))
@@ -74,9 +76,9 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(row) + f" | {none} |", flush=True)
 
 
-def alone(picker: Picking, micrographs: list[real_data.Labelled]) -> tuple[MaskFeatures, np.ndarray]:
+def alone(picker: Picker, micrographs: list[real_data.Labelled]) -> tuple[MaskFeatures, np.ndarray]:
     """Candidates at the true size, and whether they are right (n,)."""
-    found, hits = zip(*(candidates(picker, m, 1.0, 0.3) for m in micrographs))
+    found, hits = zip(*(candidates(picker, m, 1.0, 0.3) for m in every(micrographs)))
     return joined(found), np.concatenate(hits)
 
 

@@ -10,11 +10,12 @@ are F1 at the probability of 0.5, the best F1 with its probability, and the reca
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from benchmarks import real_data
 from benchmarks.accuracy.score_terms import alone
-from benchmarks.weights.calibrate import Picking, f1_curve, load_checkpoint
+from benchmarks.weights.calibrate import f1_curve, uncalibrated
 
 
 def main() -> None:
@@ -28,7 +29,8 @@ def main() -> None:
     print("| checkpoint | data set | F1 at 0.5 | best F1 | at | recall of all |")
     print("|---|---|---|---|---|---|")
     for checkpoint in a.checkpoints:
-        picking = Picking(load_checkpoint(checkpoint), None)
+        with tempfile.TemporaryDirectory() as folder:
+            picking = uncalibrated(checkpoint, Path(folder))
         for name, micrographs in sets.items():
             features, right = alone(picking, micrographs)
             probability = features.probability

@@ -3,51 +3,51 @@
     python -m benchmarks.weights.calibrate runs/mixed/checkpoint.pt \\
         --output cryosegnet_ext/data/unet_default.safetensors
 
-Reads the validation splits of ``benchmarks/splits.json`` and simulated micrographs of training specimens with seeds
-that training never used, and the views without particles that training saw. A logistic regression gives the score from
-a mask's mean probability and size, the noise around it, the share of likely masks on its micrograph, and from SAM's
-predicted IoU where ``--sam`` is given.
+Reads the validation splits of ``benchmarks/splits.json``, simulated micrographs of validation and training specimens
+with seeds that training never used (those of the training's simulation, and plain ones of `accuracy.contrast` at every
+signal-to-noise ratio), the views without particles that training saw, and noise. The candidates are those of the
+program. A logistic regression gives the score from what is known of each (`MaskFeatures`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
-import torch
 from safetensors.torch import save_file
 from scipy.optimize import minimize
-from segment_anything.modeling import Sam
 
 from benchmarks import real_data
-from benchmarks.weights.train_default import specimen_stacks
+from benchmarks.weights.train_default import specimen_stacks, weights_of
+from cryosegnet_ext import Picker
 from cryosegnet_ext.evaluation import match
-from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
-from cryosegnet_ext.picking import windows
-from cryosegnet_ext.picking.denoise import bad_areas, working_image
-from cryosegnet_ext.picking.masks import Masks
-from cryosegnet_ext.picking.postprocess import MapGeometry, default_rule
+from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined
-from cryosegnet_ext.picking.segment import watershed
-from cryosegnet_ext.picking.surroundings import darkness, local_noise
 from cryosegnet_ext.simulation.micrograph import simulate_micrograph
 from cryosegnet_ext.training.crops import LABEL_SHARE, Labelled, random_scene
-from cryosegnet_ext.weights import load_sam
 
 WORKING_DIAMETER = 32.0
 SIZE_ERRORS = (0.85, 1.0, 1.18)
 # More probable, better cut and in better company is better; odd sizes and odd noise are worse, whatever the data say.
-SIGNS = [(None, None), (0.05, None), (None, 0), (0, None), (None, 0), (0, None)]
-# Views without particles are picked as if these were the sizes, pixels, and weigh half as much as a data set.
-EMPTY, EMPTY_SIZES, EMPTY_SHARE = "no particles", (12.0, 24.0, 48.0), 0.5
+SIGNS = [(None, None), (0.0, None), (None, 0), (0, None), (None, 0), (0, None), (0, None)]
+# Views without particles are picked as if these were the sizes, pixels.
+EMPTY, EMPTY_SIZES = "no particles", (12.0, 24.0, 48.0)
+NOISE = "noise"
+# Signal-to-noise ratios of plain simulated micrographs, their pixel sizes and defocus (angstrom).
+PLAIN_RATIOS = (0.03, 0.1, 0.4, 2.0)
+PLAIN_IMAGING = ((1.2, 12000.0), (0.8, 8000.0), (1.9, 18000.0))
+# Of the training specimens, small ones are shown plainly, too: validation has few.
+PLAIN_TRAINED = ("1igy.cif.gz", "2cas.pdb.gz", "3h84.pdb.gz", "3wip.cif.gz", "4hhb.pdb.gz")
 
 
 def simulated(count: int) -> list[Labelled]:
-    stacks = specimen_stacks("train", views=20)
+    stacks = specimen_stacks("train", views=20) + specimen_stacks("validation", views=20)
     result = []
     for i in range(count):
         rng = np.random.default_rng([77, i])
@@ -59,37 +59,51 @@ def simulated(count: int) -> list[Labelled]:
     return result
 
 
-def candidates(picker: Picking, m: Labelled, error: float, reach: float) -> tuple[MaskFeatures, np.ndarray]:
-    """What is known of each candidate that the program would choose from, and whether it is a particle (n,)."""
-    assumed = m.diameter_px * error
-    bad = bad_areas(m.data)
-    work = working_image(m.data, WORKING_DIAMETER / assumed, bad)
-    masks = picker(probability_map(picker.model, work.data), work.data)
-    picks, features = default_rule(
-        masks,
-        MapGeometry((m.data.shape[0], m.data.shape[1]), work.scale_y, work.scale_x, bad=bad),
-        assumed,
-        Calibration(),
-        darkness=darkness(work.data, masks, WORKING_DIAMETER),
-        noise=local_noise(work.data, masks, WORKING_DIAMETER),
-        label_share=LABEL_SHARE,
-    )
-    hit = np.zeros(len(picks), bool)
-    hit[match(np.c_[picks.x, picks.y], np.c_[m.x, m.y], reach * m.diameter_px)[0]] = True
-    return features if picker.sam is not None else replace(features, iou=None), hit
+def noise() -> list[Labelled]:
+    """White and pink noise without anything in it; the diameter is the one to look for, pixels."""
+    result = []
+    for k in range(6):
+        rng = np.random.default_rng([79, k])
+        image = rng.standard_normal((900, 900)).astype(np.float32)
+        if k % 2:
+            image += 4 * cv2.GaussianBlur(rng.standard_normal(image.shape).astype(np.float32), (0, 0), 3 + 3 * k)
+        result.append(replace(real_data.unlabelled(image), diameter_px=EMPTY_SIZES[k % 3] + 12))
+    return result
 
 
-class Picking:
-    """U-Net and segmenter, as the program chains them."""
+@dataclass(frozen=True)
+class Shown:
+    """A micrograph to calibrate on; ``counted`` (n,): particles that count, the others lie at the border."""
 
-    def __init__(self, model: AttentionUNet, sam: Sam | None) -> None:
-        self.model, self.sam = model, sam
+    micrograph: Labelled
+    counted: np.ndarray
 
-    def __call__(self, probability: np.ndarray, image: np.ndarray) -> Masks:
-        if self.sam is None:
-            return watershed(probability, diameter_px=WORKING_DIAMETER)
-        area = float(np.pi / 4 * (LABEL_SHARE * WORKING_DIAMETER) ** 2)
-        return windows.cut(probability, image, self.sam, diameter_px=WORKING_DIAMETER, expected_area=area)
+
+def plain(ratio: float) -> list[Shown]:
+    """Plain simulated micrographs of a signal-to-noise ratio."""
+    from benchmarks.accuracy.contrast import micrographs
+
+    stacks = specimen_stacks("validation", views=30)
+    stacks += [s for s in specimen_stacks("train", views=30) if s.name in PLAIN_TRAINED]
+    result = []
+    for number, stack in enumerate(stacks):
+        pixel_size, defocus = PLAIN_IMAGING[number % len(PLAIN_IMAGING)]
+        data = micrographs(stack, pixel_size, defocus, seed=1000 + number)[ratio]
+        xy = data.labels["m"]
+        one = Labelled(data.task.micrographs[0].data, xy[:, 0], xy[:, 1], stack.diameter / pixel_size)
+        result.append(Shown(one, data.inside["m"]))
+    return result
+
+
+def candidates(picker: Picker, shown: Shown, error: float, reach: float) -> tuple[MaskFeatures, np.ndarray]:
+    """What is known of each candidate of the program, and whether it is a particle (n,)."""
+    m = shown.micrograph
+    picks, features = picker.candidates_and_features(Micrograph(m.data, None, "m"), m.diameter_px * error)
+    hit, counts = np.zeros(len(picks), bool), np.ones(len(picks), bool)
+    i, j = match(np.c_[picks.x, picks.y], np.c_[m.x, m.y], reach * m.diameter_px)
+    hit[i] = True
+    counts[i] = shown.counted[j]
+    return features.take(counts), hit[counts]
 
 
 @dataclass(frozen=True)
@@ -106,31 +120,35 @@ class Gathered:
         return self.names == name
 
 
-def gather(picker: Picking, groups: dict[str, list[Labelled]]) -> Gathered:
-    """Candidates of every data set, each micrograph picked at three sizes; each data set weighs the same."""
+def gather(picker: Picker, groups: dict[str, list[Shown]]) -> Gathered:
+    """Candidates of every group; each group weighs the same, and within it each micrograph."""
     found, right, weights, names = [], [], [], []
     for name, micrographs in groups.items():
-        sizes = EMPTY_SIZES if name == EMPTY else SIZE_ERRORS
+        sizes = EMPTY_SIZES if name == EMPTY else SIZE_ERRORS if name in real_data.SETS else (1.0,)
         rows = [candidates(picker, m, e, 0.33) for m in micrographs for e in sizes]
-        found += [features for features, _ in rows]
-        right.append(np.concatenate([hit for _, hit in rows]).astype(float))
-        count = len(right[-1])
-        weights.append(np.full(count, (EMPTY_SHARE if name == EMPTY else 1.0) / max(count, 1)))
-        names += [name] * count
+        for features, hit in rows:
+            found.append(features)
+            right.append(hit.astype(float))
+            weights.append(np.full(len(hit), 1 / max(len(hit), 1) / len(rows)))
+            names += [name] * len(hit)
     return Gathered(joined(found), np.concatenate(right), np.concatenate(weights), np.array(names))
 
 
 def fit(seen: Gathered, without: Sequence[int] = ()) -> Calibration:
     """The score by logistic regression; ``without``: columns of the features that it must do without."""
-    columns = seen.features.columns()
+    columns, true = seen.features.columns(), seen.features.true
+    share = np.ones(len(seen.right)) if true is None else np.clip(true, 1e-3, 1)
 
-    def cost(beta: np.ndarray) -> float:
-        value = columns @ beta
-        loss = np.logaddexp(0, value) - seen.right * value
-        return float((seen.weights * loss).sum() + 1e-4 * (beta[1:] ** 2).sum())
+    def cost(beta: np.ndarray) -> tuple[float, np.ndarray]:
+        inner = 1 / (1 + np.exp(-np.clip(columns @ beta, -40, 40)))
+        score = np.clip(share * inner, 1e-9, 1 - 1e-9)
+        loss = -(seen.right * np.log(score) + (1 - seen.right) * np.log(1 - score))
+        slope = seen.weights * (score - seen.right) / (score * (1 - score)) * share * inner * (1 - inner)
+        ridge = np.r_[0, 2e-4 * beta[1:]]
+        return float((seen.weights * loss).sum() + 1e-4 * (beta[1:] ** 2).sum()), columns.T @ slope + ridge
 
     bounds = [(0, 0) if i in without else sign for i, sign in enumerate(SIGNS)]
-    return Calibration.of_slopes(minimize(cost, Calibration().slopes, method="L-BFGS-B", bounds=bounds).x)
+    return Calibration.of_slopes(minimize(cost, Calibration().slopes, jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
 def f1_curve(score: np.ndarray, right: np.ndarray, labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,26 +175,57 @@ def choose_threshold(seen: Gathered, score: np.ndarray, labels: dict[str, int]) 
     return min(q for q in mean if mean[q] >= max(mean.values()) - 0.002)
 
 
-def calibrate(picker: Picking, groups: dict[str, list[Labelled]]) -> tuple[Calibration, float]:
+def calibrate(picker: Picker, groups: dict[str, list[Shown]]) -> tuple[Calibration, float]:
     """Fit the score, print F1 by threshold, and choose the threshold."""
     seen = gather(picker, groups)
     calibration = fit(seen)
     score = calibration.score(seen.features)
-    labels = {n: sum(len(m.x) for m in g) * len(SIZE_ERRORS) for n, g in groups.items() if n != EMPTY}
+    labels = particles(groups)
     print(calibration)
-    print("threshold " + " ".join(f"{n:>22}" for n in labels) + f"        mean {EMPTY:>14}")
+    print("| threshold | " + " | ".join(labels) + f" | mean | {EMPTY} | {NOISE} |")
+    print("|---" * (len(labels) + 4) + "|")
     for q, line in f1_by_threshold(seen, score, labels).items():
-        empty = int(((score >= q) & seen.of(EMPTY)).sum())
-        print(f"{q:9.2f} " + " ".join(f"{v:>22.3f}" for v in line) + f" {np.mean(line):11.3f} {empty:>14}")
+        none = (int(((score >= q) & seen.of(name)).sum()) for name in (EMPTY, NOISE))
+        cells = [f"{q:.2f}", *(f"{v:.3f}" for v in (*line, np.mean(line))), *(str(n) for n in none)]
+        print("| " + " | ".join(cells) + " |", flush=True)
     return calibration, choose_threshold(seen, score, labels)
 
 
-def load_checkpoint(path: Path) -> AttentionUNet:
-    """The network of a training's ``checkpoint.pt``."""
-    state = torch.load(path, weights_only=True)
-    model = AttentionUNet(state["recipe"]["base_channels"], state["recipe"]["levels"]).eval()
-    model.load_state_dict(state["model"])
-    return model
+def particles(groups: dict[str, list[Shown]]) -> dict[str, int]:
+    """How many particles there are to find in each group that has any, at all sizes together."""
+    sizes = {name: len(SIZE_ERRORS) if name in real_data.SETS else 1 for name in groups}
+    counts = {name: sum(int(m.counted.sum()) for m in group) * sizes[name] for name, group in groups.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def validation_groups(sets: Sequence[str]) -> dict[str, list[Shown]]:
+    """The micrographs that the score is fitted on."""
+    groups = {name: every(real_data.load(name, "validation")) for name in sets}
+    groups["simulated"] = every(simulated(36))
+    groups |= {f"plain, ratio {ratio}": plain(ratio) for ratio in PLAIN_RATIOS}
+    groups[EMPTY] = every([replace(m, diameter_px=1.0) for m in real_data.load_empty("train")])
+    groups[NOISE] = every(noise())
+    return groups
+
+
+def every(micrographs: Sequence[Labelled]) -> list[Shown]:
+    """All their particles count."""
+    return [Shown(m, np.ones(len(m.x), bool)) for m in micrographs]
+
+
+def note_of(**more: object) -> dict[str, str]:
+    """Metadata of a weights file."""
+    note = {"recipe": "default", "diameter": WORKING_DIAMETER, "label_share": LABEL_SHARE, **more}
+    return {"cryosegnet": json.dumps(note)}
+
+
+def uncalibrated(weights: Path, folder: Path, sam: Path | None = None) -> Picker:
+    """A picker with the network of a checkpoint, whose score is not calibrated; its file goes into ``folder``."""
+    path = folder / "network.safetensors"
+    save_file({k: v.contiguous() for k, v in weights_of(weights).items()}, path, metadata=note_of())
+    if sam is None:
+        return Picker(path, segmenter="watershed", threshold=0.0)
+    return Picker(path, segmenter="peaks", sam=sam, threshold=0.0)
 
 
 def main() -> None:
@@ -186,25 +235,16 @@ def main() -> None:
     ap.add_argument("--sets", nargs="*", default=list(real_data.SETS), help="labelled sets to calibrate on")
     ap.add_argument("--output", type=Path, required=True)
     a = ap.parse_args()
-    model = load_checkpoint(a.checkpoint)
-    groups = {name: real_data.load(name, "validation") for name in a.sets}
-    groups["simulated"] = simulated(24)
-    groups[EMPTY] = [replace(m, diameter_px=1.0) for m in real_data.load_empty("train")]
-    calibration, threshold = calibrate(Picking(model, None), groups)
-    note = {
-        "name": "cryosegnet-ext default",
-        "recipe": "default",
-        "diameter": WORKING_DIAMETER,
-        "label_share": LABEL_SHARE,
-        "calibration": asdict(calibration),
-        "threshold": threshold,
-        "licence": "MIT",
-    }
+    groups = validation_groups(a.sets)
+    fits = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for sam in (None, a.sam) if a.sam else (None,):
+            calibration, threshold = calibrate(uncalibrated(a.checkpoint, Path(folder), sam), groups)
+            fits[sam is not None] = {"calibration": asdict(calibration), "threshold": threshold}
+    note = {"name": "cryosegnet-ext default", "licence": "MIT", **fits[False]}
     if a.sam:
-        calibration, threshold = calibrate(Picking(model, load_sam(a.sam)), groups)
-        note["segmenters"] = {"peaks": {"calibration": asdict(calibration), "threshold": threshold}}
-    tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, a.output, metadata={"cryosegnet": json.dumps(note)})
+        note["segmenters"] = {"peaks": fits[True]}
+    save_file({k: v.contiguous() for k, v in weights_of(a.checkpoint).items()}, a.output, metadata=note_of(**note))
     print(f"{a.output}: {a.output.stat().st_size / 1e6:.1f} MB")
 
 

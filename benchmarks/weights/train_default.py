@@ -106,7 +106,7 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
     state = torch.load(path, weights_only=True)
-    return state.get("mean") or state["model"]
+    return state.get("mean") or state.get("model") or state
 
 
 def main() -> None:

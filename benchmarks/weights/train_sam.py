@@ -23,15 +23,17 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import real_data
-from benchmarks.weights.train_default import empty_view, specimen_stacks
+from benchmarks.weights.train_default import empty_view, grounds, small_stacks, specimen_stacks, weights_of
 from benchmarks.weights.window_samples import LabelledPeaks, loss, peaks_of, sample
 from cryosegnet_ext.networks import window_sam
 from cryosegnet_ext.networks.unet import AttentionUNet, bf16_pays, probability_map
-from cryosegnet_ext.training.crops import labelled_particles, simulated_particles
+from cryosegnet_ext.training.crops import labelled_particles, planted_particles, simulated_particles
 from cryosegnet_ext.weights import build_sam
 
 SIDE, DIAMETER = 320, 32.0
 SIZE = (22.0, 46.0)
+# Share of the simulated scenes with small specimens, and on real grounds.
+SMALL, PLANTED = 0.4, 0.2
 BATCH, SCENES_PER_BATCH = 48, 8
 
 
@@ -39,19 +41,25 @@ def scenes(
     unet: AttentionUNet, real_share: float, leave_out: list[str], seed: int, empty_share: float = 0.0
 ) -> Iterator[LabelledPeaks]:
     """Scenes without end, the same for the same seed."""
-    stacks = specimen_stacks("train")
-    sets = list(real_data.load_training((*real_data.SETS, real_data.VIEWS), leave_out).values())
-    empty = real_data.load_empty("train") if empty_share else []
+    stacks, small, spectra = specimen_stacks("train"), small_stacks(), grounds()
+    sets = list(real_data.load_training((*real_data.SETS, *real_data.FURTHER, real_data.VIEWS), leave_out).values())
+    empty = real_data.load_empty("train")
     network = partial(probability_map, unet)
     for number in count():
         rng = np.random.default_rng([seed, number])
-        if empty and rng.random() < empty_share:
+        if rng.random() < empty_share:
             crop = labelled_particles(empty_view(empty, rng), SIDE, rng, (DIAMETER, DIAMETER), degraded=True)
         elif sets and rng.random() < real_share:
             pool = sets[int(rng.integers(len(sets)))]
             crop = labelled_particles(pool[int(rng.integers(len(pool)))], SIDE, rng, SIZE, degraded=True)
         else:
-            crop = simulated_particles(stacks, SIDE, int(rng.integers(2**62)), SIZE)
+            of, kind, drawn = small if rng.random() < SMALL else stacks, rng.random(), int(rng.integers(2**62))
+            if kind < PLANTED / 2:
+                crop = planted_particles(of, empty, SIDE, drawn, size=SIZE)
+            elif kind < PLANTED:
+                crop = planted_particles(of, spectra, SIDE, drawn, size=SIZE, random_phases=True)
+            else:
+                crop = simulated_particles(of, SIDE, drawn, SIZE)
         scene = peaks_of(crop, network, DIAMETER)
         if scene is not None:
             yield scene
@@ -59,27 +67,27 @@ def scenes(
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--unet", type=Path, required=True, help="checkpoint.pt of the U-Net")
+    ap.add_argument("--unet", type=Path, required=True, help="checkpoint.pt of the U-Net, or a .safetensors")
     ap.add_argument("--output", type=Path, required=True)
     ap.add_argument("--steps", type=int, default=2500)
     ap.add_argument("--scenes", type=int, default=300, help="scenes to draw windows from; a step renews one")
     ap.add_argument("--real-share", type=float, default=0.35)
     ap.add_argument("--empty-share", type=float, default=0.0, help="scenes without particles")
     ap.add_argument("--leave-out", default=[], nargs="*", help="real data sets, or micrographs, not to train on")
-    ap.add_argument("--start", type=Path, help="checkpoint.pt of an earlier run")
+    ap.add_argument("--from", dest="start", type=Path, help="weights to begin with: checkpoint.pt of an earlier run")
     ap.add_argument("--rate", type=float, default=1e-3)
     ap.add_argument("--seed", type=int, default=0)
     a = ap.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
     unet = AttentionUNet(16, 4).eval().to(memory_format=torch.channels_last)
-    unet.load_state_dict(torch.load(a.unet, weights_only=True)["model"])
+    unet.load_state_dict(weights_of(a.unet))
     source = scenes(unet, a.real_share, a.leave_out, a.seed, a.empty_share)
     pool = list(islice(source, a.scenes))
     print(f"{len(pool)} scenes, {sum(len(s.rows) for s in pool)} peaks", flush=True)
     torch.manual_seed(a.seed)
     sam = build_sam(window_sam.SIZES)
     if a.start:
-        sam.load_state_dict(torch.load(a.start, weights_only=True))
+        sam.load_state_dict(weights_of(a.start))
     optimizer = torch.optim.AdamW(sam.parameters(), lr=a.rate, weight_decay=0.02)
     sam.train()
     bf16 = bf16_pays(torch.device("cpu"))

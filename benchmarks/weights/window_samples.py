@@ -12,15 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from cryosegnet_ext.networks.window_sam import SIDE, windows
-from cryosegnet_ext.picking.segment import find_peaks
+from cryosegnet_ext.picking.evidence import peaks_of as peaks_of_map
+from cryosegnet_ext.picking.evidence import smoothed_logit
 from cryosegnet_ext.training.crops import LABEL_SHARE, Crop
 
 Image = NDArray[np.float32]
 
 # A peak is on a particle within the first distance from its centre, and on none beyond the second; in diameters.
 ON, OFF = 0.35, 0.45
-# Lower than in picking, so that the network learns to refuse peaks.
-FLOOR = 0.07
+# Least height of a peak, natural logarithm of the odds: lower than where most peaks are noise, so that the network
+# learns to refuse them.
+FLOOR = -3.5
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class LabelledPeaks:
 def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: float) -> LabelledPeaks | None:
     """The peaks of a crop's map, each with its particle or none; None if there are no peaks."""
     probability = network(crop.image)
-    rows, columns, _ = find_peaks(probability, diameter_px=working_diameter, floor=FLOOR)
+    found = peaks_of_map(smoothed_logit(probability, working_diameter), working_diameter)
+    rows, columns = (part[found.height >= FLOOR] for part in (found.rows, found.columns))
     if len(rows) == 0:
         return None
     x, y, d = (np.full(len(rows), np.nan) for _ in range(3))

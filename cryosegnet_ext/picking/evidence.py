@@ -30,7 +30,7 @@ WIDTH = 0.7
 # So many peaks of unknown kind are added to those of the micrograph and of its surrogate: a few peaks prove little.
 PRIOR = 3.0
 # Peaks of which more than this share is expected to be noise are no candidates.
-MOST_FALSE = 0.95
+MOST_FALSE = 0.85
 # A spectrum's surrogate is made of an image clipped at this, standard deviations of the noise: ice and gold would lend
 # the noise their strength.
 _CLIP = 3.0

@@ -181,7 +181,13 @@ def simulated_particles(
 
 
 def planted_particles(
-    stacks: Sequence[ProjectionStack], grounds: Sequence[Labelled], side: int, seed: int, *, random_phases: bool = False
+    stacks: Sequence[ProjectionStack],
+    grounds: Sequence[Labelled],
+    side: int,
+    seed: int,
+    *,
+    size: tuple[float, float] | None = None,
+    random_phases: bool = False,
 ) -> Crop:
     """Simulated particles on a real ground: the grain of real ice, of real detectors and of what was done to the files.
 
@@ -193,11 +199,13 @@ def planted_particles(
         Micrographs without particles or, with ``random_phases``, of any kind; ``diameter_px`` is of no account.
     side, seed
         Of the image.
+    size
+        As for `simulated_particles`.
     random_phases
         The ground's phases are randomised, so that only its spectrum is left (`evidence.scrambled`).
     """
     rng = np.random.default_rng(seed)
-    d, in_scale = _random_size(rng, TOO_SMALL_SHARE)
+    d, in_scale = _random_size(rng, TOO_SMALL_SHARE) if size is None else (_between(size, rng), True)
     stack = stacks[int(rng.integers(len(stacks)))]
     ground = grounds[int(rng.integers(len(grounds)))].data
     # the ground's own pixels are shown enlarged or reduced, as far as the frame allows
