@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cryosegnet_ext.networks.window_sam import SIDE, windows
 from cryosegnet_ext.picking.evidence import peaks_of as peaks_of_map
-from cryosegnet_ext.picking.evidence import smoothed_logit
+from cryosegnet_ext.picking.evidence import height_map
 from cryosegnet_ext.training.crops import LABEL_SHARE, Crop
 
 Image = NDArray[np.float32]
@@ -50,7 +50,7 @@ class LabelledPeaks:
 def peaks_of(crop: Crop, network: Callable[[Image], Image], working_diameter: float) -> LabelledPeaks | None:
     """The peaks of a crop's map, each with its particle or none; None if there are no peaks."""
     probability = network(crop.image)
-    found = peaks_of_map(smoothed_logit(probability, working_diameter), working_diameter)
+    found = peaks_of_map(height_map(probability, working_diameter), working_diameter)
     rows, columns = (part[found.height >= FLOOR] for part in (found.rows, found.columns))
     if len(rows) == 0:
         return None

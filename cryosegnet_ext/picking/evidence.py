@@ -21,14 +21,18 @@ from .segment import middles
 Image = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-# Smoothing of the map's logit before the search for peaks, and their least distance; particle diameters.
-SMOOTHING, SEPARATION = 0.12, 0.4
+# Peaks are searched in the map's logit, smoothed over a particle's inner part, less a share of its wider surroundings:
+# faint particles stand out of their surroundings rather than above a level. Particle diameters.
+SMOOTHING, SURROUNDINGS, SURROUNDINGS_SHARE = 0.16, 0.35, 0.3
+# Least distance of two peaks, particle diameters.
+SEPARATION = 0.4
 # Largest side of the part of the micrograph of which surrogates are made, working pixels.
-LARGEST_PART = 512
+LARGEST_PART = 416
 # Heights are compared within about this distance, natural logarithms of the odds.
 WIDTH = 0.7
-# So many peaks of unknown kind are added to those of the micrograph and of its surrogate: a few peaks prove little.
-PRIOR = 3.0
+# Few peaks prove little by their number. So the micrograph counts as having so many more at every height, all of them
+# noise below this height and particles above it, with a soft passage between (natural logarithms of the odds).
+PRIOR, BELIEVED, PASSAGE = 3.0, 3.0, 0.6
 # Peaks of which more than this share is expected to be noise are no candidates.
 MOST_FALSE = 0.85
 # A spectrum's surrogate is made of an image clipped at this, standard deviations of the noise: ice and gold would lend
@@ -41,14 +45,14 @@ _REACH = 0.2
 
 @dataclass(frozen=True)
 class Peaks:
-    """Peaks of a map's logit.
+    """Peaks of a height map (`height_map`).
 
     Attributes
     ----------
     rows, columns : (n,) int
         Pixels of the map; highest first.
     height : (n,) float64
-        The smoothed logit there.
+        The height there, natural logarithm of odds.
     area : float
         Of the map, pixels.
     """
@@ -59,32 +63,35 @@ class Peaks:
     area: float
 
 
-def smoothed_logit(probability: Image, diameter_px: float) -> Image:
-    """Natural logarithm of the odds of a map (h, w) of 0..1, lightly smoothed."""
+def height_map(probability: Image, diameter_px: float) -> Image:
+    """Natural logarithm of the odds of a map (h, w) of 0..1, smoothed, less a share of that of the surroundings."""
     p = np.clip(probability, 1e-12, np.float32(1 - 1e-7))
     logit = np.log(p) - np.log1p(-p)
-    smooth = cv2.GaussianBlur(logit, (0, 0), SMOOTHING * diameter_px, borderType=cv2.BORDER_REFLECT)
-    return np.asarray(smooth, np.float32)
+    inner, outer = (
+        cv2.GaussianBlur(logit, (0, 0), size * diameter_px, borderType=cv2.BORDER_REFLECT)
+        for size in (SMOOTHING, SURROUNDINGS)
+    )
+    return np.asarray(inner - np.float32(SURROUNDINGS_SHARE) * outer, np.float32)
 
 
-def peaks_of(smooth: Image, diameter_px: float) -> Peaks:
-    """Every peak of a smoothed logit (h, w), however low, that is the highest point within `SEPARATION` diameters."""
+def peaks_of(heights: Image, diameter_px: float) -> Peaks:
+    """Every peak of a height map (h, w), however low, that is the highest point within `SEPARATION` diameters."""
     half = max(1, int(SEPARATION * diameter_px / np.sqrt(2)))
     window = np.ones((2 * half + 1, 2 * half + 1), np.uint8)
     # rounding makes flat tops flat again
-    steps = np.rint(smooth * 1024.0).astype(np.float32)
+    steps = np.rint(heights * 1024.0).astype(np.float32)
     rows, columns = middles(steps >= cv2.dilate(steps, window))
-    height = smooth[rows, columns].astype(np.float64)
+    height = heights[rows, columns].astype(np.float64)
     order = np.lexsort((columns, rows, -height))
-    return Peaks(rows[order], columns[order], height[order], float(smooth.size))
+    return Peaks(rows[order], columns[order], height[order], float(heights.size))
 
 
-def heights_of(smooth: Image, masks: Masks, diameter_px: float) -> Floats:
-    """Height (n,) of the peak under each mask: the largest smoothed logit near its centre."""
+def heights_of(heights: Image, masks: Masks, diameter_px: float) -> Floats:
+    """Height (n,) of the peak under each mask: the highest point near its centre."""
     half = max(1, int(_REACH * diameter_px))
-    highest = cv2.dilate(smooth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * half + 1, 2 * half + 1)))
-    y = np.clip(np.rint(masks.y).astype(int), 0, smooth.shape[0] - 1)
-    x = np.clip(np.rint(masks.x).astype(int), 0, smooth.shape[1] - 1)
+    highest = cv2.dilate(heights, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * half + 1, 2 * half + 1)))
+    y = np.clip(np.rint(masks.y).astype(int), 0, heights.shape[0] - 1)
+    x = np.clip(np.rint(masks.x).astype(int), 0, heights.shape[1] - 1)
     return highest[y, x].astype(np.float64)
 
 
@@ -112,7 +119,7 @@ def null_peaks(image: Image, network: Callable[[Image], Image], diameter_px: flo
     wide = np.pad(np.clip(part, -_CLIP, _CLIP), margin, mode="reflect")
     noise = scrambled(wide, np.random.default_rng(0))[margin : margin + part.shape[0], margin : margin + part.shape[1]]
     surrogates = np.ascontiguousarray(-part), np.ascontiguousarray(noise)
-    inverted, random = (peaks_of(smoothed_logit(network(s), diameter_px), diameter_px) for s in surrogates)
+    inverted, random = (peaks_of(height_map(network(s), diameter_px), diameter_px) for s in surrogates)
     return inverted, random
 
 
@@ -138,7 +145,8 @@ def true_share(heights: Floats, found: Peaks, null: tuple[Peaks, Peaks]) -> Floa
     at = np.linspace(*_RANGE, 281)
     seen = _density(found.height, at)
     noise = np.mean([_density(part.height, at) * (found.area / part.area) for part in null], axis=0)
-    false = (noise + PRIOR) / (seen + PRIOR)
+    doubtful = PRIOR / (1 + np.exp((at - BELIEVED) / PASSAGE))
+    false = (noise + doubtful) / (seen + PRIOR)
     # of higher peaks no smaller share is true
     return np.interp(heights, at, 1 - np.minimum(np.minimum.accumulate(false), 1.0))
 

@@ -21,7 +21,7 @@ from ..networks.window_sam import is_windowed
 from ..weights import load_sam, load_unet, metadata_of, resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter
-from .evidence import MOST_FALSE, heights_of, null_peaks, peaks_of, smoothed_logit, true_share
+from .evidence import MOST_FALSE, heights_of, null_peaks, peaks_of, height_map, true_share
 from .masks import Masks
 from .on_device import OnCpu, OnDevice, choose_device
 from .options import BUILT_IN_SAM, PickerOptions
@@ -251,12 +251,12 @@ class Picker:
             )
         view = self._view(micrograph)
         work, probability = view.working_image_and_map(self._working_diameter / diameter_px)
-        smooth = smoothed_logit(probability, self._working_diameter)
-        found = peaks_of(smooth, self._working_diameter)
+        high = height_map(probability, self._working_diameter)
+        found = peaks_of(high, self._working_diameter)
         null = null_peaks(work.data, view.map_of, self._working_diameter)
         deep = true_share(found.height, found, null) >= 1 - MOST_FALSE
         masks = self._masks(probability, self._working_diameter, work.data, (found.rows[deep], found.columns[deep]))
-        heights = heights_of(smooth, masks, self._working_diameter)
+        heights = heights_of(high, masks, self._working_diameter)
         geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, view.bad)
         low, high = self._limits_px(micrograph)
         picks, features = default_rule(

@@ -31,7 +31,7 @@ COARSE_SHARE, COARSEST = 0.25, 0.3
 # Squared ratio of a particle's peak to the noise of a pixel: for most crops; for large particles, high doses and
 # denoised micrographs; for small particles and thick ice, where eyes hardly see them.
 NOISY, CLEAR, BURIED = (0.35, 16.0), (16.0, 400.0), (0.08, 1.5)
-CLEAR_SHARE, BURIED_SHARE = 0.15, 0.45
+CLEAR_SHARE, BURIED_SHARE = 0.15, 0.6
 # Share of crops with a lower contrast, down to this factor: dirt on a micrograph changes its contrast, too.
 FAINT_SHARE, FAINTEST = 0.2, 0.2
 # Simulated particles on real grounds: the ground's scale, the squared ratio of a particle's peak to the noise of a
