@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cryosegnet_ext.networks.window_sam import SIDE, windows
-from cryosegnet_ext.picking.evidence import peaks_of as peaks_of_map
 from cryosegnet_ext.picking.evidence import height_map
+from cryosegnet_ext.picking.evidence import peaks_of as peaks_of_map
 from cryosegnet_ext.training.crops import LABEL_SHARE, Crop
 
 Image = NDArray[np.float32]

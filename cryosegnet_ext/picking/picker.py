@@ -21,7 +21,7 @@ from ..networks.window_sam import is_windowed
 from ..weights import load_sam, load_unet, metadata_of, resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter
-from .evidence import MOST_FALSE, heights_of, null_peaks, peaks_of, height_map, true_share
+from .evidence import MOST_FALSE, height_map, heights_of, null_peaks, peaks_of, true_share
 from .masks import Masks
 from .on_device import OnCpu, OnDevice, choose_device
 from .options import BUILT_IN_SAM, PickerOptions
