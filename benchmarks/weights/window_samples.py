@@ -20,9 +20,9 @@ Image = NDArray[np.float32]
 
 # A peak is on a particle within the first distance from its centre, and on none beyond the second; in diameters.
 ON, OFF = 0.35, 0.45
-# Least height of a peak, natural logarithm of the odds: lower than where most peaks are noise, so that the network
+# Least height of a peak (`evidence.height_map`): lower than where most peaks are noise, so that the network
 # learns to refuse them.
-FLOOR = -3.5
+FLOOR = -2.5
 
 
 @dataclass(frozen=True)

@@ -251,12 +251,12 @@ class Picker:
             )
         view = self._view(micrograph)
         work, probability = view.working_image_and_map(self._working_diameter / diameter_px)
-        high = height_map(probability, self._working_diameter)
-        found = peaks_of(high, self._working_diameter)
+        relief = height_map(probability, self._working_diameter)
+        found = peaks_of(relief, self._working_diameter)
         null = null_peaks(work.data, view.map_of, self._working_diameter)
         deep = true_share(found.height, found, null) >= 1 - MOST_FALSE
         masks = self._masks(probability, self._working_diameter, work.data, (found.rows[deep], found.columns[deep]))
-        heights = heights_of(high, masks, self._working_diameter)
+        heights = heights_of(relief, masks, self._working_diameter)
         geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, view.bad)
         low, high = self._limits_px(micrograph)
         picks, features = default_rule(
