@@ -182,11 +182,24 @@ class Picker:
                 f"{unknown[0]} has no pixel size but other micrographs have one, so no common particle size can be "
                 "estimated: give --pixel-size, or leave out the micrographs without one."
             )
+        return self._diameter_seen([self._seen(micrograph) for micrograph in micrographs])
+
+    def looks_inverted(self, micrographs: Sequence[Micrograph]) -> bool:
+        """Whether particles are seen in these micrographs only once their contrast is inverted.
+
+        If so, ``invert`` was left out, or given where it does not belong. The size is estimated anew: it takes as long
+        as `estimate_diameter`, and is worth asking for where that found nothing.
+        """
+        seen = [self._seen(micrograph) for micrograph in micrographs]
+        return self._diameter_seen([inverted(m) for m in seen]) is not None and self._diameter_seen(seen) is None
+
+    def _diameter_seen(self, micrographs: Sequence[Micrograph]) -> float | None:
+        """`estimate_diameter` of micrographs with dark particles."""
         votes = []
         for micrograph in micrographs:
             low, high = self._diameter_limits(micrograph)
             found = diameter_votes(
-                self._view(micrograph).working_image_and_map,
+                self._view_of(micrograph).working_image_and_map,
                 micrograph.data.shape,
                 low,
                 high,
@@ -281,7 +294,9 @@ class Picker:
         return denoise.WorkingImage(probability, work.scale_y, work.scale_x)
 
     def _view(self, micrograph: Micrograph) -> OnCpu | OnDevice:
-        seen = self._seen(micrograph)
+        return self._view_of(self._seen(micrograph))
+
+    def _view_of(self, seen: Micrograph) -> OnCpu | OnDevice:
         return OnDevice(seen, self._unet) if self._on_device else OnCpu(seen, self._map)
 
     def _seen(self, micrograph: Micrograph) -> Micrograph:

@@ -45,11 +45,14 @@ class Estimate:
         How many micrographs were read.
     problem
         Traceback of an unexpected error.
+    inverted
+        No particles are seen, but they are once the contrast is inverted.
     """
 
     diameter: Diameter | None = None
     read: int = 0
     problem: str | None = None
+    inverted: bool = False
 
 
 def estimate(
@@ -85,7 +88,10 @@ def estimate(
     if not chosen:
         return Estimate()
     try:
-        return Estimate(seen_diameter(picker, chosen), len(chosen))
+        found = seen_diameter(picker, chosen)
+        look = getattr(picker, "looks_inverted", None)
+        bright = found is None and look is not None and look(chosen[:CHECKED])
+        return Estimate(found, len(chosen), inverted=bool(bright))
     except Exception:
         return Estimate(None, len(chosen), traceback.format_exc())
 
@@ -125,6 +131,7 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
             log.warning(f"no particle diameter could be estimated from the dataset; --diameter A gives one{bright}")
     elif given is not None and not journal.has_diameter:
         found = _first(journal, look(CHECKED))
+        _warn_if_inverted(journal, found)
         # An estimate in pixels cannot be compared with the given angstrom.
         if found.read and (found.diameter is None or found.diameter.unit == "angstrom"):
             journal.set_diameter(found.diameter)
@@ -133,8 +140,16 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
                 log.warning(doubt)
 
 
+def _warn_if_inverted(journal: Journal, found: Estimate) -> None:
+    if found.inverted:
+        how = "leave out --invert" if journal.settings.get("invert") else "add --invert"
+        side = "darker" if journal.settings.get("invert") else "brighter"
+        log.warning(f"the particles look {side} than the ice: {how}")
+
+
 def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]]) -> None:
     found = _first(journal, look(TRIES))
+    _warn_if_inverted(journal, found)
     if found.read:
         # If nothing could be read, nothing is known: the next run estimates again.
         journal.set_diameter(found.diameter)
