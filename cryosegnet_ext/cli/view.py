@@ -26,12 +26,16 @@ _DESCRIPTION = """Open the output folder of a run in the browser: the page of re
 click adds or removes a pick. Edited picks are saved to DIR/picks_edited/<micrograph>.star; the run's own files do not
 change. With --micrographs it shows micrographs without picks, to label them for `cryosegnet finetune`.
 
+With --audit LABELS it shows one after the other the picks that lie at no label, to mark them as particle (key 1), junk
+(2) or unsure (3). The verdicts are kept in DIR/audit.json; a later session goes on there.
+
 The page can be opened on this machine only, at an address with a random token. To open it on another machine, give
 --port N here, run `ssh -L N:localhost:N` there, and open the printed address there."""
 
 _EPILOG = """examples:
   cryosegnet view picked
   cryosegnet view --micrographs Micrographs/ -o labels
+  cryosegnet view picked --audit labels/
   cryosegnet view picked --port 8090 --no-browser"""
 
 
@@ -43,13 +47,16 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add(
         "--micrographs", metavar="INPUT", nargs="+", help="micrographs without picks: files, folders, globs, STAR files"
     )
+    add("--audit", metavar="LABELS", type=Path, help="judge the picks that lie at none of these labels")
+    add("--audit-file", metavar="FILE", type=Path, help="where the verdicts are kept (default: DIR/audit.json)")
     add("-o", "--output", metavar="DIR", type=Path, help="folder for saved picks (default: DIR/picks_edited)")
     add("--format", metavar="F", type=pick_formats, default=("star",), help=f"{','.join(PICK_FORMATS)} (default: star)")
     add(
         "--diameter",
         metavar="A",
         type=number(*DIAMETERS),
-        help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size is given",
+        help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size is given; with --audit, of "
+        "the labels: a pick within 0.3 of it is labelled",
     )
     pixel = number(*PIXEL_SIZES, "angstrom")
     add("--pixel-size", metavar="A", type=pixel, help="angstrom per pixel of --micrographs")
@@ -69,6 +76,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--micrographs needs a folder for the labels; add -o labels")
     if args.folder is not None and args.pixel_size is not None:
         raise UsageError("--pixel-size goes with --micrographs; a run knows its own")
+    _check_audit(args)
     from ..viewer.server import LOOPBACK, ViewServer
 
     session = _session(args)
@@ -78,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
             f"--host {args.host} lets other machines connect without encryption: anyone who knows the address can look "
             "at the micrographs and save picks"
         )
-    say(f"{plural(len(session.micrographs), 'micrograph')}; saved picks go to {session.target}")
+    say(_about(session))
     say(f"open:  {server.address}\nCtrl-C ends it.")
     with server:
         try:
@@ -92,9 +100,29 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _session(args: argparse.Namespace) -> ViewSession:
-    from ..viewer.session import open_micrographs, open_run
+def _check_audit(args: argparse.Namespace) -> None:
+    if args.audit is None and args.audit_file is not None:
+        raise UsageError("--audit-file goes with --audit; add the labels")
+    if args.audit is not None and args.folder is None:
+        raise UsageError("--audit needs the folder of a run")
+    if args.audit is not None and args.output is not None:
+        raise UsageError("--output goes with edited picks; with --audit name the file of verdicts: --audit-file")
 
+
+def _about(session: ViewSession) -> str:
+    """What is opened, and where the work goes."""
+    many = plural(len(session.micrographs), "micrograph")
+    if session.audit is None:
+        return f"{many}; saved picks go to {session.target}"
+    audit = session.audit
+    return f"{many}; {audit.judged} of {plural(audit.total, 'unlabelled pick')} judged; verdicts go to {audit.path}"
+
+
+def _session(args: argparse.Namespace) -> ViewSession:
+    from ..viewer.session import open_audit, open_micrographs, open_run
+
+    if args.audit is not None:
+        return open_audit(args.folder, args.audit, args.audit_file, args.diameter)
     if args.folder is not None:
         session = open_run(args.folder, args.output, args.format)
         session.diameter = args.diameter or session.diameter

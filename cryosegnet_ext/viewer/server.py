@@ -30,7 +30,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_BODY = 16 << 20
 _TIMEOUT_SECONDS = 30
 _TILE = re.compile(r"tile/(\d{1,6})/(\d)/(\d{1,4})/(\d{1,4})/(\d)")
-_ONE = re.compile(r"(thumbnail|save|discard)/(\d{1,6})")
+_ONE = re.compile(r"(thumbnail|save|discard|mark)/(\d{1,6})")
 
 
 class ViewServer(ThreadingHTTPServer):
@@ -145,12 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
         number = int(match[2])
         if match[1] == "discard":
             answer = self.server.session.discard(number)
+        elif match[1] == "mark":
+            answer = self.server.session.mark(number, *_fields(body, "pick", "verdict"))
         else:
-            try:
-                rows = json.loads(body)["picks"]
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise _Refused(HTTPStatus.BAD_REQUEST, "no picks in the request") from error
-            answer = self.server.session.save(number, rows)
+            answer = self.server.session.save(number, *_fields(body, "picks"))
         return "application/json", json.dumps(answer).encode()
 
     def _body(self) -> bytes:
@@ -177,6 +175,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body)
+
+
+def _fields(body: bytes, *names: str) -> list[Any]:
+    """These fields of a request."""
+    try:
+        sent = json.loads(body)
+        return [sent[name] for name in names]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _Refused(HTTPStatus.BAD_REQUEST, f"no {' and '.join(names)} in the request") from error
 
 
 class _Refused(Exception):

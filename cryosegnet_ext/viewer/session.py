@@ -13,15 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError, plural
+from ..evaluation.reading import on_micrographs, read_labels
 from ..files.atomic import make_folder
 from ..files.diameter import from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
+from ..files.labels import label_files, match_name
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
 from ..files.picks import Picks, read_picks
 from ..report.collect import RunData, collect
 from ..report.command import choose_command
 from ..report.pack import pack, select_for_page
 from ..runs.candidates import read_candidates
+from ..runs.journal import Record
+from .audit import MAX_DISTANCE, AuditSession, unlabelled
 from .tiles import TileRenderer
 
 #: Most micrographs in one session.
@@ -73,6 +77,8 @@ class ViewSession:
         The session starts without picks.
     output
         The run's folder, which holds thumbnails.
+    audit
+        Picks to judge; the page then edits no picks.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class ViewSession:
         suffixes: Sequence[str],
         blank: bool,
         output: Path | None = None,
+        audit: AuditSession | None = None,
     ) -> None:
         self.micrographs = micrographs
         self.data = data
@@ -91,6 +98,7 @@ class ViewSession:
         self.diameter = diameter
         self.suffixes = tuple(suffixes)
         self.blank = blank
+        self.audit = audit
         self._output = output
         self._tiles = TileRenderer(self._read, self._diameter_px)
         self._saving = threading.Lock()
@@ -102,7 +110,8 @@ class ViewSession:
             "blank": self.blank,
             "diameter": self.diameter,
             "target": str(self.target),
-            "edited": self._edited(),
+            "edited": {} if self.audit is not None else self._edited(),
+            "audit": None if self.audit is None else self._audited(self.audit),
         }
 
     def tile(self, number: int, level: int, column: int, row: int, smoothing: int) -> bytes:
@@ -141,6 +150,13 @@ class ViewSession:
                 picks.write(path)
         return {"path": str(self._path(micrograph, self.suffixes[0])), "picks": len(picks)}
 
+    def mark(self, number: int, pick: object, verdict: object) -> dict[str, Any]:
+        """Note what is said of a pick of the audit; see `AuditSession.mark`, which says what is raised."""
+        micrograph = self._micrograph(number)
+        if self.audit is None:
+            raise CryoSegNetError("nothing is audited here.")
+        return self.audit.mark(micrograph.stem, pick, verdict)
+
     def discard(self, number: int) -> dict[str, Any]:
         """Remove the edited picks of a micrograph; the run's own picks stay."""
         micrograph = self._micrograph(number)
@@ -171,6 +187,10 @@ class ViewSession:
     def _diameter_px(self, number: int) -> float:
         micrograph = self.micrographs[number]
         return to_pixels(micrograph.diameter or self.diameter, micrograph.pixel_size)
+
+    def _audited(self, audit: AuditSession) -> dict[str, Any]:
+        picks = {i: audit.rows(micrograph.stem) for i, micrograph in enumerate(self.micrographs)}
+        return {"path": str(audit.path), "picks": picks}
 
     def _edited(self) -> dict[int, list[list[float | None]]]:
         """Edited picks of earlier sessions, by number."""
@@ -224,18 +244,84 @@ def open_run(output: str | Path, target: str | Path | None = None, suffixes: Seq
     run = collect(output, fallback=[choose_command(str(output))])
     target = run.output / "picks_edited" if target is None else Path(target)
     run.refuse_own_folders(target)
+    return _session_of(run, run.done, target, suffixes)
+
+
+def open_audit(
+    output: str | Path, labels: str | Path, file: str | Path | None = None, diameter: float | None = None
+) -> ViewSession:
+    """Open the output folder of a run to judge its picks that lie at no label.
+
+    Parameters
+    ----------
+    output
+        The folder. Micrographs without labels are left out.
+    labels
+        File or folder of labels.
+    file
+        The audit file (default: ``audit.json`` in the run's folder); an earlier session's is gone on with.
+    diameter
+        Of the labels, angstrom (pixels without a pixel size): a pick within 0.3 of it is labelled (default: the median
+        of the labels; if they have none, of the picks).
+
+    Raises
+    ------
+    CryoSegNetError
+        Nothing was picked into the folder, none of its micrographs is labelled, or a file is damaged.
+    """
+    run = collect(output, fallback=[choose_command(str(output))])
+    path = run.output / "audit.json" if file is None else Path(file)
+    if path.parent.resolve() != run.output.resolve():
+        run.refuse_own_folders(path.parent)
+    found = read_labels(label_files(labels))
+    named = {stem: record for record in run.done if (stem := match_name(record.name, found.tables)) is not None}
+    records = [record for record in run.done if match_name(record.name, found.tables) is not None]
+    if not records:
+        raise CryoSegNetError(f"{labels}: none of the micrographs of {output} has labels here; check the path.")
+    if len(named) < len(records):
+        raise CryoSegNetError(
+            f"{labels}: two micrographs of {output} belong to the same labels: pick those of one folder only."
+        )
+    picks = {stem: run.candidates(record)[0].candidates.above(run.threshold) for stem, record in named.items()}
+    shapes = {stem: p.shape for stem, p in picks.items() if p.shape is not None}
+    tables = {stem: p for stem, p in on_micrographs(found, shapes).items() if stem in named}
+    reach = {stem: MAX_DISTANCE * _label_diameter(tables, diameter, picks[stem]) for stem in named}
+    todo = {named[stem].stem: unlabelled(p, tables[stem], reach[stem]) for stem, p in picks.items()}
+    about = {"labels": str(labels), "run": str(output), "weights": run.settings.get("weights")}
+    audit = AuditSession(path, todo, float(np.median(list(reach.values()))), about)
+    return _session_of(run, records, run.output / "picks_edited", ("star",), audit)
+
+
+def _label_diameter(labels: Mapping[str, Picks], given: float | None, picks: Picks) -> float:
+    """In pixels: as given, or the median of the labels, or of the picks where labels have none."""
+    if given is not None:
+        return to_pixels(given, picks.pixel_size)
+    for sizes in (np.concatenate([p.diameter_px for p in labels.values()]), picks.diameter_px):
+        if np.isfinite(sizes).any():
+            return float(np.nanmedian(sizes))
+    return 0.0
+
+
+def _session_of(
+    run: RunData,
+    records: Sequence[Record],
+    target: Path,
+    suffixes: Sequence[str],
+    audit: AuditSession | None = None,
+) -> ViewSession:
+    """The session of some of a run's micrographs."""
     # The page is not sent by mail, so it may be larger.
-    chosen = select_for_page(run.done, MOST_MICROGRAPHS, _CANDIDATE_BYTES)
+    chosen = select_for_page(records, MOST_MICROGRAPHS, _CANDIDATE_BYTES)
     data = pack(run, pictures=False, chosen=chosen, room=_CANDIDATE_BYTES)
-    records = chosen.shown
+    shown = chosen.shown
     shapes = zip(data["micrographs"]["height"], data["micrographs"]["width"])
     micrographs = [
         ViewedMicrograph(Path(r.key), r.name, r.stem, r.pixel_size, shape, r.diameter or 0.0)
-        for r, shape in zip(records, shapes)
+        for r, shape in zip(shown, shapes)
     ]
-    sizes = [record.diameter for record in records if record.diameter]
+    sizes = [record.diameter for record in shown if record.diameter]
     typical = float(np.median(sizes)) if sizes else float(run.settings.get("diameter") or 100.0)
-    return ViewSession(micrographs, data, target, typical, suffixes, blank=False, output=run.output)
+    return ViewSession(micrographs, data, target, typical, suffixes, blank=False, output=run.output, audit=audit)
 
 
 def open_micrographs(

@@ -10,10 +10,12 @@ import pytest
 
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
-from cryosegnet_ext.viewer.session import open_micrographs, open_run
+from cryosegnet_ext.viewer.audit import read_audit
+from cryosegnet_ext.viewer.session import open_audit, open_micrographs, open_run
 from tests.browser import Watched, open_browser
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph
+from tests.viewer.test_audit import write_labels
 from tests.viewer.test_server import serve
 
 pytestmark = pytest.mark.browser
@@ -132,4 +134,50 @@ def test_zoom_asks_for_full_resolution(browser: Any, tmp_path: Path) -> None:
         assert not page.locator("#charts").is_visible()
         assert watched.complaints == []
         assert all(url.startswith((server.address, "data:")) for url in watched.requests)
+        page.close()
+
+
+def test_unlabelled_picks_are_judged_one_after_the_other(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES[:2], 0.5, count=8)
+    alone = {stem: write_labels(out, tmp_path / "labels", stem, leave=3) for stem in ("mic_0", "mic_1")}
+    status = "document.getElementById('audit-status').textContent"
+    with serve(open_audit(out, tmp_path / "labels")) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        watched.until("document.querySelector('.card .flag').textContent === '0 of 3 judged'")
+        page.locator(".card").first.click()
+        watched.until("document.getElementById('audit-place').textContent.startsWith('pick 1 of 3')")
+        for done, key in enumerate("123", start=1):
+            page.keyboard.press(key)
+            watched.until(f"{status}.startsWith('{done} of 6 judged, saved')")
+        found = {(p.x, p.y): p.verdict for p in read_audit(out / "audit.json").picks["mic_0"]}
+        assert list(found.values()) == ["particle", "junk", "unsure"]
+        assert [x for x, _ in found] == pytest.approx(alone["mic_0"].x, abs=0.01)
+        page.keyboard.press("u")
+        watched.until(f"{status}.startsWith('2 of 6 judged, saved')")
+        watched.until("document.getElementById('audit-place').textContent.startsWith('pick 3 of 3')")
+        page.keyboard.press("n")
+        watched.until("document.getElementById('large-name').textContent.endsWith('mic_1.mrc')")
+        # A click chooses a pick, a button judges it.
+        page.keyboard.press("0")
+        page.mouse.click(*at(page, alone["mic_1"].x[2], alone["mic_1"].y[2]))
+        watched.until("document.getElementById('audit-place').textContent.startsWith('pick 3 of 3')")
+        page.locator("#audit-junk").click()
+        watched.until(f"{status}.startsWith('3 of 6 judged, saved')")
+        page.keyboard.press("Escape")
+        watched.until("document.querySelectorAll('.card .flag')[1].textContent === '1 of 3 judged'")
+        assert watched.complaints == []
+        page.close()
+    audit = read_audit(out / "audit.json")
+    assert [p.verdict for p in audit.picks["mic_0"]] == ["particle", "junk"]
+    assert [(p.x, p.verdict) for p in audit.picks["mic_1"]] == [(pytest.approx(alone["mic_1"].x[2], abs=0.01), "junk")]
+    # A later session begins at the first pick without a verdict.
+    with serve(open_audit(out, tmp_path / "labels")) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").first.click()
+        watched.until("document.getElementById('audit-place').textContent.startsWith('pick 3 of 3')")
+        page.keyboard.press("ArrowLeft")
+        watched.until("document.getElementById('audit-place').textContent.endsWith(': junk')")
+        assert watched.complaints == []
         page.close()

@@ -136,7 +136,7 @@ async function copyText(code, button) {
 }
 
 function describeRun() {
-  at("title").textContent = view && view.blank ? `Labelling ${data.title}` : data.title;
+  at("title").textContent = view && view.blank ? `Labelling ${data.title}` : view && view.audit ? `Auditing ${data.title}` : data.title;
   const t = data.totals, s = data.settings;
   const facts = [`${number(t.micrographs)} micrographs`];
   if (t.failed) facts.push(`${number(t.failed)} failed`);

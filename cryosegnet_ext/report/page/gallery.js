@@ -56,7 +56,7 @@ function fillCard(card) {
   const saved = edits.get(m.i);
   flag.hidden = !m.flag && !saved;
   flag.className = saved ? "flag good" : "flag";
-  flag.textContent = saved ? (saved.dirty ? "changed" : "saved") : m.flag ? FLAGS[m.flag][0] : "";
+  flag.textContent = saved ? saved.note || (saved.dirty ? "changed" : "saved") : m.flag ? FLAGS[m.flag][0] : "";
   if (m.failed) { card.setAttribute("aria-label", `${m.name}: failed, ${m.reason}`); return; }
   card.querySelector(".count").textContent = `${number(m.count)} ${m.count === 1 ? "pick" : "picks"}`;
   const defocus = m.values.defocus;
@@ -145,7 +145,7 @@ function showChips() {
   counts.failed = data.totals.failed;
   const chips = [["all", "All", data.micrographs.name.length + failures.length]];
   for (const [flag, [label]] of Object.entries(FLAGS)) if (counts[flag]) chips.push([flag, label, counts[flag]]);
-  if (edits.size) chips.push(["edited", view && view.blank ? "Labelled" : "Edited", edits.size]);
+  if (edits.size && !(view && view.audit)) chips.push(["edited", view && view.blank ? "Labelled" : "Edited", edits.size]);
   if (!chips.some(([flag]) => flag === gallery.filter)) gallery.filter = "all";
   const parent = at("chips");
   const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.flag : null;
@@ -163,6 +163,7 @@ function showChips() {
   const beyond = data.others.micrographs;
   const parts = [];
   if (view && view.blank) parts.push(`Open a micrograph, click on the centres of the particles, press S. The labels go to ${view.target}.`);
+  else if (view && view.audit) parts.push(`Open a micrograph to judge its picks that lie at no label. The verdicts go to ${view.audit.path}.`);
   else if (view) parts.push(`Open a micrograph to add and remove picks; what you save goes to ${view.target}, the run's own picks stay.`);
   if (gallery.filter in FLAGS) parts.push(`${FLAGS[gallery.filter][0]}: ${FLAGS[gallery.filter][1]}.`);
   if (beyond) parts.push(`${number(micrographs.length)} micrographs are shown, those with the fewest and the most picks and others spread evenly; ${number(beyond)} more are counted.`);

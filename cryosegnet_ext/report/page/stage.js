@@ -9,8 +9,8 @@ function openLarge(m) {
   at("large-name").textContent = m.name;
   at("large-name").title = m.name;
   at("stage").focus();
-  if (view) enterEditing(m);
   fit();
+  if (view) enterEditing(m);
   const position = gallery.list.indexOf(m);
   at("large-previous").disabled = position <= 0 && position !== -1;
   at("large-next").disabled = position >= gallery.list.length - 1;
@@ -95,7 +95,7 @@ function describe(m) {
   if (m.pixel) facts.push(`${+m.pixel.toPrecision(4)} A per pixel`);
   if (m.width && !m.guessed) facts.push(`${m.width} × ${m.height} pixels`);
   for (const c of data.columns) if (m.values[c.key] !== null) facts.push(`${c.label.replace(/ \(.*/, "").replace(/^[A-Z](?=[a-z])/, (a) => a.toLowerCase())} ${short(m.values[c.key])}${c.unit ? ` ${c.unit}` : ""}`);
-  const text = facts.join("  ·  ") + (view ? "  ·  click adds or removes a pick; arrows and Space do so by keyboard; S saves, U undoes, N and P turn, H hides the circles" : "  ·  scroll or + − zooms, arrows move, 0 fits, H hides the circles");
+  const text = facts.join("  ·  ") + (view && view.audit ? "  ·  1 particle, 2 junk, 3 unsure; arrows or a click choose a pick, U undoes, N and P turn, H hides the circles" : view ? "  ·  click adds or removes a pick; arrows and Space do so by keyboard; S saves, U undoes, N and P turn, H hides the circles" : "  ·  scroll or + − zooms, arrows move, 0 fits, H hides the circles");
   if (at("large-about").textContent !== text) at("large-about").textContent = text;
   at("stage").setAttribute("aria-label", `Micrograph ${m.name} with ${m.count} picks`);
 }
