@@ -75,7 +75,10 @@ def view(args: argparse.Namespace, ran: Ran) -> None:
     inputs = args.micrographs or ["Micrographs/"]
     assert "<html" in ran.seen
     assert all(Path(one.path).name in ran.seen for one in expand_inputs(inputs))
-    assert str(args.output or args.folder / "picks_edited") in ran.out
+    if args.audit is not None:
+        assert re.search(rf"0 of \d+ unlabelled picks? judged; verdicts go to {args.folder}/audit.json$", ran.out, re.M)
+    else:
+        assert str(args.output or args.folder / "picks_edited") in ran.out
     assert not args.port or f":{args.port}/" in ran.out
     assert ran.out.endswith("ended\n")
 

@@ -119,7 +119,11 @@ WORLD: Mapping[str, Mapping[str, Builder]] = {
         "sam_vit_h_4b8939.pth": published_sam("sam_vit_h_4b8939.pth"),
     },
     "relion.md": {"PROJECT": relion_project("PROJECT")},
-    "report.md": {"picked": picked("picked", *MICS), "Micrographs/": micrographs(*MICS)},
+    "report.md": {
+        "picked": picked("picked", *MICS),
+        "Micrographs/": micrographs(*MICS),
+        "labels/": labels(*(f"labels/{stem}.star" for stem in STEMS)),
+    },
     "simulation.md": {
         "3j9i.cif.gz": model("3j9i.cif.gz"),
         "3j9i.cif": model("3j9i.cif"),
