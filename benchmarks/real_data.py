@@ -26,6 +26,9 @@ SETS = {"empiar-10017-denoised": (".jpg", 96.0), "apoferritin": (".mrc", 68.0), 
 FURTHER = {"apoferritin-one-frame": (".png", 68.0), "apoferritin-more": (".png", 68.0)}
 _LABELS = {"apoferritin-one-frame": "apoferritin", "apoferritin-more": "apoferritin-second-person"}
 
+# Faint particles whose pixel size is not known; for tests only. The diameter is for the size that is given.
+TEST_SETS = {"empiar-10947": (".png", 60.0)}
+
 # Unlabelled views of five more specimens, for training only: their particles were marked by this project (views.json),
 # as peaks of a difference of Gaussians or by the built-in network, and sifted by eye. No score is computed on them.
 VIEWS = "views"
@@ -49,6 +52,16 @@ def centres_of_discs(mask: np.ndarray, radius: float) -> np.ndarray:
         cv2.circle(todo, (int(x), int(y)), reach, 0, -1)
 
 
+def diameter_of(dataset: str) -> float:
+    """The particle's diameter, pixels."""
+    return (SETS | TEST_SETS)[dataset][1]
+
+
+def suffix_of(dataset: str) -> str:
+    """The suffix of its micrographs."""
+    return (SETS | TEST_SETS)[dataset][0]
+
+
 def load(dataset: str, split: str) -> list[Labelled]:
     """The labelled micrographs of one split."""
     return load_named(dataset, SPLITS[dataset][split])
@@ -66,7 +79,7 @@ def load_named(dataset: str, stems: Sequence[str]) -> list[Labelled]:
     """These labelled micrographs, without their suffixes."""
     if dataset == VIEWS:
         return [_labelled_view(stem) for stem in stems]
-    suffix, diameter = (SETS | FURTHER)[dataset]
+    suffix, diameter = (SETS | FURTHER | TEST_SETS)[dataset]
     result = []
     for stem in stems:
         image = read_micrograph(SHARED / "micrographs" / dataset / (stem + suffix))

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from benchmarks import real_data
 from benchmarks.accuracy.other_pickers import Task
-from benchmarks.accuracy.real_micrographs import LABEL_DIAMETER, PIXEL_SIZE
+from benchmarks.accuracy.real_micrographs import LABEL_DIAMETER, PIXEL_SIZE, random_f1
 from benchmarks.accuracy.simulated_specimens import scenes
 from cryosegnet_ext import Picks
-from cryosegnet_ext.evaluation import SetScore, match, score_set
+from cryosegnet_ext.evaluation import MicrographScore, SetScore, score_set
+from cryosegnet_ext.files.diameter import from_pixels
 from cryosegnet_ext.files.micrograph import Micrograph
 
 SMALL = 120.0
@@ -45,32 +47,81 @@ class HeldOut:
     label_diameter: float
     denoised: bool = False
 
+    def random_f1(self, score: SetScore) -> float:
+        """Mean F1 of as many picks at random places as the score counts on each micrograph."""
+        shapes = {m.name: (m.data.shape[0], m.data.shape[1]) for m in self.task.micrographs}
+        stems = [m.name for m in score.micrographs]
+        inside = [self.labels[stem][self.inside[stem]] for stem in stems]
+        counts = [m.picks for m in score.micrographs]
+        return random_f1(counts, inside, [shapes[stem] for stem in stems], 0.3 * self.label_diameter)
+
     def score(self, name: str, picks: Mapping[str, Picks], threshold: float | None = None) -> SetScore:
-        """Judge picks by `cryosegnet_ext.evaluation`."""
+        """Judge picks by `cryosegnet_ext.evaluation`.
+
+        For its curve, picks take labels in the order of their scores: the same as if the picks above each threshold
+        were judged alone. So a picker that gives very many picks loses nothing at its higher thresholds.
+        """
         reach = 0.3 * self.label_diameter
         shapes = {m.name: (m.data.shape[0], m.data.shape[1]) for m in self.task.micrographs}
-        truth, counted = {}, {}
+        truth, counted, ranked = {}, {}, []
         for stem, xy in self.labels.items():
             x, y = xy[self.inside[stem]].T
             truth[stem] = Picks(x, y, np.full(len(x), np.nan), np.ones(len(x)))
+            hit = np.zeros(0, bool)
             if stem in picks:
                 p = picks[stem]
-                i, j = match(np.c_[p.x, p.y], xy, reach)
-                aside = np.zeros(len(p), bool)
-                aside[i[~self.inside[stem][j]]] = True
-                counted[stem] = p.take(~aside)
-        return score_set(name, counted, truth, self.label_diameter, reach, shapes, threshold)
+                label = take_in_order(np.c_[p.x, p.y], p.score, xy, reach)
+                counts = (label < 0) | self.inside[stem][label]
+                counted[stem], hit = p.take(counts), label[counts] >= 0
+            ranked.append((stem, hit))
+        score = score_set(name, counted, truth, self.label_diameter, reach, shapes, threshold)
+        return replace(score, ranked=[_with_hits(m, hit) for m, (_, hit) in zip(score.ranked, ranked)])
+
+
+def take_in_order(xy: np.ndarray, score: np.ndarray, labels: np.ndarray, reach: float) -> np.ndarray:
+    """The label that each pick takes: the nearest within reach that no better pick has taken.
+
+    Parameters
+    ----------
+    xy, labels : (n, 2), (m, 2)
+        x, y in the same unit as ``reach``.
+    score : (n,)
+
+    Returns
+    -------
+    (n,) int
+        Index of a label, -1 for none.
+    """
+    taken = np.full(len(xy), -1)
+    if not len(xy) or not len(labels):
+        return taken
+    near = cKDTree(labels).query_ball_point(xy, reach)
+    free = np.ones(len(labels), bool)
+    for i in np.argsort(-score, kind="stable"):
+        there = [j for j in near[i] if free[j]]
+        if there:
+            taken[i] = min(there, key=lambda j: float(np.hypot(*(labels[j] - xy[i]))))
+            free[taken[i]] = False
+    return taken
+
+
+def _with_hits(m: MicrographScore, hit: np.ndarray) -> MicrographScore:
+    return replace(m, hit=hit, offset=np.zeros((0, 2)))
 
 
 def real(sets: list[str], split: str) -> Iterator[HeldOut]:
-    """The labelled data sets; all labels count."""
+    """The labelled data sets that have such a split; all labels count."""
     for name in sets:
-        stems = real_data.SPLITS[name][split]
+        stems = real_data.SPLITS[name].get(split, [])
+        if not stems:
+            continue
         labelled = real_data.load(name, split)
-        micrographs = [Micrograph(m.data, PIXEL_SIZE[name], stem) for m, stem in zip(labelled, stems)]
+        pixel_size = PIXEL_SIZE[name]
+        micrographs = [Micrograph(m.data, pixel_size, stem) for m, stem in zip(labelled, stems)]
         labels = {stem: np.c_[m.x, m.y] for m, stem in zip(labelled, stems)}
         inside = {stem: np.ones(len(xy), bool) for stem, xy in labels.items()}
-        task = Task(f"{name}-{split}", micrographs, real_data.SETS[name][1] * PIXEL_SIZE[name], PIXEL_SIZE[name])
+        given = from_pixels(real_data.diameter_of(name), pixel_size)
+        task = Task(f"{name}-{split}", micrographs, given, pixel_size or 1.0)  # without a pixel size, in pixels
         yield HeldOut(name, task, labels, inside, LABEL_DIAMETER[name], denoised=name.endswith("denoised"))
 
 

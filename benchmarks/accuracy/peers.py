@@ -79,16 +79,17 @@ def stored(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
             yield folder.name, there.score(folder.name, {s: read_picks(folder / f"{s}.star") for s in stems})
 
 
-def row(group: str, picker: str, score: SetScore) -> str:
+def row(group: str, picker: str, score: SetScore, chance: str = "") -> str:
     best = "-" if score.best is None else f"{score.best[0]:.3f}"
     ap = "-" if score.average_precision is None else f"{score.average_precision:.3f}"
     figures = f"{score.precision:.3f} | {score.recall:.3f} | {score.f1:.3f} | {best} | {ap}"
-    return f"| {group} | {len(score.micrographs)} | {score.labels} | {picker} | {figures} |"
+    return f"| {group} | {len(score.micrographs)} | {score.labels} | {picker} | {figures} |{chance}"
 
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--sets", nargs="*", default=list(real_data.SETS), help="labelled data sets")
+    ap.add_argument("--sets", nargs="*", default=[*real_data.SETS, *real_data.TEST_SETS], help="labelled sets")
+    ap.add_argument("--random", action="store_true", help="beside real sets, F1 of as many picks at random places")
     ap.add_argument("--split", default="test", choices=("test", "validation"))
     ap.add_argument("--simulated", type=int, default=2, help="micrographs of each held-out specimen, 0 for none")
     ap.add_argument("--pickers", nargs="*", default=list(PICKERS), choices=PICKERS)
@@ -112,21 +113,22 @@ def main() -> None:
             print(f"Topaz is left out: there is no program {a.topaz}", file=sys.stderr)
     if "stored" in a.pickers:
         judges.append(stored)
-    print("| data | micrographs | particles | picker | precision | recall | F1 | best F1 | AP |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    random = " F1 at random |" if a.random else ""
+    print(f"| data | micrographs | particles | picker | precision | recall | F1 | best F1 | AP |{random}")
+    print("|---|---|---|---|---|---|---|---|---|" + "---|" * a.random, flush=True)
     groups: dict[tuple[str, str], list[SetScore]] = {}
     for data in held_out.real(a.sets, a.split):
         for judge in judges:
             for name, score in judge(data):
                 groups[data.group, name] = [score]
-                print(row(data.group, name, score), flush=True)
+                print(row(data.group, name, score, f" {data.random_f1(score):.3f} |" if a.random else ""), flush=True)
     made: dict[tuple[str, str], list[SetScore]] = {}
     for data in held_out.simulated(a.simulated):
         for judge in judges:
             for name, score in judge(data):
                 made.setdefault((data.group, name), []).append(score)
     for (group, name), scores in sorted(made.items(), key=lambda item: item[0][0]):
-        print(row(group, name, held_out.merge(scores)), flush=True)
+        print(row(group, name, held_out.merge(scores), " - |" if a.random else ""), flush=True)
     if a.json:
         a.json.write_text(
             json.dumps([_figures(*key, held_out.merge(s)) for key, s in (groups | made).items()], indent=1)

@@ -84,3 +84,17 @@ def test_calibration_error():
     assert reliability.calibration_error(score, rng.random(20000) < score**2) == pytest.approx(1 / 6, abs=0.02)
     assert reliability.bins_of(np.array([0, 0.1, 0.95, 1])).tolist() == [0, 1, 9, 9]
     assert reliability.calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
+
+
+def test_a_worse_pick_takes_no_label_of_a_better_one():
+    from benchmarks.accuracy import held_out, other_pickers
+
+    labels = np.array([[100.0, 100]])
+    data = held_out.HeldOut("made up", task(other_pickers), {"mic": labels}, {"mic": np.array([True])}, 40.0)
+    score = data.score("set", {"mic": points((106, 100), (101, 100), (50, 50))})
+    assert score.ranked[0].hit.tolist() == [True, False, False]
+    assert score.best == (1.0, 0.9)
+    taken = held_out.take_in_order(
+        np.array([[0, 0], [1.0, 0], [0, 0]]), np.array([1, 3, 2]), np.array([[0, 0], [3.0, 0]]), 4
+    )
+    assert taken.tolist() == [-1, 0, 1]

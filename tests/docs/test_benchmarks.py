@@ -66,7 +66,7 @@ def test_the_script_understands_its_command(
     from benchmarks import real_data
 
     for name in (*getattr(args, "sets", ()), *getattr(args, "turns", ()), *getattr(args, "leave_out", ())):
-        assert name in real_data.SETS, f"{where}: there is no data set {name}"
+        assert name in real_data.SETS | real_data.TEST_SETS, f"{where}: there is no data set {name}"
 
 
 def test_the_way_to_the_weights_is_understood_by_each_script(parse: Parse, tmp_path: Path) -> None:
