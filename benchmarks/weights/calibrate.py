@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from scipy.optimize import minimize
 
 from benchmarks import real_data
+from benchmarks.accuracy import contrast
 from benchmarks.weights.train_default import specimen_stacks, weights_of
 from cryosegnet_ext import Picker
 from cryosegnet_ext.evaluation import match
@@ -79,19 +80,18 @@ class Shown:
     counted: np.ndarray
 
 
-def plain(ratio: float) -> list[Shown]:
-    """Plain simulated micrographs of a signal-to-noise ratio."""
-    from benchmarks.accuracy.contrast import micrographs
-
+def plain() -> dict[float, list[Shown]]:
+    """Plain simulated micrographs at each signal-to-noise ratio."""
     stacks = specimen_stacks("validation", views=30)
     stacks += [s for s in specimen_stacks("train", views=30) if s.name in PLAIN_TRAINED]
-    result = []
+    result: dict[float, list[Shown]] = {ratio: [] for ratio in PLAIN_RATIOS}
     for number, stack in enumerate(stacks):
         pixel_size, defocus = PLAIN_IMAGING[number % len(PLAIN_IMAGING)]
-        data = micrographs(stack, pixel_size, defocus, seed=1000 + number)[ratio]
-        xy = data.labels["m"]
-        one = Labelled(data.task.micrographs[0].data, xy[:, 0], xy[:, 1], stack.diameter / pixel_size)
-        result.append(Shown(one, data.inside["m"]))
+        made = contrast.micrographs(stack, pixel_size, defocus, seed=1000 + number, ratios=PLAIN_RATIOS)
+        for ratio, data in made.items():
+            xy = data.labels["m"]
+            one = Labelled(data.task.micrographs[0].data, xy[:, 0], xy[:, 1], stack.diameter / pixel_size)
+            result[ratio].append(Shown(one, data.inside["m"]))
     return result
 
 
@@ -202,7 +202,7 @@ def validation_groups(sets: Sequence[str]) -> dict[str, list[Shown]]:
     """The micrographs that the score is fitted on."""
     groups = {name: every(real_data.load(name, "validation")) for name in sets}
     groups["simulated"] = every(simulated(36))
-    groups |= {f"plain, ratio {ratio}": plain(ratio) for ratio in PLAIN_RATIOS}
+    groups |= {f"plain, ratio {ratio}": shown for ratio, shown in plain().items()}
     groups[EMPTY] = every([replace(m, diameter_px=1.0) for m in real_data.load_empty("train")])
     groups[NOISE] = every(noise())
     return groups

@@ -1,4 +1,4 @@
-"""Training crops of faint particles: on real grounds, beside filaments and lattices; the running mean of the weights."""
+"""Training crops on real grounds and beside filaments and lattices; the running mean of the weights."""
 
 from dataclasses import replace
 
