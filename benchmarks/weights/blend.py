@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.weights.train_default import weights_of
+
 
 def part(text: str) -> tuple[Path, float]:
     """``checkpoint.pt=share``."""
@@ -27,13 +29,13 @@ def main() -> None:
     a = ap.parse_args()
     if abs(sum(share for _, share in a.parts) - 1) > 1e-6:
         raise SystemExit("the shares do not add up to 1")
-    states = [(torch.load(path, weights_only=True), share) for path, share in a.parts]
-    last = states[-1][0]
-    for name, value in last["model"].items():
+    states = [(weights_of(path), share) for path, share in a.parts]
+    last = dict(states[-1][0])
+    for name, value in last.items():
         if value.is_floating_point():
-            last["model"][name] = sum(share * state["model"][name] for state, share in states)
+            last[name] = sum(share * state[name] for state, share in states)
     a.output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": last["model"], "recipe": last["recipe"]}, a.output)
+    torch.save({"model": last}, a.output)
 
 
 if __name__ == "__main__":
