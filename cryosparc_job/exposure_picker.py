@@ -15,6 +15,7 @@ from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs.diameter import MICROGRAPHS, Estimate, doubted, find_diameter, given_diameter
 from cryosegnet_ext.runs.engines.base import Engine
+from cryosegnet_ext.runs.false_picks import expected_false
 from cryosegnet_ext.runs.journal import Journal
 from cryosegnet_ext.runs.overlay import draw_overlay
 from cryosegnet_ext.runs.pick_task import PickOutcome, PickTask
@@ -223,6 +224,7 @@ class ExposurePicker:
             missed=[one.uid for one in missed],
             diameter=float(np.median(diameters)) if diameters else None,
             estimated=self.journal.diameter,
+            expected_false=expected_false(done),
             doubt=doubted(given_diameter(self.journal.settings), self.journal.diameter),
         )
 
@@ -279,7 +281,8 @@ class _Report:
         left = "" if pace.seconds_left is None else f", {duration(pace.seconds_left)} left"
         left_out = f", {self._left_out} left out" if self._left_out else ""
         self._log.write_progress(
-            f"{pace.count} of {pace.total} exposures, {pace.rate:.2g} a second{left}, {self._picks} particles{left_out}"
+            f"{pace.count} of {plural(pace.total, 'exposure')}, {pace.rate:.2g} a second{left}, "
+            f"{plural(self._picks, 'particle')}{left_out}"
         )
 
     def close(self) -> None:

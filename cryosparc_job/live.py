@@ -249,7 +249,8 @@ class _Follower:
         except CryoSegNetError as error:
             log.warning("%s", error)
             return None
-        log.info("%s completed: %d particles on %s", result.job, result.picks, plural(result.exposures, "exposure"))
+        found = f"{plural(result.picks, 'particle')} on {plural(result.exposures, 'exposure')}"
+        log.info("%s completed: %s", result.job, found)
         for path, reason in result.failures:
             log.warning("left out %s: %s", path, reason)
         return result

@@ -14,6 +14,7 @@ from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.engines.threads import engine_for
+from cryosegnet_ext.runs.false_picks import in_percent
 from cryosegnet_ext.runs.journal import Journal
 from cryosegnet_ext.runs.progress import heard_by
 from cryosegnet_ext.runs.stopping import Stopped
@@ -214,7 +215,9 @@ def _work(
     result = exposure_picker.every(exposures)
     if result.exposures == 0:
         path, reason = result.failures[0]
-        raise CryoSegNetError(f"None of {len(exposures)} exposures could be picked; the first, {path}: {reason}")
+        raise CryoSegNetError(
+            f"None of {plural(len(exposures), 'exposure')} could be picked; the first, {path}: {reason}"
+        )
     run.log.checkpoint()
     picked = [(one, exposure_picker.load(one)) for one in exposures if exposure_picker.is_done(one)]
     if result.picks == 0:
@@ -234,5 +237,9 @@ def _work(
         f"without particles; {plural(len(result.failures), 'exposure')} left out"
         + (f" ({not_named} not named here)" if not_named else "")
     )
+    if result.expected_false is not None:
+        run.log.write(
+            f"{in_percent(result.expected_false).capitalize()} of the particles are expected to be false picks"
+        )
     run.complete()
     return result

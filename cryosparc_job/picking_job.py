@@ -77,6 +77,7 @@ class PickingResult:
     failures : (path, reason) of each exposure that was not picked; ``missed`` are their uids
     diameter : median over the picks, angstrom (pixels without a pixel size)
     estimated : particle diameter that was estimated before picking
+    expected_false : expected share of false picks, 0..1; None without picks or calibrated scores
     doubt : a sentence if the given diameter does not fit the micrographs
     late_signal : name of the signal that came while the job was being completed, too late to stop it
     """
@@ -89,6 +90,7 @@ class PickingResult:
     missed: list[int] = field(default_factory=list)
     diameter: float | None = None
     estimated: Diameter | None = None
+    expected_false: float | None = None
     doubt: str | None = None
     late_signal: str | None = None
 

@@ -248,7 +248,8 @@ class _Progress:
         per_minute = f"{60 * pace.rate:.0f}" if pace.rate > 0.2 else f"{60 * pace.rate:.1f}"
         left = "" if pace.seconds_left is None else f", {duration(pace.seconds_left)} left"
         failed = f", {self._failed} failed" if self._failed else ""
-        log.info(f"{finished}/{total} micrographs, {self._picks} picks{failed}, {per_minute} per minute{left}")
+        counts = f"{finished}/{plural(total, 'micrograph')}, {plural(self._picks, 'pick')}"
+        log.info(f"{counts}{failed}, {per_minute} per minute{left}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.files.atomic import atomic_path
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.micrograph import read_micrograph
 from cryosegnet_ext.files.picks import read_picks
+from cryosegnet_ext.runs.false_picks import in_percent
 from cryosegnet_ext.runs.overlay import draw_overlay
 
 from .arguments import Arguments
@@ -119,13 +120,19 @@ def _pictures(folder: Path, entries: Sequence[Mapping[str, Any]], inputs: Mappin
     for axis in axes:
         axis.set_axis_off()
     for axis, entry in zip(axes, entries):
-        name = entry["name"]
-        axis.set_title(_plain(name if len(name) <= 90 else "..." + name[-87:]), fontsize=9)
+        axis.set_title(_title(entry), fontsize=9)
         try:
             axis.imshow(_picture(folder, entry, inputs), interpolation="none")
         except CryoSegNetError as error:
             axis.text(0.5, 0.5, _wrapped(str(error), 70), ha="center", fontsize=8, transform=axis.transAxes)
     return figure
+
+
+def _title(entry: Mapping[str, Any]) -> str:
+    """Name of a micrograph, and in a second line its picks and how many of them are expected to be false."""
+    name, share = entry["name"], entry["expected_false"]
+    expected = "" if share is None else f", {in_percent(share)} expected to be false"
+    return _plain(name if len(name) <= 90 else "..." + name[-87:]) + f"\n{plural(entry['picks'], 'pick')}{expected}"
 
 
 def _picture(folder: Path, entry: Mapping[str, Any], inputs: Mapping[str, Input]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.files.atomic import remove_temporaries, write_atomic
 
 from . import nodes
@@ -66,7 +66,7 @@ def write_results(
     known = {one.key: one.name for one in inputs if one.key in records}
     mine = [asdict(replace(records[key], name=name)) for key, name in known.items()]
     warning = _warning(result)
-    lines = [f"{result.picks} picks on {result.done + result.skipped} micrographs ({result.skipped} picked before)"]
+    lines = [_counts(result)]
     pixel_size = next((entry["pixel_size"] for entry in mine if entry["pixel_size"]), None)
     if result.diameter is not None and result.in_angstrom and pixel_size:
         box, binned = nodes.write_suggestion(folder, version, result.diameter, pixel_size)
@@ -90,13 +90,25 @@ def with_name(name: str, reason: str) -> str:
     return in_relion_words(reason if reason.startswith(name) else f"{name}: {reason}")
 
 
+def _counts(result: BatchResult) -> str:
+    """How many picks there are, and how many of them are expected to be false."""
+    from cryosegnet_ext.runs.false_picks import in_percent
+
+    finished = plural(result.done + result.skipped, "micrograph")
+    line = f"{plural(result.picks, 'pick')} on {finished} ({result.skipped} picked before)"
+    if result.expected_false is None:
+        return line
+    return f"{line}; {in_percent(result.expected_false)} of the picks are expected to be false"
+
+
 def _warning(result: BatchResult) -> str | None:
     total = result.done + result.skipped + result.failed
     if result.without_picks + result.failed <= WARN_SHARE * total:
         return None
+    have = "has" if result.without_picks == 1 else "have"
     return (
-        f"{result.without_picks} of {total} micrographs have no picks and {result.failed} failed: look at logfile.pdf "
-        "and failed.csv, and check the pixel size, particle_diameter and threshold."
+        f"{result.without_picks} of {plural(total, 'micrograph')} {have} no picks and {result.failed} failed: look at "
+        "logfile.pdf and failed.csv, and check the pixel size, particle_diameter and threshold."
     )
 
 

@@ -135,12 +135,16 @@ def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:
 
 def _report(result: BatchResult, args: argparse.Namespace, reported: bool) -> None:
     """Print where the results are and what to look at."""
+    from ..runs.false_picks import in_percent
+
     finished = result.done + result.skipped
     before = f" ({result.skipped} of them by an earlier run)" if result.skipped else ""
     lines = [f"{plural(result.picks, 'pick')} on {plural(finished, 'micrograph')}{before}"]
     if result.diameter is not None:
         unit = "A" if result.in_angstrom else "pixels (the pixel size is not known; give --pixel-size)"
         lines[0] += f", median diameter {result.diameter:.0f} {unit}"
+    if result.expected_false is not None:
+        lines.append(f"{in_percent(result.expected_false)} of the picks are expected to be false")
     if result.without_picks:
         lines.append(f"{plural(result.without_picks, 'micrograph')} without picks")
     lines += [f"warning: {sentence}" for sentence in result.warnings]

@@ -68,6 +68,23 @@ class Picks(PickColumns):
             words.append(f"micrograph {self.shape[0]} x {self.shape[1]} (ny x nx)")
         return f"<Picks: {', '.join(words)}>"
 
+    @property
+    def expected_false(self) -> float:
+        """Expected share of false picks, 0..1: one minus the mean score.
+
+        It is an estimate, which takes each score for the probability that the pick is a particle. Our own scores of the
+        default recipe are calibrated for that; on data unlike those of the calibration it can be off. NaN without
+        picks, and where a score lies outside 0..1 as Topaz's do.
+
+        Examples
+        --------
+        >>> Picks([10, 90], [20, 40], [50, 50], [0.75, 0.5]).expected_false
+        0.375
+        """
+        if not len(self) or not ((self.score >= 0) & (self.score <= 1)).all():
+            return float("nan")
+        return float(1 - self.score.mean())
+
     def take(self, which: ArrayLike) -> Picks:
         """The picks chosen by a boolean mask or by indices, in that order."""
         i = np.asarray(which)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..files.picks import Picks
 from ..runs.candidates import SavedCandidates
+from ..runs.false_picks import has_probabilities
 from ..runs.journal import Record
 from .collect import RunData
 
@@ -142,6 +143,7 @@ def pack(
         "levels": levels.tolist(),
         "floor": floor,
         "complete": whole,
+        "probabilities": has_probabilities(run.settings),
         "unit": "A" if any(r.pixel_size for r in run.done) or not run.done else "px",
         "settings": {name: run.settings.get(name) for name in ("weights", "diameter")},
         "totals": {

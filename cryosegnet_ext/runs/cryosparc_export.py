@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.atomic import make_folder, write_atomic
 from ..files.inputs import STATE_FOLDER
 from ..files.micrograph import read_shape
@@ -28,11 +28,11 @@ from .summary import SCHEMA
 _FORMATS = ("star", "csv", "cbox", "box")
 
 _TEXT = """\
-Picks for CryoSPARC: {picks} picks of {micrographs} micrographs{flipped}.
+Picks for CryoSPARC: {picks} of {micrographs}{flipped}.
 Written for the import jobs of CryoSPARC as documented; not tried on a live CryoSPARC.
 {folders}
-1. Import Micrographs, unless the exposures are in CryoSPARC already. They must be the micrographs that were picked, and
-   all {micrographs}: one that particles.star names and the exposures lack is reported to fail the import.
+1. Import Micrographs, unless the exposures are in CryoSPARC already. They must be the micrographs that were picked, all
+   of them: one that particles.star names and the exposures lack is reported to fail the import.
 2. Import Particle Stack:
    - input Source Exposures: those exposures
    - Particle meta path: {star}
@@ -266,12 +266,12 @@ def _text(table: Mapping[str, Picks], stars: Mapping[Path, Mapping[str, Picks]],
     assert picks.shape is not None
     ny, nx = picks.shape
     y = (ny - 1 - picks.y[row] if flip_y else picks.y[row]) / ny  # as it was picked: CryoSPARC must show the same
-    lines = [f"   {star.name}: {len(part)} micrographs of {_folder(part)}" for star, part in stars.items()]
+    lines = [f"   {star.name}: {plural(len(part), 'micrograph')} of {_folder(part)}" for star, part in stars.items()]
     several = len(stars) > 1
     return _TEXT.format(
         folders=_FOLDERS.format(list="\n".join(lines)) if several else "",
-        picks=sum(map(len, table.values())),
-        micrographs=len(table),
+        picks=plural(sum(map(len, table.values())), "pick"),
+        micrographs=plural(len(table), "micrograph"),
         flipped=", mirrored top to bottom (--flip-y)" if flip_y else "",
         star=f"{next(iter(stars)).absolute()}{' and so on' * several}",
         name=name if several else PurePath(name).name,

@@ -40,6 +40,9 @@ class Record:
         ``done`` or ``failed``; a failed one has a ``reason`` and is tried again by the next run.
     picks, diameter
         Number of picks and their median diameter (angstrom, or pixels where ``pixel_size`` is None).
+    expected_false
+        Expected share of false picks, 0..1; None without picks or calibrated scores, and in records of versions that
+        did not estimate it.
     pixel_size, given_pixel_size
         Angstrom per pixel as picked, and as the list of inputs gave it.
     seconds
@@ -63,6 +66,7 @@ class Record:
     size: int = -1
     mtime_ns: int = -1
     files: Mapping[str, int | None] | None = None
+    expected_false: float | None = None
 
     @property
     def done(self) -> bool:

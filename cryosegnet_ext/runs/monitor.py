@@ -41,6 +41,7 @@ _HELP = {
     "micrographs_waiting": ("gauge", "Micrographs that are known and not begun"),
     "micrographs_in_flight": ("gauge", "Micrographs in progress"),
     "picks_total": ("counter", "Picks of this run"),
+    "expected_false_ratio": ("gauge", "Expected share of false picks of this run, 0 to 1, from calibrated scores"),
     "picking_seconds_total": ("counter", "Time spent on reading and picking, over all workers"),
     "micrographs_per_second": ("gauge", "Rate over the last 100 micrographs"),
     "workers": ("gauge", "Workers that pick"),
@@ -76,6 +77,9 @@ class Monitor:
         self._finished: deque[float] = deque(maxlen=_RATE_OVER)
         self._counts = dict.fromkeys(("done", "failed", "skipped", "waiting", "without_picks", "picks"), 0)
         self._picking_seconds = 0.0
+        # Picks whose share of false ones is estimated, and how many of them are expected to be false.
+        self._estimated = 0
+        self._expected_false = 0.0
         self._workers = self._restarts = 0
         self._diameter: float | None = None
         self.state = "starting"
@@ -117,6 +121,9 @@ class Monitor:
             self._counts["without_picks"] += record.done and record.picks == 0
             self._counts["picks"] += record.picks
             self._picking_seconds += record.seconds
+            if record.expected_false is not None:
+                self._estimated += record.picks
+                self._expected_false += record.picks * record.expected_false
 
     def update(self, state: str, waiting: int, skipped: int, workers: int, restarts: int) -> None:
         """Set the state of the run: ``estimating``, ``picking`` or ``waiting``, and its counts."""
@@ -147,6 +154,11 @@ class Monitor:
             with contextlib.suppress(OSError, CryoSegNetError):
                 self.write()
 
+    @property
+    def _share(self) -> float | None:
+        """Expected share of false picks so far."""
+        return round(self._expected_false / self._estimated, 4) if self._estimated else None
+
     def _heartbeat(self, now: float, oldest: tuple[str, float] | None, rate: float) -> dict[str, object]:
         counts = self._counts
         names = ("done", "failed", "skipped", "without_picks", "waiting")
@@ -161,6 +173,7 @@ class Monitor:
             "started": _iso(self._start),
             "micrographs": {name: counts[name] for name in names} | {"in_flight": len(self._in_progress)},
             "picks": counts["picks"],
+            "expected_false": self._share,
             "current": oldest and {"name": oldest[0], "seconds": round(now - oldest[1], 1)},
             "last": self._last and {"name": self._last[0], "time": _iso(self._last[1])},
             "micrographs_per_minute": round(60 * rate, 2),
@@ -186,6 +199,7 @@ class Monitor:
             "micrographs_waiting": counts["waiting"],
             "micrographs_in_flight": len(self._in_progress),
             "picks_total": counts["picks"],
+            "expected_false_ratio": self._share,
             "picking_seconds_total": self._picking_seconds,
             "micrographs_per_second": rate,
             "workers": self._workers,

@@ -22,6 +22,7 @@ from ..files.inputs import Input, file_identity
 from ..files.micrograph import Micrograph, read_micrograph
 from ..files.picks import Picks
 from .candidates import encode_candidates
+from .false_picks import expected_false_of
 from .journal import Record
 from .overlay import encode_overlay
 
@@ -147,6 +148,7 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         picks=len(picks),
         diameter=round(float(np.median(picks.diameter)), 2) if len(picks) else None,
         pixel_size=None if picks.pixel_size is None else float(picks.pixel_size),
+        expected_false=expected_false_of(picks, picker.settings),
         seconds=round(got.seconds + time.monotonic() - start, 3),
     )
     picture = encoded = None
@@ -187,7 +189,7 @@ def failed(record: Record, error: Exception, path: Path | None = None) -> PickOu
 def refused(record: Record, reason: str) -> Record:
     """The record of a failed micrograph, with the reason."""
     reason = " ".join(reason.split())[:_LONGEST_REASON]
-    return replace(record, status="failed", reason=reason, picks=0, diameter=None, files=None)
+    return replace(record, status="failed", reason=reason, picks=0, diameter=None, expected_false=None, files=None)
 
 
 def without_name(sentence: str, name: str, path: Path | None = None) -> str:

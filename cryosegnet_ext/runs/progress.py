@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..errors import plural
+
 _LINE_SECONDS = 30.0
 _SHORTEST_SECONDS = 5.0
 _LINE_SHARE = 0.05
@@ -130,13 +132,13 @@ class Progress:
     def _say(self) -> None:
         pace = self._pace
         pace.told()
-        words = [f"{pace.count}/{pace.total} micrographs"]
+        words = [f"{pace.count}/{plural(pace.total, 'micrograph')}"]
         if not self._growing:
             words[0] += f" ({100 * pace.count // max(pace.total, 1)} %)"
         words.append(f"{pace.rate:.2f}/s" if pace.rate < 10 else f"{pace.rate:.0f}/s")
         if pace.seconds_left is not None and not self._growing:
             words.append(f"{duration(pace.seconds_left)} left")
-        words.append(f"{self._picks} picks")
+        words.append(plural(self._picks, "pick"))
         if self._failed:
             words.append(f"{self._failed} failed")
         line = ", ".join(words)

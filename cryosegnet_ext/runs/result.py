@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import CryoSegNetError, plural
 from .diameter import doubted, given_diameter
 from .engines.base import EngineError
+from .false_picks import expected_false
 from .journal import Journal, Record
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ class BatchResult:
         Whether a signal or ``stop`` ended the run early.
     warnings
         Sentences about a given diameter or a pixel size in the headers that does not fit the data.
+    expected_false
+        Expected share of false picks, 0..1, an estimate from their calibrated scores; None without picks or such
+        scores.
     """
 
     done: int
@@ -53,6 +57,7 @@ class BatchResult:
     failures: tuple[tuple[str, str], ...]
     stopped: bool
     warnings: tuple[str, ...] = ()
+    expected_false: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -96,6 +101,7 @@ def result_of(journal: Journal, records: Sequence[Record], tried: Container[str]
         failures=tuple((record.name, record.reason or "") for record in failed),
         stopped=stopped,
         warnings=warnings_of(journal, records),
+        expected_false=expected_false(done),
     )
 
 

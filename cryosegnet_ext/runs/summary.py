@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .._version import __version__
 from ..files.atomic import write_atomic
+from .false_picks import expected_false
 from .journal import Journal, Record
 from .result import warnings_of
 from .sources import MicrographSource
@@ -68,6 +69,7 @@ def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) ->
             "picks": sum(record.picks for record in done),
             "failed": len(every) - len(done),
             "without_picks": sum(record.picks == 0 for record in done),
+            "expected_false": expected_false(done),
         },
         "micrographs": [_entry(record) for record in every],
     }
@@ -81,6 +83,7 @@ def _entry(record: Record) -> dict[str, object]:
         "stem": record.stem,
         "status": record.status,
         "picks": record.picks,
+        "expected_false": record.expected_false,
         "diameter": record.diameter,
         "pixel_size": record.pixel_size,
         "seconds": record.seconds,

@@ -121,6 +121,8 @@ def test_pick(mics: Path, tmp_path: Path) -> None:
     done = cryosegnet("pick", mics, "-o", out, "--format", "star,box", "--threshold", 0.1)
     assert done.returncode == 0, done.stderr
     assert "72 picks on 3 micrographs, median diameter 20 A" in done.stdout
+    share = json.loads((out / "summary.json").read_text())["totals"]["expected_false"]
+    assert f"\nabout {100 * share:.0f} % of the picks are expected to be false\n" in done.stdout
     assert str(out / "picks") in done.stdout and str(out / "report.html") in done.stdout
     assert "3/3 micrographs (100 %)" in done.stderr and "Traceback" not in done.stderr
     assert {p.name for p in (out / "picks").iterdir()} == {f"m{i}.{f}" for i in range(3) for f in ("star", "box")}

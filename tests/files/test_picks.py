@@ -59,6 +59,14 @@ def test_above_keeps_the_threshold_itself_the_order_and_the_rest() -> None:
     assert len(table().above(0.91)) == 0
 
 
+def test_expected_false_is_one_minus_the_mean_score() -> None:
+    assert table().expected_false == pytest.approx(1 - (0.2 + 0.9 + 0.5) / 3)
+    assert table().above(0.5).expected_false == pytest.approx(0.3)
+    assert table(score=[0, 0, 0]).expected_false == 1 and table(score=[1, 1, 1]).expected_false == 0
+    assert np.isnan(Picks.empty().expected_false)
+    assert np.isnan(table(score=[-2.5, 1.0, 3.0]).expected_false), "log-odds are no probabilities"
+
+
 def test_take_by_mask_and_by_index() -> None:
     assert table().take([True, False, True]).y.tolist() == [4, 6]
     assert table().take([2, 0]).y.tolist() == [6, 4]

@@ -203,7 +203,7 @@ def test_empty_corrupt_and_strangely_named_micrographs(tmp_path: Path) -> None:
     assert project.run(job) == "success", project.text(job + "run.err")
     assert len(project.coordinates(job, corrupt)) == len(project.coordinates(job, empty)) == 0
     said = project.text(job + "run.err")
-    assert "1 of 8 micrographs have no picks and 1 failed" in said and "Traceback" not in said
+    assert "1 of 8 micrographs has no picks and 1 failed" in said and "Traceback" not in said
     assert "truncated" in project.text(job + "run.out") and "truncated" in project.text(job + "failed.csv")
     extracted = extract(project, job)
     assert project.run(extracted) == "success"

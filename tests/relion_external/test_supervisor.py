@@ -253,7 +253,7 @@ def test_many_without_picks_is_said(project: Project) -> None:
     project.write(name, np.random.default_rng(9).normal(size=(128, 128)))
     project.names.append(name)
     project.write_star()
-    assert "1 of 3 micrographs have no picks and 0 failed" in run(project)
+    assert "1 of 3 micrographs has no picks and 0 failed" in run(project)
     assert project.markers() == [SUCCESS]
     assert project.text(f"{JOB}Micrographs/mic_empty_autopick.star").splitlines()[2:] == [
         "loop_",

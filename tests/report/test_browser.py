@@ -71,6 +71,37 @@ def test_the_sliders_count_is_what_picking_with_that_threshold_gives(
     assert page.count() == sum(record.picks for record in collect(picked).done)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.37, 0.5, 0.8])
+def test_the_expected_share_of_false_picks_follows_the_slider(page: Watched, out: Path, threshold: float) -> None:
+    p = page.page
+    set_threshold(page, str(threshold))
+    sets = {r.name: read_candidates(out, r.stem).candidates.above(threshold) for r in collect(out).done}  # type: ignore[union-attr]
+    scores = np.concatenate([picks.score for picks in sets.values()])
+    share = float(p.locator("#count-false").get_attribute("data-share"))
+    assert share == pytest.approx(1 - scores.mean(), abs=1e-3)
+    assert p.locator("#count-false").inner_text() == f"about {100 * share:.0f} %"
+    p.locator("#sort").select_option("false")
+    worst = max(sets.values(), key=lambda picks: picks.expected_false if len(picks) else -1).expected_false
+    told = p.locator(".card .false").first.inner_text()
+    assert told.endswith(" % false") and float(told.split()[0]) == pytest.approx(100 * worst, abs=0.6)
+    p.locator(".card").first.click()
+    assert "expected to be false" in p.locator("#large-about").inner_text()
+
+
+def test_no_share_is_shown_without_picks_or_probabilities(browser: Any, page: Watched, out: Path) -> None:
+    from cryosegnet_ext.report.pack import pack
+
+    set_threshold(page, "1")
+    assert page.count() == 0 and not page.page.locator("#false").is_visible()
+    uncalibrated = out / "uncalibrated.html"
+    uncalibrated.write_bytes(make_page({**pack(collect(out)), "probabilities": False}))
+    watched = Watched(browser)
+    p = watched.open(uncalibrated.as_uri())
+    assert watched.count() > 0 and not p.locator("#false").is_visible()
+    assert set(p.locator(".card .false").all_inner_texts()) == {""} and watched.complaints == []
+    p.close()
+
+
 def test_sliding_changes_counts_charts_cards_and_commands_at_once(page: Watched, out: Path) -> None:
     p = page.page
     slider = p.locator("#threshold")

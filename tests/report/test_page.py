@@ -76,6 +76,14 @@ def test_the_page_holds_every_candidate_of_every_micrograph(tmp_path: Path) -> N
     assert image.shape == (64, 96)
 
 
+def test_only_calibrated_scores_are_said_to_be_probabilities(tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES)
+    assert parts_of(write_report(out))[1]["probabilities"] is True
+    run = collect(out)
+    published = RunData(out, {**run.settings, "recipe": "published"}, run.records)
+    assert packing.pack(published)["probabilities"] is False
+
+
 def test_nothing_is_loaded_and_the_policy_allows_just_this_script(tmp_path: Path) -> None:
     parts, _ = parts_of(write_report(make_run(tmp_path, NAMES)))
     policy = next(a["content"] for tag, a in parts.elements if a.get("http-equiv") == "Content-Security-Policy")

@@ -34,7 +34,8 @@ def test_what_a_run_writes(mics: Path, tmp_path: Path) -> None:
     assert [name for name, _ in picker.picked] == [f"m{i}.mrc" for i in range(12)]
     assert len(read_picks(out / "picks/m3.star")) == 24
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["totals"] == {"micrographs": 12, "picks": 288, "failed": 0, "without_picks": 0}
+    totals = {"micrographs": 12, "picks": 288, "failed": 0, "without_picks": 0}
+    assert summary["totals"] == {**totals, "expected_false": result.expected_false}
     assert summary["dataset_diameter"] == pytest.approx(20, abs=0.2)
     assert summary["settings"] == {"threshold": None, "weights": {"sha256": "abc"}, "pixel_size": None}
     assert len(summary["micrographs"]) == 12

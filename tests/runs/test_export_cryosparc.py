@@ -9,10 +9,10 @@ import pytest
 import starfile
 
 from cryosegnet_ext.cli import main
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import read_micrograph, read_shape
-from cryosegnet_ext.files.picks import read_many, read_picks
+from cryosegnet_ext.files.picks import Picks, read_many, read_picks
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.cryosparc_export import export_cryosparc
 from tests.stub_picker import StubPicker, write_micrograph
@@ -118,6 +118,17 @@ def test_what_to_choose_is_said_and_kept(picked: Path, tmp_path: Path, capsys: p
     assert "again without --flip-y" in capsys.readouterr().out
 
 
+def test_one_pick_and_one_micrograph_are_said_as_such(tmp_path: Path) -> None:
+    class OnePick(StubPicker):
+        def pick(self, micrograph: object, diameter: float | None = None) -> Picks:  # type: ignore[override]
+            return super().pick(micrograph, diameter).take([5])  # type: ignore[arg-type]
+
+    write_micrograph(tmp_path / "mics" / "a.mrc")
+    batch.run(OnePick(), expand_inputs([tmp_path / "mics"]), tmp_path / "out", progress=False, overlays=False)
+    text = export_cryosparc(tmp_path / "out", tmp_path / "cs").text
+    assert text.startswith("Picks for CryoSPARC: 1 pick of 1 micrograph.\n")
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_pick_to_compare_says_where_it_was_picked(picked: Path, tmp_path: Path, flip: bool) -> None:
     text = export_cryosparc(picked, tmp_path / "cs", flip_y=flip).text
@@ -176,7 +187,7 @@ def test_micrographs_of_one_file_name_get_a_table_for_each_folder(tmp_path: Path
         below = Path() if word == "top" else Path(word.replace("_", "/"))
         truth = read_picks(out / "picks" / below / "m.star")
         assert table["m.mrc"].x.tolist() == truth.x.tolist()
-        assert f"particles-{word}.star: {len(names)} micrographs of {tmp_path / 'mics' / below}\n" in text
+        assert f"particles-{word}.star: {plural(len(names), 'micrograph')} of {tmp_path / 'mics' / below}\n" in text
     rows = np.load(tmp_path / "cs" / "particles.cs")
     assert len(set(rows["location/micrograph_path"].tolist())) == 4
 

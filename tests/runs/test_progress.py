@@ -38,6 +38,11 @@ def test_progress_on_a_terminal_and_in_a_log(monkeypatch: pytest.MonkeyPatch) ->
             assert len(lines) == 10
             assert lines[0].startswith("cryosegnet: 110/200 micrographs (55 %), ") and "s left, 30 picks" in lines[0]
             assert lines[-1].endswith("300 picks, 1 failed") and "left" not in lines[-1]
+    monkeypatch.setattr(sys, "stderr", one := io.StringIO())
+    counts = progress.Progress(1)
+    counts.add(1)
+    counts.close()
+    assert one.getvalue().startswith("cryosegnet: 1/1 micrograph (100 %), ") and one.getvalue().endswith(", 1 pick\n")
     assert [progress.duration(s) for s in (42, 90, 3570, 8000)] == ["42 s", "2 min", "1 h 0 min", "2 h 13 min"]
 
 

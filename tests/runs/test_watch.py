@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.runs import batch, watch
 from cryosegnet_ext.runs.journal import Record
 from cryosegnet_ext.runs.monitor import Monitor
@@ -245,12 +247,16 @@ def test_monitor(tmp_path: Path) -> None:
     assert last["micrographs"] == {
         "done": 3, "failed": 1, "skipped": 0, "without_picks": 0, "waiting": 0, "in_flight": 0
     }  # fmt: skip
+    scores = np.concatenate([read_picks(out / f"picks/m{i}.star").score for i in range(3)])
+    assert last["expected_false"] == pytest.approx(1 - scores.mean(), abs=2e-4)
+    assert seen[0]["expected_false"] is None
     assert last["picks"] == 72 and last["dataset_diameter"] == pytest.approx(20, abs=0.5)
     metrics = {family.name: family for family in text_string_to_metric_families(prom.read_text())}
     (info,) = metrics["cryosegnet_info"].samples
     assert info.labels["output"] == str(out)
     values = {name: family.samples[0].value for name, family in metrics.items()}
     assert values["cryosegnet_micrographs_picked"] == 3 and values["cryosegnet_micrographs_failed"] == 1
+    assert values["cryosegnet_expected_false_ratio"] == last["expected_false"]
     assert values["cryosegnet_picks"] == 72 and values["cryosegnet_up"] == 0
     assert values["cryosegnet_resident_memory_bytes"] > 1e7
     assert abs(values["cryosegnet_heartbeat_time_seconds"] - time.time()) < LIMIT

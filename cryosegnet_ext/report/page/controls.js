@@ -72,6 +72,11 @@ function showControls() {
   at("count-picks").textContent = (totals.exact ? "" : "≈ ") + number(totals.picks);
   at("count-picks").dataset.count = totals.picks;
   at("count-label").textContent = totals.exact ? "picks" : "picks, from a sample";
+  at("false").hidden = totals.expectedFalse === null;
+  if (totals.expectedFalse !== null) {
+    at("count-false").textContent = inPercent(totals.expectedFalse);
+    at("count-false").dataset.share = totals.expectedFalse;
+  }
   at("count-median").textContent = number(Math.round(totals.median));
   at("count-none").textContent = number(totals.none) + (data.others.micrographs ? " shown" : "");
   at("reset").disabled = state.t === Math.max(runLevel, data.floor) && !limited();

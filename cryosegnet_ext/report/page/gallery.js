@@ -6,6 +6,7 @@ const SORTS = {
   flagged: ["look at first", (a, b) => (a.flag ? 0 : 1) - (b.flag ? 0 : 1) || a.i - b.i],
   most: ["most picks", (a, b) => b.count - a.count || a.i - b.i],
   fewest: ["fewest picks", (a, b) => a.count - b.count || a.i - b.i],
+  false: ["most expected to be false", (a, b) => (b.expectedFalse === null ? -1 : b.expectedFalse) - (a.expectedFalse === null ? -1 : a.expectedFalse) || a.i - b.i],
   scores: ["lowest scores", (a, b) => (a.score === null ? 2 : a.score) - (b.score === null ? 2 : b.score) || a.i - b.i],
   name: ["name", (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true })],
 };
@@ -45,7 +46,7 @@ function cardOf(m) {
   name.title = m.name;
   const facts = add("span", card, "facts");
   if (m.failed) add("span", facts, "", "failed");
-  else { add("b", facts, "count"); add("span", facts, "middle"); }
+  else { add("b", facts, "count"); add("span", facts, "false"); add("span", facts, "middle"); }
   card.addEventListener("click", () => { if (!m.failed) openLarge(m); });
   return card;
 }
@@ -59,9 +60,12 @@ function fillCard(card) {
   flag.textContent = saved ? saved.note || (saved.dirty ? "changed" : "saved") : m.flag ? FLAGS[m.flag][0] : "";
   if (m.failed) { card.setAttribute("aria-label", `${m.name}: failed, ${m.reason}`); return; }
   card.querySelector(".count").textContent = `${number(m.count)} ${m.count === 1 ? "pick" : "picks"}`;
+  const expected = card.querySelector(".false");
+  expected.textContent = m.expectedFalse === null ? "" : `${Math.round(100 * m.expectedFalse)} % false`;
+  expected.title = m.expectedFalse === null ? "" : `${inPercent(m.expectedFalse)} of the picks are expected to be false`;
   const defocus = m.values.defocus;
   card.querySelector(".middle").textContent = defocus === undefined || defocus === null ? (m.score === null ? "" : `score ${m.score.toFixed(2)}`) : `${defocus.toFixed(1)} µm`;
-  card.setAttribute("aria-label", `${m.name}: ${m.count} picks${m.flag ? `, ${FLAGS[m.flag][0]}` : ""}`);
+  card.setAttribute("aria-label", `${m.name}: ${m.count} ${m.count === 1 ? "pick" : "picks"}${expected.title ? `, ${inPercent(m.expectedFalse)} expected to be false` : ""}${m.flag ? `, ${FLAGS[m.flag][0]}` : ""}`);
   card.querySelector("canvas").stale = true;
 }
 

@@ -31,7 +31,7 @@ const micrographs = [];
     const values = {};
     for (const column of data.columns) values[column.key] = column.values[i];
     micrographs.push({ i, name, start, end: start + n, width: table.width[i], height: table.height[i],
-      pixel: table.pixel_size[i], seconds: table.seconds[i], values, count: 0, score: null, flag: null, failed: false });
+      pixel: table.pixel_size[i], seconds: table.seconds[i], values, count: 0, score: null, expectedFalse: null, flag: null, failed: false });
     start += n;
   });
 }
@@ -81,7 +81,16 @@ function median(values) {
 }
 
 const SCORE_BINS = 50;
-const totals = { picks: 0, median: 0, none: 0, scoreAll: null, sizeAll: null, sizeIn: null };
+const totals = { picks: 0, expectedFalse: null, median: 0, none: 0, scoreAll: null, sizeAll: null, sizeIn: null };
+
+// Probability that a candidate of each level is no particle: scores lie between the level and the next one.
+const falseAt = Float64Array.from(levels, (value, k) => 1 - (value + (k + 1 < levels.length ? levels[k + 1] : 1)) / 2);
+
+// Expected share of false picks; null without picks, or where scores are no probabilities.
+const shareOf = (sum, count) => (data.probabilities && !(view && view.blank) && count > 0 ? sum / count : null);
+
+// "about 12 %", as the program says it.
+const inPercent = (share) => (share < 0.005 ? "less than 1 %" : `about ${Math.round(100 * share)} %`);
 
 function evaluate() {
   const wide = Math.max(1, Math.ceil((sizes.high - sizes.low + 1) / 60));
@@ -95,36 +104,42 @@ function evaluate() {
     sizeBin[code] = Math.max(0, Math.min(bins - 1, Math.floor(((code >> 1) - sizes.low) / wide)));
   }
   fitting[UNKNOWN] = inRange(UNKNOWN);
-  let picks = 0, none = 0;
+  let picks = 0, none = 0, wrong = 0, judged = 0;
   const t = state.t;
   for (const m of micrographs) {
-    let count = 0;
+    let count = 0, sum = 0;
     for (let k = m.start; k < m.end; k++) {
       const fits = fitting[size[k]];
       scoreAll[scoreBin[level[k]]] += fits;
       if (level[k] >= t) {
         sizeAll[sizeBin[size[k]]]++;
         count += fits;
+        sum += fits * falseAt[level[k]];
       }
     }
     const edited = edits.get(m.i);
     m.count = edited ? edited.picks.length : count;
+    // A person has looked at the picks of an edited micrograph.
+    m.expectedFalse = edited ? null : shareOf(sum, count);
+    if (!edited) { wrong += sum; judged += count; }
     picks += m.count;
     if (!m.count) none++;
   }
-  let more = 0;
+  let more = 0, moreWrong = 0;
   for (let k = 0; k < others.level.length; k++) {
     const count = others.count[k] * fitting[others.size[k]];
     scoreAll[scoreBin[others.level[k]]] += count;
     if (others.level[k] >= t) {
       sizeAll[sizeBin[others.size[k]]] += others.count[k];
       more += count;
+      moreWrong += count * falseAt[others.level[k]];
     }
   }
   // The counts of the run itself are known of every micrograph, however many are read.
   const own = t === runLevel && !limited() && !edits.size;
   totals.exact = own || data.others.scale === 1;
   totals.picks = own ? data.totals.picks : picks + Math.round(more * data.others.scale);
+  totals.expectedFalse = shareOf(wrong + moreWrong * data.others.scale, judged + more * data.others.scale);
   totals.none = none;
   totals.median = median(micrographs.map((m) => m.count));
   totals.scoreAll = scoreAll;

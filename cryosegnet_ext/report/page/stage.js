@@ -89,7 +89,8 @@ function drawTiles(ctx, m, width, height) {
 }
 
 function describe(m) {
-  const facts = [`${number(m.count)} picks`];
+  const facts = [`${number(m.count)} ${m.count === 1 ? "pick" : "picks"}`];
+  if (m.expectedFalse !== null && !edits.has(m.i)) facts.push(`${inPercent(m.expectedFalse)} expected to be false`);
   if (m.score !== null && !edits.has(m.i)) facts.push(`median score ${m.score.toFixed(2)}`);
   if (m.flag) facts.push(FLAGS[m.flag][0].toLowerCase());
   if (m.pixel) facts.push(`${+m.pixel.toPrecision(4)} A per pixel`);
