@@ -108,7 +108,7 @@ def test_log_plots_and_thumbnails(connection: Connection, world: World) -> None:
     share = 1 - world.outputs[result.job, "particles"]["pick_stats/ncc_score"].mean()
     assert result.expected_false == pytest.approx(share, abs=2e-4) and 0.01 < share < 0.99
     said = f"About {100 * share:.0f} % of the particles are expected to be false picks"
-    assert [event["text"] for event in log if "expected" in event["text"]] == [said]
+    assert [event["text"] for event in log if "expected" in event.get("text", "")] == [said]
     assert sum(event["type"] == "checkpoint" for event in log) == 2
     pictures = [event["text"] for event in log if event["type"] == "image"]
     assert {"Particles per exposure", "Score", "Diameter"} <= set(pictures)

@@ -88,18 +88,18 @@ def test_the_expected_share_of_false_picks_follows_the_slider(page: Watched, out
     assert "expected to be false" in p.locator("#large-about").inner_text()
 
 
-def test_no_share_is_shown_without_picks_or_probabilities(browser: Any, page: Watched, out: Path) -> None:
+def test_no_share_is_shown_without_picks_or_probabilities(browser: Any, out: Path, tmp_path: Path) -> None:
     from cryosegnet_ext.report.pack import pack
 
-    set_threshold(page, "1")
-    assert page.count() == 0 and not page.page.locator("#false").is_visible()
-    uncalibrated = out / "uncalibrated.html"
+    write_report(make_run(tmp_path, ["empty.mrc"]))
+    uncalibrated = tmp_path / "uncalibrated.html"
     uncalibrated.write_bytes(make_page({**pack(collect(out)), "probabilities": False}))
-    watched = Watched(browser)
-    p = watched.open(uncalibrated.as_uri())
-    assert watched.count() > 0 and not p.locator("#false").is_visible()
-    assert set(p.locator(".card .false").all_inner_texts()) == {""} and watched.complaints == []
-    p.close()
+    for path, has_picks in ((tmp_path / "out/report.html", False), (uncalibrated, True)):
+        watched = Watched(browser)
+        p = watched.open(path.as_uri())
+        assert (watched.count() > 0) == has_picks and not p.locator("#false").is_visible()
+        assert set(p.locator(".card .false").all_inner_texts()) == {""} and watched.complaints == []
+        p.close()
 
 
 def test_sliding_changes_counts_charts_cards_and_commands_at_once(page: Watched, out: Path) -> None:
