@@ -7,12 +7,14 @@
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m benchmarks.weights.train_default ...  # two processes, 2 x 8 crops
 
 Only the training splits of ``benchmarks/splits.json`` are read. The same arguments give the same crops in the same
-order; the weights agree up to the rounding of the machine's arithmetic, bf16 where it has units for it.
+order; the weights agree up to the rounding of the machine's arithmetic, bf16 where it has units for it. A run that was
+stopped (Ctrl-C, SIGTERM) or killed goes on from its last checkpoint when it is called again, also on another machine.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import real_data
+from benchmarks.weights.state import weights_in
+from benchmarks.weights.stoppable import add_option, check_alone, stoppable
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.simulation.projection import project, random_rotations
 from cryosegnet_ext.simulation.specimens import Specimen, make_specimen, read_specimen
@@ -37,6 +41,8 @@ from cryosegnet_ext.training.parallel import joined
 from cryosegnet_ext.training.train import precision_for
 
 SIDE, BATCH = 256, 8
+# Steps between checkpoints: minutes on two CPU cores.
+CHECKPOINT_EVERY = 50
 # Scale at which a view without particles is shown, against its own pixels: the picker tries many sizes on it.
 EMPTY_SCALE = (0.6, 4.0)
 
@@ -105,8 +111,7 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     """The weights that a run or a weights file gives."""
     if path.suffix == ".safetensors":
         return load_file(path)
-    state = torch.load(path, weights_only=True)
-    return state.get("mean") or state.get("model") or state
+    return weights_in(torch.load(path, weights_only=True, map_location="cpu"))
 
 
 def main() -> None:
@@ -126,19 +131,29 @@ def main() -> None:
     ap.add_argument("--schedule", choices=("cosine", "constant"), default="cosine")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--rate", type=float, help="learning rate (default: by stage)")
-    ap.add_argument("--device", default="cpu")
+    ap.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
+    ap.add_argument("--batches", type=int, default=1, help="batches of 8 in a step of one process: as of so many")
+    add_option(ap)
     a = ap.parse_args()
+    with stoppable(a.stdin_stops) as asked:
+        train(a, asked)
+
+
+def train(a: argparse.Namespace, asked: Callable[[], bool]) -> None:
+    """Load the data and train; raises `Stopped` once everything is saved, if one has ``asked`` for it."""
     stacks = specimen_stacks("train")
     sets = {}
     if a.stage == "mixed":
         sets = real_data.load_training(a.turns, a.leave_out)
         print({k: [len(m.x) for m in v] for k, v in sets.items()}, flush=True)
     real = [name for name in a.turns if name in sets]
+    check_alone(asked)
     empty = real_data.load_empty("train") if a.empty or a.planted else []
     small = small_stacks() if a.small else []
+    check_alone(asked)
     spectra = grounds() if a.planted else []
 
-    def next_batch(step: int, rank: int) -> Batch:
+    def one_batch(step: int, rank: int) -> Batch:
         rng = np.random.default_rng([a.seed, step, rank] if rank else [a.seed, step])
         images, labels = [], []
         for k in range(BATCH):
@@ -161,7 +176,14 @@ def main() -> None:
             labels.append(label)
         return np.stack(images), np.stack(labels)
 
-    start = weights_of(a.start) if a.start else None
+    def next_batch(step: int, rank: int) -> Batch:
+        parts = [one_batch(step, rank * a.batches + k) for k in range(a.batches)]
+        images, labels = (np.concatenate(part) for part in zip(*parts))
+        return images, labels
+
+    # a run that goes on needs no weights to begin with, and on another machine they are not there
+    begun = (a.output / "checkpoint.pt").exists()
+    start = weights_of(a.start) if a.start and not begun else None
     rate = a.rate or (2e-3 if a.stage == "simulated" else 1e-3)
     with joined(a.device) as group:
         precision = precision_for("auto", str(group.device))
@@ -174,7 +196,17 @@ def main() -> None:
             mean_of=a.mean_of,
         )
         batch = partial(next_batch, rank=group.rank)
-        fit(recipe, batch, a.output, start, stop_after=a.stop_after, group=group)
+        fit(
+            recipe,
+            batch,
+            a.output,
+            start,
+            stop_after=a.stop_after,
+            group=group,
+            stop=asked,
+            checkpoint_every=CHECKPOINT_EVERY,
+            any_precision=True,
+        )
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def fit(
     watch: Callable[[Moment], None] | None = None,
     stop: Callable[[], bool] | None = None,
     checkpoint_every: int = 200,
+    any_precision: bool = False,
 ) -> AttentionUNet:
     """Train a network; writes ``loss.csv``, ``validation.csv`` and ``checkpoint.pt`` into ``folder``; resumes.
 
@@ -141,6 +142,9 @@ def fit(
         Called after each step; if it returns True, a checkpoint is saved and `Stopped` is raised.
     checkpoint_every
         Steps between checkpoints.
+    any_precision
+        Go on from a checkpoint of another precision, as where a run moves between machines with and without bf16; the
+        weights are then those of an undisturbed run only about.
 
     Returns
     -------
@@ -157,7 +161,7 @@ def fit(
     """
     group = group or Group()
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(recipe, group, folder, start)
+    run = _Run(recipe, group, folder, start, any_precision)
     last = min(stop_after or recipe.steps, recipe.steps)
     run.learn()
     losses = Table(folder / "loss.csv", LOSS_COLUMNS, run.step, group.first)
@@ -200,8 +204,11 @@ def course(folder: Path) -> Course:
 class _Run:
     """The state of a run, as in a checkpoint."""
 
-    def __init__(self, recipe: Recipe, group: Group, folder: Path, start: dict[str, Tensor] | None) -> None:
+    def __init__(
+        self, recipe: Recipe, group: Group, folder: Path, start: dict[str, Tensor] | None, any_precision: bool
+    ) -> None:
         self.recipe, self.group, self.path = recipe, group, folder / CHECKPOINT
+        self._any_precision = any_precision
         torch.manual_seed(recipe.seed)
         network = AttentionUNet(recipe.base_channels, recipe.levels).to(group.device)
         self.network: AttentionUNet = network.to(memory_format=torch.channels_last)
@@ -314,7 +321,8 @@ class _Run:
             state = torch.load(self.path, weights_only=True, map_location=self.group.device)
             # checkpoints of earlier versions lack newer settings, and were trained with their defaults
             before = {**asdict(Recipe()), **state["recipe"]}
-            changed = [name for name in before if before[name] != now.get(name)]
+            free = {"precision"} if self._any_precision else set()
+            changed = [name for name in before if name not in free and before[name] != now.get(name)]
             if not changed:
                 self._restore(state)
         except Exception as error:  # on damaged bytes the unpickler raises almost anything

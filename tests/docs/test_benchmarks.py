@@ -10,7 +10,6 @@ import runpy
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,38 +64,10 @@ def test_the_script_understands_its_command(
         pytest.fail(f"{where}: {shlex.join(words)}\n{capsys.readouterr().err}")
     from benchmarks import real_data
 
+    stems = {stem for splits in real_data.SPLITS.values() for stems in splits.values() for stem in stems}
     for name in (*getattr(args, "sets", ()), *getattr(args, "turns", ()), *getattr(args, "leave_out", ())):
-        assert name in real_data.SETS | real_data.TEST_SETS, f"{where}: there is no data set {name}"
-
-
-def test_the_way_to_the_weights_is_understood_by_each_script(parse: Parse, tmp_path: Path) -> None:
-    from benchmarks.weights import make_weights
-
-    before: set[str] = set()
-    for stage in make_weights.STAGES:
-        command = stage.command(tmp_path, 0.01)
-        words = command[len(command) - command[::-1].index("-m") :]
-        args = parse(words)
-        assert args.output == tmp_path / stage.name
-        assert args.steps == max(round(stage.steps / 100), 2)
-        starts = {Path(w).parent.name for w in words if w.endswith("checkpoint.pt")}
-        assert starts <= before, f"{stage.name} starts from what comes later: {starts - before}"
-        before.add(stage.name)
-
-
-def test_a_stage_that_is_done_is_passed_over(tmp_path: Path) -> None:
-    from benchmarks.weights import make_weights
-
-    trace, done = tmp_path / "trace", tmp_path / "DONE"
-    command = [sys.executable, "-c", f"open({str(trace)!r}, 'a').write('x')"]
-    for _ in range(2):
-        make_weights.run(command, done)
-    assert trace.read_text() == "x"
-    make_weights.run([*command, "other"], done)
-    assert trace.read_text() == "xx"
-    with pytest.raises(SystemExit, match="this stage failed"):
-        make_weights.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "FAILED")
-    assert not (tmp_path / "FAILED").exists()
+        known = {*real_data.SETS, *real_data.TEST_SETS, *real_data.FURTHER, real_data.VIEWS, *stems}
+        assert name in known, f"{where}: there is no data set {name}"
 
 
 def test_a_wrong_option_is_found(parse: Parse, capsys: pytest.CaptureFixture[str]) -> None:
