@@ -321,13 +321,13 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_stopped_by_a_signal_and_moved_it_ends_the_way_it_began(tmp_path: Path) -> None:
     here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "state.safetensors"
     first = make_alone(here, "--state", str(file))
     wait_for(here / "one" / "slow", first)
     first.send_signal(signal.SIGTERM)
-    out, _ = first.communicate(timeout=100)
+    out, _ = first.communicate(timeout=400)
     assert first.returncode == 0
     assert "everything is saved: the same command goes on" in out and "made" not in out
     step = state_file.read(file).step
@@ -335,7 +335,7 @@ def test_stopped_by_a_signal_and_moved_it_ends_the_way_it_began(tmp_path: Path) 
     (there / "one").mkdir(parents=True)
     (there / "one" / "fast").touch()
     second = make_alone(there, "--state", str(file))
-    out, _ = second.communicate(timeout=200)
+    out, _ = second.communicate(timeout=400)
     assert second.returncode == 0 and "going on from it" in out and "made" in out
     assert {name for name in ("one", "two") if (there / name / "DONE").exists()} == {"one", "two"}
     state = state_file.read(file)
