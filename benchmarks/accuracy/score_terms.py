@@ -32,6 +32,7 @@ from benchmarks.weights.calibrate import (
     uncalibrated,
     validation_groups,
 )
+from benchmarks.weights.train_default import weights_of
 from cryosegnet_ext import Picker
 from cryosegnet_ext.picking.scoring import MaskFeatures, joined
 
@@ -52,7 +53,7 @@ def main() -> None:
     ap.add_argument("--unknown", nargs="+", required=True)
     a = ap.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        picker = uncalibrated(a.checkpoint, Path(folder))
+        picker = uncalibrated(weights_of(a.checkpoint), Path(folder))
     groups = validation_groups(a.known)
     labels = particles(groups)
     seen = gather(picker, groups)

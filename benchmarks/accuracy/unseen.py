@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import real_data
 from benchmarks.accuracy.score_terms import alone
 from benchmarks.weights.calibrate import f1_curve, uncalibrated
+from benchmarks.weights.train_default import weights_of
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for checkpoint in a.checkpoints:
         with tempfile.TemporaryDirectory() as folder:
-            picking = uncalibrated(checkpoint, Path(folder))
+            picking = uncalibrated(weights_of(checkpoint), Path(folder))
         for name, micrographs in sets.items():
             features, right = alone(picking, micrographs)
             probability = features.probability

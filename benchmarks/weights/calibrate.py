@@ -20,12 +20,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from scipy.optimize import minimize
 
 from benchmarks import real_data
 from benchmarks.accuracy import contrast
-from benchmarks.weights.train_default import specimen_stacks, weights_of
+from benchmarks.weights.blend import blended, part
+from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext import Picker
 from cryosegnet_ext.evaluation import match
 from cryosegnet_ext.files.micrograph import Micrograph
@@ -40,6 +42,10 @@ SIGNS = [(None, None), (0.0, None), (None, 0), (0, None), (None, 0), (0, None), 
 # Views without particles are picked as if these were the sizes, pixels.
 EMPTY, EMPTY_SIZES = "no particles", (12.0, 24.0, 48.0)
 NOISE = "noise"
+# Weights of the groups; the others have 1. A pick on empty ice costs the user more than a particle that is not found.
+GROUP_WEIGHTS = {EMPTY: 3.0, NOISE: 2.0}
+# A micrograph with fewer candidates than this weighs less.
+FEW = 30
 # Signal-to-noise ratios of plain simulated micrographs, their pixel sizes and defocus (angstrom).
 PLAIN_RATIOS = (0.03, 0.1, 0.4, 2.0)
 PLAIN_IMAGING = ((1.2, 12000.0), (0.8, 8000.0), (1.9, 18000.0))
@@ -121,7 +127,7 @@ class Gathered:
 
 
 def gather(picker: Picker, groups: dict[str, list[Shown]]) -> Gathered:
-    """Candidates of every group; each group weighs the same, and within it each micrograph."""
+    """Candidates of every group, which weighs `GROUP_WEIGHTS`; within it each micrograph weighs the same."""
     found, right, weights, names = [], [], [], []
     for name, micrographs in groups.items():
         sizes = EMPTY_SIZES if name == EMPTY else SIZE_ERRORS if name in real_data.SETS else (1.0,)
@@ -129,7 +135,7 @@ def gather(picker: Picker, groups: dict[str, list[Shown]]) -> Gathered:
         for features, hit in rows:
             found.append(features)
             right.append(hit.astype(float))
-            weights.append(np.full(len(hit), 1 / max(len(hit), 1) / len(rows)))
+            weights.append(np.full(len(hit), GROUP_WEIGHTS.get(name, 1.0) / max(len(hit), FEW) / len(rows)))
             names += [name] * len(hit)
     return Gathered(joined(found), np.concatenate(right), np.concatenate(weights), np.array(names))
 
@@ -219,10 +225,10 @@ def note_of(**more: object) -> dict[str, str]:
     return {"cryosegnet": json.dumps(note)}
 
 
-def uncalibrated(weights: Path, folder: Path, sam: Path | None = None) -> Picker:
-    """A picker with the network of a checkpoint, whose score is not calibrated; its file goes into ``folder``."""
+def uncalibrated(network: dict[str, torch.Tensor], folder: Path, sam: Path | None = None) -> Picker:
+    """A picker with this network, whose score is not calibrated; its file goes into ``folder``."""
     path = folder / "network.safetensors"
-    save_file({k: v.contiguous() for k, v in weights_of(weights).items()}, path, metadata=note_of())
+    save_file({k: v.contiguous() for k, v in network.items()}, path, metadata=note_of())
     if sam is None:
         return Picker(path, segmenter="watershed", threshold=0.0)
     return Picker(path, segmenter="peaks", sam=sam, threshold=0.0)
@@ -230,21 +236,22 @@ def uncalibrated(weights: Path, folder: Path, sam: Path | None = None) -> Picker
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("checkpoint", type=Path)
+    ap.add_argument("checkpoint", nargs="+", type=part, help="checkpoint.pt, or several as checkpoint.pt=share")
     ap.add_argument("--sam", type=Path, help="the small SAM trained on this U-Net's maps")
     ap.add_argument("--sets", nargs="*", default=list(real_data.SETS), help="labelled sets to calibrate on")
     ap.add_argument("--output", type=Path, required=True)
     a = ap.parse_args()
+    network = blended(a.checkpoint)
     groups = validation_groups(a.sets)
     fits = {}
     with tempfile.TemporaryDirectory() as folder:
         for sam in (None, a.sam) if a.sam else (None,):
-            calibration, threshold = calibrate(uncalibrated(a.checkpoint, Path(folder), sam), groups)
+            calibration, threshold = calibrate(uncalibrated(network, Path(folder), sam), groups)
             fits[sam is not None] = {"calibration": asdict(calibration), "threshold": threshold}
     note = {"name": "cryosegnet-ext default", "licence": "MIT", **fits[False]}
     if a.sam:
         note["segmenters"] = {"peaks": fits[True]}
-    save_file({k: v.contiguous() for k, v in weights_of(a.checkpoint).items()}, a.output, metadata=note_of(**note))
+    save_file({k: v.contiguous() for k, v in network.items()}, a.output, metadata=note_of(**note))
     print(f"{a.output}: {a.output.stat().st_size / 1e6:.1f} MB")
 
 

@@ -36,7 +36,7 @@ import torch
 
 from benchmarks import real_data
 from benchmarks.weights import state as state_file
-from benchmarks.weights.stages import SAM_STAGE, STAGES, UNET_STAGE, Stage
+from benchmarks.weights.stages import SAM_STAGE, STAGES, UNET_PARTS, Stage
 from benchmarks.weights.state import Finished, State
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import atomic_path, write_atomic
@@ -69,7 +69,7 @@ class Plan:
     runs: Path
     stages: Sequence[Stage]
     share: float = 1.0
-    last: tuple[str, ...] = (UNET_STAGE, SAM_STAGE)
+    last: tuple[str, ...] = (*UNET_PARTS, SAM_STAGE)
 
     def checkpoint(self, stage: Stage) -> Path:
         """Where a stage keeps its checkpoint."""
@@ -304,7 +304,8 @@ def make(plan: Plan, stop: Stop) -> None:
 
 def calibration(runs: Path) -> list[str]:
     """The command line of the calibration."""
-    command = [sys.executable, "-m", "benchmarks.weights.calibrate", str(runs / UNET_STAGE / "checkpoint.pt")]
+    parts = [f"{runs / stage / 'checkpoint.pt'}={share}" for stage, share in UNET_PARTS.items()]
+    command = [sys.executable, "-m", "benchmarks.weights.calibrate", *parts]
     command += ["--sam", str(runs / SAM_STAGE / "sam.safetensors")]
     return [*command, "--output", str(runs / "weights" / "unet_default.safetensors")]
 

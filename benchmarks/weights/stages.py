@@ -16,8 +16,8 @@ FAINT = (
     "empiar-10017-denoised apoferritin-one-frame apoferritin empiar-10017-denoised empiar-10059 views apoferritin-more"
 )
 # `faint` has a constant rate and a running mean, so it may end at any step: the one at which it was stopped.
-FAINT_STEPS = 1600
-SAM_FAINT_STEPS = 1500
+FAINT_STEPS, FAINTER_STEPS = 1000, 550
+SAM_FAINT_STEPS, SAM_EMPTY_STEPS = 1000, 850
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _all(name: str, options: str, steps: int) -> Stage:
 
 def _sam(name: str, options: str, steps: int) -> Stage:
     """On the maps of the last stage of the U-Net."""
-    return Stage(name, SAM, f"--unet {{runs}}/faint/checkpoint.pt {options}", steps)
+    return Stage(name, SAM, f"--unet {{runs}}/fainter/checkpoint.pt {options}", steps)
 
 
 STAGES: Sequence[Stage] = (
@@ -122,6 +122,14 @@ STAGES: Sequence[Stage] = (
         FAINT_STEPS,
         processes=2,
     ),
+    Stage(
+        "fainter",
+        UNET,
+        f"--stage mixed --mean-of 60 --from {{runs}}/faint/checkpoint.pt --real 3 --turns {FAINT} --empty 0.8 "
+        "--planted 0.2 --small 0.4 --rate 7e-4 --seed 202",
+        FAINTER_STEPS,
+        processes=2,
+    ),
     _sam("sam-first", "--scenes 600 --rate 1e-3 --real-share 0.35 --empty-share 0.12 --seed 21", 4500),
     _sam(
         "sam",
@@ -130,10 +138,15 @@ STAGES: Sequence[Stage] = (
     ),
     _sam(
         "sam-faint",
-        "--from {runs}/sam/checkpoint.pt --scenes 400 --rate 6e-4 --real-share 0.25 --empty-share 0.1 --seed 23",
+        "--from {runs}/sam/checkpoint.pt --scenes 250 --rate 6e-4 --real-share 0.25 --empty-share 0.1 --seed 23",
         SAM_FAINT_STEPS,
+    ),
+    _sam(
+        "sam-empty",
+        "--from {runs}/sam-faint/checkpoint.pt --scenes 250 --rate 6e-4 --real-share 0.25 --empty-share 0.28 --seed 24",
+        SAM_EMPTY_STEPS,
     ),
 )
 
-#: The stages whose networks are calibrated and become the built-in weights.
-UNET_STAGE, SAM_STAGE = "faint", "sam-faint"
+#: The stages whose networks are calibrated and become the built-in weights: the U-Net is the mean of these, by shares.
+UNET_PARTS, SAM_STAGE = {"faint": 0.6, "fainter": 0.4}, "sam-empty"
