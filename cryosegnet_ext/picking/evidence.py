@@ -1,9 +1,10 @@
 """Evidence against the micrograph's own noise: what the network finds where there is nothing to see.
 
-A faint micrograph and an empty one may have the same number of unlikely peaks. They differ from their own surrogates,
-which have the same grain but no particles: the micrograph with inverted contrast, and noise with the micrograph's power
-spectrum. Where the network finds as many peaks of some height in a surrogate as in the micrograph, all of them may be
-noise; where it finds far fewer, most are not (a local false discovery rate; Efron, JASA 99, 2004).
+A faint micrograph and an empty one may have the same number of unlikely peaks. They differ from a surrogate of their
+own that has the same grain but no particles: the micrograph with inverted contrast. Where the network finds as many
+peaks of some height in the surrogate as in the micrograph, all of them may be noise; where it finds far fewer, most are
+not (a local false discovery rate; Efron, JASA 99, 2004). Noise with the micrograph's power spectrum is a worse
+surrogate: it keeps the power of the particles and of the ice on it, and the network finds particles in that.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Floats = NDArray[np.float64]
 SMOOTHING, SURROUNDINGS, SURROUNDINGS_SHARE = 0.16, 0.35, 0.3
 # Least distance of two peaks, particle diameters.
 SEPARATION = 0.4
-# Largest side of the part of the micrograph of which surrogates are made, working pixels.
-LARGEST_PART = 416
+# Largest side of the part of the micrograph of which a surrogate is made, working pixels.
+LARGEST_PART = 512
 # Heights are compared within about this distance, natural logarithms of the odds.
 WIDTH = 0.7
 # Few peaks prove little by their number. So the micrograph counts as having so many more at every height, all of them
@@ -35,10 +36,6 @@ WIDTH = 0.7
 PRIOR, BELIEVED, PASSAGE = 3.0, 3.0, 0.6
 # Peaks of which more than this share is expected to be noise are no candidates.
 MOST_FALSE = 0.85
-# A spectrum's surrogate is made of an image clipped at this, standard deviations of the noise: ice and gold would lend
-# the noise their strength.
-_CLIP = 3.0
-_MARGIN = 48
 # The mask's own peak lies within this distance of its centre, particle diameters.
 _REACH = 0.2
 
@@ -95,32 +92,21 @@ def heights_of(heights: Image, masks: Masks, diameter_px: float) -> Floats:
     return highest[y, x].astype(np.float64)
 
 
-def null_peaks(image: Image, network: Callable[[Image], Image], diameter_px: float) -> tuple[Peaks, Peaks]:
-    """Peaks that the network finds in surrogates of a working image.
+def null_peaks(image: Image, network: Callable[[Image], Image], diameter_px: float) -> Peaks:
+    """Peaks that the network finds in the surrogate of a working image: the image with inverted contrast.
 
     Parameters
     ----------
     image : (h, w) float32
-        The working image; surrogates are made of its middle, at most `LARGEST_PART` wide.
+        The working image; the surrogate is made of its middle, at most `LARGEST_PART` wide.
     network
         Image -> probability map of the same shape.
     diameter_px
         Particle diameter, working pixels.
-
-    Returns
-    -------
-    inverted, scrambled : Peaks
-        Of the image with inverted contrast, and of noise with the image's power spectrum. The same image gives the
-        same peaks.
     """
     y0, x0 = (max((n - LARGEST_PART) // 2, 0) for n in image.shape)
     part = image[y0 : y0 + LARGEST_PART, x0 : x0 + LARGEST_PART]
-    margin = min(_MARGIN, *(n - 1 for n in part.shape))
-    wide = np.pad(np.clip(part, -_CLIP, _CLIP), margin, mode="reflect")
-    noise = scrambled(wide, np.random.default_rng(0))[margin : margin + part.shape[0], margin : margin + part.shape[1]]
-    surrogates = np.ascontiguousarray(-part), np.ascontiguousarray(noise)
-    inverted, random = (peaks_of(height_map(network(s), diameter_px), diameter_px) for s in surrogates)
-    return inverted, random
+    return peaks_of(height_map(network(np.ascontiguousarray(-part)), diameter_px), diameter_px)
 
 
 def scrambled(image: Image, rng: np.random.Generator) -> Image:
@@ -130,7 +116,7 @@ def scrambled(image: Image, rng: np.random.Generator) -> Image:
     return np.fft.irfft2(spectrum * phases / np.maximum(np.abs(phases), 1e-12), s=image.shape).astype(np.float32)
 
 
-def true_share(heights: Floats, found: Peaks, null: tuple[Peaks, Peaks]) -> Floats:
+def true_share(heights: Floats, found: Peaks, null: Peaks) -> Floats:
     """Share of particles to expect among peaks of these heights (n,), by the micrograph's own noise; 0..1.
 
     Parameters
@@ -140,11 +126,11 @@ def true_share(heights: Floats, found: Peaks, null: tuple[Peaks, Peaks]) -> Floa
     found
         All peaks of the micrograph.
     null
-        Peaks of its surrogates.
+        Peaks of its surrogate.
     """
     at = np.linspace(*_RANGE, 281)
     seen = _density(found.height, at)
-    noise = np.mean([_density(part.height, at) * (found.area / part.area) for part in null], axis=0)
+    noise = _density(null.height, at) * (found.area / null.area)
     doubtful = PRIOR / (1 + np.exp((at - BELIEVED) / PASSAGE))
     false = (noise + doubtful) / (seen + PRIOR)
     # of higher peaks no smaller share is true

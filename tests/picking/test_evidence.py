@@ -70,36 +70,36 @@ def test_a_mask_has_the_height_of_its_own_peak():
 def test_as_many_peaks_in_the_surrogates_mean_noise():
     found = peaks_at(*np.linspace(-4, 1, 100))
     null = peaks_at(*np.linspace(-4, 1, 100))
-    assert true_share(np.array([-2.0, 0.0, 1.0]), found, (null, null)).max() < 0.1
+    assert true_share(np.array([-2.0, 0.0, 1.0]), found, null).max() < 0.1
 
 
 def test_far_fewer_peaks_in_the_surrogates_mean_particles_however_low():
     found = peaks_at(*np.linspace(-4, 0, 100))
     null = peaks_at(*np.linspace(-4, -3, 20))
-    share = true_share(np.array([-3.5, -1.0, 0.0]), found, (null, null))
+    share = true_share(np.array([-3.5, -1.0, 0.0]), found, null)
     assert share[1] > 0.8 and share[2] > 0.8 and share[0] < 0.5
 
 
 def test_the_counts_are_compared_on_equal_areas():
     found = peaks_at(*np.linspace(-3, 0, 100), area=4.0)
     quarter = peaks_at(*np.linspace(-3, 0, 25), area=1.0)
-    assert true_share(np.array([-1.0]), found, (quarter, quarter))[0] < 0.1
+    assert true_share(np.array([-1.0]), found, quarter)[0] < 0.1
 
 
 def test_a_single_peak_proves_nothing_unless_it_is_beyond_doubt():
     null = peaks_at()
-    low, high = (true_share(np.array([h]), peaks_at(h), (null, null))[0] for h in (0.0, 6.0))
+    low, high = (true_share(np.array([h]), peaks_at(h), null)[0] for h in (0.0, 6.0))
     assert low < 0.4 and high > 0.9
 
 
 def test_higher_peaks_never_have_a_lower_share():
     rng = np.random.default_rng(3)
     found, null = peaks_at(*rng.normal(-1, 2, 200)), peaks_at(*rng.normal(-2, 1, 150))
-    share = true_share(np.linspace(-10, 10, 60), found, (null, null))
+    share = true_share(np.linspace(-10, 10, 60), found, null)
     assert (np.diff(share) >= 0).all() and share.min() >= 0 and share.max() <= 1
 
 
-def test_surrogates_are_the_inverted_image_and_noise_of_a_part():
+def test_the_surrogate_is_the_inverted_middle_of_the_image():
     rng = np.random.default_rng(5)
     image = cv2.GaussianBlur(rng.standard_normal((LARGEST_PART + 90, 200)).astype(np.float32), (0, 0), 2)
     seen = []
@@ -108,10 +108,6 @@ def test_surrogates_are_the_inverted_image_and_noise_of_a_part():
         seen.append(part)
         return np.clip(0.5 - part, 0.01, 0.99)
 
-    first = null_peaks(image, network, 32.0)
-    assert seen[0].shape == (LARGEST_PART, 200)
-    assert np.array_equal(seen[0], -image[45 : 45 + LARGEST_PART])
-    assert seen[1].std() == pytest.approx(image.std(), rel=0.2)
-    again = null_peaks(image, network, 32.0)
-    assert all(np.array_equal(a.height, b.height) for a, b in zip(first, again))
-    assert first[0].area == LARGEST_PART * 200
+    found = null_peaks(image, network, 32.0)
+    assert len(seen) == 1 and np.array_equal(seen[0], -image[45 : 45 + LARGEST_PART])
+    assert found.area == LARGEST_PART * 200 and len(found.height) > 10

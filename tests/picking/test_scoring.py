@@ -43,20 +43,24 @@ def test_odd_noise_and_bad_company_lower_the_score():
     value = -1.0 + np.log(0.7 / 0.3) - 1.2 * 0.5 + 6.0 * 0.25
     alone = MaskFeatures(p[:1], none[:1], texture=np.array([0.5]), likely=np.array([0.25]))
     assert calibration.score(alone) == pytest.approx(1 / (1 + np.exp(-value)))
+    heights = MaskFeatures(p[:2], none[:2], height=np.array([-1.0, 2.0]))
+    assert np.diff(np.log(1 / Calibration(height_slope=0.5).score(heights) - 1))[0] < -1
+    doubtful = MaskFeatures(p[:1], none[:1], texture=np.array([0.5]), likely=np.array([0.25]), true=np.array([0.4]))
+    assert calibration.score(doubtful) == pytest.approx(0.4 * calibration.score(alone))
     # features that older weights files do not know change nothing
     assert Calibration().score(MaskFeatures(p, none, None, steps, steps)) == pytest.approx(p)
 
 
 def test_evidence_is_taken_and_joined():
     rng = np.random.default_rng(0)
-    whole = MaskFeatures(*(rng.random(7) for _ in range(5)))
+    whole = MaskFeatures(*(rng.random(7) for _ in range(7)))
     part = whole.take([4, 2])
     assert np.array_equal(part.columns(), whole.columns()[[4, 2]])
     again = joined([whole.take(np.arange(7) < 3), whole.take(np.arange(7) >= 3)])
     assert np.array_equal(again.columns(), whole.columns())
     without = joined([whole, MaskFeatures(np.array([0.5]), np.zeros(1))])
     assert len(without) == 8 and without.iou is None and without.texture is None
-    assert len(joined([])) == 0 and joined([]).columns().shape == (0, 6)
+    assert len(joined([])) == 0 and joined([]).columns().shape == (0, 7)
 
 
 def test_slopes_survive_a_file():
