@@ -173,12 +173,9 @@ def f1_by_threshold(seen: Gathered, score: np.ndarray, labels: dict[str, int]) -
 
 
 def choose_threshold(seen: Gathered, score: np.ndarray, labels: dict[str, int]) -> float:
-    """The lowest threshold whose mean F1 is within 0.002 of the best.
-
-    Between the two hardly anything changes on data like that of the training, but scores on other data come out lower.
-    """
+    """The highest threshold whose mean F1 is within 0.003 of the best: as few picks on empty ice as costs nothing."""
     mean = {q: float(np.mean(line)) for q, line in f1_by_threshold(seen, score, labels).items()}
-    return min(q for q in mean if mean[q] >= max(mean.values()) - 0.002)
+    return max(q for q in mean if mean[q] >= max(mean.values()) - 0.003)
 
 
 def calibrate(picker: Picker, groups: dict[str, list[Shown]]) -> tuple[Calibration, float]:
