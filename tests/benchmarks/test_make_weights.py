@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser
 from benchmarks.weights import make_weights, train_sam
 from benchmarks.weights import state as state_file
 from benchmarks.weights.make_weights import Keeper, Plan
-from benchmarks.weights.stages import SAM, SAM_STAGE, STAGES, UNET, UNET_STAGE, Stage
+from benchmarks.weights.stages import SAM, SAM_STAGE, STAGES, UNET, UNET_PARTS, Stage
 from benchmarks.weights.state import Finished, State
 from benchmarks.weights.window_samples import LabelledPeaks
 from cryosegnet_ext import CryoSegNetError
@@ -98,7 +98,8 @@ def test_each_listed_command_is_understood(
         assert starts <= before, f"{stage.name} starts from what comes later: {starts - before}"
         before.add(stage.name)
     args = parsed(lines[-1].split()[2:], monkeypatch)
-    assert (args.checkpoint.parent.name, args.sam.parent.name) == (UNET_STAGE, SAM_STAGE)
+    assert {path.parent.name: share for path, share in args.checkpoint} == UNET_PARTS
+    assert args.sam.parent.name == SAM_STAGE and sum(UNET_PARTS.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("script", [UNET, SAM])
