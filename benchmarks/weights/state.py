@@ -4,7 +4,7 @@ It holds what the unfinished stage and those after it cannot do without:
 
 - of the stage that runs: weights and their running mean in float16, Adam's second moment in bfloat16 (vectors such as
   the norms' statistics stay as they are), and its step;
-- of finished stages that a later one begins from, or asks: their weights, exactly;
+- of finished stages that a later one begins from, or asks: their weights, in float16 as well;
 - of every finished stage: its recipe and the SHA-256 of its weights.
 
 Adam's first moment, a mean over some ten steps, is left out. It begins at zero, so that the steps grow to their full
@@ -69,8 +69,9 @@ class State:
 
 
 def weights_in(checkpoint: Mapping[str, Any]) -> Weights:
-    """The weights that a stage gives, from its checkpoint: their running mean, if it has one."""
-    return dict(checkpoint.get("mean") or checkpoint.get("model") or checkpoint)
+    """The weights that a stage gives, from its checkpoint: their running mean, if it has one; matrices in float16."""
+    given = checkpoint.get("mean") or checkpoint.get("model") or checkpoint
+    return {name: _half(tensor) for name, tensor in given.items()}
 
 
 def digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
