@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import cryosegnet_ext
 from cryosegnet_ext.errors import UsageError
 from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import Input, expand_inputs
@@ -14,6 +15,8 @@ from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.diameter import doubted, seen_diameter
 from tests.stub_picker import StubPicker, write_micrograph
+
+DATA = Path(cryosegnet_ext.__file__).parent / "data"
 
 
 class Given(StubPicker):
@@ -94,6 +97,44 @@ def test_no_doubt_where_nothing_can_be_seen(tmp_path: Path) -> None:
         assert (result.warnings, said, in_summary(tmp_path / name)) == ((), [], [])
     given = Diameter(100, "angstrom")
     assert doubted(given, None) is None and doubted(given, Diameter(300, "pixels")) is None
+
+
+class Bright(Given):
+    """Sees particles only once the contrast is inverted."""
+
+    def __init__(self, invert: bool = False, needed: bool = False) -> None:
+        super().__init__(85, seen=None)
+        self.needs_diameter = needed
+        self.settings = (
+            {"recipe": "default"} | ({} if needed else {"diameter": 85.0}) | ({"invert": True} if invert else {})
+        )
+
+    def looks_inverted(self, micrographs: list[Micrograph]) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("needed", [False, True])
+@pytest.mark.parametrize(
+    ("invert", "sentence"),
+    [
+        (False, "the particles look brighter than the ice: add --invert"),
+        (True, "the particles look darker than the ice: leave out --invert"),
+    ],
+)
+def test_bright_particles_are_told(tmp_path: Path, needed: bool, invert: bool, sentence: str) -> None:
+    said = run(Bright(invert, needed), mics(tmp_path / "mics"), tmp_path / "out")[1]
+    assert said.count(f"warning: {sentence}") == 1
+
+
+def test_the_picker_tells_an_inverted_micrograph_from_an_empty_one() -> None:
+    from cryosegnet_ext import Picker, read_micrograph
+    from cryosegnet_ext.files.micrograph import inverted
+
+    sample = read_micrograph(DATA / "sample.mrc")
+    empty = Micrograph(np.random.default_rng(0).standard_normal((500, 500)).astype(np.float32), 2.0, "empty")
+    picker = Picker(device="cpu")
+    assert picker.estimate_diameter([inverted(sample)]) is None and picker.looks_inverted([inverted(sample)])
+    assert not picker.looks_inverted([sample]) and not picker.looks_inverted([empty])
 
 
 def test_a_header_of_exactly_one_is_doubted_once(tmp_path: Path) -> None:
