@@ -101,9 +101,9 @@ def _all(name: str, options: str, steps: int) -> Stage:
     return Stage(name, UNET, f"--stage mixed --real 4 --empty 0.8 {options}", steps, processes=2)
 
 
-def _sam(name: str, options: str, steps: int, unet: str = "final") -> Stage:
-    """On the maps of a stage of the U-Net."""
-    return Stage(name, SAM, f"--unet {{runs}}/{unet}/checkpoint.pt {options}", steps)
+def _sam(name: str, options: str, steps: int) -> Stage:
+    """On the maps of the last stage of the U-Net."""
+    return Stage(name, SAM, f"--unet {{runs}}/fainter/checkpoint.pt {options}", steps)
 
 
 STAGES: Sequence[Stage] = (
@@ -140,13 +140,11 @@ STAGES: Sequence[Stage] = (
         "sam-faint",
         "--from {runs}/sam/checkpoint.pt --scenes 250 --rate 6e-4 --real-share 0.25 --empty-share 0.1 --seed 23",
         SAM_FAINT_STEPS,
-        "fainter",
     ),
     _sam(
         "sam-empty",
         "--from {runs}/sam-faint/checkpoint.pt --scenes 250 --rate 6e-4 --real-share 0.25 --empty-share 0.28 --seed 24",
         SAM_EMPTY_STEPS,
-        "fainter",
     ),
 )
 
