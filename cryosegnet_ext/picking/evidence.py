@@ -38,6 +38,8 @@ PRIOR, BELIEVED, PASSAGE = 3.0, 3.0, 0.6
 MOST_FALSE = 0.85
 # The mask's own peak lies within this distance of its centre, particle diameters.
 _REACH = 0.2
+# Heights beyond these count as these.
+_RANGE = (-14.0, 14.0)
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,6 @@ def null_peaks(image: Image, network: Callable[[Image], Image], diameter_px: flo
     return peaks_of(height_map(network(np.ascontiguousarray(-part)), diameter_px), diameter_px)
 
 
-def scrambled(image: Image, rng: np.random.Generator) -> Image:
-    """Noise with the power spectrum of an image (h, w): its Fourier phases are replaced by those of white noise."""
-    spectrum = np.abs(np.fft.rfft2(image))
-    phases = np.fft.rfft2(rng.standard_normal(image.shape))
-    return np.fft.irfft2(spectrum * phases / np.maximum(np.abs(phases), 1e-12), s=image.shape).astype(np.float32)
-
-
 def true_share(heights: Floats, found: Peaks, null: Peaks) -> Floats:
     """Share of particles to expect among peaks of these heights (n,), by the micrograph's own noise; 0..1.
 
@@ -135,9 +130,6 @@ def true_share(heights: Floats, found: Peaks, null: Peaks) -> Floats:
     false = (noise + doubtful) / (seen + PRIOR)
     # of higher peaks no smaller share is true
     return np.interp(heights, at, 1 - np.minimum(np.minimum.accumulate(false), 1.0))
-
-
-_RANGE = (-14.0, 14.0)
 
 
 def _density(heights: Floats, at: Floats) -> Floats:

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..picking.denoise import CLIP, bad_areas, working_image
-from ..picking.evidence import scrambled
 from ..simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from ..simulation.optics import Optics
-from .distractors import add_filaments, add_flakes, add_lattice, add_texture
+from .distractors import add_filaments, add_flakes, add_lattice, add_texture, scrambled
 
 Image = NDArray[np.float32]
 
@@ -202,7 +201,7 @@ def planted_particles(
     size
         As for `simulated_particles`.
     random_phases
-        The ground's phases are randomised, so that only its spectrum is left (`evidence.scrambled`).
+        The ground's phases are randomised, so that only its spectrum is left (`distractors.scrambled`).
     """
     rng = np.random.default_rng(seed)
     d, in_scale = _random_size(rng, TOO_SMALL_SHARE) if size is None else (_between(size, rng), True)

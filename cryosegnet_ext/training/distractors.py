@@ -160,6 +160,13 @@ def add_lattice(image: Image, diameter: float, strength: float, rng: np.random.G
     return image - np.float32(strength * _level(image, diameter)) * painted
 
 
+def scrambled(image: Image, rng: np.random.Generator) -> Image:
+    """Noise with the power spectrum of an image (h, w): its Fourier phases are replaced by those of white noise."""
+    spectrum = np.abs(np.fft.rfft2(image))
+    phases = np.fft.rfft2(rng.standard_normal(image.shape))
+    return np.fft.irfft2(spectrum * phases / np.maximum(np.abs(phases), 1e-12), s=image.shape).astype(np.float32)
+
+
 def _level(image: Image, diameter: float) -> float:
     """Standard deviation of the image at the resolution of a tenth of a particle."""
     smooth = cv2.GaussianBlur(image, (0, 0), max(0.05 * diameter, 0.3))

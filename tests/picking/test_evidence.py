@@ -11,7 +11,6 @@ from cryosegnet_ext.picking.evidence import (
     heights_of,
     null_peaks,
     peaks_of,
-    scrambled,
     true_share,
 )
 from cryosegnet_ext.picking.segment import watershed
@@ -28,17 +27,6 @@ def blobs(centres, shape=(300, 340), size=6.0, highest=0.9, lowest=0.01):
 def peaks_at(*heights, area=1.0):
     n = len(heights)
     return Peaks(np.zeros(n, int), np.zeros(n, int), np.sort(np.array(heights, float))[::-1], area)
-
-
-def test_scrambling_keeps_the_power_spectrum_and_nothing_else():
-    image = blobs([(80, 60), (200, 150)])
-    noise = scrambled(image, np.random.default_rng(1))
-    assert noise.shape == image.shape and noise.dtype == np.float32
-    before, after = (np.abs(np.fft.rfft2(v)) for v in (image, noise))
-    assert np.allclose(before, after, rtol=1e-3, atol=1e-2 * before.max() / 100)
-    inside = np.corrcoef(image.ravel(), noise.ravel())[0, 1]
-    assert abs(inside) < 0.5
-    assert np.array_equal(noise, scrambled(image, np.random.default_rng(1)))
 
 
 def test_peaks_are_where_the_map_stands_out_however_low():
