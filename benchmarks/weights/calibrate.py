@@ -31,7 +31,7 @@ from benchmarks.weights.train_default import specimen_stacks
 from cryosegnet_ext import Picker
 from cryosegnet_ext.evaluation import match
 from cryosegnet_ext.files.micrograph import Micrograph
-from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined
+from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined, surprise
 from cryosegnet_ext.simulation.micrograph import simulate_micrograph
 from cryosegnet_ext.training.crops import LABEL_SHARE, Labelled, random_scene
 
@@ -142,16 +142,11 @@ def gather(picker: Picker, groups: dict[str, list[Shown]]) -> Gathered:
 
 def fit(seen: Gathered, without: Sequence[int] = ()) -> Calibration:
     """The score by logistic regression; ``without``: columns of the features that it must do without."""
-    columns, true = seen.features.columns(), seen.features.true
-    share = np.ones(len(seen.right)) if true is None else np.clip(true, 1e-3, 1)
 
     def cost(beta: np.ndarray) -> tuple[float, np.ndarray]:
-        inner = 1 / (1 + np.exp(-np.clip(columns @ beta, -40, 40)))
-        score = np.clip(share * inner, 1e-9, 1 - 1e-9)
-        loss = -(seen.right * np.log(score) + (1 - seen.right) * np.log(1 - score))
-        slope = seen.weights * (score - seen.right) / (score * (1 - score)) * share * inner * (1 - inner)
+        loss, slope = surprise(beta, seen.features, seen.right)
         ridge = np.r_[0, 2e-4 * beta[1:]]
-        return float((seen.weights * loss).sum() + 1e-4 * (beta[1:] ** 2).sum()), columns.T @ slope + ridge
+        return float((seen.weights * loss).sum() + 1e-4 * (beta[1:] ** 2).sum()), seen.weights @ slope + ridge
 
     bounds = [(0, 0) if i in without else sign for i, sign in enumerate(SIGNS)]
     return Calibration.of_slopes(minimize(cost, Calibration().slopes, jac=True, method="L-BFGS-B", bounds=bounds).x)

@@ -113,6 +113,36 @@ class Calibration:
         return np.asarray(score if features.true is None else score * features.true, np.float64)
 
 
+def surprise(
+    slopes: ArrayLike, features: MaskFeatures, right: NDArray[np.bool_] | Floats
+) -> tuple[Floats, NDArray[np.float64]]:
+    """How badly the score with these slopes foretells which candidates are right; for fits.
+
+    Parameters
+    ----------
+    slopes : (7,)
+        As `Calibration.slopes`.
+    features
+        Of n candidates.
+    right : (n,)
+        1 for particles, 0 for others.
+
+    Returns
+    -------
+    loss : (n,)
+        Negative logarithm of the probability that the score gives to what is so.
+    slope : (n, 7)
+        Its derivatives.
+    """
+    columns, t = features.columns(), np.asarray(right, np.float64)
+    true = np.ones(len(t)) if features.true is None else np.clip(features.true, 1e-3, 1)
+    inner = 1 / (1 + np.exp(-np.clip(columns @ np.asarray(slopes), -40, 40)))
+    score = np.clip(true * inner, 1e-9, 1 - 1e-9)
+    loss = -(t * np.log(score) + (1 - t) * np.log1p(-score))
+    by_value = (score - t) / (score * (1 - score)) * true * inner * (1 - inner)
+    return loss, by_value[:, None] * columns
+
+
 def joined(parts: Sequence[MaskFeatures]) -> MaskFeatures:
     """The candidates of several micrographs in one table; a feature that one of them lacks is None for all."""
     columns = []

@@ -15,7 +15,7 @@ from ..files.diameter import from_pixels
 from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from ..picking.picker import Picker
-from ..picking.scoring import Calibration, MaskFeatures, joined
+from ..picking.scoring import Calibration, MaskFeatures, joined, surprise
 from .examples import Example
 
 Floats = NDArray[np.float64]
@@ -125,14 +125,14 @@ def fit_calibration(candidates: Candidates, prior: Calibration | None = None) ->
     t, n = candidates.right.astype(float), len(candidates.right)
     if n < _LEAST_CANDIDATES or min(t.sum(), n - t.sum()) < _LEAST_OF_EACH:
         return prior
-    f = replace(candidates.features, iou=None).columns()
-    centre = prior.slopes
+    features, centre = replace(candidates.features, iou=None), prior.slopes
 
-    def cost(beta: Floats) -> float:
-        value = f @ beta
-        return float((np.logaddexp(0, value) - t * value).mean() + ((beta - centre)[1:] ** 2).sum() / n)
+    def cost(beta: Floats) -> tuple[float, Floats]:
+        loss, slope = surprise(beta, features, t)
+        away = np.r_[0.0, (beta - centre)[1:]]
+        return float(loss.mean() + (away**2).sum() / n), slope.mean(0) + 2 * away / n
 
-    fitted = Calibration.of_slopes(minimize(cost, centre, method="BFGS").x)
+    fitted = Calibration.of_slopes(minimize(cost, centre, jac=True, method="BFGS").x)
     # a higher probability must give a higher score, even if a few candidates disagree
     if not np.isfinite(fitted.slopes).all() or fitted.probability_slope <= 0.05:
         return prior

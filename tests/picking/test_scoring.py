@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined, likely_share, texture
+from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined, likely_share, surprise, texture
 
 
 def test_no_texture_without_enough_likely_masks():
@@ -61,6 +61,19 @@ def test_evidence_is_taken_and_joined():
     without = joined([whole, MaskFeatures(np.array([0.5]), np.zeros(1))])
     assert len(without) == 8 and without.iou is None and without.texture is None
     assert len(joined([])) == 0 and joined([]).columns().shape == (0, 7)
+
+
+def test_the_loss_of_a_fit_is_that_of_the_score():
+    rng = np.random.default_rng(1)
+    features = MaskFeatures(*(rng.uniform(0.05, 0.95, 30) for _ in range(7)))
+    right, slopes = rng.random(30) < 0.5, rng.normal(size=7)
+    loss, slope = surprise(slopes, features, right)
+    score = Calibration(*slopes).score(features)
+    assert loss == pytest.approx(-np.log(np.where(right, score, 1 - score)))
+    for k in range(7):
+        step = 1e-5 * np.eye(7)[k]
+        change = surprise(slopes + step, features, right)[0] - surprise(slopes - step, features, right)[0]
+        assert slope[:, k] == pytest.approx(change / 2e-5, abs=1e-5)
 
 
 def test_slopes_survive_a_file():
