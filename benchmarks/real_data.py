@@ -26,8 +26,8 @@ SETS = {"empiar-10017-denoised": (".jpg", 96.0), "apoferritin": (".mrc", 68.0), 
 FURTHER = {"apoferritin-one-frame": (".png", 68.0), "apoferritin-more": (".png", 68.0)}
 _LABELS = {"apoferritin-one-frame": "apoferritin", "apoferritin-more": "apoferritin-second-person"}
 
-# Faint particles whose pixel size is not known; for tests only. The diameter is for the size that is given.
-TEST_SETS = {"empiar-10947": (".png", 60.0)}
+# Faint particles whose pixel size is not known, for tests only; the diameter is that of their visible core.
+TEST_SETS = {"empiar-10947": (".png", 24.0)}
 
 # Unlabelled views of five more specimens, for training only: their particles were marked by this project (views.json),
 # as peaks of a difference of Gaussians or by the built-in network, and sifted by eye. No score is computed on them.

@@ -22,11 +22,7 @@ from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.viewer.audit import MAX_DISTANCE, AuditedPick, audited
 
 FOLDER = real_data.HERE / "audit"
-FAINT = "empiar-10947"
-"""Not in the splits: nothing was trained on it, and its labels are little better than chance."""
-FAINT_LABEL_DIAMETER, FAINT_DIAMETER, FAINT_PIXEL_SIZE = 60.0, 24.0, 1.0
-"""Pixels; the pixel size is not known, so that angstrom are pixels here. The size is that of the visible core."""
-SETS = (*real_data.SETS, FAINT)
+SETS = (*real_data.SETS, *real_data.TEST_SETS)
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,6 @@ class AuditSet:
 
     def labels(self, stem: str) -> np.ndarray:
         """x, y of its labels, (n, 2)."""
-        if self.name == FAINT:
-            return _xy(read_picks(real_data.SHARED / "labels" / FAINT / f"{stem}.star"))
         labelled = real_data.load_named(self.name, [stem])[0]
         return np.c_[labelled.x, labelled.y]
 
@@ -91,12 +85,10 @@ class AuditSet:
 
 def audit_set(name: str) -> AuditSet:
     """The data set of a name in `SETS`."""
-    if name == FAINT:
-        stems = sorted(path.stem for path in (real_data.SHARED / "labels" / FAINT).glob("*.star"))
-        return AuditSet(FAINT, tuple(stems), ".png", FAINT_LABEL_DIAMETER, FAINT_DIAMETER, FAINT_PIXEL_SIZE)
-    suffix, diameter = real_data.SETS[name]
-    stems, pixel = real_data.SPLITS[name]["test"], PIXEL_SIZE[name]
-    return AuditSet(name, tuple(stems), suffix, LABEL_DIAMETER[name], round(diameter * pixel), pixel)
+    stems = real_data.SPLITS[name]["test"]
+    pixel = PIXEL_SIZE[name] or 1.0  # where it is not known, angstrom are pixels here
+    diameter = round(real_data.diameter_of(name) * pixel)
+    return AuditSet(name, tuple(stems), real_data.suffix_of(name), LABEL_DIAMETER[name], diameter, pixel)
 
 
 def split_picks(picks: np.ndarray, labels: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from benchmarks import real_data
 from benchmarks.accuracy import contrast
 from benchmarks.accuracy.held_out import HeldOut, real
 from benchmarks.accuracy.other_pickers import Task
-from cryosegnet_ext import Picker, read_micrograph, read_picks
+from cryosegnet_ext import Picker
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.picking import denoise
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
@@ -41,9 +41,6 @@ TUNING = (
 
 DEFOCUS = (1.0, 0.85, 1.15, 0.9, 1.1, 1.0)
 """Defocus of a specimen's micrographs in turn, as a share of its nominal one."""
-
-OTHER_LABEL, OTHER_DIAMETER = 60.0, 30.0
-"""EMPIAR-10947: label disc and diameter that is sought, pixels."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def simulated(
 def labelled(weights: str, cache: Path) -> Iterator[FaintSet]:
     """EMPIAR-10059 (test split) and EMPIAR-10947."""
     maker = _Maker(weights, cache)
-    for data in [*real(["empiar-10059"], "test"), _other()]:
+    for data in real(["empiar-10059", *real_data.TEST_SETS], "test"):
         views = [
             maker.view(
                 f"{data.group}-{m.name}",
@@ -132,17 +129,6 @@ def labelled(weights: str, cache: Path) -> Iterator[FaintSet]:
             for m in data.task.micrographs
         ]
         yield FaintSet(data.group, views, data.label_diameter * WORKING / data.task.diameter_px)
-
-
-def _other() -> HeldOut:
-    folder = real_data.SHARED / "micrographs" / "empiar-10947"
-    micrographs = [Micrograph(read_micrograph(p).data, 1.0, p.stem) for p in sorted(folder.glob("*.png"))]
-    labels = {}
-    for m in micrographs:
-        picks = read_picks(real_data.SHARED / "labels" / "empiar-10947" / f"{m.name}.star")
-        labels[m.name] = np.c_[picks.x, picks.y]
-    inside = {name: np.ones(len(xy), bool) for name, xy in labels.items()}
-    return HeldOut("empiar-10947", Task("empiar-10947", micrographs, OTHER_DIAMETER, 1.0), labels, inside, OTHER_LABEL)
 
 
 def _specimens(split: str) -> list[Path]:
