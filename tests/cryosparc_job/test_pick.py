@@ -199,15 +199,18 @@ def test_wrong_names_are_one_sentence(connection: Connection, world: World, wron
     assert set(world.jobs) == {"J1"}
 
 
+class Stopping(BlobPicker):
+    """Is interrupted at its second micrograph."""
+
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        if self.picked:
+            raise KeyboardInterrupt
+        return super().pick(micrograph, diameter)
+
+
 def test_other_settings_are_noticed_before_the_job_is_touched(connection: Connection, world: World) -> None:
     add_exposures(world, [(256, 256)] * 2, particles=8)
     world.jobs["J1"].spec.outputs.root["exposures"].num_items = 2
-
-    class Stopping(BlobPicker):
-        def pick(self, micrograph: Any, diameter: float | None = None) -> Any:
-            if self.picked:
-                raise KeyboardInterrupt
-            return super().pick(micrograph, diameter)
 
     with pytest.raises(KeyboardInterrupt):
         pick(connection, picking_job(), Stopping())
@@ -325,12 +328,6 @@ def test_bright_particles(
 
 def test_a_run_that_goes_on_notices_the_other_contrast(connection: Connection, world: World) -> None:
     add_exposures(world, [(256, 256)] * 2, particles=8)
-
-    class Stopping(BlobPicker):
-        def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
-            if self.picked:
-                raise KeyboardInterrupt
-            return super().pick(micrograph, diameter)
 
     with pytest.raises(KeyboardInterrupt):
         pick(connection, picking_job(), Stopping())

@@ -162,22 +162,12 @@ function startEditing() {
     edits.set(m.i, { picks, dirty: false, saved: true });
     note(m);
   }
-  const tools = at("large-tools");
-  const make = (kind, id, properties) => {
-    const element = Object.assign(document.createElement(kind), { id, ...properties });
-    tools.append(element);
-    return element;
-  };
-  make("span", "audit-status", { className: "quiet" }).setAttribute("role", "status");
-  make("span", "audit-place", {});
-  const smoothing = make("label", "smooth-label", { textContent: "Smoothing " });
-  const select = Object.assign(document.createElement("select"), { id: "smooth" });
-  ["none", "light", "strong"].forEach((name, k) => select.add(new Option(name, k, k === 1, k === 1)));
-  select.addEventListener("change", drawStage);
-  smoothing.append(select);
-  make("button", "audit-undo", { type: "button", textContent: "Undo", title: "Undo (U)" }).addEventListener("click", undo);
+  addTool("span", "audit-status", { className: "quiet" }).setAttribute("role", "status");
+  addTool("span", "audit-place", {});
+  addSmoothing();
+  addTool("button", "audit-undo", { type: "button", textContent: "Undo", title: "Undo (U)" }).addEventListener("click", undo);
   VERDICTS.forEach(([name], k) => {
-    make("button", `audit-${name}`, { type: "button", textContent: `${k + 1} ${name}` }).addEventListener("click", () => judge(name));
+    addTool("button", `audit-${name}`, { type: "button", textContent: `${k + 1} ${name}` }).addEventListener("click", () => judge(name));
   });
   document.body.classList.add("blank");
 }

@@ -165,25 +165,15 @@ function startEditing() {
   for (const [i, picks] of Object.entries(view.edited)) {
     edits.set(+i, { picks: picks.map(([x, y, d, s]) => ({ x, y, d: d === null ? NaN : d, s })), dirty: false, saved: true });
   }
-  const tools = at("large-tools");
-  const make = (kind, id, properties) => {
-    const element = Object.assign(document.createElement(kind), { id, ...properties });
-    tools.append(element);
-    return element;
-  };
-  make("span", "edit-status", { className: "quiet" }).setAttribute("role", "status");
-  const label = make("label", "edit-size-label", { textContent: `New circles (${unit}) ` });
+  addTool("span", "edit-status", { className: "quiet" }).setAttribute("role", "status");
+  const label = addTool("label", "edit-size-label", { textContent: `New circles (${unit}) ` });
   const input = Object.assign(document.createElement("input"), { id: "edit-diameter", type: "number", min: 1, step: 1, value: Math.round(editing.diameter) });
   input.addEventListener("input", () => { if (+input.value >= 1) editing.diameter = +input.value; });
   label.append(input);
-  const smoothing = make("label", "smooth-label", { textContent: "Smoothing " });
-  const select = Object.assign(document.createElement("select"), { id: "smooth" });
-  ["none", "light", "strong"].forEach((name, k) => select.add(new Option(name, k, k === 1, k === 1)));
-  select.addEventListener("change", drawStage);
-  smoothing.append(select);
-  make("button", "edit-undo", { type: "button", textContent: "Undo", title: "Undo (U)" }).addEventListener("click", undo);
-  make("button", "edit-discard", { type: "button", textContent: "Discard edits", title: "Back to the run's picks; removes the saved file" }).addEventListener("click", () => discard(stage.m));
-  make("button", "edit-save", { type: "button", className: "primary", textContent: "Save", title: "Save (S)" }).addEventListener("click", () => save(stage.m));
+  addSmoothing();
+  addTool("button", "edit-undo", { type: "button", textContent: "Undo", title: "Undo (U)" }).addEventListener("click", undo);
+  addTool("button", "edit-discard", { type: "button", textContent: "Discard edits", title: "Back to the run's picks; removes the saved file" }).addEventListener("click", () => discard(stage.m));
+  addTool("button", "edit-save", { type: "button", className: "primary", textContent: "Save", title: "Save (S)" }).addEventListener("click", () => save(stage.m));
   at("stage").classList.add("editing");
   at("large").addEventListener("close", () => { if (editing.current) leaveEditing(editing.current); editing.current = null; });
   window.addEventListener("beforeunload", (event) => {

@@ -153,3 +153,17 @@ function startStage() {
   at("large-next").addEventListener("click", () => move(1));
   new ResizeObserver(() => { if (!stage.m) return; if (stage.scale === stage.fitted) fit(); else drawStage(); }).observe(canvas);
 }
+
+function addTool(kind, id, properties) {
+  const element = Object.assign(document.createElement(kind), { id, ...properties });
+  at("large-tools").append(element);
+  return element;
+}
+
+function addSmoothing() {
+  const label = addTool("label", "smooth-label", { textContent: "Smoothing " });
+  const select = Object.assign(document.createElement("select"), { id: "smooth" });
+  ["none", "light", "strong"].forEach((name, k) => select.add(new Option(name, k, k === 1, k === 1)));
+  select.addEventListener("change", drawStage);
+  label.append(select);
+}
