@@ -8,7 +8,7 @@ area, and the size of these masks refines the estimate.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -38,6 +38,10 @@ SURE = 0.88
 LEAST_WEIGHT = 5.0
 # Share of the largest area, and of the largest number, that counts as all.
 ALMOST_ALL = 0.85
+# Masks fit a scale if their size is the usual one within this factor. Particles of one size fit at neighbouring scales;
+# a second size shows as another peak of what fits: at least this far away, of this share of the highest, with a valley
+# between the two that is at most this share of the lower one.
+FITS, OTHER_FACTOR, OTHER_SHARE, VALLEY = 1.3, 1.5, 0.3, 0.7
 # So many discs in a map are needed to estimate a size.
 LEAST_DISCS = 5
 
@@ -60,6 +64,8 @@ class Votes:
         Probability of the third-best mask; 0 if there are fewer.
     unit : float
         Factor from the ladder's pixels to angstrom.
+    fitting : (k, 2) float
+        Response and count of the masks whose own size fits the scale.
     """
 
     rung: NDArray[np.int_]
@@ -68,6 +74,7 @@ class Votes:
     size: NDArray[np.float64]
     third: NDArray[np.float64]
     unit: float = 1.0
+    fitting: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
 
     def scaled(self, unit: float) -> Votes:
         """The same votes in another unit of length: ``unit`` per pixel."""
@@ -105,14 +112,14 @@ def diameter_votes(
     )
     rungs = steps.astype(int)
     rows = [_look(view, shape, STEP**k, working_diameter, label_share) for k in rungs.tolist()]
-    table = np.array(rows, np.float64).reshape(-1, 4)
-    return Votes(rungs, table[:, 0], table[:, 1], table[:, 2], table[:, 3])
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    return Votes(rungs, table[:, 0], table[:, 1], table[:, 2], table[:, 3], fitting=table[:, 4:])
 
 
 def _look(
     view: View, shape: tuple[int, ...], diameter: float, working_diameter: float, label_share: float
-) -> tuple[float, float, float, float]:
-    """Response, count, relative size and third-best probability at one scale."""
+) -> tuple[float, ...]:
+    """Response, count, relative size, third-best probability, response and count of what fits, at one scale."""
     scale = working_diameter / diameter
     most = int(MOST_WORKING_PIXELS / scale)
     y0, x0 = (max((n - most) // 2, 0) for n in shape)
@@ -122,11 +129,13 @@ def _look(
     weight = np.clip((masks.probability - CONFIDENT) / (1 - CONFIDENT), 0, 1)
     weight = np.where((size > 0.45) & (size < 1.9), weight, 0.0)
     if not weight.any():
-        return 0.0, 0.0, np.nan, 0.0
+        return 0.0, 0.0, np.nan, 0.0, 0.0, 0.0
     response = float((weight * masks.area).sum() / probability.size)
     probable = np.sort(masks.probability[weight > 0])[::-1]
     third = float(probable[2]) if len(probable) > 2 else 0.0
-    return response, float(weight.sum()), robust_diameter(size, weight), third
+    fits = np.where(np.abs(np.log(np.maximum(size, 1e-6) / TYPICAL_SIZE)) < np.log(FITS), weight, 0.0)
+    fitting = float((fits * masks.area).sum() / probability.size), float(fits.sum())
+    return response, float(weight.sum()), robust_diameter(size, weight), third, *fitting
 
 
 def disc_diameter(probability: Image) -> float | None:
@@ -196,6 +205,33 @@ def consensus_diameter(votes: Sequence[Votes]) -> float | None:
     else:
         found = np.clip(grid[best] + np.clip(excess[best], -np.log(STEP), np.log(STEP)), grid[0], grid[-1])
     return float(np.exp(min(found, _last_with_all(grid, response, count))))
+
+
+def other_diameter(votes: Sequence[Votes], found: float) -> float | None:
+    """A second size at which particles are seen, besides the one that was ``found``; None if there is none.
+
+    It is a rung of the ladder, so it is right within a sixth. Two sizes are told apart if they differ by a factor of
+    two and a half; closer ones sometimes.
+    """
+    votes = [v for v in votes if len(v.fitting)]
+    if not votes:
+        return None
+    tried = [np.log(STEP) * v.rung + np.log(v.unit) for v in votes]
+    grid = np.arange(min(t[0] for t in tried), max(t[-1] for t in tried) + 1e-6, np.log(STEP))
+    response, count = (
+        np.sum([np.interp(grid, t, v.fitting[:, k], left=0.0, right=0.0) for t, v in zip(tried, votes)], axis=0)
+        for k in (0, 1)
+    )
+    padded = np.pad(response, 1)
+    peak = (response >= padded[:-2]) & (response >= padded[2:]) & (count >= LEAST_WEIGHT)
+    peak &= response >= OTHER_SHARE * response.max()
+    first = int(np.argmax(np.where(np.abs(grid - np.log(found)) <= np.log(OTHER_FACTOR), response, 0.0)))
+    others = []
+    for i in np.flatnonzero(peak & (np.abs(grid - np.log(found)) > np.log(OTHER_FACTOR))).tolist():
+        valley = response[min(i, first) : max(i, first) + 1].min()
+        if valley <= VALLEY * min(response[i], response[first]):
+            others.append(i)
+    return float(np.exp(grid[max(others, key=lambda i: response[i])])) if others else None
 
 
 def _last_with_all(grid: NDArray[np.float64], response: NDArray[np.float64], count: NDArray[np.float64]) -> float:

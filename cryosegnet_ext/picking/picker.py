@@ -20,7 +20,7 @@ from ..networks.unet import AttentionUNet, probability_map
 from ..networks.window_sam import is_windowed
 from ..weights import load_sam, load_unet, metadata_of, resolve, sha256_of
 from . import denoise, segment
-from .diameter import consensus_diameter, diameter_votes, disc_diameter
+from .diameter import consensus_diameter, diameter_votes, disc_diameter, other_diameter
 from .evidence import MOST_FALSE, height_map, heights_of, null_peaks, peaks_of, true_share
 from .masks import Masks
 from .on_device import OnCpu, OnDevice, choose_device
@@ -176,13 +176,20 @@ class Picker:
         UsageError
             Some of the micrographs have a pixel size and others have none.
         """
+        return next(iter(self.estimate_sizes(micrographs)), None)
+
+    def estimate_sizes(self, micrographs: Sequence[Micrograph]) -> tuple[float, ...]:
+        """`estimate_diameter` and, if particles of a second size are seen, that size as well; empty if none are seen.
+
+        The second size is only about right: it is for a hint that there are two.
+        """
         unknown = [micrograph.name for micrograph in micrographs if micrograph.pixel_size is None]
         if 0 < len(unknown) < len(micrographs):
             raise UsageError(
                 f"{unknown[0]} has no pixel size but other micrographs have one, so no common particle size can be "
                 "estimated: give --pixel-size, or leave out the micrographs without one."
             )
-        return self._diameter_seen([self._seen(micrograph) for micrograph in micrographs])
+        return self._sizes_seen([self._seen(micrograph) for micrograph in micrographs])
 
     def looks_inverted(self, micrographs: Sequence[Micrograph]) -> bool:
         """Whether particles are seen in these micrographs only once their contrast is inverted.
@@ -191,10 +198,10 @@ class Picker:
         as `estimate_diameter`, and is worth asking for where that found nothing.
         """
         seen = [self._seen(micrograph) for micrograph in micrographs]
-        return self._diameter_seen([inverted(m) for m in seen]) is not None and self._diameter_seen(seen) is None
+        return bool(self._sizes_seen([inverted(m) for m in seen])) and not self._sizes_seen(seen)
 
-    def _diameter_seen(self, micrographs: Sequence[Micrograph]) -> float | None:
-        """`estimate_diameter` of micrographs with dark particles."""
+    def _sizes_seen(self, micrographs: Sequence[Micrograph]) -> tuple[float, ...]:
+        """`estimate_sizes` of micrographs with dark particles."""
         votes = []
         for micrograph in micrographs:
             low, high = self._diameter_limits(micrograph)
@@ -209,8 +216,11 @@ class Picker:
             votes.append(found.scaled(from_pixels(1.0, micrograph.pixel_size)))
         size = consensus_diameter(votes)
         if size is None:
-            return None
-        return float(np.clip(size, self._options.min_diameter or 0.0, self._options.max_diameter or np.inf))
+            return ()
+        low, high = self._options.min_diameter or 0.0, self._options.max_diameter or np.inf
+        other = other_diameter(votes, size)
+        others = () if other is None or not low <= other <= high else (other,)
+        return (float(np.clip(size, low, high)), *others)
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """Pick the particles of one micrograph.

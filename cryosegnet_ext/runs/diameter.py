@@ -47,12 +47,15 @@ class Estimate:
         Traceback of an unexpected error.
     inverted
         No particles are seen, but they are once the contrast is inverted.
+    other
+        A second size of which particles are seen.
     """
 
     diameter: Diameter | None = None
     read: int = 0
     problem: str | None = None
     inverted: bool = False
+    other: Diameter | None = None
 
 
 def estimate(
@@ -88,10 +91,11 @@ def estimate(
     if not chosen:
         return Estimate()
     try:
-        found = seen_diameter(picker, chosen)
+        sizes: list[Diameter | None] = [*seen_diameters(picker, chosen), None, None]
+        found, other = sizes[:2]
         look = getattr(picker, "looks_inverted", None)
         bright = found is None and look is not None and look(chosen[:CHECKED])
-        return Estimate(found, len(chosen), inverted=bool(bright))
+        return Estimate(found, len(chosen), inverted=bool(bright), other=other)
     except Exception:
         return Estimate(None, len(chosen), traceback.format_exc())
 
@@ -101,9 +105,19 @@ def seen_diameter(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -
 
     If some have a pixel size, the others are left out: angstrom and pixels cannot be averaged.
     """
+    return next(iter(seen_diameters(picker, micrographs)), None)
+
+
+def seen_diameters(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -> list[Diameter]:
+    """`seen_diameter` and, if the picker sees particles of a second size, that size."""
     comparable = [one for one in micrographs if one.pixel_size is not None] or micrographs
-    found = picker.estimate_diameter(comparable)
-    return None if found is None else Diameter.of(found, comparable[0].pixel_size)
+    both = getattr(picker, "estimate_sizes", None)
+    if both is None:
+        found = picker.estimate_diameter(comparable)
+        sizes = () if found is None else (found,)
+    else:
+        sizes = both(comparable)
+    return [Diameter.of(size, comparable[0].pixel_size) for size in sizes]
 
 
 def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable[Estimate]]) -> None:
@@ -155,6 +169,10 @@ def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]]) -> No
         journal.set_diameter(found.diameter)
     if found.diameter is not None:
         log.info(f"the particles are about {found.diameter} large; all micrographs are picked with this size")
+        if found.other is not None:
+            log.warning(
+                f"particles of about {found.other} are seen, too: a run with --diameter into another folder picks them"
+            )
 
 
 def _first(journal: Journal, estimates: Iterable[Estimate]) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import cv2
@@ -9,7 +10,14 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import Micrograph
-from cryosegnet_ext.picking.diameter import STEP, Votes, consensus_diameter, diameter_votes, disc_diameter
+from cryosegnet_ext.picking.diameter import (
+    STEP,
+    Votes,
+    consensus_diameter,
+    diameter_votes,
+    disc_diameter,
+    other_diameter,
+)
 from cryosegnet_ext.picking.on_device import OnCpu
 
 WORKING, SHARE = 32.0, 0.7
@@ -199,3 +207,21 @@ def test_a_map_of_few_discs_tells_no_size():
         cv2.circle(plane, (x, 100), 20, 1.0, -1)
     assert disc_diameter(plane) is None
     assert disc_diameter(np.ones((300, 300), np.float32)) is None
+
+
+@pytest.mark.parametrize("diameter", [16, 26, 43, 66, 100])
+def test_particles_of_one_size_have_no_second_one(diameter):
+    assert other_diameter([seen(diameter)], consensus_diameter([seen(diameter)])) is None
+
+
+@pytest.mark.parametrize("unit", [1.0, 2.5])
+def test_a_second_size_is_seen(unit):
+    both = [seen(26).scaled(unit), seen(26, seed=1).scaled(unit), seen(100).scaled(unit)]
+    found = consensus_diameter(both)
+    assert found == pytest.approx(26 * unit, rel=0.2)
+    assert other_diameter(both, found) == pytest.approx(100 * unit, rel=0.25)
+
+
+def test_votes_without_what_fits_tell_of_no_second_size():
+    bare = [replace(v, fitting=np.zeros((0, 2))) for v in (seen(26), seen(100))]
+    assert other_diameter(bare, 26.0) is None and other_diameter([], 26.0) is None

@@ -126,6 +126,20 @@ def test_bright_particles_are_told(tmp_path: Path, needed: bool, invert: bool, s
     assert said.count(f"warning: {sentence}") == 1
 
 
+class TwoSizes(StubPicker):
+    def estimate_sizes(self, micrographs: list[Micrograph]) -> tuple[float, ...]:
+        return 90.0, 230.0
+
+
+def test_two_sizes_are_told(tmp_path: Path) -> None:
+    picker = TwoSizes()
+    said = run(picker, mics(tmp_path / "mics"), tmp_path / "out")[1]
+    assert said == [
+        "warning: particles of about 230 A are seen, too: a run with --diameter into another folder picks them"
+    ]
+    assert {diameter for _, diameter in picker.picked} == {90.0}
+
+
 def test_the_picker_tells_an_inverted_micrograph_from_an_empty_one() -> None:
     from cryosegnet_ext import Picker, read_micrograph
     from cryosegnet_ext.files.micrograph import inverted
