@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from .readers import PICK_FORMATS, even_pixels, pick_formats
 from .running_options import add_running_options, check_running, engine_from, watch_from
 
 if TYPE_CHECKING:
+    from ..files.inputs import Input
     from ..runs.batch import BatchResult
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,8 @@ HELP = "find the particles on micrographs and write their coordinates"
 _DESCRIPTION = """Find the particles on micrographs and write their coordinates.
 
 INPUT is any number of micrographs (MRC, TIFF, PNG, JPEG; .gz and .bz2), folders, quoted globs
-('data/**/*.mrc'), @list files (one path a line), or a RELION micrographs STAR file."""
+('data/**/*.mrc'), @list files (one path a line), or a RELION micrographs STAR file. Of a folder or a glob,
+power spectra, thumbnails and previews are left out; one line says how many."""
 
 _EPILOG = """written into DIR:
   picks/<micrograph>.star     coordinates in pixels and a score (figure of merit) of 0 to 1
@@ -41,7 +44,8 @@ exit codes: 0 all done, 1 wrong usage, 2 some micrographs failed, 3 nothing coul
 examples:
   cryosegnet pick MotionCorr/job002/corrected_micrographs.star -o picked
   cryosegnet pick micrographs/ -o picked --pixel-size 1.06 --diameter 180
-  cryosegnet pick 'data/**/*.mrc' -o picked --format star,cbox"""
+  cryosegnet pick 'data/**/*.mrc' -o picked --format star,cbox
+  cryosegnet pick data/ -o picked --dry-run        which micrographs data/ stands for"""
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="facility: also write STAR/, CBOX/, JPEG/ and JSON/, a file for each micrograph, for automated pipelines",
     )
     add("--overwrite", action="store_true", help="remove the files of an earlier run in DIR, and pick everything again")
+    add("--dry-run", action="store_true", help="list the micrographs and their pick files; pick and write nothing")
     add("--no-overlays", action="store_true", help="draw no pictures")
     add("--quiet", action="store_true", help="no progress and no summary; errors only")
     add_running_options(parser)
@@ -80,6 +85,10 @@ def main(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"--output {args.output} is a file; name a folder")
     from ..files.inputs import expand_inputs
+
+    if args.dry_run:
+        _show_plan(expand_inputs(args.input), args)
+        return 0
     from ..runs import batch
     from ..runs.monitor import Monitor
 
@@ -117,6 +126,21 @@ def main(args: argparse.Namespace) -> int:
         count = plural(result.failed, "micrograph")
         log.error(f"{count} failed: {args.output / 'failed.csv'}")
     return result.exit_code
+
+
+def _show_plan(inputs: Sequence[Input], args: argparse.Namespace) -> None:
+    """Print each micrograph with its pick file, and how many of them an earlier run finished."""
+    from ..files.inputs import output_stems
+    from ..runs.journal import read_records
+
+    earlier = {} if args.overwrite else read_records(args.output)
+    stems = output_stems(inputs, {key: record.stem for key, record in earlier.items()})
+    for one, stem in zip(inputs, stems):
+        missing = "" if one.path.exists() else "  (no such file)"
+        say(f"{one.name} -> {args.output / 'picks' / stem}.{args.format[0]}{missing}")
+    done = sum(one.key in earlier and earlier[one.key].done for one in inputs)
+    before = f", {done} of them picked by an earlier run" if done else ""
+    say(f"{plural(len(inputs), 'micrograph')}{before}; nothing was picked or written")
 
 
 def _write_report(result: BatchResult, args: argparse.Namespace) -> bool:

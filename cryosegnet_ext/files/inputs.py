@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections import Counter
@@ -12,8 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
+from .folder_images import choose_micrographs, described
 from .micrograph import MICROGRAPH_SUFFIXES, micrograph_stem
 from .relion import listed_micrographs
+
+log = logging.getLogger(__name__)
 
 #: The folder inside an output folder that holds its journal; it marks a folder as an output of this program.
 STATE_FOLDER = ".cryosegnet"
@@ -61,11 +65,14 @@ def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 def expand_inputs(arguments: Iterable[str | Path]) -> list[Input]:
     """The micrographs that the arguments name, in natural order of their paths, each file once.
 
+    If images of a folder or a glob are left out, a line is logged that says what it stands for.
+
     Parameters
     ----------
     arguments
         Files, folders (searched with their subfolders), globs (``**`` for any depth), ``@list`` (a text file with one
-        path per line, ``#`` for comments) and STAR files with ``rlnMicrographName``.
+        path per line, ``#`` for comments) and STAR files with ``rlnMicrographName``. Of folders and globs, images that
+        other programs put beside micrographs are left out: see `choose_micrographs`.
 
     Raises
     ------
@@ -75,7 +82,10 @@ def expand_inputs(arguments: Iterable[str | Path]) -> list[Input]:
     """
     found: dict[str, Input] = {}
     for argument in arguments:
-        for one in expand_one(str(argument)):
+        inputs, line = _expanded(str(argument))
+        if line:
+            log.info(line)
+        for one in inputs:
             known = found.setdefault(one.key, one)
             if known.pixel_size is None and one.pixel_size is not None:
                 found[one.key] = one
@@ -159,39 +169,49 @@ def _numbered(stem: str, taken: set[str]) -> str:
     return f"{stem}_{number}"
 
 
-def is_micrograph(name: str) -> bool:
-    """Whether a file of this name may be a micrograph, by its suffix."""
-    return not name.startswith(".") and name.lower().endswith(tuple(MICROGRAPH_SUFFIXES))
-
-
 def expand_one(argument: str) -> list[Input]:
     """The micrographs that one argument names; see `expand_inputs`."""
+    return _expanded(argument)[0]
+
+
+def _expanded(argument: str) -> tuple[list[Input], str]:
+    """The micrographs that one argument names, and a line on what it stands for if images were left out."""
     if argument.startswith("@"):
-        return list(_from_list(Path(argument[1:])))
+        return list(_from_list(Path(argument[1:]))), ""
     path = Path(argument)
-    if path.is_dir():
-        found = [Input(Path(file), file) for file in walk(argument)]
-        if not found:
-            raise CryoSegNetError(
-                f"{argument}: no micrographs in this folder or below it; looked for {', '.join(MICROGRAPH_SUFFIXES)}"
-            )
-        return found
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not path.is_dir():
         rows = listed_micrographs(path) if path.suffix.lower() == ".star" else [(path, argument, None)]
-        return [Input(*row) for row in rows]
-    if glob.has_magic(argument):
-        matches = glob.glob(argument, recursive=True)
-        found = [Input(Path(m), m) for m in matches if is_micrograph(os.path.basename(m)) and not os.path.isdir(m)]
-        if not found:
-            what = f"matches {plural(len(matches), 'name')} and no micrograph" if matches else "matches no file"
-            raise CryoSegNetError(f"{argument}: {what}; check the pattern (** means folders of any depth)")
-        return found
-    raise CryoSegNetError(f"{argument}: no such file or folder; check the path")
+        return [Input(*row) for row in rows], ""
+    if not path.is_dir() and not glob.has_magic(argument):
+        raise CryoSegNetError(f"{argument}: no such file or folder; check the path")
+    taken, left_out = search(argument)
+    if not taken:
+        raise CryoSegNetError(f"{argument}: {_nothing(argument, left_out)}")
+    line = f"{argument}: {plural(len(taken), 'micrograph')}; left out: {described(left_out)}" if left_out else ""
+    return [Input(Path(file), file) for file in taken], line
 
 
-def walk(top: str) -> Iterator[str]:
-    """Paths of the micrographs below a folder, without those in our own output."""
-    yield from (path for path in walk_files(top, output=False) if is_micrograph(os.path.basename(path)))
+def _nothing(argument: str, left_out: Mapping[str, Sequence[str]]) -> str:
+    """Why a folder or a glob names no micrograph, and what to do."""
+    if left_out:
+        return (
+            f"no micrographs, only files that are left out: {described(left_out)}; name files themselves to take them"
+        )
+    if os.path.isdir(argument):
+        return f"no micrographs in this folder or below it; looked for {', '.join(MICROGRAPH_SUFFIXES)}"
+    matches = len(glob.glob(argument, recursive=True))
+    what = f"matches {plural(matches, 'name')} and no micrograph" if matches else "matches no file"
+    return f"{what}; check the pattern (** means folders of any depth)"
+
+
+def search(argument: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The micrographs in a folder or of a glob, and what was left out, as from `choose_micrographs`."""
+    if os.path.isdir(argument):
+        return choose_micrographs(walk_files(argument, output=False), argument)
+    top = argument
+    while glob.has_magic(top):
+        top = os.path.dirname(top)
+    return choose_micrographs((m for m in glob.iglob(argument, recursive=True) if not os.path.isdir(m)), top)
 
 
 def walk_files(top: str | Path, output: bool = True) -> Iterator[str]:

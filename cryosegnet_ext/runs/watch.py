@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import CryoSegNetError
-from ..files.inputs import Input, Stems, expand_one, file_identity, is_micrograph, natural_key, walk
+from ..files.folder_images import described, may_be_micrograph
+from ..files.inputs import Input, Stems, expand_one, file_identity, natural_key, search
 from .diameter import MICROGRAPHS
 from .journal import Journal, Record
 from .outputs import RunOutputs
@@ -219,13 +220,12 @@ class Watch(MicrographSource):
                     self._seen.add(one.key)
                     yield one
             return
-        if os.path.isdir(argument):
-            names: Sequence[str] | Iterator[str] = walk(argument)
-        elif os.path.lexists(argument):
-            names = [argument]
-        else:
-            matches = glob.glob(argument, recursive=True) if glob.has_magic(argument) else []
-            names = [name for name in matches if is_micrograph(os.path.basename(name)) and not os.path.isdir(name)]
+        names = [argument] if os.path.lexists(argument) else []
+        if os.path.isdir(argument) or (not names and glob.has_magic(argument)):
+            names, left_out = search(argument)
+            for kind in [kind for kind in left_out if f"{argument}: {kind}" not in self._told]:
+                self._told.add(f"{argument}: {kind}")
+                log.info(f"{argument}: left out: {described({kind: left_out[kind]})}")
         for name in names:
             if name not in self._seen:
                 self._seen.add(name)
@@ -268,7 +268,7 @@ class Watch(MicrographSource):
                 fixed = os.path.dirname(fixed)
             fixed = os.path.abspath(fixed)
             # A path that does not exist yet and does not look like a file will be a folder.
-            is_file = os.path.isfile(fixed) or is_micrograph(fixed) or fixed.lower().endswith((".star", ".txt"))
+            is_file = os.path.isfile(fixed) or may_be_micrograph(fixed) or fixed.lower().endswith((".star", ".txt"))
             folders.append(os.path.dirname(fixed) if is_file else fixed)
         return os.path.commonpath(folders)
 

@@ -135,6 +135,29 @@ def test_pick(mics: Path, tmp_path: Path) -> None:
     assert cryosegnet("pick", mics, "-o", out, "--threshold", 0.2, "--overwrite").returncode == 0
 
 
+def test_dry_run_shows_what_a_folder_stands_for(mics: Path, tmp_path: Path) -> None:
+    """Power spectra and previews of the same folder were once picked, and renamed the micrographs' own files."""
+    (mics / "m0_PS.mrc").write_bytes(b"spectrum")
+    (mics / "m1.jpg").write_bytes(b"preview")
+    out = tmp_path / "out"
+    shown = cryosegnet("pick", mics, "gone.mrc", "-o", out, "--dry-run")
+    assert (shown.returncode, shown.stdout) == (3, "") and "gone.mrc: no such file" in shown.stderr
+    shown = cryosegnet("pick", mics, "-o", out, "--dry-run")
+    files = [f"{mics}/m{i}.mrc -> {out}/picks/m{i}.star" for i in range(3)]
+    assert shown.stdout.splitlines() == [*files, "3 micrographs; nothing was picked or written"]
+    assert shown.stderr.splitlines() == [
+        f"cryosegnet: {mics}: 3 micrographs; left out: power spectra: 1 (m0_PS.mrc), "
+        "other files of a micrograph that is taken: 1 (m1.jpg)"
+    ]
+    assert shown.returncode == 0 and not out.exists()
+    assert cryosegnet("pick", mics, "-o", out).returncode == 0
+    assert {p.name for p in (out / "picks").iterdir()} == {f"m{i}.star" for i in range(3)}
+    shown = cryosegnet("pick", mics, "-o", out, "--dry-run")
+    assert shown.stdout.splitlines()[-1] == (
+        "3 micrographs, 3 of them picked by an earlier run; nothing was picked or written"
+    )
+
+
 def test_some_fail(mics: Path, tmp_path: Path) -> None:
     (mics / "bad.mrc").write_bytes(b"nothing")
     done = cryosegnet("pick", mics, "-o", tmp_path / "out")

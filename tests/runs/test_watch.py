@@ -95,6 +95,21 @@ def test_a_folder_that_grows(tmp_path: Path) -> None:
     assert batch.run(StubPicker(), expand_inputs([mics]), out, progress=False).skipped == 11
 
 
+def test_power_spectra_and_previews_are_left_out_once_said(tmp_path: Path) -> None:
+    mics, out = tmp_path / "mics", tmp_path / "out"
+    for i in range(3):
+        write_micrograph(mics / f"m{i}.mrc", seed=i)
+        write_micrograph(mics / f"m{i}_PS.mrc", seed=i)
+        (mics / f"m{i}.jpg").write_bytes(b"preview")
+    run = Running([mics], out)
+    run.until(lambda: len(run.records) == 3)
+    assert run.stop().failed == 0 and sorted(run.records) == [f"m{i}.mrc" for i in range(3)]
+    assert [text for text in run.said if "left out" in text] == [
+        f"{mics}: left out: other files of a micrograph that is taken: 3 (m0.jpg, ...)",
+        f"{mics}: left out: power spectra: 3 (m0_PS.mrc, ...)",
+    ]
+
+
 def test_only_complete_files_are_taken(tmp_path: Path) -> None:
     mics, out = tmp_path / "mics", tmp_path / "out"
     whole = write_micrograph(tmp_path / "whole.mrc", seed=1).read_bytes()
