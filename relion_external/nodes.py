@@ -224,8 +224,8 @@ def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size
 def write_display_settings(folder: Path, version: Version, diameter: float, pixel_size: float, longest: int) -> None:
     """Write the Manual picking settings with which RELION displays the coordinates of this job.
 
-    3.1 has one such file for the whole project, and displays nothing without it. It is written there too, unless the
-    user has saved one.
+    RELION reads them from the project. Without them 3.1 displays nothing, and 4 and 5 draw circles of 100 pixels. So
+    they are written there too, unless the user has saved some.
 
     Parameters
     ----------
@@ -246,7 +246,6 @@ def write_display_settings(folder: Path, version: Version, diameter: float, pixe
         "black_val": "0",
         "blue_value": "0",
         "color_label": "rlnAutopickFigureOfMerit",
-        "ctfscale": "1",
         "diameter": f"{diameter:.0f}",
         "do_color": "No",
         "do_queue": "No",
@@ -267,7 +266,7 @@ def write_display_settings(folder: Path, version: Version, diameter: float, pixe
     job = "_rlnJobTypeLabel relion.manualpick" if version.has_labels else "_rlnJobType 3"
     text = f"{_OURS}\n{job_star(version, job, options)}"
     write_atomic(folder / DISPLAY_SETTINGS, text)
-    if version is Version.V31 and _may_replace(Path(DISPLAY_SETTINGS)):
+    if _may_replace(Path(DISPLAY_SETTINGS)):
         write_atomic(DISPLAY_SETTINGS, text)
 
 

@@ -115,6 +115,17 @@ def test_nodes_of_3_1(picked: tuple[Project, str]) -> None:
     assert project.text(job + "coords_suffix_autopick.star") == project.mics_star + "\n"
 
 
+def test_display_settings_are_read(picked: tuple[Project, str]) -> None:
+    project, _ = picked
+    text = project.text(nodes.DISPLAY_SETTINGS).replace('fn_in ""', f"fn_in {project.mics_star}")
+    (project.folder / "display_job.star").write_text(text)
+    assert "WARNING" not in project.relion("relion_pipeliner", "--addJobFromStar", "display_job.star")
+    (star,) = project.folder.glob("ManualPick/job*/job.star")
+    table = starfile.read(star, always_dict=True)["joboptions_values"]
+    options = dict(zip(table["rlnJobOptionVariable"], table["rlnJobOptionValue"].astype(str)))
+    assert (float(options["angpix"]), options["diameter"]) == (4.0, "160")
+
+
 def test_continue_with_new_micrographs(picked: tuple[Project, str], tmp_path: Path) -> None:
     project, job = picked
     log = tmp_path / "log"
