@@ -36,6 +36,8 @@ class Arguments(RunOptions):
         CPU threads.
     coords
         What is done with ``in_coords``: ``rescore`` or ``refine``.
+    growing
+        Success even if none of the micrographs can be picked: more will come.
     relion
         ``3.1``, ``4`` or ``5``; None: read from job.star.
     """
@@ -53,6 +55,10 @@ class Arguments(RunOptions):
             "what is done with in_coords: rescore (new scores only) or refine (new centres too)",
             choices=("rescore", "refine"),
         ),
+    )
+    growing: bool = field(
+        default=False,
+        metadata=about("more micrographs will come: succeed even if none of the present ones can be picked"),
     )
     relion: str | None = field(
         default=None,

@@ -69,9 +69,11 @@ def write_results(
     lines = [_counts(result)]
     pixel_size = next((entry["pixel_size"] for entry in mine if entry["pixel_size"]), None)
     if result.diameter is not None and result.in_angstrom and pixel_size:
-        box, binned = nodes.write_suggestion(folder, version, result.diameter, pixel_size)
-        lines.append(f"median diameter {result.diameter:.0f} A; for Extract: box {box} pixels, rescaled to {binned}")
-        nodes.write_display_settings(folder, version, result.diameter, pixel_size, _longest(inputs))
+        # Measured sizes follow the mask of each particle; the user knows the particle.
+        name, diameter = ("given", arguments.diameter) if arguments.diameter else ("median", result.diameter)
+        box, binned = nodes.write_suggestion(folder, version, diameter, pixel_size)
+        lines.append(f"{name} diameter {diameter:.0f} A; for Extract: box {box} pixels, rescaled to {binned}")
+        nodes.write_display_settings(folder, version, diameter, pixel_size, _longest(inputs))
     lines += [f"failed: {with_name(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
     if result.failed > _SHOWN_FAILURES:
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")

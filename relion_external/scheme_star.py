@@ -131,17 +131,20 @@ class Scheme:
         }
         ctf = {
             "input_star_mics": f"{self.home}motioncorr/corrected_micrographs.star",
-            "use_ctffind4": "Yes",
-            "use_gctf": "No",
             "use_given_ps": "Yes",
             "use_noDW": "No",
             "fn_ctffind_exe": values["ctffind_exe"],
             "nr_mpi": "1",
         }
+        if self.version is not Version.V5:
+            # 5 has CTFFIND only.
+            ctf |= {"use_ctffind4": "Yes", "use_gctf": "No"}
         return {"importmovies": import_, "motioncorr": motion, "ctffind": ctf}
 
     def _pick(self) -> dict[str, str]:
         options = {"fn_exe": self.values["exe"], "in_mic": self.mics, "nr_threads": self.values["threads"]}
+        # A failed job ends the Scheme, and the first round may hold damaged micrographs only.
+        options["other_args"] = '"--growing Yes"'
         given = [(name, self.values[name]) for name in PICKED if self.values[name]]
         for number, (label, value) in enumerate(given, 1):
             options |= {f"param{number}_label": label, f"param{number}_value": value}

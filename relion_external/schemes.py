@@ -75,11 +75,14 @@ def _main(args: argparse.Namespace) -> int:
     values = {name: getattr(args, name) for name in SETTINGS}
     folder, version = install(args.install, args.name, args.relion, args.mics, values, args.overwrite)
     print(f"written: {folder} for RELION {version.value}")
-    if version is Version.V31:
-        print(f"start it in {args.install} with: relion_scheduler --schedule {args.name} --reset")
-        print(f"                         and then: relion_scheduler --schedule {args.name} --run")
-    else:
-        print(f"start it in {args.install} with: relion_schemer --scheme {args.name} --run")
+    program = "relion_schemer --scheme" if version.has_labels else "relion_scheduler --schedule"
+    program += f" {args.name}"
+    # Without --pipeline_control it does not look for the request to abort.
+    run = f"{program} --run --pipeline_control {folder.relative_to(args.install)}/"
+    print(f"start it in {args.install} with: {run if version.has_labels else f'{program} --reset && {run}'}")
+    print(f"abort it with: {program} --abort")
+    if version.has_labels:
+        print("the class ranker of Select needs the Python environment of RELION; without it the Scheme waits for ever")
     return DONE
 
 

@@ -179,7 +179,7 @@ def scheme(args: argparse.Namespace, ran: Ran) -> None:
     jobs = {file.parent.name for file in files(folder, "job.star")}
     assert len(jobs) == 8 and all(name in text for name in jobs)
     assert args.movies in "".join(file.read_text() for file in files(folder, "job.star"))
-    assert "relion_schemer --scheme cryosegnet --run" in ran.out
+    assert "relion_schemer --scheme cryosegnet --run --pipeline_control Schemes/cryosegnet/" in ran.out
 
 
 def cryosparc_pick(args: argparse.Namespace, ran: Ran) -> None:

@@ -2,8 +2,8 @@
 
 What it does beside picking comes from the environment, which RELION hands on: STUB_SECONDS a micrograph, and for ever
 where its name ends with STUB_HOLD, spent where signals do not reach Python with STUB_DEAF; STUB_LOG is a file to which
-the name of each micrograph is written when its picking begins; STUB_LOAD fails while the model loads (import, weights,
-kill, crash).
+the name of each micrograph is written when its picking begins; STUB_SIZE is the measured diameter of each pick;
+STUB_LOAD fails while the model loads (import, weights, kill, crash).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def find_blobs(micrograph: Micrograph, diameter: float) -> Picks:
     lowest = ndimage.minimum_filter(smooth, size=2 * int(d / 2) + 1)
     y, x = np.nonzero((smooth == lowest) & (smooth < 0))
     deep = -smooth[y, x] / max(float(-smooth.min()), 1e-9)
-    size = np.full(len(x), diameter)
+    size = np.full(len(x), float(os.environ.get("STUB_SIZE", diameter)))
     return Picks(x, y, size, np.clip(deep, 0, 1), micrograph.pixel_size, micrograph.data.shape).by_score()
 
 

@@ -88,6 +88,32 @@ def test_bright_particles_are_not_inverted_by_extract(tmp_path: Path, given: str
     assert options(tmp_path, "extract")["do_invert"] == extract
 
 
+@pytest.mark.parametrize(
+    ("version", "run", "abort"),
+    [
+        (
+            "3.1",
+            "relion_scheduler --schedule a-1 --reset && relion_scheduler --schedule a-1 --run --pipeline_control "
+            "Schedules/a-1/",
+            "relion_scheduler --schedule a-1 --abort",
+        ),
+        ("5", "relion_schemer --scheme a-1 --run --pipeline_control Schemes/a-1/", "relion_schemer --scheme a-1 --abort"),
+    ],
+)
+def test_commands_that_start_and_abort(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str, run: str, abort: str
+) -> None:
+    assert install(tmp_path, "--relion", version, "--name", "a-1") == 0
+    said = capsys.readouterr().out
+    assert f"start it in {tmp_path} with: {run}\nabort it with: {abort}\n" in said
+    assert ("needs the Python environment of RELION" in said) is (version == "5")
+
+
+def test_rounds_with_damaged_micrographs_only_do_not_end_the_scheme(tmp_path: Path) -> None:
+    assert install(tmp_path, "--relion", "5") == 0
+    assert options(tmp_path, "pick")["other_args"] == "--growing Yes"
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert install(tmp_path / "none", "--relion", "5") == 1
     assert install(tmp_path) == 1
@@ -128,22 +154,32 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.relion
 @pytest.mark.skipif(shutil.which("relion_scheduler") is None, reason="RELION is not installed (apt-get install relion)")
 def test_schedule_runs_and_waits_for_data(tmp_path: Path) -> None:
-    project = Project(tmp_path, micrographs=3)
+    project = Project(tmp_path, micrographs=5)
+    good = project.names[2:]
+    # The first round has damaged micrographs only, which must not end the Schedule.
+    for name in project.names[:2]:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:5000])
+    project.write_star(project.names[:2])
     words = ["--relion", "3.1", "--mics", project.mics_star, "--exe", str(project.executable()), "--wait_sec", "1"]
     words += ["--min_nr_parts_2d", "160", "--nr_classes", "2", "--nr_iter", "1", "--threads", "1"]
     assert install(tmp_path, *words) == 0
     project.relion("relion_scheduler", "--schedule", "cryosegnet", "--reset")
-    command = ["relion_scheduler", "--schedule", "cryosegnet", "--run"]
+    home = "Schedules/cryosegnet/"
+    command = ["relion_scheduler", "--schedule", "cryosegnet", "--run", "--pipeline_control", home]
     scheduler = start(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        project.wait_for("Extract/job005/RELION_JOB_EXIT_SUCCESS")
+        project.wait_for("External/job004/RELION_JOB_EXIT_SUCCESS", scheduler)
+        project.write_star()
+        project.wait_for("Extract/job005/RELION_JOB_EXIT_SUCCESS", scheduler)
         project.add_micrographs(2)
-        project.wait_for("Class2D/job006/RELION_JOB_EXIT_SUCCESS")
+        project.wait_for("Class2D/job006/RELION_JOB_EXIT_SUCCESS", scheduler)
+        project.relion("relion_scheduler", "--schedule", "cryosegnet", "--abort")
+        assert scheduler.wait(timeout=LIMIT) is not None
     finally:
-        scheduler.terminate()
+        scheduler.kill()
         scheduler.wait(timeout=LIMIT)
-    assert "3 finished by an earlier run, 2 to pick" in project.text("External/job004/run.out")
-    assert project.text("External/job004/run.err") == ""
+    assert (tmp_path / home / "RELION_JOB_EXIT_ABORTED").exists()
+    assert "3 finished by an earlier run, 4 to pick" in project.text("External/job004/run.out")
     particles = starfile.read(tmp_path / "Extract/job005/particles.star", always_dict=True)["particles"]
-    assert set(particles["rlnMicrographName"]) == set(project.names)
+    assert set(particles["rlnMicrographName"]) == {*good, *project.names[5:]}
     assert [project.status(job) for job in ("External/job004/", "Extract/job005/")] == ["success"] * 2

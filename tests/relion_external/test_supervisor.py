@@ -248,6 +248,29 @@ def test_leavings_of_a_kill_are_removed(project: Project) -> None:
     assert project.markers() == [SUCCESS] and not left.exists()
 
 
+def test_given_diameter_wins_over_the_measured_sizes(project: Project) -> None:
+    assert run(project, "--particle_diameter 200", STUB_SIZE="150") == ""
+    suggested = project.text(JOB + "output_for_relion.star")
+    assert "_rlnParticleDiameter 200.0\n_rlnOriginalImageSize 76\n" in suggested
+    assert "\ndiameter 200\n" in project.text(".gui_manualpickjob.star")
+    assert "given diameter 200 A; for Extract: box 76 pixels" in project.text(JOB + "run.out")
+
+
+def test_more_micrographs_will_come(project: Project) -> None:
+    whole = (project.folder / project.names[0]).read_bytes()
+    for name in project.names:
+        (project.folder / name).write_bytes(whole[:5000])
+    assert "none of 2 micrographs could be picked" in run(project, "--particle_diameter 160")
+    assert project.markers() == [FAILURE]
+    assert "2 failed" in run(project, "--particle_diameter 160 --growing Yes")
+    assert project.markers() == [SUCCESS]
+    # Without picks there are no boxes, for which a Scheme waits.
+    assert not (project.folder / JOB / "output_for_relion.star").exists()
+    (project.folder / project.names[0]).write_bytes(whole)
+    run(project, "--particle_diameter 160 --growing Yes")
+    assert project.markers() == [SUCCESS] and (project.folder / JOB / "output_for_relion.star").exists()
+
+
 def test_many_without_picks_is_said(project: Project) -> None:
     name = f"{project.micrographs}/mic_empty.mrc"
     project.write(name, np.random.default_rng(9).normal(size=(128, 128)))
