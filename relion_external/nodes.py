@@ -202,7 +202,7 @@ def suggest_boxes(diameter: float, pixel_size: float) -> tuple[int, int]:
 
 
 def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size: float) -> tuple[int, int]:
-    """Write the diameter and the boxes for Extract, which a Scheme can read (``float=read_star``); return the boxes.
+    """Write the particle's longest diameter and the boxes for Extract, for Schemes to read; return the boxes.
 
     The boxes of an earlier run stay. If they followed the median diameter as micrographs come, a continued Extract
     would join particles of two box sizes, which Class2D does not accept.

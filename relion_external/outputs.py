@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 #: A larger share of micrographs that failed or have no picks gives a warning.
 WARN_SHARE = 0.1
 _SHOWN_FAILURES = 5
+#: The long axis is this percentile of the measured sizes, from at most so many micrographs.
+_LONG_VIEWS, _MOST_READ = 90, 500
 
 
 def write_coordinates(folder: Path, stem: str, file: str, done: bool) -> None:
@@ -69,10 +71,14 @@ def write_results(
     lines = [_counts(result)]
     pixel_size = next((entry["pixel_size"] for entry in mine if entry["pixel_size"]), None)
     if result.diameter is not None and result.in_angstrom and pixel_size:
-        # Measured sizes follow the mask of each particle; the user knows the particle.
-        name, diameter = ("given", arguments.diameter) if arguments.diameter else ("median", result.diameter)
-        box, binned = nodes.write_suggestion(folder, version, diameter, pixel_size)
-        lines.append(f"{name} diameter {diameter:.0f} A; for Extract: box {box} pixels, rescaled to {binned}")
+        # Sizes are measured in projection; the user knows the particle.
+        long_axis = arguments.diameter or _long_axis(folder, result.diameter)
+        size = f"given diameter {long_axis:.0f} A"
+        if arguments.diameter is None:
+            size = f"median diameter {result.diameter:.0f} A, long axis {long_axis:.0f} A"
+        box, binned = nodes.write_suggestion(folder, version, long_axis, pixel_size)
+        lines.append(f"{size}; for Extract: box {box} pixels, rescaled to {binned}")
+        diameter = arguments.diameter or result.diameter
         nodes.write_display_settings(folder, version, diameter, pixel_size, _longest(inputs))
     lines += [f"failed: {with_name(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
     if result.failed > _SHOWN_FAILURES:
@@ -112,6 +118,22 @@ def _warning(result: BatchResult) -> str | None:
         f"{result.without_picks} of {plural(total, 'micrograph')} {have} no picks and {result.failed} failed: look at "
         "logfile.pdf and failed.csv, and check the pixel size, particle_diameter and threshold."
     )
+
+
+def _long_axis(folder: Path, median: float) -> float:
+    """Size of the particles in the views that show their long axis, angstrom.
+
+    Boxes and masks of the median size would cut the tips of long particles, which most views show shortened.
+    """
+    import numpy as np
+
+    from cryosegnet_ext.report.collect import collect
+
+    run = collect(folder)
+    records = [record for record in run.done if record.picks and record.pixel_size]
+    kept = [run.candidates(record)[0].candidates for record in nodes.spread(records, _MOST_READ)]
+    sizes = np.concatenate([[median], *(picks.above(run.threshold).diameter for picks in kept)])
+    return float(np.nanpercentile(sizes, _LONG_VIEWS))
 
 
 def _longest(inputs: Sequence[Input]) -> int:

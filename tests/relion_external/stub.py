@@ -2,7 +2,7 @@
 
 What it does beside picking comes from the environment, which RELION hands on: STUB_SECONDS a micrograph, and for ever
 where its name ends with STUB_HOLD, spent where signals do not reach Python with STUB_DEAF; STUB_LOG is a file to which
-the name of each micrograph is written when its picking begins; STUB_SIZE is the measured diameter of each pick;
+the name of each micrograph is written when its picking begins; STUB_SIZE holds diameters for the picks, in turn;
 STUB_LOAD fails while the model loads (import, weights, kill, crash).
 """
 
@@ -73,7 +73,7 @@ def find_blobs(micrograph: Micrograph, diameter: float) -> Picks:
     lowest = ndimage.minimum_filter(smooth, size=2 * int(d / 2) + 1)
     y, x = np.nonzero((smooth == lowest) & (smooth < 0))
     deep = -smooth[y, x] / max(float(-smooth.min()), 1e-9)
-    size = np.full(len(x), float(os.environ.get("STUB_SIZE", diameter)))
+    size = np.resize([float(one) for one in os.environ.get("STUB_SIZE", f"{diameter}").split()], len(x))
     return Picks(x, y, size, np.clip(deep, 0, 1), micrograph.pixel_size, micrograph.data.shape).by_score()
 
 

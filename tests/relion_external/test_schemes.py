@@ -97,7 +97,11 @@ def test_bright_particles_are_not_inverted_by_extract(tmp_path: Path, given: str
             "Schedules/a-1/",
             "relion_scheduler --schedule a-1 --abort",
         ),
-        ("5", "relion_schemer --scheme a-1 --run --pipeline_control Schemes/a-1/", "relion_schemer --scheme a-1 --abort"),
+        (
+            "5",
+            "relion_schemer --scheme a-1 --run --pipeline_control Schemes/a-1/",
+            "relion_schemer --scheme a-1 --abort",
+        ),
     ],
 )
 def test_commands_that_start_and_abort(

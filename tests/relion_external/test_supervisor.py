@@ -256,6 +256,13 @@ def test_given_diameter_wins_over_the_measured_sizes(project: Project) -> None:
     assert "given diameter 200 A; for Extract: box 76 pixels" in project.text(JOB + "run.out")
 
 
+def test_boxes_and_masks_hold_the_long_axis(project: Project) -> None:
+    assert run(project, STUB_SIZE="150 150 150 200") == ""
+    assert "_rlnParticleDiameter 200.0\n_rlnOriginalImageSize 76\n" in project.text(JOB + "output_for_relion.star")
+    assert "\ndiameter 150\n" in project.text(".gui_manualpickjob.star")
+    assert "median diameter 150 A, long axis 200 A; for Extract: box 76 pixels" in project.text(JOB + "run.out")
+
+
 def test_more_micrographs_will_come(project: Project) -> None:
     whole = (project.folder / project.names[0]).read_bytes()
     for name in project.names:
