@@ -26,6 +26,9 @@ from .markers import ABORTED, FAILURE, SUCCESS, Markers
 
 log = logging.getLogger(__name__)
 
+# Without a marker RELION would wait for ever: every signal counts that a queue or a shell may send to end a job.
+_SIGNALS = (*SIGNALS, signal.SIGQUIT, signal.SIGALRM, signal.SIGABRT)
+
 DONE, FAILED, STOPPED = 0, 1, 4
 """Exit codes of the work and of the job."""
 
@@ -58,7 +61,7 @@ def supervise(folder: Path, work: Callable[[], int]) -> int:
         signals.append(number)
 
     # Signals are received until the marker is written: queues send more than one.
-    with listening(receive):
+    with listening(receive, _SIGNALS):
         # Where the caller ignores SIGCHLD, the kernel would not give us the child's exit status.
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
@@ -104,12 +107,12 @@ def _wait(child: int, markers: Markers, signals: list[int]) -> tuple[int, str | 
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return status, why
+            # A queue may have sent it to the child, too.
+            return status, why or _received(signals)
         now = time.monotonic()
         if why is None:
-            if signals:
-                why = f"{signal.Signals(signals[0]).name} was received"
-            elif now - looked >= _ABORT_SECONDS:
+            why = _received(signals)
+            if why is None and now - looked >= _ABORT_SECONDS:
                 looked = now
                 if markers.moved():
                     why = "its directory was deleted or moved"
@@ -123,12 +126,16 @@ def _wait(child: int, markers: Markers, signals: list[int]) -> tuple[int, str | 
         time.sleep(_WAIT_SECONDS)
 
 
+def _received(signals: list[int]) -> str | None:
+    return f"{signal.Signals(signals[0]).name} was received" if signals else None
+
+
 def _exit_code(status: int, why: str | None) -> int:
     """The job's exit code; a child that failed without a word is reported."""
     code = os.waitstatus_to_exitcode(status)
     if code == DONE:
         return DONE
-    if why is not None or code == STOPPED:
+    if why is not None or code == STOPPED or -code in SIGNALS:
         log.info(f"stopped because {why or 'a signal was received'}; Continue goes on from here")
         return STOPPED
     if code < 0:
@@ -144,7 +151,7 @@ def _run_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
     try:
         # In a process group of its own it gets signals from its parent only, which decides when the job stops.
         os.setpgid(0, 0)
-        for number in SIGNALS:
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _kill_with(parent)
         code = work()

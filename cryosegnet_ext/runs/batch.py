@@ -50,7 +50,7 @@ def run(
     """Pick micrographs into a folder; micrographs that an earlier run finished there are not picked again.
 
     Writes ``picks/<stem>.<format>``, ``overlays/<stem>.jpg``, ``summary.json`` and ``failed.csv``. A failed micrograph
-    is recorded, and the others are picked. A signal (SIGINT, SIGTERM, SIGHUP) drops the micrographs in progress and
+    is recorded, and the others are picked. A signal (`stopping.SIGNALS`) drops the micrographs in progress and
     ends the run; a second one ends the process at once. In both cases the same call goes on later, with the same pick
     files in the end.
 

@@ -10,11 +10,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What people, terminals and queues send; SIGUSR1, SIGUSR2 and SIGXCPU announce the end of a queue's time.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 _POLL_SECONDS = 0.2
 
 
@@ -116,14 +117,16 @@ def stops_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def listening(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """A block in which `SIGNALS` go to ``receive``; the earlier handlers are back after it.
+def listening(
+    receive: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals] = SIGNALS
+) -> Iterator[None]:
+    """A block in which these signals go to ``receive``; the earlier handlers are back after it.
 
     Ignored signals stay ignored. Elsewhere than in the main thread nothing changes.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in numbers}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
         for number in heard:
@@ -135,10 +138,10 @@ def listening(receive: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, signal.SIG_DFL if before[number] is None else before[number])
 
 
-def ignore_terminal() -> None:
-    """In a worker process: leave to its owner what a terminal sends to every process of the group."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def leave_to_owner() -> None:
+    """In a worker process: leave to its owner what a terminal or a queue sends to every process."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _tell(text: str) -> None:

@@ -152,6 +152,33 @@ def test_sigterm(project: Project, deaf: str) -> None:
     assert project.markers() == [SUCCESS]
 
 
+QUEUES = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGALRM, signal.SIGABRT, signal.SIGQUIT]
+
+
+@pytest.mark.parametrize("number", QUEUES)
+def test_signals_of_queues(project: Project, number: signal.Signals) -> None:
+    process = hold(project)
+    process.send_signal(number)
+    assert process.wait(timeout=LIMIT) == 4
+    assert project.markers() == [ABORTED]
+    assert f"stopped because {number.name} was received" in project.text(JOB + "run.out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU])
+@pytest.mark.parametrize("both", [True, False])
+def test_signals_of_queues_to_every_process(tmp_path: Path, number: signal.Signals, both: bool) -> None:
+    """Also before the work listens for them; the supervisor may see the end of the work first."""
+
+    def work() -> int:
+        if both:
+            os.kill(os.getppid(), number)
+        os.kill(os.getpid(), number)
+        return 1
+
+    assert supervise(tmp_path, work) == 4
+    assert [path.name for path in tmp_path.iterdir()] == [ABORTED]
+
+
 def test_signals_until_the_marker_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queues send more than one, and the last may come when the work has ended."""
     end = Markers.end

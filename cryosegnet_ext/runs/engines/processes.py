@@ -26,7 +26,7 @@ from ...errors import CryoSegNetError, UsageError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, refused
-from ..stopping import Stop, ignore_terminal
+from ..stopping import Stop, leave_to_owner
 from .base import Engine, EngineError
 from .threads import engine_for
 
@@ -278,7 +278,7 @@ def _cause(code: int | None) -> str:
 
 def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
     """The work of a process: load the models, then pick the micrographs that come."""
-    ignore_terminal()
+    leave_to_owner()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
