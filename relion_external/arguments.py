@@ -90,9 +90,11 @@ def parse(words: Sequence[str]) -> Arguments:
     for name, value in given.items():
         if name not in OPTIONS:
             raise CryoSegNetError(_unknown(name))
-        # A label without a value in the GUI arrives as a bare flag and means: not set.
-        if value is not None or OPTIONS[name].default is False:
-            values[OPTIONS[name].name] = read(name, value or "yes")
+        # A label without a value in the GUI arrives as a bare flag and means: not set; that of a switch means Yes.
+        if value is None and OPTIONS[name].default is False:
+            value = "yes"
+        if value:
+            values[OPTIONS[name].name] = read(name, value)
     arguments = Arguments(output=_with_slash(output), unused=unused, **values)
     _check(arguments)
     return arguments
@@ -114,25 +116,23 @@ def output_folder(words: Sequence[str]) -> Path | None:
     for word, after in zip(words, [*words[1:], ""]):
         if word == "--o" and after and not after.startswith("--"):
             return Path(after)
-        if word.startswith("--o="):
+        if word.startswith("--o=") and word[4:]:
             return Path(word[4:])
     return None
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str | None]:
-    """Options with their values; None for a bare flag."""
-    given: dict[str, str | None] = {}
+    """Options with their values; None for a bare flag, an empty text for an empty value."""
+    pairs: list[tuple[str, str | None]] = []
     name = last = ""
     for word in words:
         if word.startswith("--") and len(word) > 2:
             label, equals, value = word.lstrip("-").partition("=")
             name = label if label in _UNUSED_INPUTS else label.replace("-", "_")
-            if given.get(name) is not None:
-                raise CryoSegNetError(f"--{name} is given twice: give it once, as a parameter or in the arguments.")
-            given[name] = value if equals else None
+            pairs.append((name, value.strip() if equals else None))
             last, name = name, "" if equals else name
         elif name:
-            given[name] = word
+            pairs[-1] = name, word.strip()
             name = ""
         elif last and last not in (*OPTIONS, *_UNUSED_INPUTS, *_OF_RELION):
             # A label with a space in it: its first word is not a parameter.
@@ -142,6 +142,11 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
                 f"'{word}' follows a value and belongs to no option: RELION splits values at spaces; use names and "
                 "paths without spaces, and numbers without units."
             )
+    given: dict[str, str | None] = {}
+    for name, text in pairs:
+        if text and given.get(name):
+            raise CryoSegNetError(f"--{name} is given twice: give it once, as a parameter or in the arguments.")
+        given[name] = text or given.get(name, text)
     return given
 
 

@@ -121,7 +121,7 @@ class PickerOptions:
     sam: str | Path | None = field(
         default=None,
         metadata=about(
-            "Segment Anything model for the segmenters peaks and grid: a name or a file",
+            "Segment Anything model, a name or a file: grid needs one, peaks has a small one built in, watershed uses none",
             metavar="NAME|FILE",
             label="Segment Anything model:",
         ),
@@ -129,8 +129,8 @@ class PickerOptions:
     segmenter: str | None = field(
         default=None,
         metadata=about(
-            "how touching particles are separated: peaks (SAM at the network's peaks), grid (SAM's grid, as published) "
-            "or watershed (no SAM); default: see cryosegnet doctor",
+            "how touching particles are separated: peaks (SAM at the network's peaks), watershed (no SAM) or grid "
+            "(SAM's grid, as published); default: peaks, or watershed if the weights were not calibrated for it",
             choices=("peaks", "grid", "watershed"),
             label="Segmenter:",
         ),

@@ -48,6 +48,34 @@ def test_labels_without_a_value_are_not_set() -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["--gpu", ""],
+        ["--gpu="],
+        ["--gpu", " "],
+        ["--threshold", "", "--particle_diameter="],
+        ["--denoised", ""],
+        ["--invert="],
+        ["--j", ""],
+        ["--in_coords", "", "--in_parts="],
+        ["--relion", "", "--coords", "", "--growing="],
+    ],
+)
+def test_empty_values_are_not_set(words: list[str]) -> None:
+    assert arguments.parse(["--o", "External/job004/", "--in_mics", "mics.star", *words]) == parse("")
+
+
+def test_empty_value_and_another() -> None:
+    words = ["--o", "External/job004/", "--in_mics", "", "--in_mics", "mics.star", "--gpu=", "--gpu", "0"]
+    assert arguments.parse(words).device == arguments.parse([*words, "--gpu", "", "--gpu"]).device == "cuda:0"
+    with pytest.raises(CryoSegNetError, match="did you mean threshold"):
+        arguments.parse(["--o", "External/job004/", "--in_mics", "mics.star", "--thresold="])
+    with pytest.raises(CryoSegNetError, match="no micrographs were given"):
+        arguments.parse(["--o", "External/job004/", "--in_mics="])
+    assert arguments.output_folder(["--o="]) is arguments.output_folder(["--o", ""]) is None
+
+
+@pytest.mark.parametrize(
     ("text", "device"),
     [
         ("0", "cuda:0"),
