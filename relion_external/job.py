@@ -178,9 +178,12 @@ def _changed(arguments: Arguments, picker: MicrographPicker | Engine) -> bool:
     then, now = ({LABELS.get(name, name): value for name, value in one.items()} for one in (before, now))
     changes = differences(then, now)
     if changes:
-        text = f"parameters were changed since this job ran before: {', '.join(changes)}"
-        log.warning(f"{text}; all its micrographs are picked again")
-        log.info(f"{text}: all its micrographs are picked again")
+        text = (
+            f"parameters were changed since this job ran before: {', '.join(changes)}; all its micrographs are picked "
+            "again. Start a new Extract job: Continue of an old one keeps the particles that it has"
+        )
+        log.warning(text)
+        log.info(text)
     return bool(changes)
 
 
