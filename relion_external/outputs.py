@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -170,10 +171,14 @@ def _write_log(
     """Write logfile.pdf and return whether it exists; if that fails the job succeeds all the same, with a warning."""
     if not new and (arguments.folder / nodes.LOGFILE).exists():
         return True
+    # It tells of folders that it cannot write and letters that its font lacks: nothing that a user of RELION can mend.
+    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
     try:
-        from .logfile import write_logfile
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from .logfile import write_logfile
 
-        write_logfile(arguments, entries, {one.name: one for one in inputs}, lines, warning)
+            write_logfile(arguments, entries, {one.name: one for one in inputs}, lines, warning)
     except CryoSegNetError:
         raise
     except Exception as error:

@@ -6,6 +6,7 @@ signals on, and kills the child where it does not stop in time: a long computati
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import logging
@@ -148,6 +149,8 @@ def _exit_code(status: int, why: str | None) -> int:
 def _run_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
     """Run the work and end the process; never returns."""
     code = FAILED
+    # What the parent registered is the parent's.
+    atexit._clear()
     try:
         # In a process group of its own it gets signals from its parent only, which decides when the job stops.
         os.setpgid(0, 0)
@@ -173,6 +176,9 @@ def _run_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         log.error(f"unexpected error ({what[:300]}): please report it with {folder / 'errors.log'}.")
     finally:
+        # Libraries remove their temporary folders here.
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
         # Buffers that cannot be flushed to a full disk must not change the exit code.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

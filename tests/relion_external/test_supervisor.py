@@ -60,7 +60,7 @@ def test_changed_parameter_is_said_and_everything_picked_again(project: Project,
     many = len(project.coordinates(JOB, project.names[0]))
     said = run(project, "--threshold", "0.9", STUB_LOG=str(tmp_path / "log"))
     assert project.markers() == [SUCCESS]
-    assert "threshold (0.3 then, 0.9 now)" in said
+    assert "threshold (0.3 then, 0.9 now)" in said and "Start a new Extract job" in said
     assert (tmp_path / "log").read_text().split() == project.names
     assert len(project.coordinates(JOB, project.names[0])) < many
     box = "_rlnOriginalImageSize"
@@ -355,6 +355,18 @@ def test_names_with_dollars_are_no_mathematics(project: Project) -> None:
     project.write_star()
     assert run(project) == ""
     assert (project.folder / JOB / "logfile.pdf").stat().st_size > 1000
+
+
+def test_nothing_is_left_where_the_home_cannot_be_written(project: Project, tmp_path: Path) -> None:
+    """As on the nodes of a cluster: matplotlib has no folder of its own, and its fonts lack some letters."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "home").write_text("")
+    name = str(project.micrographs / "微_1.mrc")
+    project.write(name, project.image(project.names[0]))
+    project.write_star([name])
+    places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "MPLCONFIGDIR": "", "XDG_CACHE_HOME": ""}
+    assert run(project, XDG_CONFIG_HOME="", **places) == ""
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_names_with_spaces(project: Project) -> None:
