@@ -73,6 +73,7 @@ class ExposurePicker:
         self.folder = journal.output / "picks"
         self.show_progress = show_progress
         self._annotated: set[int] = set()
+        self._remarks: set[str] = set()
 
     def every(self, exposures: Sequence[Exposure]) -> PickingResult:
         """Pick all exposures that an earlier run did not.
@@ -186,6 +187,9 @@ class ExposurePicker:
         stem = f"{shape[0]}x{shape[1]}"
         with self.run.stop.delayed():
             self.journal.add(replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem))
+        if outcome.remark is not None and outcome.remark not in self._remarks:
+            self._remarks.add(outcome.remark)
+            self.run.log.write(f"{exposure.path}: {outcome.remark}")
         if annotate:
             self._plot(exposure)
 

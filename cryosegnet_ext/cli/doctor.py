@@ -80,6 +80,7 @@ def _version(package: str) -> str | None:
 
 def _packages() -> Section:
     found = {name: _version(name) or "missing; install it with pip" for name in _PACKAGES}
+    found["imagecodecs"] = _version("imagecodecs") or "not found (optional, for TIFF with LZW and other compressions)"
     if _version("opencv-python-headless") is None and (other := _version("opencv-python")):
         found["opencv-python-headless"] = f"missing, but opencv-python {other} is installed"
     try:

@@ -136,6 +136,7 @@ class PickingRun:
     stopping: Stop
     _in_progress: int = 0
     _tried: set[str] = field(default_factory=set)
+    _remarks: set[str] = field(default_factory=set)
     _warned: bool = False
     _cut: bool = False
     _failure: Exception | None = None
@@ -201,6 +202,9 @@ class PickingRun:
             self._tried.add(record.key)
             self.source.add(record)
             self.monitor.add(record)
+            if outcome.remark is not None and outcome.remark not in self._remarks:
+                self._remarks.add(outcome.remark)
+                log.info(f"{record.name}: {outcome.remark}")
             log.debug(f"{record.name}: {record.reason or plural(record.picks, 'pick')}")
             if not self._warned and is_header_of_one(record, self.pixel_size):
                 self._warned = True

@@ -118,6 +118,8 @@ class PickOutcome:
         Content of the candidates file, from `encode_candidates`.
     log
         (what was done, traceback), for people who look for a bug.
+    remark
+        What was assumed in reading the micrograph (`Micrograph.remark`), for the user.
     """
 
     record: Record
@@ -125,6 +127,7 @@ class PickOutcome:
     picture: bytes | None = None
     candidates: bytes | None = None
     log: tuple[tuple[str, str], ...] = ()
+    remark: str | None = None
 
 
 def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> PickOutcome:
@@ -159,7 +162,7 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
     except Exception:
         # A picture that fails must not cost the picks.
         log = ((f"overlay of {one.name}", traceback.format_exc()),)
-    return PickOutcome(record, picks, picture, encoded, log)
+    return PickOutcome(record, picks, picture, encoded, log, got.micrograph.remark)
 
 
 def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | None) -> tuple[Picks, Picks]:

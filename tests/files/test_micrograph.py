@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import importlib.util
+import lzma
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,6 +15,7 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.micrograph import (
@@ -20,6 +24,7 @@ from cryosegnet_ext.files.micrograph import (
     inverted,
     micrograph_stem,
     read_micrograph,
+    read_shape,
     require_pixel_size,
 )
 from tests.files.helpers import NX_, NY_, TYPES, picture, refusal, write_mrc
@@ -49,6 +54,60 @@ def test_extremes_of_integer_modes(tmp_path: Path) -> None:
         data = picture(dtype)
         data[3, 4], data[5, 6] = np.iinfo(dtype).min, np.iinfo(dtype).max
         np.testing.assert_array_equal(read_micrograph(write_mrc(tmp_path / "a.mrc", data)).data, data)
+
+
+def write_bytes(path: Path, values: np.ndarray, low: float, high: float) -> Path:
+    """An MRC file of mode 0 with these bytes, and a header with this range."""
+    content = bytearray(write_mrc(path, values.view(np.int8)).read_bytes())
+    struct.pack_into("<2f", content, 76, low, high)
+    path.write_bytes(content)
+    return path
+
+
+# The header's range; the mean and spread of the values, which are cut off at the ends; and what the reader says.
+UNSIGNED, SIGNED, NAN = "read as unsigned bytes (0 to 255)", "read as signed bytes (-128 to 127)", float("nan")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "mean", "spread", "said"),
+    [
+        (0, 255, 128, 40, UNSIGNED),  # the range of the type, as many programs write it
+        (8, 231, 120, 20, UNSIGNED),
+        (0, 255, 80, 20, UNSIGNED),  # 1 % of it above 127
+        (0, 0, 128, 30, UNSIGNED),  # no statistics
+        (0, -1, 150, 60, UNSIGNED),
+        (NAN, NAN, 110, 15, UNSIGNED),
+        (-3.1, 5312.7, 128, 30, UNSIGNED),  # statistics of the picture before its conversion
+        (-128, 127, 128, 30, UNSIGNED),  # statistics of a program that read it wrong
+        (-128, 127, 0, 30, SIGNED),
+        (-120, 110, -5, 20, SIGNED),
+        (0, 0, 0, 30, SIGNED),
+        (-3.1, 5312.7, 3, 40, SIGNED),
+        (0, 255, 0, 30, SIGNED),
+    ],
+)
+def test_mode_0_is_read_with_its_sign(
+    tmp_path: Path, low: float, high: float, mean: float, spread: float, said: str
+) -> None:
+    """Unsigned bytes that were read as signed ones once jumped from 127 to -128."""
+    limits = (0, 255) if said == UNSIGNED else (-128, 127)
+    truth = np.clip(np.random.default_rng(3).normal(mean, spread, (90, 130)).round(), *limits)
+    values = truth.astype(np.uint8 if said == UNSIGNED else np.int8).view(np.uint8)
+    read = read_micrograph(write_bytes(tmp_path / "a.mrc", values, low, high))
+    np.testing.assert_array_equal(read.data, truth)
+    assert read.remark is not None and read.remark.startswith(f"MRC mode 0 is {said}, by ")
+
+
+def test_mode_0_without_a_choice_has_no_remark(tmp_path: Path) -> None:
+    assert read_micrograph(write_bytes(tmp_path / "a.mrc", picture(np.uint8), 0, 120)).remark is None
+    assert read_micrograph(write_mrc(tmp_path / "b.mrc", picture())).remark is None
+
+
+def test_mode_0_with_two_values_goes_by_the_header(tmp_path: Path) -> None:
+    """The values of a picture in black and white tell nothing."""
+    values = np.zeros((90, 130), np.uint8)
+    values[20:60, 30:80] = 255
+    assert set(np.unique(read_micrograph(write_bytes(tmp_path / "a.mrc", values, 0, 255)).data)) == {0, 255}
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -146,7 +205,54 @@ def test_tiff_compressed_in_a_way_that_cannot_be_read(tmp_path: Path, monkeypatc
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
     monkeypatch.setattr(tifffile.TiffPage, "asarray", without_codec)
-    assert "install imagecodecs" in refusal(path)
+    assert "install imagecodecs (pip install 'cryosegnet-ext[tiff]')" in refusal(path)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
+def test_tiff_compressed_with_an_optional_decoder(tmp_path: Path, compression: str) -> None:
+    data = picture(np.uint16)
+    Image.fromarray(data).save(tmp_path / "a.tif", compression=compression)
+    if importlib.util.find_spec("imagecodecs") is None and compression == "tiff_lzw":
+        assert "(compression LZW) that needs a decoder: install imagecodecs" in refusal(tmp_path / "a.tif")
+    else:
+        np.testing.assert_array_equal(read_micrograph(tmp_path / "a.tif").data, data)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.float32])
+def test_tiff_whose_zero_is_white(tmp_path: Path, dtype: type) -> None:
+    """It was once read as if zero were black, with the contrast inverted."""
+    data = picture() > 40 if dtype is np.bool_ else picture(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric="miniswhite")
+    read = read_micrograph(tmp_path / "a.tif")
+    assert np.ptp(read.data + data.astype(np.float32)) == 0
+    assert read.remark is not None and "MinIsWhite" in read.remark
+
+
+def test_tiff_with_a_palette(tmp_path: Path) -> None:
+    data = picture(np.uint8)
+    colours = np.stack([np.arange(256)[::-1] * 256] * 3).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric="palette", colormap=colours)
+    np.testing.assert_array_equal(read_micrograph(tmp_path / "a.tif").data, 256.0 * (255 - data.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "words"),
+    [
+        ("a.tif.gz", gzip.compress, "is a compressed TIFF picture, which is not read: unpack it first (gunzip"),
+        ("a.png.gz", gzip.compress, "is a compressed PNG picture"),
+        ("a.tif.bz2", bz2.compress, "is a compressed TIFF picture"),
+        ("a.png.xz", lzma.compress, "is compressed with xz, which is not read: unpack it first"),
+    ],
+)
+def test_compressed_pictures_are_to_be_unpacked(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes], words: str
+) -> None:
+    plain = tmp_path / name.rpartition(".")[0]
+    assert cv2.imwrite(str(plain), picture(np.uint8))
+    (tmp_path / name).write_bytes(pack(plain.read_bytes()))
+    assert words in refusal(tmp_path / name)
+    with pytest.raises(CryoSegNetError, match=r"is (a )?compressed"):
+        read_shape(tmp_path / name)
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])

@@ -9,10 +9,13 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
+import mrcfile
+import numpy as np
 import pytest
 
 from cryosegnet_ext.cli.logs import shown
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.runs import batch, pick_task
@@ -42,6 +45,17 @@ def test_what_a_run_writes(mics: Path, tmp_path: Path) -> None:
     assert summary["micrographs"][3]["stem"] == "m3" and summary["micrographs"][3]["picks"] == 24
     assert (out / "failed.csv").read_text() == "name,reason\n"
     assert [line["record"] for line in journal_lines(out)] == ["settings", "diameter"] + ["micrograph"] * 12
+
+
+def test_what_was_assumed_in_reading_is_said_once(tmp_path: Path) -> None:
+    for i in range(3):
+        values = np.random.default_rng(i).normal(128, 20, (64, 96)).astype(np.uint8)
+        with mrcfile.new(tmp_path / f"m{i}.mrc") as mrc:
+            mrc.set_data(values.view(np.int8))
+    said: list[str] = []
+    batch.run(StubPicker(), expand_inputs([tmp_path]), tmp_path / "out", progress=False, say=said.append)
+    lines = [line for line in said if "MRC mode 0" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path}/m0.mrc: MRC mode 0 is read as unsigned bytes")
 
 
 def test_one_estimate_from_eight_for_all(mics: Path, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ...errors import CryoSegNetError
 from ..limits import PIXEL_SIZES, BadFile, one_line, plausible, shown, take, whole
 from .mrc import mrc_image_header, read_compressed_mrc, read_mrc
-from .pictures import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_picture, read_jpeg, read_png, read_tiff
+from .pictures import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, picture_kind, read_jpeg, read_png, read_tiff
+from .stored import StoredImage
 
 __all__ = [
     "MICROGRAPH_SUFFIXES",
@@ -67,12 +68,15 @@ class Micrograph:
         The path as it was given.
     valid : (ny, nx) bool or None
         False where the file has no usable number and ``data`` has the median of the others; None if all are good.
+    remark : str or None
+        What was assumed about the file where it leaves something open, as the sign of the bytes of MRC mode 0.
     """
 
     data: NDArray[np.float32]
     pixel_size: float | None
     name: str
     valid: NDArray[np.bool_] | None = None
+    remark: str | None = None
 
 
 def inverted(micrograph: Micrograph) -> Micrograph:
@@ -116,9 +120,12 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
     """Read one micrograph; its format is told from its content, not from its suffix.
 
     MRC: modes 0, 1, 2, 6 and 12, either byte order, plain or compressed with gzip or bzip2, one image (a stack of one
-    frame is fine). Mode 0 is signed, as in MRC2014, unless IMOD's flags (bytes 152 to 159) say otherwise. TIFF: one
-    page of integers or floats. PNG and JPEG: 8 or 16 bit. Colours are averaged to grey (equal channels stay as they
-    are); transparency is ignored.
+    frame is fine). TIFF: one page of integers or floats; MinIsWhite is inverted, so that large values are bright. PNG
+    and JPEG: 8 or 16 bit. Colours are averaged to grey (equal channels stay as they are); transparency is ignored.
+
+    The bytes of MRC mode 0 are signed, as in MRC2014, or unsigned, as many programs write them: by IMOD's flags (bytes
+    152 to 159), else by the values if one reading tears neighbours apart, else by the header's range if the values lie
+    in it. `Micrograph.remark` says which was taken where the flags do not tell and it makes a difference.
 
     The pixel size comes from the caller, else from the header (mean of x and y) or from a TIFF's resolution tags. A
     value in the file outside 0.05 to 100 angstrom counts as not given.
@@ -147,9 +154,9 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
         if pixel_size is not None:
             pixel_size = _callers_pixel_size(pixel_size)
         with np.errstate(all="ignore"):
-            raw, from_file = _read_file(name)
-            data, valid = _clean(raw)
-    return Micrograph(data, from_file if pixel_size is None else pixel_size, name, valid)
+            image = _read_file(name)
+            data, valid = _clean(image.pixels)
+    return Micrograph(data, image.pixel_size if pixel_size is None else pixel_size, name, valid, image.remark)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -162,7 +169,7 @@ def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     name = os.fsdecode(path)
     with _explained(name):
-        return _read_file(name)[0]
+        return _read_file(name).pixels
 
 
 def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -184,11 +191,11 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
                     stream = gzip.GzipFile(fileobj=file)
                 elif magic[:3] == b"BZh":
                     stream = bz2.BZ2File(file)
-                if not is_picture(magic):
+                if picture_kind(magic) is None:
                     with stream:
                         header = mrc_image_header(bytes(take(stream, HEADER_DTYPE.itemsize)))
                     return int(header["ny"]), int(header["nx"])
-        ny, nx = _read_file(name)[0].shape
+        ny, nx = _read_file(name).pixels.shape
     return int(ny), int(nx)
 
 
@@ -208,8 +215,7 @@ def _explained(name: str) -> Iterator[None]:
         raise CryoSegNetError(f"{shown(name)} is damaged and cannot be decoded ({reason}): copy it again.") from error
 
 
-def _read_file(name: str) -> tuple[NDArray[Any], float | None]:
-    """Pixels as stored, (ny, nx), and the pixel size that the file gives."""
+def _read_file(name: str) -> StoredImage:
     if "\0" in name:
         raise BadFile("is not a possible file name: check how the list of micrographs was made")
     status = os.stat(name)
@@ -230,9 +236,9 @@ def _read_file(name: str) -> tuple[NDArray[Any], float | None]:
         if magic[:4] in TIFF_MAGICS:
             return read_tiff(file, size)
         if magic == PNG_MAGIC:
-            return read_png(whole(file, size)), None
+            return read_png(whole(file, size))
         if magic[:3] == JPEG_MAGIC:
-            return read_jpeg(whole(file, size)), None
+            return read_jpeg(whole(file, size))
         return read_mrc(file, size)
 
 

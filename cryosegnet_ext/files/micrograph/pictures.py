@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..limits import BadFile, check_expansion, check_shape, one_line, plausible, rounded, truncated
+from .stored import StoredImage
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -23,13 +24,15 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def is_picture(magic: bytes) -> bool:
-    """Whether a file that begins with these 8 bytes is a TIFF, PNG or JPEG."""
-    return magic[:4] in TIFF_MAGICS or magic == PNG_MAGIC or magic[:3] == JPEG_MAGIC
+def picture_kind(magic: bytes) -> str | None:
+    """TIFF, PNG or JPEG, if a file begins with these 8 bytes; else None."""
+    if magic[:4] in TIFF_MAGICS:
+        return "TIFF"
+    return "PNG" if magic == PNG_MAGIC else "JPEG" if magic[:3] == JPEG_MAGIC else None
 
 
-def read_tiff(file: BinaryIO, size: int) -> tuple[NDArray[Any], float | None]:
-    """Pixels (ny, nx) of a TIFF file of ``size`` bytes with one page, and the pixel size that it gives."""
+def read_tiff(file: BinaryIO, size: int) -> StoredImage:
+    """A TIFF file of ``size`` bytes with one page."""
     import tifffile
 
     with tifffile.TiffFile(file) as tif:
@@ -54,9 +57,16 @@ def read_tiff(file: BinaryIO, size: int) -> tuple[NDArray[Any], float | None]:
                 raise
             kind = getattr(page.compression, "name", page.compression)
             raise BadFile(
-                f"is a TIFF file (compression {kind}) that needs a decoder: install imagecodecs or convert it to MRC"
+                f"is a TIFF file (compression {kind}) that needs a decoder: install imagecodecs "
+                "(pip install 'cryosegnet-ext[tiff]') or convert it to MRC"
             ) from None
-        return _grey(image, page.axes.find("S")), _tiff_pixel_size(page)
+        pixel_size, remark = _tiff_pixel_size(page), None
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+            return StoredImage(_grey(page.colormap[:, image], 0), pixel_size)
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            image = -image if image.dtype.kind == "f" else ~image
+            remark = "the TIFF file says that 0 is white (MinIsWhite), so its values are inverted"
+        return StoredImage(_grey(image, page.axes.find("S")), pixel_size, remark)
 
 
 def _tiff_pixel_size(page: Any) -> float | None:
@@ -69,8 +79,8 @@ def _tiff_pixel_size(page: Any) -> float | None:
     return rounded(size) if plausible(size) else None
 
 
-def read_png(content: bytes) -> NDArray[Any]:
-    """Pixels (ny, nx) of a PNG file."""
+def read_png(content: bytes) -> StoredImage:
+    """A PNG file."""
     from PIL.PngImagePlugin import PngImageFile
 
     # Only the chunks of the picture go to the decoder, which checks neither the checksums of others nor the end.
@@ -90,11 +100,11 @@ def read_png(content: bytes) -> NDArray[Any]:
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
             picture.append(content[position:end])
         position = end
-    return _decode(PngImageFile, b"".join(picture), "PNG")
+    return StoredImage(_decode(PngImageFile, b"".join(picture), "PNG"))
 
 
-def read_jpeg(content: bytes) -> NDArray[Any]:
-    """Pixels (ny, nx) of a JPEG file."""
+def read_jpeg(content: bytes) -> StoredImage:
+    """A JPEG file."""
     from PIL.JpegImagePlugin import JpegImageFile
 
     # The decoder fills in what is missing after the last whole block, so this looks for the end marker.
@@ -105,7 +115,7 @@ def read_jpeg(content: bytes) -> NDArray[Any]:
             raise BadFile("is truncated (the JPEG file has no end marker): copy it again")
         position = found.end()
         if found[0] == b"\xff\xd9":
-            return _decode(JpegImageFile, content, "JPEG")
+            return StoredImage(_decode(JpegImageFile, content, "JPEG"))
         if found[0] not in (b"\xff\x01", b"\xff\xd8"):
             position += int.from_bytes(content[position : position + 2], "big")
 
