@@ -121,7 +121,7 @@ class PickerOptions:
     sam: str | Path | None = field(
         default=None,
         metadata=about(
-            "Segment Anything model (name or file): grid needs one, peaks has a small one built in, watershed uses none",
+            "Segment Anything model (name or file): grid needs one, peaks has a small one built in, watershed has none",
             metavar="NAME|FILE",
             label="Segment Anything model:",
         ),
