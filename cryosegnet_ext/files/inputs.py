@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
 from .folder_images import choose_micrographs, described
-from .micrograph import MICROGRAPH_SUFFIXES, micrograph_stem
+from .micrograph import MICROGRAPH_SUFFIXES, Micrograph, micrograph_stem, read_micrograph
 from .relion import listed_micrographs
+from .text import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +42,36 @@ class Input:
         The micrograph as the user or the STAR file calls it.
     pixel_size
         Angstrom per pixel from the STAR file; None where it has none.
+    problem
+        Why its pixel size cannot be told: what is wrong with its row of the STAR file; None if nothing is.
     """
 
     path: Path
     name: str
     pixel_size: float | None = None
+    problem: str | None = None
 
     @cached_property
     def key(self) -> str:
         """The file's absolute path without symbolic links: what makes two inputs the same micrograph."""
         return os.path.realpath(self.path)
+
+    def read(self, pixel_size: float | None = None) -> Micrograph:
+        """Read the micrograph.
+
+        Parameters
+        ----------
+        pixel_size
+            Angstrom per pixel; wins over that of the STAR file, which wins over that of the file.
+
+        Raises
+        ------
+        CryoSegNetError
+            See `read_micrograph`; or there is a ``problem`` and the caller gives no pixel size.
+        """
+        if self.problem is not None and pixel_size is None:
+            raise CryoSegNetError(f"{self.name}: it has {self.problem}.")
+        return read_micrograph(self.path, pixel_size=pixel_size or self.pixel_size)
 
 
 def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -237,10 +258,7 @@ def walk_files(top: str | Path, output: bool = True) -> Iterator[str]:
 
 
 def _from_list(path: Path) -> Iterator[Input]:
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise CryoSegNetError(f"@{path}: the list cannot be read ({error.strerror}); check the path") from error
+    text = read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
     if "\0" in text:
         raise CryoSegNetError(
             f"@{path}: the list contains null bytes; save it as plain text (UTF-8), one path per line"

@@ -13,7 +13,7 @@ from ..errors import CryoSegNetError
 from .atomic import write_atomic
 from .diameter import from_pixels
 from .formats import READERS, WRITERS, PickColumns, TableOfPicks, check_finite, cs_bytes
-from .text import bad, read_bytes
+from .text import bad, opened
 
 __all__ = ["Picks", "read_many", "read_picks", "write_cs", "write_picks"]
 
@@ -197,8 +197,8 @@ def read_many(path: str | Path, pixel_size: float | None = None) -> dict[str, Pi
         raise bad(path, f"'{path.suffix}' is not a known format of picks", f"use one of {', '.join(READERS)}")
     if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
         raise CryoSegNetError(f"the pixel size must be in angstrom per pixel, above zero (got {pixel_size}).")
-    with np.errstate(all="ignore"):
-        return _by_micrograph(reader(read_bytes(path), path, pixel_size), path, pixel_size)
+    with np.errstate(all="ignore"), opened(path) as file:
+        return _by_micrograph(reader(file, path, pixel_size), path, pixel_size)
 
 
 def write_cs(table: Mapping[str, Picks], path: str | Path) -> None:
@@ -234,21 +234,21 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
     score = np.where(np.isnan(score), 1.0, score)
     every = Picks(table.x, table.y, diameter, score)
     check_finite(every, path, "the file is damaged: export it again")
-    rows: dict[str, list[int]] = {}
+    names: dict[str, int] = {}
     if table.micrograph is None:
-        rows[path.stem] = list(range(n))
+        names[path.stem] = 0
+        owners = np.zeros(n, np.int64)
     else:
-        for row, name in enumerate(table.micrograph):
-            rows.setdefault(name, []).append(row)
-    for name in rows:
+        owners = np.fromiter((names.setdefault(name, len(names)) for name in table.micrograph), np.int64, n)
+    for name in names:
         if not name or not name.isprintable():
             raise bad(path, f"{name!r} is not a micrograph's name", "the file is damaged: export it again")
+    rows = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners, minlength=len(names)))[:-1])
     result = {}
-    for name, chosen in rows.items():
-        i = np.array(chosen, dtype=np.int64)
+    for name, i in zip(names, rows):
         sizes = np.zeros(0) if table.pixel_size is None else table.pixel_size[i]
         sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
         size = float(sizes[0]) if len(sizes) else pixel_size
-        shape = None if table.shape is None or not chosen else (int(table.shape[i[0], 0]), int(table.shape[i[0], 1]))
+        shape = None if table.shape is None or not len(i) else (int(table.shape[i[0], 0]), int(table.shape[i[0], 1]))
         result[name] = replace(every.take(i), diameter=from_pixels(diameter[i], size), pixel_size=size, shape=shape)
     return result

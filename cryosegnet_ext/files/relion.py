@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy as np
 from ..errors import CryoSegNetError
 from .relion_paths import strip_job, without_extension
 from .star import Block, read_star_blocks
-from .text import Floats, bad, read_bytes
+from .text import Floats, bad, opened, read_bytes
 
 _SUFFIX_FILE = "coords_suffix"
 _COORDINATES = "rlnMicrographCoordinates"
 _HEAD = 1 << 16
+_PIXEL_SIZE = ("rlnOpticsGroup", "rlnMicrographPixelSize", "rlnDetectorPixelSize", "rlnMagnification")
 
 
 def project_root(file: Path, names: Sequence[str]) -> Path:
@@ -29,8 +30,17 @@ def project_root(file: Path, names: Sequence[str]) -> Path:
     return Path()
 
 
-def read_micrographs_table(path: str | Path) -> tuple[Block, Block | None]:
-    """The table of micrographs of a STAR file, and the table of optics groups where there is one.
+def read_micrographs_tables(path: str | Path, keep: Collection[str] | None = None) -> list[tuple[Block, Block | None]]:
+    """The tables of micrographs of a STAR file, each with its table of optics groups where there is one.
+
+    There are several in a file that was joined of others, which may number their optics groups alike.
+
+    Parameters
+    ----------
+    path
+        The file.
+    keep
+        Labels that are needed, besides the names; see `read_star_blocks`.
 
     Raises
     ------
@@ -39,54 +49,107 @@ def read_micrographs_table(path: str | Path) -> tuple[Block, Block | None]:
     """
     # A file that is being written may end within a row. The reader refuses it: with a number missing, the rows before
     # it lost their optics groups, and with them their pixel sizes.
-    blocks = read_star_blocks(path)
-    optics = next((block for block in blocks if block.name == "optics"), None)
-    for block in blocks:
-        if block is not optics and "rlnMicrographName" in block.labels:
-            return block, optics
+    blocks = read_star_blocks(path, None if keep is None else {"rlnMicrographName", *keep})
+    tables = with_optics([block for block in blocks if "rlnMicrographName" in block.labels], blocks)
+    if tables:
+        return tables
     if any("rlnMicrographMovieName" in block.labels for block in blocks):
         raise CryoSegNetError(f"{path}: this STAR file lists movies; run motion correction and give its micrographs")
     raise CryoSegNetError(f"{path}: no column rlnMicrographName; give a STAR file of micrographs")
 
 
-def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None]]:
-    """File, name and pixel size (angstrom; None if unknown) of each row of a micrographs STAR, in its order.
+def with_optics(tables: Sequence[Block], blocks: Sequence[Block]) -> list[tuple[Block, Block | None]]:
+    """Each of the tables of a file with the table of optics groups that comes before it, else the file's first."""
+    result: list[tuple[Block, Block | None]] = []
+    optics = next((block for block in blocks if _is_optics(block)), None)
+    for block in blocks:
+        if _is_optics(block):
+            optics = block
+        elif block in tables:
+            result.append((block, optics))
+    return result
+
+
+def _is_optics(block: Block) -> bool:
+    return block.name == "optics" or {"rlnOpticsGroup", "rlnMicrographPixelSize"} <= block.labels.keys()
+
+
+def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, str | None]]:
+    """The rows of a micrographs STAR, in its order.
+
+    Returns
+    -------
+    list
+        Of each row the file, the name, the pixel size (angstrom; None if unknown), and what is wrong with the row, as a
+        sentence.
 
     Raises
     ------
     CryoSegNetError
-        As `read_micrographs_table`.
+        As `read_micrographs_tables`.
     """
-    table, optics = read_micrographs_table(path)
-    names = table.text("rlnMicrographName")
-    if not names:
+    rows: list[tuple[str, float, str | None]] = []
+    for table, optics in read_micrographs_tables(path, _PIXEL_SIZE):
+        sizes, unknown = _pixel_sizes(table, optics)
+        problems = [unknown.get(row) for row in range(len(table))]
+        rows += zip(table.text("rlnMicrographName"), sizes.tolist(), problems)
+    if not rows:
         raise CryoSegNetError(f"{path}: the STAR file lists no micrographs")
-    root = project_root(Path(path), names)
-    sizes = [float(size) if math.isfinite(size) and size > 0 else None for size in _pixel_sizes(table, optics)]
-    return [(root / name, name, size) for name, size in zip(names, sizes)]
+    root = project_root(Path(path), [name for name, _, _ in rows])
+    return [
+        (root / name, name, size if math.isfinite(size) and size > 0 else None, problem) for name, size, problem in rows
+    ]
 
 
-def _pixel_sizes(table: Block, optics: Block | None) -> Floats:
-    """Angstrom per pixel of each row: from its optics group (RELION 3.1 and later), else from its own columns."""
-    of_group = optics_pixel_sizes(table, optics)
+def _pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats, dict[int, str]]:
+    """Angstrom per pixel of each row: from its optics group (RELION 3.1 and later), else from its own columns.
+
+    Also sentences about the rows without an optics group.
+    """
+    of_group, unknown = optics_pixel_sizes(table, optics)
     if of_group is not None:
-        return of_group
+        return of_group, unknown
     if "rlnMicrographPixelSize" in table.labels:
-        return table.floats("rlnMicrographPixelSize")
-    if {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.labels):
+        return table.floats("rlnMicrographPixelSize"), {}
+    if {"rlnDetectorPixelSize", "rlnMagnification"} <= table.labels.keys():
         with np.errstate(all="ignore"):
-            return table.floats("rlnDetectorPixelSize") * 1e4 / table.floats("rlnMagnification")
-    return np.full(len(table.rows), np.nan)
+            return table.floats("rlnDetectorPixelSize") * 1e4 / table.floats("rlnMagnification"), {}
+    return np.full(len(table), np.nan), {}
 
 
-def optics_pixel_sizes(table: Block, optics: Block | None) -> Floats | None:
-    """The micrograph pixel size (angstrom) of each row's optics group, (n,), NaN where unknown; None without groups."""
-    if optics is None or not {"rlnOpticsGroup", "rlnMicrographPixelSize"} <= set(optics.labels):
-        return None
-    sizes = dict(zip(optics.text("rlnOpticsGroup"), optics.floats("rlnMicrographPixelSize").tolist()))
+def optics_pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats | None, dict[int, str]]:
+    """The micrograph pixel size (angstrom) of each row's optics group.
+
+    Returns
+    -------
+    (n,) float64 or None
+        NaN where it is not known; None without optics groups.
+    dict
+        Row -> a sentence about its optics group, where there is none.
+    """
+    if optics is None or not {"rlnOpticsGroup", "rlnMicrographPixelSize"} <= optics.labels.keys():
+        return None, {}
+    groups = [_group(text) for text in optics.text("rlnOpticsGroup")]
+    sizes = dict(zip(groups, optics.floats("rlnMicrographPixelSize").tolist()))
     if "rlnOpticsGroup" in table.labels:
-        return np.array([sizes.get(group, np.nan) for group in table.text("rlnOpticsGroup")], dtype=np.float64)
-    return np.full(len(table.rows), next(iter(sizes.values())) if len(sizes) == 1 else np.nan)
+        mine = table.text("rlnOpticsGroup")
+        known = {text: sizes.get(_group(text)) for text in set(mine)}
+        wrong = {text for text, size in known.items() if size is None}
+        remedy = f"which the optics table of {table.path} lacks; correct the STAR file"
+        unknown = {i: f"optics group {text}, {remedy}" for i, text in enumerate(mine) if text in wrong}
+        return np.array([known[text] for text in mine], dtype=np.float64), unknown
+    if len(set(sizes.values())) <= 1:
+        return np.full(len(table), next(iter(sizes.values()), np.nan)), {}
+    what = f"no optics group, and those of {table.path} differ in pixel size; add a column rlnOpticsGroup"
+    return np.full(len(table), np.nan), dict.fromkeys(range(len(table)), what)
+
+
+def _group(text: str) -> float | str:
+    """An optics group; RELION takes it for a whole number, and other programs write 01 or 1.000000."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def micrographs_of(path: str) -> str:
@@ -130,25 +193,35 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
     path = Path(path)
     if _is_suffix_file(path):
         if names is None:
-            names = [name for _, name, _ in listed_micrographs(micrographs_of(str(path)))]
+            names = [name for _, name, _, _ in listed_micrographs(micrographs_of(str(path)))]
         suffix = path.name[len(_SUFFIX_FILE) :]
         files = {n: path.parent / (without_extension(strip_job(n).lstrip("/")) + suffix) for n in names}
     else:
-        # A table of particles may be large: it is not read twice.
-        if path.suffix.lower() != ".star" or f"_{_COORDINATES}".encode() not in read_bytes(path)[:_HEAD]:
+        if path.suffix.lower() != ".star" or not _is_list(path):
             return None
-        block = next((b for b in read_star_blocks(path) if {"rlnMicrographName", _COORDINATES} <= set(b.labels)), None)
-        if block is None:
+        needed = {"rlnMicrographName", _COORDINATES}
+        lists = [b for b in read_star_blocks(path) if needed <= b.labels.keys()]
+        if not lists:
             raise bad(path, f"it has no table with rlnMicrographName and {_COORDINATES}", "export the list again")
-        listed = block.text(_COORDINATES)
+        names_there = [name for block in lists for name in block.text("rlnMicrographName")]
+        listed = [file for block in lists for file in block.text(_COORDINATES)]
         root = project_root(path, listed)
-        files = {name: root / file for name, file in zip(block.text("rlnMicrographName"), listed)}
+        files = {}
+        for name, file in zip(names_there, listed):
+            if files.setdefault(name, root / file) != root / file:
+                raise bad(path, f"it lists two coordinate files for {name}", "give the lists one by one")
     there = {name: file for name, file in files.items() if file.exists()}
     if not there:
         raise bad(
             path, "none of the coordinate files in this list exists", "give the folder they are in, or pick again"
         )
     return there
+
+
+def _is_list(path: Path) -> bool:
+    # A table of particles may be large: it is not read twice.
+    with opened(path) as file:
+        return f"_{_COORDINATES}".encode() in file.read(_HEAD)
 
 
 def _is_suffix_file(path: Path) -> bool:

@@ -12,66 +12,104 @@ them (`relion_external.nodes`).
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from .text import Floats, bad, numbers, read_bytes, text_of
+from .text import Columns, Floats, bad, opened, text_lines
 
 
-@dataclass
 class Block:
-    """One data block of a STAR file: a loop, or single values as a loop of one row."""
+    """One data block of a STAR file: a loop, or single values as a loop of one row.
 
-    name: str
-    labels: list[str]
-    rows: list[list[str]]
-    lines: list[int]
-    path: Path
+    Attributes
+    ----------
+    name
+        What follows ``data_``.
+    labels
+        The labels of its columns, without ``_``, and the place of each in a row.
+    path
+        The file, for errors.
+    """
+
+    def __init__(self, name: str, path: Path, keep: Collection[str] | None = None) -> None:
+        self.name = name
+        self.labels: dict[str, int] = {}
+        self.path = path
+        self._keep = keep
+        self._kept: dict[str, int] = {}
+        self._columns = Columns(0)
+
+    def __len__(self) -> int:
+        """How many rows it has."""
+        return len(self._columns)
+
+    def add(self, values: Sequence[str], line: int) -> None:
+        """Add a row: a value for each label, and its line in the file."""
+        if not len(self):
+            self._kept = {n: i for n, i in self.labels.items() if self._keep is None or n in self._keep}
+            self._columns = Columns(len(self._kept))
+        self._columns.add([values[i] for i in self._kept.values()], line)
 
     def text(self, label: str) -> list[str]:
         """A column as text, as it is in the file."""
-        column = self.labels.index(label)
-        return [row[column] for row in self.rows]
+        return self._columns.text(self._column(label)) if len(self) else []
 
     def numbers(self, label: str) -> Floats:
         """A column of numbers, NaN where a value is missing."""
-        return numbers(self.text(label), self.lines, label, self.path)
+        return self._columns.numbers(self._column(label), label, self.path) if len(self) else np.zeros(0)
 
     def floats(self, label: str) -> Floats:
         """A column of numbers, NaN where a value is missing or not a number."""
-        return np.array([_number(text) for text in self.text(label)], dtype=np.float64)
+        return self._columns.floats(self._column(label)) if len(self) else np.zeros(0)
+
+    def line(self, row: int) -> int:
+        """The line of a row in the file."""
+        return self._columns.lines[row]
+
+    def _column(self, label: str) -> int:
+        return list(self._kept).index(label)
 
 
-def read_star_blocks(path: str | Path) -> list[Block]:
+def read_star_blocks(path: str | Path, keep: Collection[str] | None = None) -> list[Block]:
     """The blocks of a STAR file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    keep
+        Labels of the columns that are needed; the others are checked and not held in memory. By default all.
 
     Raises
     ------
     CryoSegNetError
         The file cannot be read, or is damaged.
     """
-    return star_blocks(read_bytes(path), Path(path))
+    with opened(path) as file:
+        return star_blocks(file, Path(path), keep)
 
 
-def star_blocks(data: bytes, path: Path) -> list[Block]:
-    """The blocks of a STAR file's content; else as `read_star_blocks`."""
-    if b"\0" in data:
-        raise bad(path, "not a STAR file, or a damaged one (it contains null bytes)", "export it again")
+def star_blocks(file: BinaryIO, path: Path, keep: Collection[str] | None = None) -> list[Block]:
+    """The blocks of an open STAR file, which is closed; else as `read_star_blocks`."""
     blocks: list[Block] = []
     looping = False
-    for number, line in enumerate(text_of(data).splitlines(), 1):
+    single: list[str] = []
+    last = 0
+    for number, line in enumerate(text_lines(file, path), 1):
         tokens = _star_tokens(line)
         if not tokens:
             continue
         first = tokens[0]
-        if first.startswith("data_") and len(tokens) == 1:
-            blocks.append(Block(first[5:], [], [], [], path))
-            looping = False
+        labels = blocks[-1].labels if blocks else {}
+        value = looping and first[0] in "d_" and len(tokens) == len(labels) and _is_path(first, labels)
+        if first.startswith("data_") and len(tokens) == 1 and not value:
+            _end(blocks, single, last)
+            blocks.append(Block(first[5:], path, keep))
+            looping, single = False, []
             continue
         if not blocks:
             raise bad(
@@ -79,25 +117,36 @@ def star_blocks(data: bytes, path: Path) -> list[Block]:
             )
         block = blocks[-1]
         if first == "loop_":
-            if block.labels:
+            if labels:
                 raise bad(path, f"line {number} starts a second table in one block", "give each its own 'data_' line")
             looping = True
-        elif first.startswith("_") and not (looping and block.rows):
-            if first[1:] in block.labels:
+        elif first.startswith("_") and not value and not (looping and len(block)):
+            if first[1:] in labels:
                 raise bad(path, f"column {first} appears twice (line {number})", "export the file again")
-            block.labels.append(first[1:])
+            labels[first[1:]] = len(labels)
             if not looping:
                 if len(tokens) != 2:
                     raise bad(path, f"line {number} should be a label and one value", "export the file again")
-                block.rows = [[*(block.rows[0] if block.rows else []), tokens[1]]]
-                block.lines = [number]
-        elif looping and len(tokens) == len(block.labels):
-            block.rows.append(tokens)
-            block.lines.append(number)
+                single.append(tokens[1])
+                last = number
+        elif looping and len(tokens) == len(labels):
+            block.add(tokens, number)
         else:
-            what = f"line {number} has {len(tokens)} values for {len(block.labels)} columns"
+            what = f"line {number} has {len(tokens)} values for {len(labels)} columns"
             raise bad(path, what, "the file is cut off or damaged: export it again")
+    _end(blocks, single, last)
     return blocks
+
+
+def _is_path(word: str, labels: Mapping[str, int]) -> bool:
+    """Whether a word is a path, as data_1.mrc and _1.mrc are; mmCIF has labels with a dot, as _atom_site.id."""
+    return ("." in word or "/" in word) and "." not in next(iter(labels))
+
+
+def _end(blocks: Sequence[Block], single: Sequence[str], line: int) -> None:
+    """Give the last block its row, if it has single values."""
+    if single:
+        blocks[-1].add(single, line)
 
 
 def _star_tokens(line: str) -> list[str]:
@@ -109,13 +158,6 @@ def _star_tokens(line: str) -> list[str]:
             break
         tokens.append(quoted or single or bare)
     return tokens
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def star_text(blocks: Mapping[str, Mapping[str, Sequence[object]]], *comments: str) -> str:

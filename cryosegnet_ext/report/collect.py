@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.inputs import STATE_FOLDER
 from ..files.picks import Picks, read_picks
-from ..files.relion import read_micrographs_table
+from ..files.relion import read_micrographs_tables
 from ..runs.candidates import SavedCandidates, read_candidates
 from ..runs.journal import Record, read_records, read_settings
 
@@ -171,12 +172,11 @@ def read_columns(stars: Sequence[str]) -> list[Column]:
     found: dict[str, dict[str, float]] = {}
     for star in stars:
         try:
-            table, _ = read_micrographs_table(star)
+            tables = read_micrographs_tables(star)
         except CryoSegNetError:
             continue
-        names = table.text("rlnMicrographName")
-        for key, labels, factor, _, _ in _COLUMNS:
+        for (table, _), (key, labels, factor, _, _) in itertools.product(tables, _COLUMNS):
             if there := [table.floats(label) for label in labels if label in table.labels]:
-                values = np.mean(there, axis=0) * factor
+                names, values = table.text("rlnMicrographName"), np.mean(there, axis=0) * factor
                 found.setdefault(key, {}).update((n, v) for n, v in zip(names, values.tolist()) if math.isfinite(v))
     return [Column(key, label, unit, found[key]) for key, _, _, label, unit in _COLUMNS if found.get(key)]

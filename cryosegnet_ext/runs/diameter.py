@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..files.diameter import Diameter
 from ..files.inputs import Input
-from ..files.micrograph import Micrograph, read_micrograph
+from ..files.micrograph import Micrograph
 from .folder import log_error
 from .journal import Journal
 from .pick_task import MicrographPicker
@@ -82,7 +82,7 @@ def estimate(
     for one in inputs[:TRIES]:
         check()
         try:
-            chosen.append(read_micrograph(one.path, pixel_size=pixel_size or one.pixel_size))
+            chosen.append(one.read(pixel_size))
         except Exception:
             continue
         pixels += chosen[-1].data.size

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import CryoSegNetError
 from ..files.diameter import Diameter
 from ..files.inputs import Input, file_identity
-from ..files.micrograph import Micrograph, read_micrograph
+from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from .candidates import encode_candidates
 from .false_picks import expected_false_of
@@ -95,7 +95,7 @@ class PickTask:
         got = ReadMicrograph(*(file_identity(self.input.path) or (-1, -1)))
         start = time.monotonic()
         try:
-            got.micrograph = read_micrograph(self.input.path, pixel_size=self.pixel_size or self.input.pixel_size)
+            got.micrograph = self.input.read(self.pixel_size)
         except Exception as error:
             got.error = error
         got.seconds = time.monotonic() - start

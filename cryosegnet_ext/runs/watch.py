@@ -79,6 +79,7 @@ class Watch(MicrographSource):
         self._stop_file, self._idle = stop_file, idle
         self._seen: set[str] = set()
         self._growing: dict[str, tuple[Input, tuple[int, int], float]] = {}
+        self._taken: dict[str, Input] = {}
         self._failed: dict[str, tuple[Input, tuple[int, int] | None]] = {}
         self._ready: deque[Input] = deque()
         self._lists: dict[str, tuple[tuple[int, int], list[Input]]] = {}
@@ -158,6 +159,7 @@ class Watch(MicrographSource):
                 self.skipped += 1
             else:
                 taken.append((one, stem))
+                self._taken[one.key] = one
         if taken:
             self._active = time.monotonic()
         return taken
@@ -165,9 +167,10 @@ class Watch(MicrographSource):
     def add(self, record: Record) -> None:
         """Remember a failed micrograph, to pick it again when its file changes."""
         self._active = time.monotonic()
+        one = self._taken.pop(record.key)
         if not record.done:
             known = None if record.size < 0 else (record.size, record.mtime_ns)
-            self._failed[record.key] = (Input(Path(record.key), record.name, record.given_pixel_size), known)
+            self._failed[record.key] = (one, known)
 
     def records(self, journal: Journal) -> list[Record]:
         """Every record of the folder, in natural order."""

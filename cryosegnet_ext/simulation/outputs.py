@@ -69,7 +69,7 @@ def read_truth_summary(path: Path) -> tuple[int, float]:
     (block,) = read_star_blocks(path)
     lines = path.read_text().split("\n")
     covered = next((line.split()[3] for line in lines if line.startswith("# particles cover ")), "nan")
-    return len(block.rows), float(covered)
+    return len(block), float(covered)
 
 
 def micrographs_star(rows: Sequence[tuple[str, Optics, str | None]], pixel_size: float) -> str:

@@ -17,7 +17,7 @@ from ..errors import CryoSegNetError, plural
 from ..files.atomic import explained, write_atomic
 from ..files.diameter import Diameter, from_pixels
 from ..files.inputs import Input, expand_inputs
-from ..files.micrograph import Micrograph, inverted, read_micrograph
+from ..files.micrograph import Micrograph, inverted
 from ..runs.diameter import seen_diameter
 from ..weights import resolve, sha256_of
 from . import checks
@@ -225,7 +225,7 @@ def _readable(
     readable, failure = [], None
     for one, labels in inputs:
         try:
-            micrograph = read_micrograph(one.path, pixel_size or one.pixel_size)
+            micrograph = one.read(pixel_size)
             readable.append((inverted(micrograph) if invert else micrograph, labels))
         except CryoSegNetError as error:
             failure = error

@@ -229,7 +229,7 @@ def _prepare(
 
 def _make(task: LabelledInput, how: Preparation) -> tuple[NDArray[Any], dict[str, Any]]:
     """Read and check one micrograph; returns its frame and the content of its note."""
-    micrograph = read_micrograph(task.one.path, how.pixel_size or task.one.pixel_size)
+    micrograph = task.one.read(how.pixel_size)
     if how.invert:
         micrograph = inverted(micrograph)
     shape = (micrograph.data.shape[0], micrograph.data.shape[1])

@@ -9,9 +9,8 @@ import pytest
 
 from cryosegnet_ext import CryoSegNetError, read_micrograph
 from cryosegnet_ext.files.diameter import Diameter
-from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.files.inputs import Input, expand_inputs
 from cryosegnet_ext.picking import denoise
-from cryosegnet_ext.training import examples
 from cryosegnet_ext.training.batches import Crops, FrameBatches, Frames, Loader, frame_sample, validation_crops
 from cryosegnet_ext.training.data import split
 from cryosegnet_ext.training.examples import LabelledInput, Preparation, prepare
@@ -52,7 +51,7 @@ def test_large_particles_are_reduced_and_labels_follow(tasks, tmp_path):
 
 def test_what_is_prepared_is_not_read_again(tasks, tmp_path, monkeypatch):
     first, _ = prepare(tasks, Preparation(), tmp_path / "frames")
-    monkeypatch.setattr(examples, "read_micrograph", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(Input, "read", lambda *_: pytest.fail("read again"))
     again, _ = prepare(tasks, Preparation(), tmp_path / "frames")
     assert [e.frame for e in again] == [e.frame for e in first]
     monkeypatch.undo()

@@ -2,7 +2,7 @@
 
 Inside the program, picks are centres in pixels of the array (row 0 of the MRC data is y = 0). Each format's convention,
 corner or centre, pixels or fractions, is converted in this folder and nowhere else; ``docs/formats.md`` compares them.
-No reader flips y. Readers turn a file's bytes into a `TableOfPicks`; `cryosegnet_ext.files.picks` opens the files and
+No reader flips y. Readers turn an open file into a `TableOfPicks`; `cryosegnet_ext.files.picks` opens the files and
 makes `Picks`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from .boxes import read_box, read_cbox, write_box, write_cbox
 from .cryosparc import cs_bytes, read_cs, write_cs_file
@@ -19,7 +20,7 @@ from .table import PickColumns, TableOfPicks, check_finite
 
 __all__ = ["READABLE", "READERS", "WRITABLE", "WRITERS", "PickColumns", "TableOfPicks", "check_finite", "cs_bytes"]
 
-READERS: dict[str, Callable[[bytes, Path, float | None], TableOfPicks]] = {
+READERS: dict[str, Callable[[BinaryIO, Path, float | None], TableOfPicks]] = {
     ".star": read_star,
     ".box": read_box,
     ".cbox": read_cbox,
@@ -28,7 +29,7 @@ READERS: dict[str, Callable[[bytes, Path, float | None], TableOfPicks]] = {
     ".tsv": read_csv,
     ".cs": read_cs,
 }
-"""By suffix: a function of the file's content, its name (for messages) and the pixel size that the caller knows."""
+"""By suffix: a function of the open file, its name (for messages) and the pixel size that the caller knows."""
 
 WRITERS: dict[str, Callable[[PickColumns, Path, int | None], str | bytes]] = {
     ".star": write_star,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ...errors import CryoSegNetError
 from ..diameter import to_pixels
-from ..star import star_blocks
-from ..text import Floats, bad, numbers, text_of
-from .table import PickColumns, TableOfPicks, check_finite, whole_pixels
+from ..star import Block, star_blocks
+from ..text import Columns, Floats, bad, text_lines
+from .table import PickColumns, TableOfPicks, check_finite, joined, refuse_tomogram, whole_pixels
 
 _CBOX_HEADER = """\
 data_global
@@ -40,20 +41,26 @@ _slice_index #1
 """
 
 
-def read_box(data: bytes, path: Path, _: float | None) -> TableOfPicks:
-    """EMAN's box file: corner with the smallest x and y, width, height; the flag in a fifth column is not read."""
-    rows, lines = [], []
-    for number, line in enumerate(text_of(data).splitlines(), 1):
+#: EMAN's flags, in the fifth column, of boxes at the two ends of a helix.
+_HELIX_ENDS = ("-1", "-2")
+
+
+def read_box(file: BinaryIO, path: Path, _: float | None) -> TableOfPicks:
+    """EMAN's box file: corner with the smallest x and y, width, height, and perhaps a flag."""
+    rows = Columns(4)
+    for number, line in enumerate(text_lines(file, path), 1):
         tokens = line.split("#")[0].split()
         if not tokens:
             continue
         if len(tokens) not in (4, 5):
             what = f"line {number} has {len(tokens)} values instead of x, y, width, height"
             raise bad(path, what, "the file is cut off, or not a BOX file: export it again")
-        rows.append(tokens)
-        lines.append(number)
+        if tokens[4:] and tokens[4] in _HELIX_ENDS:
+            what = f"line {number} is the end of a helix (flag {tokens[4]})"
+            raise bad(path, what, "give boxes of particles: export the segments along the helices")
+        rows.add(tokens, number)
     names = ("x", "y", "width", "height")
-    x, y, width, height = (numbers([r[i] for r in rows], lines, name, path) for i, name in enumerate(names))
+    x, y, width, height = (rows.numbers(i, name, path) for i, name in enumerate(names))
     return _boxes(x, y, width, height, path)
 
 
@@ -73,22 +80,24 @@ def write_box(picks: PickColumns, path: Path, box_size: int | None) -> str:
     return "".join(f"{int(a) - side // 2}\t{int(b) - side // 2}\t{side}\t{side}\n" for a, b in zip(x, y))
 
 
-def read_cbox(data: bytes, path: Path, _: float | None) -> TableOfPicks:
+def read_cbox(file: BinaryIO, path: Path, _: float | None) -> TableOfPicks:
     """CrYOLO's CBOX: corners; diameters are crYOLO's estimated sizes, else the box sizes."""
-    block = next((b for b in star_blocks(data, path) if b.name == "cryolo"), None)
+    blocks = [b for b in star_blocks(file, path) if b.name == "cryolo"]
     needed = ["CoordinateX", "CoordinateY", "Width", "Height"]
-    absent = needed if block is None else [label for label in needed if label not in block.labels]
-    if block is None or absent:
+    absent = [label for label in needed if any(label not in b.labels for b in blocks)] if blocks else needed
+    if absent:
         what = f"the block data_cryolo lacks {', '.join('_' + label for label in absent)}"
         raise bad(path, what, "give a CBOX file of crYOLO 1.8 or later")
+    return joined([_cryolo_table(block, path) for block in blocks], path)
+
+
+def _cryolo_table(block: Block, path: Path) -> TableOfPicks:
     if "CoordinateZ" in block.labels:
-        z = block.numbers("CoordinateZ")
-        if len(np.unique(z[np.isfinite(z)])) > 1:
-            raise bad(path, "it contains picks of a tomogram", "give picks of a micrograph")
+        refuse_tomogram(block.numbers("CoordinateZ"), path)
     score = block.numbers("Confidence") if "Confidence" in block.labels else None
-    x, y, width, height = (block.numbers(label) for label in needed)
+    x, y, width, height = (block.numbers(label) for label in ("CoordinateX", "CoordinateY", "Width", "Height"))
     table = _boxes(x, y, width, height, path, score)
-    if not {"EstWidth", "EstHeight"} <= set(block.labels) or table.diameter is None:
+    if not {"EstWidth", "EstHeight"} <= block.labels.keys() or table.diameter is None:
         return table
     estimate = (block.numbers("EstWidth") + block.numbers("EstHeight")) / 2
     return TableOfPicks(table.x, table.y, np.where(estimate > 0, estimate, table.diameter), score)

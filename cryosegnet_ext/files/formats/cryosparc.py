@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from ..text import Floats, bad
 from .table import PickColumns, TableOfPicks, check_finite
 
 
-def read_cs(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
+def read_cs(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
     """Particle locations: fractions of the micrograph's width and height, y from row 0 of the array, no flip."""
+    data = file.read()
     if data.startswith(b"\x95CSDAT"):
         raise bad(path, "it is a compressed CryoSPARC dataset", "save it in NumPy format with cryosparc-tools")
     try:

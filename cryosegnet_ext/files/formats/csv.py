@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-import io
+import itertools
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from ..text import Floats, bad, numbers, text_of
-from .table import PickColumns, TableOfPicks, check_finite
+from ..text import Columns, Floats, bad, text_lines
+from .table import PickColumns, TableOfPicks, check_finite, refuse_tomogram
 
 _CSV_NAMES = {
     "x": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
     "y": ("y", "y_coord", "y-coordinate", "rlncoordinatey"),
+    "z": ("z", "z_coord", "z-coordinate", "rlncoordinatez"),
     "score": ("score", "rlnautopickfigureofmerit"),
     "diameter_px": ("diameter_px", "diameter"),
     "diameter_A": ("diameter_a",),
@@ -22,35 +24,40 @@ _CSV_NAMES = {
 """Our column names, Topaz's, CryoPPP's and RELION's."""
 
 
-def read_csv(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
-    """A table with a header, separated by commas, semicolons or tabs."""
-    text = text_of(data)
-    header = text.split("\n", 1)[0]
-    delimiter = next((d for d in "\t;" if d in header), ",")
-    rows, lines = [], []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
+    """A table with a header, separated by commas, semicolons or tabs; joined files may repeat the header."""
+    lines = text_lines(file, path)
+    head = []
+    for line in lines:
+        head.append(line)
+        if line.strip() and not line.startswith("#"):
+            break
+    delimiter = next((d for d in "\t;" if d in "".join(head[-1:])), ",")
+    reader = csv.reader(itertools.chain(head, lines), delimiter=delimiter)
+    table = ([field.strip() for field in row] for row in reader if row and not row[0].startswith("#"))
     try:
-        for row in reader:
-            if row and not row[0].startswith("#"):
-                rows.append([field.strip() for field in row])
-                lines.append(reader.line_num)
+        header = next(table, [])
+        labels = [label.lower() for label in header]
+        where = {ours: labels.index(a) for ours, theirs in _CSV_NAMES.items() for a in theirs[::-1] if a in labels}
+        if not {"x", "y"} <= where.keys():
+            raise bad(path, "the first line does not name columns x and y", "give a table with a header 'x,y,...'")
+        rows = Columns(len(where))
+        for fields in table:
+            if len(fields) != len(labels):
+                what = f"line {reader.line_num} has {len(fields)} values for {len(labels)} columns"
+                raise bad(path, what, "the file is cut off or damaged: export it again")
+            if fields != header:
+                rows.add([fields[i] for i in where.values()], reader.line_num)
     except csv.Error as error:
         raise bad(path, f"line {reader.line_num} is not a row of a table ({error})", "export the file again") from error
-    labels = [label.lower() for label in rows[0]] if rows else []
-    where = {ours: next((labels.index(a) for a in theirs if a in labels), None) for ours, theirs in _CSV_NAMES.items()}
-    if where["x"] is None or where["y"] is None:
-        raise bad(path, "the first line does not name columns x and y", "give a table with a header 'x,y,...'")
-    for row, line in zip(rows, lines):
-        if len(row) != len(labels):
-            what = f"line {line} has {len(row)} values for {len(labels)} columns"
-            raise bad(path, what, "the file is cut off or damaged: export it again")
 
     def column(name: str) -> Floats | None:
-        i = where[name]
-        return None if i is None else numbers([row[i] for row in rows[1:]], lines[1:], labels[i], path)
+        return rows.numbers(list(where).index(name), labels[where[name]], path) if name in where else None
 
-    x, y, diameter, angstrom = column("x"), column("y"), column("diameter_px"), column("diameter_A")
+    x, y, diameter, angstrom, z = (column(name) for name in ("x", "y", "diameter_px", "diameter_A", "z"))
     assert x is not None and y is not None
+    if z is not None:
+        refuse_tomogram(z, path)
     sizes = None
     if angstrom is not None and np.isfinite(angstrom).any():
         if diameter is not None and np.isfinite(diameter).any():
@@ -60,8 +67,7 @@ def read_csv(data: bytes, path: Path, pixel_size: float | None) -> TableOfPicks:
             diameter = angstrom / pixel_size
         else:
             raise bad(path, "it has diameters in angstrom and no pixel size", "give the pixel size")
-    i = where["micrograph"]
-    names = None if i is None else [row[i] for row in rows[1:]]
+    names = rows.text(list(where).index("micrograph")) if "micrograph" in where else None
     return TableOfPicks(x, y, diameter, column("score"), names, sizes)
 
 

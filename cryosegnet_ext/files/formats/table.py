@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,36 @@ class TableOfPicks:
     micrograph: Sequence[str] | None = None
     pixel_size: Floats | None = None
     shape: NDArray[np.int64] | None = None  # (n, 2) as ny, nx
+
+
+def joined(tables: Sequence[TableOfPicks], path: Path) -> TableOfPicks:
+    """One table of several in one file, without shapes; raises CryoSegNetError where only some name micrographs."""
+    if len(tables) == 1:
+        return tables[0]
+    names = [table.micrograph for table in tables if table.micrograph is not None]
+    if 0 < len(names) < len(tables):
+        raise bad(path, "only some of its tables name their micrographs", "give each table as a file of its own")
+
+    def column(name: str) -> Floats | None:
+        values = [getattr(table, name) for table in tables]
+        if all(value is None for value in values):
+            return None
+        return np.concatenate([np.full(len(t.x), np.nan) if v is None else v for t, v in zip(tables, values)])
+
+    return TableOfPicks(
+        x=np.concatenate([table.x for table in tables]),
+        y=np.concatenate([table.y for table in tables]),
+        diameter=column("diameter"),
+        score=column("score"),
+        micrograph=list(itertools.chain(*names)) if names else None,
+        pixel_size=column("pixel_size"),
+    )
+
+
+def refuse_tomogram(z: Floats, path: Path) -> None:
+    """Raise CryoSegNetError if a column z (n,) says that the picks are those of a tomogram; NaN and 0 say nothing."""
+    if np.any(np.nan_to_num(z)):
+        raise bad(path, "it contains picks of a tomogram, with a z", "give picks of micrographs")
 
 
 @dataclass(frozen=True, repr=False)

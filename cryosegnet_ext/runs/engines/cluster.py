@@ -299,7 +299,7 @@ class ClusterEngine(Engine):
 
 def _absolute(one: Input) -> Input:
     """The micrograph by its absolute path, since workers may have another working directory."""
-    return Input(Path(os.path.abspath(one.path)), one.name, one.pixel_size)
+    return replace(one, path=Path(os.path.abspath(one.path)))
 
 
 def _first_line(error: BaseException) -> str:
