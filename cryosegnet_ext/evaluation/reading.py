@@ -60,8 +60,12 @@ def read_labels(files: Iterable[CoordinateFile], pixel_size: float | None = None
         A file cannot be read, or a micrograph has two files.
     """
     found = PickSet()
+    pictures: list[Path] = []
     for file in files:
-        for name, table in file.read_labels(pixel_size).items():
+        tables = file.read_labels(pixel_size)
+        if not tables:
+            pictures.append(file.path)
+        for name, table in tables.items():
             stem = stem_of(name)
             if stem in found.tables:
                 raise CryoSegNetError(
@@ -69,6 +73,10 @@ def read_labels(files: Iterable[CoordinateFile], pixel_size: float | None = None
                     "give one folder of labels."
                 )
             found.tables[stem], found.files[stem] = table, file.path
+    if pictures and not found.tables:
+        raise CryoSegNetError(f"{pictures[0]}: it is not a mask, and no labels are beside it: give masks or picks.")
+    if pictures:
+        found.notes.append(f"left out, as they are not masks: {plural(len(pictures), 'picture')} ({pictures[0]}).")
     return found
 
 

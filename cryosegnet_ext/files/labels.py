@@ -16,8 +16,9 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from .formats import READABLE
+from .formats.star import MOTION_TABLES
 from .inputs import STATE_FOLDER, walk_files
-from .masks import MASK_SUFFIXES, is_mask, read_mask
+from .masks import MASK_SUFFIXES, called_mask, is_mask, read_mask
 from .micrograph import micrograph_stem
 from .picks import Picks, read_many
 from .relion import coordinate_list
@@ -57,10 +58,13 @@ class CoordinateFile:
         The file: a table of one or many micrographs, or a mask image.
     micrograph
         The micrograph that RELION's list gives for it; None without a list.
+    in_folder
+        It was found in a folder, where pictures of other kinds may lie as well.
     """
 
     path: Path
     micrograph: str | None = None
+    in_folder: bool = False
 
     @property
     def name(self) -> str:
@@ -85,9 +89,13 @@ class CoordinateFile:
         return tables
 
     def read_labels(self, pixel_size: float | None = None) -> dict[str, Picks]:
-        """As `read`, but masks are read too (in pixels of the mask), and picks of BOX files have no diameter."""
+        """As `read`, but masks are read too (in pixels of the mask), and picks of BOX files have no diameter.
+
+        A picture in a folder that is not a mask, as a micrograph without labels, gives nothing.
+        """
         if is_mask(self.path):
-            return {self.micrograph or str(self.path): read_mask(self.path)}
+            mask = read_mask(self.path, certain=not self.in_folder or called_mask(self.path))
+            return {} if mask is None else {self.micrograph or str(self.path): mask}
         if self.path.suffix.lower() not in READABLE:
             remedy = f"use one of {', '.join(READABLE)} or a mask image"
             raise bad(self.path, f"'{self.path.suffix}' is not a format of labels", remedy)
@@ -159,6 +167,7 @@ def coordinate_files(
             return [CoordinateFile(file, micrograph) for micrograph, file in listed.items()], []
         return [CoordinateFile(path)] if os.path.realpath(path) not in leave_out else [], []
     best: dict[Path, tuple[int, Path]] = {}
+    pictures: dict[Path, Path] = {}
     emptied = []
     for file in map(Path, walk_files(inner(path))):
         rank = next((i for i, suffix in enumerate(suffixes) if file.name.lower().endswith(suffix)), None)
@@ -170,9 +179,12 @@ def coordinate_files(
         if kind != _COORDINATES:
             continue
         key = file.with_name(stem_of(file.name)) if is_mask(file) else file.with_suffix("")
-        if key not in best or rank < best[key][0]:
+        if is_mask(file) and not called_mask(file):
+            pictures[file] = key  # only its pixels tell whether it is a mask
+        elif key not in best or rank < best[key][0]:
             best[key] = rank, file
-    return [CoordinateFile(file) for _, file in sorted(best.values(), key=lambda one: one[1])], emptied
+    found = [file for _, file in best.values()] + [file for file, key in pictures.items() if key not in best]
+    return [CoordinateFile(file, in_folder=True) for file in sorted(found)], emptied
 
 
 def stem_of(name: str) -> str:
@@ -266,7 +278,7 @@ def _kind(file: Path) -> int:
     if not head.strip("\0 \t\r\n"):
         return _EMPTIED
     if suffix in (".star", ".cbox", ".cs"):
-        if any(word in head for word in words):
+        if any(word in table for table in _tables(head) for word in words):
             return _COORDINATES
         # RELION 3.1 writes coords_suffix_autopick.star, whose only line is a file name.
         named = suffix == ".cs" or file.name.startswith("coords_suffix")
@@ -276,6 +288,11 @@ def _kind(file: Path) -> int:
     if any(column in words for column in columns):
         return _COORDINATES
     return _EMPTIED if sum(map(_is_number, columns)) >= 2 or not header else _OTHER
+
+
+def _tables(head: str) -> list[str]:
+    """The text of each block of a STAR file's head; without MotionCorr's tables, which name coordinates as well."""
+    return [table for table in re.split(r"^data_", head, flags=re.MULTILINE) if not table.startswith(MOTION_TABLES)]
 
 
 def _is_number(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ _SINGLE = 1.3
 _INSIDE, _NEW = 0.93, 0.4
 # Radius of the smallest disc that is not taken for a speck, pixels of the mask.
 _LEAST_RADIUS = 1.5
+_CALLED = re.compile(r"(?<![a-z])(masks?|labels?|gt|truth|seg|segmentation|annotations?)(?![a-z])", re.IGNORECASE)
+# In a mask at least this share of pixels equals its neighbour, also after JPEG; in an 8-bit micrograph a tenth does.
+_FLAT = 0.75
 
 
 def is_mask(path: str | Path) -> bool:
@@ -30,18 +34,25 @@ def is_mask(path: str | Path) -> bool:
     return str(path).lower().endswith(MASK_SUFFIXES)
 
 
-def read_mask(path: str | Path) -> Picks:
+def called_mask(path: str | Path) -> bool:
+    """Whether a file's name says that it is a mask, as mic_1_mask.png does."""
+    return _CALLED.search(Path(path).name) is not None
+
+
+def read_mask(path: str | Path, certain: bool = True) -> Picks | None:
     """The particles of a mask image.
 
     Parameters
     ----------
     path
         An image with zeros where there is no particle; see `centres_of_mask`.
+    certain
+        False: the image may be something else, as a micrograph. A mask is mostly flat.
 
     Returns
     -------
-    Picks
-        In pixels of the mask, with the mask's shape; `in_micrograph` converts them.
+    Picks or None
+        In pixels of the mask, with the mask's shape; `in_micrograph` converts them. None if it is not a mask.
 
     Raises
     ------
@@ -49,9 +60,16 @@ def read_mask(path: str | Path) -> Picks:
         The file cannot be read, or is not a mask.
     """
     image: NDArray[Any] | None = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    # None: an MRC file, or a TIFF that OpenCV does not know.
-    pixels = read_pixels(path) if image is None else image
+    try:
+        # None: an MRC file, or a TIFF that OpenCV does not know.
+        pixels = read_pixels(path) if image is None else image
+    except CryoSegNetError:
+        if certain:
+            raise
+        return None
     mask = pixels if pixels.ndim == 2 else pixels[..., :3].max(-1)
+    if not certain and np.mean(mask[:, 1:] == mask[:, :-1]) < _FLAT:
+        return None
     try:
         x, y, diameter = centres_of_mask(mask)
     except CryoSegNetError as error:

@@ -178,3 +178,53 @@ def test_an_empty_mask_is_a_micrograph_without_particles_and_a_full_one_is_refus
     shutil.rmtree(tmp_path / "mics", ignore_errors=True)
     with pytest.raises(CryoSegNetError, match=r"mic_1_mask.*particles cover 100% of the mask"):
         read(tmp_path, mask.shape)
+
+
+NOISE = np.random.default_rng(3).normal(120, 20, (120, 150))
+DISCS = cv2.circle(cv2.circle(np.zeros((120, 150), np.uint8), (40, 50), 9, 255, -1), (100, 70), 9, 255, -1)
+
+
+@pytest.mark.parametrize("beside", ["b.mrc", "b.png", "b.jpg", "b_PS.mrc", "b.tif"])
+def test_a_micrograph_without_labels_is_not_a_mask(tmp_path, beside):
+    write_mrc(tmp_path / "a.mrc", NOISE.astype(np.float32))
+    write_star(tmp_path / "a.star", [10.0, 30], [20.0, 40])
+    if beside.endswith("mrc"):
+        write_mrc(tmp_path / beside, NOISE.astype(np.float32))
+    else:
+        cv2.imwrite(str(tmp_path / beside), NOISE.astype(np.uint8))
+    found = read_labels(label_files(tmp_path))
+    assert {stem: len(picks) for stem, picks in found.tables.items()} == {"a": 2}
+    assert found.notes == [f"left out, as they are not masks: 1 picture ({tmp_path / beside})."]
+    (tmp_path / "a.star").unlink()
+    with pytest.raises(CryoSegNetError, match=r"a\.mrc: it is not a mask"):
+        read_labels(label_files(tmp_path))
+
+
+def test_a_damaged_picture_without_labels_does_not_stop_the_others(tmp_path):
+    write_star(tmp_path / "a.star", [10.0], [20.0])
+    (tmp_path / "b.mrc").write_bytes(b"no image")
+    assert list(read_labels(label_files(tmp_path)).tables) == ["a"]
+    (tmp_path / "b.mrc").rename(tmp_path / "b_mask.mrc")
+    with pytest.raises(CryoSegNetError, match="b_mask"):
+        read_labels(label_files(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.mrc"])
+def test_a_mask_is_known_by_its_pixels_also_beside_its_micrograph(tmp_path, name):
+    if name == "a.mrc":
+        write_mrc(tmp_path / name, DISCS.astype(np.float32))
+    else:
+        write_mrc(tmp_path / "a.mrc", NOISE.astype(np.float32))
+        cv2.imwrite(str(tmp_path / name), DISCS)
+    assert len(read_labels(label_files(tmp_path)).tables["a"]) == 2
+
+
+@pytest.mark.parametrize("read", [by_evaluation_as_labels, by_evaluation_as_picks])
+def test_tables_of_the_motion_are_not_picks(tmp_path, read):
+    motion = "data_general\n\n_rlnMicrographBinning 1.0\n\ndata_hot_pixels\n\nloop_\n_rlnCoordinateX #1\n"
+    motion += "_rlnCoordinateY #2\n7 8\n\n"
+    (tmp_path / "mic_1.star").write_text(motion)
+    write_star(tmp_path / "mic_2.star", [10.0], [20.0])
+    assert read(tmp_path, tmp_path) == {"mic_2": 10.0}
+    with pytest.raises(CryoSegNetError, match="data_hot_pixels"):
+        read(tmp_path, tmp_path / "mic_1.star")
