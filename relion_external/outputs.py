@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,13 +71,16 @@ def write_results(
     mine = [asdict(replace(records[key], name=name)) for key, name in known.items()]
     warning = _warning(result)
     lines = [_counts(result)]
-    pixel_size = next((entry["pixel_size"] for entry in mine if entry["pixel_size"]), None)
-    if result.diameter is not None and result.in_angstrom and pixel_size:
+    sizes = Counter(entry["pixel_size"] for entry in mine if entry["pixel_size"])
+    several = None
+    if result.diameter is not None and result.in_angstrom and sizes:
         # Sizes are measured in projection; the user knows the particle.
         long_axis = arguments.diameter or _long_axis(folder, result.diameter)
         size = f"given diameter {long_axis:.0f} A"
         if arguments.diameter is None:
             size = f"median diameter {result.diameter:.0f} A, long axis {long_axis:.0f} A"
+        pixel_size = min(sizes)  # it needs the largest box
+        several = _boxes_of_each(long_axis, sizes)
         box, binned = nodes.write_suggestion(folder, version, long_axis, pixel_size)
         lines.append(f"{size}; for Extract: box {box} pixels, rescaled to {binned}")
         diameter = arguments.diameter or result.diameter
@@ -86,12 +90,28 @@ def write_results(
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
     for line in lines:
         log.info(line)
-    for text in (*result.warnings, *([warning] if warning else [])):
-        log.warning(text)
+    for text in (*result.warnings, several, warning):
+        if text is not None:
+            log.warning(text)
     _write_page(arguments, mics_star)
     with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     log.info(f"coordinates: {arguments.output}{version.coordinates}")
+
+
+def _boxes_of_each(diameter: float, sizes: Mapping[float, int]) -> str | None:
+    """A sentence about micrographs of several pixel sizes (size -> their number), which need boxes of their own."""
+    boxes = {size: nodes.suggest_boxes(diameter, size) for size in sorted(sizes)}
+    if len(set(boxes.values())) < 2:
+        return None
+    each = "; ".join(
+        f"{size:.4g} A on {plural(sizes[size], 'micrograph')}: box {box} pixels, rescaled to {binned}"
+        for size, (box, binned) in boxes.items()
+    )
+    return (
+        f"the micrographs have {len(sizes)} pixel sizes ({each}): {nodes.SUGGESTION} has the box of the smallest; "
+        "extract the optics groups of each pixel size in a job of their own."
+    )
 
 
 def with_name(name: str, reason: str) -> str:

@@ -45,6 +45,8 @@ class Record:
         did not estimate it.
     pixel_size, given_pixel_size
         Angstrom per pixel as picked, and as the list of inputs gave it.
+    file_pixel_size
+        Angstrom per pixel that the micrograph's own header says, where it contradicts the list of inputs.
     seconds
         Time for reading and picking.
     size, mtime_ns
@@ -67,6 +69,7 @@ class Record:
     mtime_ns: int = -1
     files: Mapping[str, int | None] | None = None
     expected_false: float | None = None
+    file_pixel_size: float | None = None
 
     @property
     def done(self) -> bool:

@@ -29,6 +29,8 @@ from .overlay import encode_overlay
 #: Names longer than this leave no room for suffixes within the 255 bytes of a file name.
 _LONGEST_STEM = 230
 _LONGEST_REASON = 500
+#: Pixel sizes that differ by more than this share are not the same one, calibrated or rounded.
+_SAME_PIXEL_SIZE = 0.02
 
 
 class MicrographPicker(Protocol):
@@ -152,6 +154,7 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         diameter=round(float(np.median(picks.diameter)), 2) if len(picks) else None,
         pixel_size=None if picks.pixel_size is None else float(picks.pixel_size),
         expected_false=expected_false_of(picks, picker.settings),
+        file_pixel_size=_contradicting(got.micrograph, one.pixel_size if task.pixel_size is None else None),
         seconds=round(got.seconds + time.monotonic() - start, 3),
     )
     picture = encoded = None
@@ -163,6 +166,12 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         # A picture that fails must not cost the picks.
         log = ((f"overlay of {one.name}", traceback.format_exc()),)
     return PickOutcome(record, picks, picture, encoded, log, got.micrograph.remark)
+
+
+def _contradicting(micrograph: Micrograph, given: float | None) -> float | None:
+    """The pixel size of the file itself, if it differs from that which the list of inputs gives."""
+    own = micrograph.file_pixel_size
+    return own if own is not None and given is not None and abs(own / given - 1) > _SAME_PIXEL_SIZE else None
 
 
 def _pick(picker: MicrographPicker, micrograph: Micrograph, diameter: float | None) -> tuple[Picks, Picks]:

@@ -107,10 +107,24 @@ def result_of(journal: Journal, records: Sequence[Record], tried: Container[str]
 
 def warnings_of(journal: Journal, records: Iterable[Record]) -> tuple[str, ...]:
     """Sentences about a given diameter or a pixel size in the headers that does not fit the data."""
-    sentences = [doubted(given_diameter(journal.settings), journal.diameter)]
+    records = list(records)
+    sentences = [doubted(given_diameter(journal.settings), journal.diameter), _contradicting(records)]
     if any(is_header_of_one(record, journal.settings.get("pixel_size")) for record in records):
         sentences.append(ONE_ANGSTROM)
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def _contradicting(records: Sequence[Record]) -> str | None:
+    """A sentence about micrographs whose header has another pixel size than the list of inputs."""
+    found = [record for record in records if record.file_pixel_size is not None]
+    if not found:
+        return None
+    first, of_all = found[0], plural(len(records), "micrograph")
+    return (
+        f"the STAR file and the header disagree about the pixel size of {len(found)} of {of_all} "
+        f"({first.name}: {first.given_pixel_size:.6g} and {first.file_pixel_size:.6g} A); the STAR file's was taken: "
+        "check it, or set --pixel-size"
+    )
 
 
 def is_header_of_one(record: Record, pixel_size: object) -> bool:

@@ -241,3 +241,14 @@ def test_one_box_for_all(tmp_path: Path) -> None:
         assert set(read_picks(tmp_path / "out" / "picks" / f"m{i}.box").diameter) == {64}
     with pytest.raises(Exception, match="box_size"):
         run(Sizes(), inputs, tmp_path / "out", formats=("box", "star"), box_size=32)
+
+
+def test_a_header_that_contradicts_the_star_file_is_said(tmp_path: Path) -> None:
+    inputs = mics(tmp_path / "mics", pixel_size=1.06)
+    told = [Input(inputs[0].path, "first", 2.12), *(Input(one.path, one.name, 1.065) for one in inputs[1:])]
+    result, _ = run(StubPicker(), told, tmp_path / "a")
+    (said,) = result.warnings
+    assert in_summary(tmp_path / "a") == [said]
+    assert f"1 of {len(told)} micrographs (first: 2.12 and 1.06 A)" in said and "--pixel-size" in said
+    assert run(StubPicker(), told, tmp_path / "b", pixel_size=1.5)[0].warnings == ()
+    assert run(StubPicker(), inputs, tmp_path / "c")[0].warnings == ()

@@ -70,6 +70,8 @@ class Micrograph:
         False where the file has no usable number and ``data`` has the median of the others; None if all are good.
     remark : str or None
         What was assumed about the file where it leaves something open, as the sign of the bytes of MRC mode 0.
+    file_pixel_size : float or None
+        Angstrom per pixel as the file itself has it; None where it does not.
     """
 
     data: NDArray[np.float32]
@@ -77,6 +79,7 @@ class Micrograph:
     name: str
     valid: NDArray[np.bool_] | None = None
     remark: str | None = None
+    file_pixel_size: float | None = None
 
 
 def inverted(micrograph: Micrograph) -> Micrograph:
@@ -156,7 +159,8 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
         with np.errstate(all="ignore"):
             image = _read_file(name)
             data, valid = _clean(image.pixels)
-    return Micrograph(data, image.pixel_size if pixel_size is None else pixel_size, name, valid, image.remark)
+    given = image.pixel_size if pixel_size is None else pixel_size
+    return Micrograph(data, given, name, valid, image.remark, image.pixel_size)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:
