@@ -35,12 +35,14 @@ def model_density(
     opener = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", errors="replace") as stream:
         text = stream.read()
+    if not text.strip():
+        raise ValueError("it is empty: copy or download it again")
     if ".cif" in path.name.lower():
         structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text).sole_block())
     else:
         structure = gemmi.read_pdb_string(text)
-    if len(structure) == 0:
-        raise ValueError("it holds no atoms")
+    if sum(model.count_atom_sites() for model in structure) == 0:
+        raise ValueError("it holds no atoms: give the whole file, with its ATOM records")
     structure.setup_entities()
     built = _build(structure, assembly)
     structure.remove_waters()

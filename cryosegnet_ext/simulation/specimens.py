@@ -6,6 +6,7 @@ import warnings
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -18,6 +19,8 @@ from .atoms import model_density
 # Mean inner potential of protein less that of vitreous ice, volt:
 # about 7 less about 4.9 (Vulovic et al., J. Struct. Biol. 183, 2013).
 CONTRAST_VOLT = 2.1
+# A fibre through two faces of its box covers less of all six.
+_MOST_ON_FACES = 0.2
 MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
 MODEL_SUFFIXES = (".pdb", ".cif", ".ent", ".pdb.gz", ".cif.gz", ".ent.gz")
 
@@ -91,6 +94,11 @@ def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) ->
     """Scale a density to volts above ice, remove what surrounds the particle, and centre it; see `Specimen`.
 
     ``density`` (nz, ny, nx) may have any scale. Below an eighth of its 99.5th percentile it is ice.
+
+    Raises
+    ------
+    CryoSegNetError
+        The density is empty, or fills its box.
     """
     d = np.asarray(density, np.float32)
     positive = d[d > 0]
@@ -98,6 +106,11 @@ def make_specimen(name: str, density: NDArray[np.float32], voxel_size: float) ->
         raise CryoSegNetError(f"{name}: the density is empty.")
     level = 0.125 * float(np.percentile(positive[positive > positive.max() * 0.01], 99.5))
     inside = d > level
+    if _faces(inside).mean() > _MOST_ON_FACES:
+        raise CryoSegNetError(
+            f"{name}: the density fills its box, so its particle cannot be told from what is around it: give a map "
+            "that is masked, with zeros around the particle."
+        )
     labels, count = ndimage.label(ndimage.binary_dilation(inside, iterations=2))
     if count > 1:  # small pieces around the particle would spoil the diameter
         sizes = np.bincount(labels[inside], minlength=count + 1)
@@ -140,7 +153,10 @@ def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
         raise ValueError("its axes are not at right angles: resample it to a cubic grid")
     for side in sides:
         if not 0.1 < side < 50:
-            raise ValueError(f"the header gives a voxel size of {side} angstrom")
+            raise ValueError(
+                f"the header gives a voxel size of {side:g} angstrom: write the right one into it, as with "
+                "relion_image_handler --force_header_angpix"
+            )
     if not np.isfinite(data).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(data))} of its voxels are not finite")
     data = np.ascontiguousarray(data.transpose([stored.index(axis) for axis in (3, 2, 1)]))
@@ -156,7 +172,11 @@ def _read_map(path: Path) -> tuple[NDArray[np.float32], float]:
 
 def _is_dark(data: NDArray[np.float32]) -> bool:
     """Whether a density (nz, ny, nx) is negative relative to its surroundings, the faces of the box."""
-    faces = [np.take(data, (0, -1), axis).ravel() for axis in range(3)]
-    above = data.astype(np.float64) - float(np.median(np.concatenate(faces)))
+    above = data.astype(np.float64) - float(np.median(_faces(data)))
     cubes = (above / max(np.abs(above).max(), 1e-30)) ** 3
     return bool(cubes.sum() < -0.2 * np.abs(cubes).sum())
+
+
+def _faces(volume: NDArray[Any]) -> NDArray[Any]:
+    """The values on the six faces of a volume (nz, ny, nx)."""
+    return np.concatenate([np.take(volume, (0, -1), axis).ravel() for axis in range(3)])

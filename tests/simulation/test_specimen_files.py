@@ -91,6 +91,52 @@ def test_water_does_not_count(tmp_path):
     assert np.array_equal(*(read_specimen(tmp_path / n).density for n in ("dry.pdb", "wet.pdb")))
 
 
+def test_a_map_that_fills_its_box_is_refused(tmp_path):
+    """Its box once became the particle: a cube of its size."""
+    particle = balls(40, POSITIONS, sigma=4)
+    noise = np.random.default_rng(0).normal(size=particle.shape)
+    for name, data in {
+        "offset": particle + 5,
+        "noise": noise,
+        "half": particle + 0.3 * noise,
+        "one": noise * 0 + 1,
+    }.items():
+        with pytest.raises(CryoSegNetError, match=f"^{name}: the density fills its box.*that is masked"):
+            read_specimen(write_map(tmp_path / f"{name}.mrc", data))
+    y, x = np.mgrid[-20:20, -20:20]
+    fibre = np.broadcast_to(x**2 + y**2 < 8**2, (40, 40, 40)) + 0.02 * noise
+    assert read_specimen(write_map(tmp_path / "fibre.mrc", fibre)).diameter > 60
+
+
+@pytest.mark.parametrize("voxel", [0, None])
+def test_a_map_without_voxel_size_says_how_to_give_it(tmp_path, voxel):
+    path = tmp_path / "a.map"
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(balls(40, POSITIONS, sigma=4).astype(np.float32))
+        if voxel is not None:
+            mrc.voxel_size = voxel
+    with pytest.raises(CryoSegNetError, match="voxel size of 0 angstrom: write the right one into it, as with relion"):
+        read_specimen(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.pdb", "HEADER    HYDROLASE               01-JAN-20   1ABC\nEND\n", "holds no atoms: give the whole file"),
+        ("b.pdb", "HEADER    HYDROLASE\nMODEL        1\nENDMDL\nEND\n", "holds no atoms: give the whole file"),
+        ("c.cif", "data_1ABC\n_entry.id 1ABC\n", "holds no atoms: give the whole file"),
+        ("d.pdb", "<html>404 not found</html>\n", "holds no atoms: give the whole file"),
+        ("e.cif", "", "is empty: copy or download it again"),
+        ("f.pdb", "\n", "is empty: copy or download it again"),
+    ],
+)
+def test_a_model_without_atoms_says_so(tmp_path, name, text, words):
+    pytest.importorskip("gemmi")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CryoSegNetError, match=words):
+        read_specimen(tmp_path / name)
+
+
 def bad_files():
     def truncated_map(path):
         write_map(path, balls(30, POSITIONS))
