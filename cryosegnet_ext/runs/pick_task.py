@@ -26,8 +26,8 @@ from .false_picks import expected_false_of
 from .journal import Record
 from .overlay import encode_overlay
 
-#: Names longer than this leave no room for suffixes within the 255 bytes of a file name.
-_LONGEST_STEM = 230
+#: A file name has at most 255 bytes, and the suffix of the pick file of RELION's job is the longest that is added.
+_LONGEST_STEM = 255 - len("_autopick.star")
 _LONGEST_REASON = 500
 #: Pixel sizes that differ by more than this share are not the same one, calibrated or rounded.
 _SAME_PIXEL_SIZE = 0.02
@@ -141,7 +141,10 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         if got.error is not None:
             raise got.error
         if len(os.fsencode(os.path.basename(task.stem))) > _LONGEST_STEM:
-            raise CryoSegNetError(f"{one.name}: the file name is too long for its pick file; rename the micrograph")
+            raise CryoSegNetError(
+                f"{one.name}: the file name is too long for its pick file (over {_LONGEST_STEM} bytes without its suffix); "
+                "rename it"
+            )
         assert got.micrograph is not None
         size = None if task.diameter is None else task.diameter.for_picks(got.micrograph.pixel_size)
         picks, candidates = _pick(picker, got.micrograph, size)

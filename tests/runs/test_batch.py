@@ -283,3 +283,16 @@ def test_sample_for_the_estimate_is_spread() -> None:
         assert sorted(order) == list(range(count))
     first = sorted(spread(1000)[:8])
     assert max(b - a for a, b in pairwise(first)) == 125
+
+
+@pytest.mark.parametrize(("length", "said"), [(234, ""), (241, ""), (242, "over 241 bytes"), (251, "over 241 bytes")])
+def test_long_names(tmp_path: Path, length: int, said: str) -> None:
+    """A stem of 234 bytes was once refused, though all of its files can be named."""
+    stem = "a" * length
+    write_micrograph(tmp_path / f"mics/{stem}.mrc")
+    out = tmp_path / "out"
+    result = batch.run(StubPicker(), expand_inputs([tmp_path / "mics"]), out, formats=FORMATS, progress=False)
+    if said:
+        assert "too long for its pick file" in result.failures[0][1] and said in result.failures[0][1]
+    else:
+        assert result.done == 1 and (out / f"picks/{stem}.cbox").is_file() and (out / f"overlays/{stem}.jpg").is_file()
