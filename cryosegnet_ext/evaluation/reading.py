@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -186,9 +187,16 @@ def _add_tables(
         tables = file.read(pixel_size)
         named = match_names(tables, stems)
         if alone and list(tables) == [str(file.path)] and len(stems) == 1 and not named:
-            named = {str(file.path): next(iter(stems))}
+            (only,) = stems
+            if _series(stem_of(file.name)) == _series(only):
+                raise CryoSegNetError(
+                    f"{file.path}: by its name it has the picks of another micrograph than {only}, the only labelled "
+                    "one: give the picks of that one, or rename the file if these are."
+                )
+            named = {str(file.path): only}
             found.notes.append(
-                f"{file.path.name} is compared with micrograph {next(iter(stems))}: each is the only one, names differ."
+                f"{file.path.name} does not carry the name of {only}, the only labelled micrograph, and is compared "
+                "with it: check that it has its picks."
             )
         for name, table in tables.items():
             stem = named.get(name, stem_of(name))
@@ -201,6 +209,11 @@ def _add_tables(
         more = f" ({plural(len(joined) - 1, 'other micrograph')} too)" if len(joined) > 1 else ""
         found.notes.append(f"{joined[0]}{more}; all of them count: give one table if they are copies.")
     return others
+
+
+def _series(stem: str) -> str:
+    """A name without its numbers, which is the same for the micrographs of one session."""
+    return re.sub(r"\d+", "0", stem)
 
 
 def _joined(first: Picks, second: Picks) -> Picks:

@@ -103,6 +103,13 @@ def test_one_file_against_one_file_whatever_their_names(tmp_path):
     assert "sample" in found.notes[0]
 
 
+def test_one_file_of_another_micrograph_of_the_session_is_refused(tmp_path):
+    """The picks of mic_002 were once compared with the labels of mic_001, with a note that names differ."""
+    write(tmp_path, {"mic_002_autopick": table(np.ones((2, 2)))})
+    with pytest.raises(CryoSegNetError, match="picks of another micrograph than mic_001, the only labelled one: give"):
+        read_set(tmp_path / "mic_002_autopick.star", ["mic_001"])
+
+
 def test_a_table_that_names_another_micrograph_is_not_taken_for_the_only_one(tmp_path):
     (tmp_path / "topaz.txt").write_text("image_name\tx_coord\ty_coord\tscore\nother\t1\t2\t3\n")
     with pytest.raises(
