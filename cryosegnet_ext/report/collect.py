@@ -155,6 +155,29 @@ def collect(
     return RunData(output, settings, records, read_columns(stars), notes)
 
 
+def check_stars(output: str | Path, stars: Sequence[str]) -> None:
+    """Check that STAR files which a user names have something to show of the micrographs of an output folder.
+
+    Raises
+    ------
+    CryoSegNetError
+        One of them cannot be read, lists no micrographs, or has no defocus, CTF fit or motion of any of the folder's.
+    """
+    names = {record.name for record in read_records(output).values()}
+    for star in stars:
+        listed = read_micrographs_table(star)[0].text("rlnMicrographName")
+        if names and names.isdisjoint(listed):
+            raise CryoSegNetError(
+                f"{star}: it lists none of the micrographs of {output} (it has {listed[0] if listed else 'none'}, the "
+                f"folder {next(iter(names))}); give the micrographs STAR that was picked, or one with the same names"
+            )
+        if not any(names & column.values.keys() for column in read_columns([star])):
+            labels = ", ".join(label for _, some, *_ in _COLUMNS for label in some)
+            raise CryoSegNetError(
+                f"{star}: it has nothing to show of the micrographs (none of {labels}); give the one of CtfFind"
+            )
+
+
 def save_notes(run: RunData) -> None:
     """Save the commands and STAR files for the next report of this folder."""
     write_atomic(run.output / STATE_FOLDER / NOTES, json.dumps(run.notes))

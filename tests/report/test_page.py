@@ -119,6 +119,31 @@ def test_json_for_a_script_element_has_no_markup() -> None:
     assert json.loads(text) == {"a": "</script><!--\u2028&\udc80"}
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "data_job\n\n_rlnJobTypeLabel relion.external\n\ndata_joboptions_values\n\n_rlnA b\n",
+            "no column rlnMicrographName",
+        ),
+        ("data_\n\nloop_\n_rlnMicrographName #1\n_rlnDefocusU #2\nother.mrc 9000\n", "lists none of the micrographs"),
+        ("data_\n\nloop_\n_rlnMicrographName #1\nm0.mrc\n", "nothing to show of the micrographs"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_star_that_has_nothing_for_the_report_is_refused(
+    tmp_path: Path, content: str | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a file once gave a report without charts, and no word."""
+    out = make_run(tmp_path, ["m0.mrc"])
+    star = tmp_path / "job.star"
+    if content is not None:
+        star.write_text(content.replace("m0.mrc", str(tmp_path / "mics/m0.mrc")))
+    assert main(["report", str(out), "--star", str(star)]) == 3
+    err = capsys.readouterr().err
+    assert str(star) in err and words in err and err.count("\n") == 1
+
+
 def test_what_the_star_says_is_shown_and_kept_for_the_next_report(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
     star = tmp_path / "ctf.star"
