@@ -110,10 +110,10 @@ def _pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats, dict[int, 
     if of_group is not None:
         return of_group, unknown
     if "rlnMicrographPixelSize" in table.labels:
-        return table.floats("rlnMicrographPixelSize"), {}
+        return table.numbers("rlnMicrographPixelSize"), {}
     if {"rlnDetectorPixelSize", "rlnMagnification"} <= table.labels.keys():
         with np.errstate(all="ignore"):
-            return table.floats("rlnDetectorPixelSize") * 1e4 / table.floats("rlnMagnification"), {}
+            return table.numbers("rlnDetectorPixelSize") * 1e4 / table.numbers("rlnMagnification"), {}
     return np.full(len(table), np.nan), {}
 
 
@@ -130,7 +130,7 @@ def optics_pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats | Non
     if optics is None or not {"rlnOpticsGroup", "rlnMicrographPixelSize"} <= optics.labels.keys():
         return None, {}
     groups = [_group(text) for text in optics.text("rlnOpticsGroup")]
-    sizes = dict(zip(groups, optics.floats("rlnMicrographPixelSize").tolist()))
+    sizes = dict(zip(groups, optics.numbers("rlnMicrographPixelSize").tolist()))
     if "rlnOpticsGroup" in table.labels:
         mine = table.text("rlnOpticsGroup")
         known = {text: sizes.get(_group(text)) for text in set(mine)}

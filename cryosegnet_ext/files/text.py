@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ MISSING = {"", "<NA>", "NA", "None", "null", "?", "."}
 """What programs write where a value is not known."""
 
 _PACKED_ROWS = 4096
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def bad(path: str | Path, what: str, remedy: str) -> CryoSegNetError:
@@ -150,7 +152,10 @@ def numbers(texts: Sequence[str], lines: Sequence[int], column: str, path: Path)
             values[i] = np.nan if text in MISSING else float(text)
         except ValueError:
             what = f"line {lines[i]} has {text[:40]!r} for a number in column {column}"
-            raise bad(path, what, "the file is damaged: export it again") from None
+            remedy = "the file is damaged: export it again"
+            if _DECIMAL_COMMA.fullmatch(text):
+                remedy = "decimal commas are not read: export the file again with decimal points"
+            raise bad(path, what, remedy) from None
     return values
 
 

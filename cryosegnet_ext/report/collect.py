@@ -165,7 +165,7 @@ def check_stars(output: str | Path, stars: Sequence[str]) -> None:
     """
     names = {record.name for record in read_records(output).values()}
     for star in stars:
-        listed = read_micrographs_table(star)[0].text("rlnMicrographName")
+        listed = [name for table, _ in read_micrographs_tables(star) for name in table.text("rlnMicrographName")]
         if names and names.isdisjoint(listed):
             raise CryoSegNetError(
                 f"{star}: it lists none of the micrographs of {output} (it has {listed[0] if listed else 'none'}, the "

@@ -142,7 +142,7 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
             raise got.error
         if len(os.fsencode(os.path.basename(task.stem))) > _LONGEST_STEM:
             raise CryoSegNetError(
-                f"{one.name}: the file name is too long for its pick file (over {_LONGEST_STEM} bytes without its suffix); "
+                f"{one.name}: the file name is too long for its pick file (over {_LONGEST_STEM} bytes without suffix); "
                 "rename it"
             )
         assert got.micrograph is not None

@@ -123,3 +123,20 @@ def test_real_relion_autopick_file(shared_data: Path) -> None:
     picks, frame = read_picks(path), starfile.read(path)
     np.testing.assert_array_equal(picks.x, frame["rlnCoordinateX"])
     np.testing.assert_array_equal(picks.score, frame["rlnAutopickFigureOfMerit"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "x;y;score\n12,5;30,7;0,9\n"),
+        ("b.csv", "x,y\n12,5,30,7\n"),
+        ("c.csv", 'x,y\n"12,5","30,7"\n'),
+        ("d.tsv", "x_coord\ty_coord\tscore\n12,5\t30,7\t-1,5e-01\n"),
+        ("e.star", "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n12,5 30,7\n"),
+        ("f.box", "12,5\t30,7\t64\t64\n"),
+        ("g.cbox", "data_cryolo\n\nloop_\n_CoordinateX\n_CoordinateY\n_Width\n_Height\n12,5 30,7 64,0 64,0\n"),
+    ],
+)
+def test_decimal_commas_are_named(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(CryoSegNetError, match=r"decimal commas.* with decimal points\.$"):
+        read_picks(written(tmp_path / name, text))

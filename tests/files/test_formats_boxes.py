@@ -10,6 +10,7 @@ import pytest
 import starfile
 
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.files.labels import coordinate_files
 from cryosegnet_ext.files.picks import Picks, read_picks, write_picks
 from tests.files.helpers import some_picks, written
 
@@ -89,5 +90,12 @@ def test_cbox_of_cryolo(tmp_path: Path) -> None:
         read_picks(written(tmp_path / "b.cbox", volume))
     with pytest.raises(CryoSegNetError, match="lacks _Height"):
         read_picks(written(tmp_path / "c.cbox", text.replace("_Height", "_Hight")))
+    # Of crYOLO before 1.8: x, y, width, height, confidence, estimated width and height.
+    for old in ("10.5\t20.0\t160\t160\t0.9\t100\t120\n", "\n-3 20 160 160 0.9\n", "1e2,20,160,160,0.9\n"):
+        with pytest.raises(
+            CryoSegNetError, match=r"columns have no names, as in CBOX files of crYOLO before 1\.8; give"
+        ):
+            read_picks(written(tmp_path / "old.cbox", old))
+        assert coordinate_files(tmp_path)[0]
     with pytest.raises(CryoSegNetError, match="data_cryolo lacks"):
         read_picks(written(tmp_path / "d.cbox", "data_cryolo\n"))

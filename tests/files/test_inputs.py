@@ -153,6 +153,21 @@ def test_star_before_optics_groups(here: Path) -> None:
     assert [one.pixel_size for one in expand_inputs(["old.star"])] == [pytest.approx(1.4), None]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        OPTICS.replace("0.885", "0,885"),
+        "data_\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographPixelSize #2\nm1.mrc 1,06\n",
+        "data_\n\nloop_\n_rlnMicrographName #1\n_rlnMagnification #2\n_rlnDetectorPixelSize #3\nm1.mrc 100000 14,0\n",
+    ],
+)
+def test_a_pixel_size_that_is_no_number_is_said(here: Path, text: str) -> None:
+    """It once counted as not given, and the header's was used."""
+    (here / "commas.star").write_text(text)
+    with pytest.raises(CryoSegNetError, match="decimal commas are not read: export the file again with decimal points"):
+        expand_inputs(["commas.star"])
+
+
 def test_star_with_one_optics_group_only(here: Path) -> None:
     (here / "one.star").write_text(
         "data_optics\n\n_rlnOpticsGroup 1\n_rlnMicrographPixelSize 1.5\n\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,9 +11,10 @@ import numpy as np
 from ...errors import CryoSegNetError
 from ..diameter import to_pixels
 from ..star import Block, star_blocks
-from ..text import Columns, Floats, bad, text_lines
+from ..text import Columns, Floats, bad, text_lines, text_of
 from .table import PickColumns, TableOfPicks, check_finite, joined, refuse_tomogram, whole_pixels
 
+_OLD_CBOX = re.compile(r"\s*[-+\d.]\S*([ \t,]+\S+){3}")
 _CBOX_HEADER = """\
 data_global
 
@@ -82,6 +84,12 @@ def write_box(picks: PickColumns, path: Path, box_size: int | None) -> str:
 
 def read_cbox(file: BinaryIO, path: Path, _: float | None) -> TableOfPicks:
     """CrYOLO's CBOX: corners; diameters are crYOLO's estimated sizes, else the box sizes."""
+    if file.seekable():
+        head = text_of(file.read(1 << 10))
+        file.seek(0)
+        if _OLD_CBOX.match(head):
+            what = "its columns have no names, as in CBOX files of crYOLO before 1.8"
+            raise bad(path, what, "give the STAR or BOX files of that run, or predict with crYOLO 1.8 or later")
     blocks = [b for b in star_blocks(file, path) if b.name == "cryolo"]
     needed = ["CoordinateX", "CoordinateY", "Width", "Height"]
     absent = [label for label in needed if any(label not in b.labels for b in blocks)] if blocks else needed

@@ -45,7 +45,10 @@ def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPic
         for fields in table:
             if len(fields) != len(labels):
                 what = f"line {reader.line_num} has {len(fields)} values for {len(labels)} columns"
-                raise bad(path, what, "the file is cut off or damaged: export it again")
+                remedy = "the file is cut off or damaged: export it again"
+                if delimiter == "," and len(fields) > len(labels):
+                    remedy = "if its numbers have decimal commas, export it again with decimal points"
+                raise bad(path, what, remedy)
             if fields != header:
                 rows.add([fields[i] for i in where.values()], reader.line_num)
     except csv.Error as error:
