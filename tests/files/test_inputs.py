@@ -181,7 +181,7 @@ def test_star_that_will_not_do(here: Path) -> None:
     (here / "movies.star").write_text("data_movies\n\nloop_\n_rlnMicrographMovieName #1\na.tiff\n")
     (here / "other.star").write_text("data_x\n\nloop_\n_rlnImageName #1\na.tiff\n")
     (here / "binary.star").write_bytes(os.urandom(2000))
-    for name, words in (("movies", "motion correction"), ("other", "rlnMicrographName"), ("binary", "STAR")):
+    for name, words in (("movies", "motion correction"), ("other", "rlnMicrographName"), ("binary", "STAR|null bytes")):
         with pytest.raises(CryoSegNetError, match=words):
             expand_inputs([f"{name}.star"])
 
