@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePath
@@ -17,11 +16,11 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from ..files.atomic import make_folder, write_atomic
-from ..files.inputs import STATE_FOLDER
 from ..files.micrograph import read_shape
 from ..files.picks import Picks, read_picks, write_cs
 from ..files.star import star_text
 from ..files.text import Floats
+from .journal import read_records
 from .summary import SCHEMA
 
 #: The first of these pick files that exists is read.
@@ -113,7 +112,8 @@ def export_cryosparc(
     """
     run, output = Path(run), Path(output)
     entries = _entries(run)
-    paths = _journal_paths(run)
+    # Names may be relative to another folder than the current one.
+    paths = {record.stem: record.key for record in read_records(run).values()}
     table: dict[str, Picks] = {}
     failures = []
     for entry in entries:
@@ -155,18 +155,6 @@ def _entries(run: Path) -> list[Mapping[str, object]]:
     if schema != SCHEMA:
         raise CryoSegNetError(f"{path}: it was written by another version (schema {schema}); pick with this one.")
     return done
-
-
-def _journal_paths(run: Path) -> dict[str, str]:
-    """Stem -> real path, for names that are relative to another folder than the current one."""
-    paths = {}
-    with suppress(OSError), open(run / STATE_FOLDER / "journal.jsonl", "rb") as file:
-        for line in file:
-            with suppress(ValueError, TypeError, AttributeError, KeyError):
-                record = json.loads(line)
-                if record.get("record") == "micrograph":
-                    paths[str(record["stem"])] = str(record["key"])
-    return paths
 
 
 def _picks(

@@ -66,6 +66,18 @@ def test_the_star_is_read_back(picked: Path, tmp_path: Path) -> None:
     assert groups == {"a.mrc": 1, "b.mrc": 2, "c d.mrc": 1}
 
 
+def test_micrographs_that_were_moved_and_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_micrograph(Path("mics/a.mrc"), 0, SHAPES["a.mrc"], SIZES["a.mrc"])
+    pick(Path("mics"), Path("out"))
+    Path("mics").rename("archive")
+    pick(Path("archive"), Path("out"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert export("../out", "--cryosparc", "-o", "cs") == 0
+    assert list(read_many("cs/particles.star")) == ["a.mrc"]
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_fractions_of_the_cs_file(picked: Path, tmp_path: Path, flip: bool) -> None:
     assert export(picked, "--cryosparc", "-o", tmp_path / "cs", *["--flip-y"] * flip) == 0
