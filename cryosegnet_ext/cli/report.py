@@ -42,7 +42,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Write the report, or the picks of ``--write-picks``."""
     from ..report.collect import check_stars
-    from ..report.command import choose_command
+    from ..report.command import CHOOSE
     from ..report.filter import write_filtered_picks
     from ..report.page import write_report
 
@@ -63,6 +63,6 @@ def main(args: argparse.Namespace) -> int:
         say(f"{plural(picks, 'pick')} of {plural(micrographs, 'micrograph')} -> {args.write_picks}")
         return 0
     check_stars(args.folder, args.star)
-    path = write_report(args.folder, stars=args.star, fallback=[choose_command(str(args.folder))])
+    path = write_report(args.folder, stars=args.star, fallback=[CHOOSE])
     say(f"look at: {path}")
     return 0

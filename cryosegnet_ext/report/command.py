@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 #: Placeholders for the values of the sliders.
 THRESHOLD, SIZES = {"value": "threshold"}, {"value": "sizes"}
+# Placeholders for the folder of the run, and for the one of the picks chosen; a folder may be renamed later.
+_OUTPUT, _CHOSEN = {"value": "output"}, {"value": "chosen"}
+
+#: The command that writes the picks of the sliders, from the candidates that the run saved.
+CHOOSE: dict[str, Any] = {
+    "label": "Write these picks",
+    "parts": ["cryosegnet report ", _OUTPUT, " --threshold ", THRESHOLD, SIZES, " --write-picks ", _CHOSEN],
+}
 # Options that change no picks.
 _LEFT_OUT = (
     *("input", "output", "threshold", "overwrite", "watch", "quiet"),
@@ -42,19 +50,16 @@ def pick_commands(
     add_args: Callable[[argparse.ArgumentParser], None], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """The commands of ``cryosegnet pick``'s report: write the picks of the sliders, and pick again."""
-    output = str(args.output)
-    again = ["cryosegnet", "pick", *map(str, args.input), "-o", output, *given_words(add_args, args)]
-    return [
-        choose_command(output),
-        {"label": "Pick again", "parts": [_shell(again) + " --overwrite --threshold ", THRESHOLD]},
-    ]
+    start = _shell(["cryosegnet", "pick", *map(str, args.input), "-o"])
+    options = _shell([*given_words(add_args, args), "--overwrite", "--threshold"])
+    return [CHOOSE, {"label": "Pick again", "parts": [f"{start} ", _OUTPUT, f" {options} ", THRESHOLD]}]
 
 
-def choose_command(output: str) -> dict[str, Any]:
-    """The command that writes the picks of the sliders, from the candidates that the run saved."""
-    start = _shell(["cryosegnet", "report", output])
-    end = " --write-picks " + _shell([f"{output.rstrip('/')}/picks_chosen"])
-    return {"label": "Write these picks", "parts": [f"{start} --threshold ", THRESHOLD, SIZES, end]}
+def in_folder(command: Mapping[str, Any], output: str) -> dict[str, Any]:
+    """A command for the folder of a run as it is called now."""
+    words = {"output": _shell([output]), "chosen": _shell([f"{output.rstrip('/')}/picks_chosen"])}
+    parts = [part if isinstance(part, str) else words.get(part["value"], part) for part in command["parts"]]
+    return {**command, "parts": parts}
 
 
 def _text(value: object) -> str:

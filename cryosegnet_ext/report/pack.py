@@ -20,6 +20,7 @@ from ..runs.candidates import SavedCandidates
 from ..runs.false_picks import has_probabilities
 from ..runs.journal import Record
 from .collect import RunData
+from .command import in_folder
 
 #: Largest size of the page, bytes, and the candidates' part of it.
 PAGE_BYTES, CANDIDATE_BYTES = 25_000_000, 12_000_000
@@ -168,7 +169,7 @@ def pack(
         "thumbnails": thumbnails,
         "others": {"micrographs": len(run.done) - len(records), "scale": chosen.scale, **others},
         "failed": [[r.name, r.reason or ""] for r in run.failed[:_MOST_FAILED]],
-        "commands": run.notes.get("command", []),
+        "commands": [in_folder(one, str(run.output)) for one in run.notes.get("command", [])],
     }
 
 

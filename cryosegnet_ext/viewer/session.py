@@ -21,7 +21,7 @@ from ..files.labels import label_files, match_name
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
 from ..files.picks import Picks, read_picks
 from ..report.collect import RunData, collect
-from ..report.command import choose_command
+from ..report.command import CHOOSE
 from ..report.pack import pack, select_for_page
 from ..runs.candidates import read_candidates
 from ..runs.journal import Record
@@ -241,7 +241,7 @@ def open_run(output: str | Path, target: str | Path | None = None, suffixes: Seq
     CryoSegNetError
         Nothing was picked into the folder, or ``target`` holds the run's own files.
     """
-    run = collect(output, fallback=[choose_command(str(output))])
+    run = collect(output, fallback=[CHOOSE])
     target = run.output / "picks_edited" if target is None else Path(target)
     run.refuse_own_folders(target)
     return _session_of(run, run.done, target, suffixes)
@@ -269,7 +269,7 @@ def open_audit(
     CryoSegNetError
         Nothing was picked into the folder, none of its micrographs is labelled, or a file is damaged.
     """
-    run = collect(output, fallback=[choose_command(str(output))])
+    run = collect(output, fallback=[CHOOSE])
     path = run.output / "audit.json" if file is None else Path(file)
     if path.parent.resolve() != run.output.resolve():
         run.refuse_own_folders(path.parent)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.report.collect import collect
-from cryosegnet_ext.report.command import THRESHOLD, choose_command
+from cryosegnet_ext.report.command import CHOOSE, THRESHOLD
 from cryosegnet_ext.report.page import make_page, write_report
 from cryosegnet_ext.runs.candidates import read_candidates
 from tests.browser import Watched, open_browser
@@ -38,7 +38,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"{folder}/mics/{name} {9000 + 70 * i} {9500 + 70 * i} {3 + i % 5}\n" for i, name in enumerate(NAMES)]
     star.write_text(f"data_micrographs\n\nloop_\n{labels}" + "".join(rows))
     again = {"label": "Pick again", "parts": ["cryosegnet pick mics -o out --overwrite --threshold ", THRESHOLD]}
-    write_report(out, command=[choose_command("out"), again], stars=[str(star)])
+    write_report(out, command=[CHOOSE, again], stars=[str(star)])
     return out
 
 
@@ -130,7 +130,7 @@ def test_sliding_changes_counts_charts_cards_and_commands_at_once(page: Watched,
     assert p.locator(".card canvas").nth(3).evaluate("(c) => c.toDataURL()") != picture
     commands = p.locator("#commands code").all_inner_texts()
     assert commands[1] == f"cryosegnet pick mics -o out --overwrite --threshold {threshold:g}"
-    assert commands[0] == f"cryosegnet report out --threshold {threshold:g} --write-picks out/picks_chosen"
+    assert commands[0] == f"cryosegnet report {out} --threshold {threshold:g} --write-picks {out}/picks_chosen"
     p.locator("#reset").click()
     page.settle()
     assert page.count() == before[0] and p.locator("#reset").is_disabled()

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from cryosegnet_ext.cli import main, pick, program
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.report import pack as packing
 from cryosegnet_ext.report.collect import RunData, collect
-from cryosegnet_ext.report.command import given_words, pick_commands
+from cryosegnet_ext.report.command import given_words, in_folder, pick_commands
 from cryosegnet_ext.report.page import NAME, embed, make_page, try_report, write_report
 from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, write_candidates
 from cryosegnet_ext.runs.journal import Record
@@ -243,13 +242,28 @@ def test_the_command_to_copy_repeats_what_was_given(tmp_path: Path) -> None:
     ]
     args = parser.parse_args([*words, "--overwrite", "--quiet", "--verbose", "--log-file", "log"])
     assert given_words(pick.add_args, args) == ["--diameter", "180", "--format", "star,cbox"]
-    choose, again = pick_commands(pick.add_args, args)
+    choose, again = (in_folder(one, str(args.output)) for one in pick_commands(pick.add_args, args))
     text = "".join(part if isinstance(part, str) else "0.63" for part in again["parts"])
     assert (
         text == f"cryosegnet pick 'a dir/*.mrc' -o {tmp_path}/out --diameter 180 --format star,cbox --overwrite "
         "--threshold 0.63"
     )
-    assert re.match(r"cryosegnet report .*/out --threshold ", choose["parts"][0])
+    assert "".join(choose["parts"][:3]) == f"cryosegnet report {tmp_path}/out --threshold "
+
+
+def test_the_commands_name_the_folder_as_it_is_called_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path, NAMES)
+    args = program().parser().commands["pick"].parse_args(["mics", "-o", "out"])
+    write_report("out", command=pick_commands(pick.add_args, args))
+    (tmp_path / "out").rename("new name")
+    assert main(["report", "new name"]) == 0
+    _, data = parts_of(tmp_path / "new name" / NAME)
+    shown = ["".join(part for part in one["parts"] if isinstance(part, str)) for one in data["commands"]]
+    assert shown == [
+        "cryosegnet report 'new name' --threshold  --write-picks 'new name/picks_chosen'",
+        "cryosegnet pick mics -o 'new name' --overwrite --threshold ",
+    ]
 
 
 def test_collecting_takes_the_last_word_on_each_micrograph(tmp_path: Path) -> None:
