@@ -108,8 +108,6 @@ def run(arguments: Arguments) -> int:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
         count = plural(len(inputs), "micrograph")
         raise CryoSegNetError(f"none of {count} could be picked; the first: {outputs.with_name(name, reason)}")
-    if picker.needs_diameter and result.without_picks == result.done + result.skipped > 0:
-        log.warning("the particle diameter could not be estimated from these micrographs; give particle_diameter.")
     outputs.write_results(arguments, version, mics_star, inputs, files, result)
     log.info(f"done in {time.monotonic() - start:.0f} s")
     return DONE

@@ -17,7 +17,7 @@ from .monitor import Monitor
 from .outputs import FORMATS, RunOutputs
 from .pick_task import MicrographPicker, PickTask
 from .progress import Progress, SentenceHandler, heard_by
-from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, warn
+from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, shortfall
 from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
@@ -236,7 +236,9 @@ class PickingRun:
         self.monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
         if failure is not None:
             raise ended(failure, result.done + result.skipped, source.total) from failure
-        warn(result)
+        short = shortfall(result.done + result.skipped, result.without_picks, result.failed)
+        if short:
+            log.warning(short)
         if source.waiting and not stopped:
             log.info(f"{plural(source.waiting, 'micrograph')} not picked yet; the same command goes on")
         return result

@@ -139,11 +139,13 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
     given = given_diameter(journal.settings)
     if needed and journal.diameter is None:
         if not (journal.has_diameter and any(record.done for record in journal.records.values())):
+            journal.forget_warnings()
             _estimate(journal, look)
         if journal.diameter is None and journal.has_diameter:
             bright = "" if journal.settings.get("invert") else "; --invert is for particles brighter than the ice"
-            log.warning(f"no particle diameter could be estimated from the dataset; --diameter A gives one{bright}")
+            journal.warn(f"no particle diameter could be estimated from the dataset; --diameter A gives one{bright}")
     elif given is not None and not journal.has_diameter:
+        journal.forget_warnings()
         found = _first(journal, look(CHECKED))
         _warn_if_inverted(journal, found)
         # An estimate in pixels cannot be compared with the given angstrom.
@@ -158,7 +160,7 @@ def _warn_if_inverted(journal: Journal, found: Estimate) -> None:
     if found.inverted:
         how = "leave out --invert" if journal.settings.get("invert") else "add --invert"
         side = "darker" if journal.settings.get("invert") else "brighter"
-        log.warning(f"the particles look {side} than the ice: {how}")
+        journal.warn(f"the particles look {side} than the ice: {how}")
 
 
 def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]]) -> None:
@@ -170,7 +172,7 @@ def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]]) -> No
     if found.diameter is not None:
         log.info(f"the particles are about {found.diameter} large; all micrographs are picked with this size")
         if found.other is not None:
-            log.warning(
+            journal.warn(
                 f"particles of about {found.other} are seen, too: a run with --diameter into another folder picks them"
             )
 
@@ -181,7 +183,7 @@ def _first(journal: Journal, estimates: Iterable[Estimate]) -> Estimate:
     for found in estimates:
         if found.problem:
             log_error(journal.folder, "estimate of the particle diameter", found.problem)
-            log.warning(f"the estimate of the particle diameter failed: {found.problem.strip().splitlines()[-1]}")
+            journal.warn(f"the estimate of the particle diameter failed: {found.problem.strip().splitlines()[-1]}")
         if found.diameter is not None:
             break
     return found

@@ -1,8 +1,8 @@
 """The journal of a run: which micrographs are finished, in a file that only grows, so that a killed run can go on.
 
-``OUT/.cryosegnet/journal.jsonl`` holds one JSON object a line: the settings first, then the dataset's diameter and one
-record for each finished or failed micrograph. If a micrograph has several records, the last one counts. A micrograph
-that was found again at another path has a line that says so.
+``OUT/.cryosegnet/journal.jsonl`` holds one JSON object a line: the settings first, then the dataset's diameter with its
+warnings, and one record for each finished or failed micrograph. If a micrograph has several records, the last one
+counts. A micrograph that was found again at another path has a line that says so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 from collections.abc import Container, Mapping
@@ -23,6 +24,8 @@ from ..files.atomic import explained, remove_temporaries
 from ..files.diameter import Diameter
 from ..files.inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input, file_identity
 from .folder import goes_on, locked, plain, remove
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 _REMOVABLE = {(name,) for name in OUTPUT_FOLDERS}
@@ -108,6 +111,8 @@ class Journal:
         self.diameter: Diameter | None = None
         #: The diameter was estimated, perhaps without a result.
         self.has_diameter = False
+        #: What was found odd about the dataset, for the summary.
+        self.warnings: list[str] = []
         #: Every file that any run into this folder wrote, also in formats that later runs left out.
         self._written: set[str] = set()
         #: Name, size and time of change of a file -> keys of the records of such files; made when needed.
@@ -191,6 +196,19 @@ class Journal:
         self._append({"record": "diameter", **entry})
         self.diameter, self.has_diameter = diameter, True
 
+    def warn(self, sentence: str) -> None:
+        """Log a warning about the dataset, and remember it for the summaries of this run and of later ones."""
+        log.warning(sentence)
+        if sentence not in self.warnings:
+            self._append({"record": "warning", "text": sentence})
+            self.warnings.append(sentence)
+
+    def forget_warnings(self) -> None:
+        """Forget the warnings so far: what they tell is found out anew."""
+        if self.warnings:
+            self._append({"record": "warnings forgotten"})
+            self.warnings.clear()
+
     def stems(self) -> dict[str, str]:
         """Key -> stem of every micrograph that has a record."""
         return {key: record.stem for key, record in self.records.items()}
@@ -218,7 +236,7 @@ class Journal:
             if not goes_on(self.output, before, self.settings, picked, overwrite):
                 self._remove_outputs()
                 os.truncate(self.path, 0)
-                self.records, self.diameter, self.has_diameter = {}, None, False
+                self.records, self.diameter, self.has_diameter, self.warnings = {}, None, False, []
                 before = None
             # In the folder itself: of summary.json, which is the longest write, the heartbeat and the report.
             remove_temporaries(self.output)
@@ -248,6 +266,10 @@ class Journal:
                         known = dict(entry["settings"])
                     elif kind == "diameter":
                         self.diameter, self.has_diameter = Diameter.from_json(entry), True
+                    elif kind == "warning":
+                        self.warnings.append(str(entry["text"]))
+                    elif kind == "warnings forgotten":
+                        self.warnings.clear()
                     else:
                         _replay(entry, self.records)
                         self._written.update(entry.get("files") or ())

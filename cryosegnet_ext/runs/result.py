@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ from .diameter import doubted, given_diameter
 from .engines.base import EngineError
 from .false_picks import expected_false
 from .journal import Journal, Record
-
-log = logging.getLogger(__name__)
 
 #: There is a warning if more than this share of the micrographs failed or have no picks.
 _WARN_SHARE = 0.1
@@ -41,7 +38,7 @@ class BatchResult:
     stopped
         Whether a signal or ``stop`` ended the run early.
     warnings
-        Sentences about a given diameter or a pixel size in the headers that does not fit the data.
+        Sentences about the particle's size, the contrast or the pixel size, where something does not fit the data.
     expected_false
         Expected share of false picks, 0..1, an estimate from their calibrated scores; None without picks or such
         scores.
@@ -106,9 +103,10 @@ def result_of(journal: Journal, records: Sequence[Record], tried: Container[str]
 
 
 def warnings_of(journal: Journal, records: Iterable[Record]) -> tuple[str, ...]:
-    """Sentences about a given diameter or a pixel size in the headers that does not fit the data."""
+    """Sentences about the particle's size, the contrast or the pixel size, where something does not fit the data."""
     records = list(records)
-    sentences = [doubted(given_diameter(journal.settings), journal.diameter), _contradicting(records)]
+    doubt = doubted(given_diameter(journal.settings), journal.diameter)
+    sentences = [*journal.warnings, doubt, _contradicting(records)]
     if any(is_header_of_one(record, journal.settings.get("pixel_size")) for record in records):
         sentences.append(ONE_ANGSTROM)
     return tuple(sentence for sentence in sentences if sentence)
@@ -149,18 +147,17 @@ def _reason(error: Exception) -> str:
     return str(error).rstrip(".")
 
 
-def warn(result: BatchResult) -> None:
-    """Log a warning if many micrographs failed or have no picks."""
-    total = result.done + result.skipped + result.failed
-    if result.without_picks + result.failed <= _WARN_SHARE * total:
-        return
-    of_all, have = plural(total, "micrograph"), "has" if result.without_picks == 1 else "have"
-    if result.failed == total:
-        log.warning(f"none of {of_all} could be picked; failed.csv says why")
-    elif not result.without_picks:
-        log.warning(f"{result.failed} of {of_all} failed; failed.csv says why")
-    else:
-        log.warning(
-            f"{result.without_picks} of {of_all} {have} no picks and {result.failed} failed; look at the overlays and "
-            "failed.csv, and check pixel size, diameter and threshold"
-        )
+def shortfall(done: int, without_picks: int, failed: int) -> str | None:
+    """A sentence if many micrographs failed or have no picks; ``done`` counts those without picks as well."""
+    total = done + failed
+    if without_picks + failed <= _WARN_SHARE * total:
+        return None
+    of_all, have = plural(total, "micrograph"), "has" if without_picks == 1 else "have"
+    if failed == total:
+        return f"none of {of_all} could be picked; failed.csv says why"
+    if not without_picks:
+        return f"{failed} of {of_all} failed; failed.csv says why"
+    return (
+        f"{without_picks} of {of_all} {have} no picks and {failed} failed; look at the overlays and failed.csv, and "
+        "check pixel size, diameter and threshold"
+    )

@@ -13,7 +13,7 @@ from .._version import __version__
 from ..files.atomic import write_atomic
 from .false_picks import expected_false
 from .journal import Journal, Record
-from .result import warnings_of
+from .result import shortfall, warnings_of
 from .sources import MicrographSource
 
 SCHEMA = 1
@@ -57,18 +57,20 @@ def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) ->
     earlier = [r for key, r in journal.records.items() if key not in ours and r.done]
     every = [*earlier, *records]
     done = [record for record in every if record.done]
+    without_picks = sum(record.picks == 0 for record in done)
+    short = shortfall(len(done), without_picks, len(every) - len(done))
     summary = {
         "schema": SCHEMA,
         "version": __version__,
         "settings": journal.settings,
         "dataset_diameter": None if journal.diameter is None else journal.diameter.value,
-        "warnings": list(warnings_of(journal, every)),
+        "warnings": [*warnings_of(journal, every), *([short] if short else [])],
         "stopped": stopped,
         "totals": {
             "micrographs": len(done),
             "picks": sum(record.picks for record in done),
             "failed": len(every) - len(done),
-            "without_picks": sum(record.picks == 0 for record in done),
+            "without_picks": without_picks,
             "expected_false": expected_false(done),
         },
         "micrographs": [_entry(record) for record in every],

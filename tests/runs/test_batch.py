@@ -122,7 +122,9 @@ def test_bad_files_among_good_ones(mics: Path, tmp_path: Path) -> None:
     write_micrograph(right, 5)
     again = pick(mics, out)
     assert (again.done, again.skipped, again.failed) == (1, 12, 59)
-    assert json.loads((out / "summary.json").read_text())["totals"]["failed"] == 59
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["totals"]["failed"] == 59
+    assert summary["warnings"] == ["59 of 72 micrographs failed; failed.csv says why"]
 
 
 class Failing(StubPicker):

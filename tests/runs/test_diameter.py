@@ -122,8 +122,12 @@ class Bright(Given):
     ],
 )
 def test_bright_particles_are_told(tmp_path: Path, needed: bool, invert: bool, sentence: str) -> None:
-    said = run(Bright(invert, needed), mics(tmp_path / "mics"), tmp_path / "out")[1]
+    inputs = mics(tmp_path / "mics")
+    said = run(Bright(invert, needed), inputs, tmp_path / "out")[1]
     assert said.count(f"warning: {sentence}") == 1
+    # A later run that finds nothing new to pick remembers it.
+    result, _ = run(Bright(invert, needed), inputs, tmp_path / "out")
+    assert sentence in result.warnings and in_summary(tmp_path / "out").count(sentence) == 1
 
 
 class TwoSizes(StubPicker):
@@ -133,7 +137,9 @@ class TwoSizes(StubPicker):
 
 def test_two_sizes_are_told(tmp_path: Path) -> None:
     picker = TwoSizes()
-    said = run(picker, mics(tmp_path / "mics"), tmp_path / "out")[1]
+    result, said = run(picker, mics(tmp_path / "mics"), tmp_path / "out")
+    assert [f"warning: {one}" for one in in_summary(tmp_path / "out")] == said
+    assert list(result.warnings) == in_summary(tmp_path / "out")
     assert said == [
         "warning: particles of about 230 A are seen, too: a run with --diameter into another folder picks them"
     ]
