@@ -171,6 +171,13 @@ print(sum(map(len, picks.values())), (after - before) * 1024)
 """
 
 
+def memory_of(path: Path) -> tuple[int, int]:
+    """How many picks a table has, and how many bytes reading it takes."""
+    words = [sys.executable, "-c", MEASURE, str(path)]
+    count, memory = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    return int(count), int(memory)
+
+
 @pytest.mark.parametrize("suffix", ["star", "csv"])
 def test_a_table_of_particles_needs_little_memory(tmp_path: Path, suffix: str) -> None:
     rows, others = 100_000, [f"rlnOther{i}" for i in range(20)]
@@ -183,10 +190,30 @@ def test_a_table_of_particles_needs_little_memory(tmp_path: Path, suffix: str) -
         for i in range(rows):
             row = (f"{i / 7:.6f}", f"{i / 3:.6f}", f"{i / rows:.6f}", f"Movies/mic_{i // 300:05d}.mrc", rest)
             file.write(space.join(row) + "\n")
-    words = [sys.executable, "-c", MEASURE, str(file.name)]
-    count, memory = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
-    assert int(count) == rows
-    assert int(memory) < 450 * rows  # a million rows: under 500 MB with the program
+    count, memory = memory_of(tmp_path / f"big.{suffix}")
+    assert count == rows
+    assert memory < 450 * rows  # a million rows: under 500 MB with the program
+
+
+def test_a_large_table_of_cryosparc_needs_little_memory(tmp_path: Path) -> None:
+    fields = [("blob/path", "S200"), ("ctf/many", "<f4", (100,)), ("location/micrograph_path", "S100")]
+    fields += [("location/micrograph_shape", "<u4", (2,)), ("location/micrograph_psize_A", "<f4")]
+    fields += [("location/center_x_frac", "<f4"), ("location/center_y_frac", "<f4")]
+    rows = np.zeros(100_000, fields)
+    rows["location/micrograph_shape"] = 4000
+    rows["location/center_x_frac"] = np.linspace(0, 0.9, len(rows))
+    rows["location/micrograph_path"] = [f">J1/mic_{i // 300:05d}.mrc".encode() for i in range(len(rows))]
+    with open(tmp_path / "big.cs", "wb") as file:
+        np.save(file, rows)
+    picks = read_many(tmp_path / "big.cs")
+    assert list(picks)[-1] == "J1/mic_00333.mrc"
+    assert np.concatenate([p.x for p in picks.values()]) == pytest.approx(rows["location/center_x_frac"] * 4000)
+    assert {p.shape for p in picks.values()} == {(4000, 4000)}
+    count, memory = memory_of(tmp_path / "big.cs")
+    assert count == len(rows) and memory < 450 * len(rows)
+    (tmp_path / "big.cs").write_bytes((tmp_path / "big.cs").read_bytes()[:-5])
+    with pytest.raises(CryoSegNetError, match="damaged"):
+        read_many(tmp_path / "big.cs")
 
 
 def test_a_million_values_and_a_million_columns(tmp_path: Path) -> None:

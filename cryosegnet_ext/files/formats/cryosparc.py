@@ -6,30 +6,54 @@ import hashlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..text import Floats, bad
-from .table import PickColumns, TableOfPicks, check_finite
+from .table import PickColumns, TableOfPicks, check_finite, joined
+
+_MAGIC, _COMPRESSED = b"\x93NUMPY", b"\x95CSDAT"
+_ROWS = 20_000
 
 
 def read_cs(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
     """Particle locations: fractions of the micrograph's width and height, y from row 0 of the array, no flip."""
-    data = file.read()
-    if data.startswith(b"\x95CSDAT"):
+    return joined([_table(rows, path, pixel_size) for rows in _parts(file, path)], path)
+
+
+def _parts(file: BinaryIO, path: Path) -> Iterator[NDArray[np.void]]:
+    """The table of an open file in parts, of which a large one need not be in memory as a whole; at least one."""
+    start = file.read(len(_MAGIC))
+    if start == _COMPRESSED:
         raise bad(path, "it is a compressed CryoSPARC dataset", "save it in NumPy format with cryosparc-tools")
+    damaged = bad(path, "it is damaged, or not a .cs file", "export it from CryoSPARC again")
+    if start != _MAGIC:
+        raise damaged
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            rows = np.load(io.BytesIO(data), allow_pickle=False)
+            major, _ = file.read(2)
+            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[major]
+            shape, _, dtype = read(file)
     except Exception as error:  # NumPy parses the header as Python, which can raise anything
-        raise bad(path, "it is damaged, or not a .cs file", "export it from CryoSPARC again") from error
-    if not isinstance(rows, np.ndarray) or rows.dtype.names is None or rows.ndim != 1:
+        raise damaged from error
+    if dtype.hasobject:
+        raise damaged
+    if dtype.names is None or len(shape) != 1:
         raise bad(path, "it contains no table", "give a particle .cs file of CryoSPARC")
+    for first in range(0, max(shape[0], 1), _ROWS):
+        count = min(_ROWS, shape[0] - first)
+        data = file.read(count * dtype.itemsize)
+        if len(data) < count * dtype.itemsize:
+            raise damaged
+        yield np.frombuffer(data, dtype, count)
 
+
+def _table(rows: NDArray[np.void], path: Path, pixel_size: float | None) -> TableOfPicks:
     def column(name: str, shape: tuple[int, ...] = ()) -> Floats | None:
         if name not in (rows.dtype.names or ()):
             return None
@@ -54,10 +78,12 @@ def read_cs(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPick
         diameter = diameter / (given if sizes is None else np.where(sizes > 0, sizes, given))
     names = None
     for name in ("location/micrograph_path", "location/micrograph_uid"):
-        if names is None and name in rows.dtype.names:
-            names = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in rows[name].tolist()]
-    if names is not None:  # CryoSPARC marks a path inside its own project with ">"
-        names = [name.removeprefix(">") for name in names]
+        if names is None and name in (rows.dtype.names or ()):
+            values = rows[name].tolist()
+            texts = {v: v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in set(values)}
+            # CryoSPARC marks a path inside its own project with ">".
+            texts = {value: text.removeprefix(">") for value, text in texts.items()}
+            names = [texts[value] for value in values]
     score = column("pick_stats/ncc_score")
     return TableOfPicks(x * shape[:, 1], y * shape[:, 0], diameter, score, names, sizes, shape.astype(np.int64))
 

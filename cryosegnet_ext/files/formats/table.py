@@ -28,12 +28,14 @@ class TableOfPicks:
 
 
 def joined(tables: Sequence[TableOfPicks], path: Path) -> TableOfPicks:
-    """One table of several in one file, without shapes; raises CryoSegNetError where only some name micrographs."""
+    """One table of several in one file; raises CryoSegNetError where only some name micrographs."""
     if len(tables) == 1:
         return tables[0]
     names = [table.micrograph for table in tables if table.micrograph is not None]
     if 0 < len(names) < len(tables):
         raise bad(path, "only some of its tables name their micrographs", "give each table as a file of its own")
+
+    shapes = [table.shape for table in tables if table.shape is not None]
 
     def column(name: str) -> Floats | None:
         values = [getattr(table, name) for table in tables]
@@ -48,6 +50,7 @@ def joined(tables: Sequence[TableOfPicks], path: Path) -> TableOfPicks:
         score=column("score"),
         micrograph=list(itertools.chain(*names)) if names else None,
         pixel_size=column("pixel_size"),
+        shape=np.concatenate(shapes) if len(shapes) == len(tables) else None,
     )
 
 
