@@ -106,15 +106,21 @@ def _pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats, dict[int, 
 
     Also sentences about the rows without an optics group.
     """
-    of_group, unknown = optics_pixel_sizes(table, optics)
-    if of_group is not None:
-        return of_group, unknown
+    own = _own_pixel_sizes(table)
+    if own is None or "rlnOpticsGroup" in table.labels:
+        of_group, unknown = optics_pixel_sizes(table, optics)
+        if of_group is not None:
+            return of_group, unknown
+    return np.full(len(table), np.nan) if own is None else own, {}
+
+
+def _own_pixel_sizes(table: Block) -> Floats | None:
     if "rlnMicrographPixelSize" in table.labels:
-        return table.numbers("rlnMicrographPixelSize"), {}
+        return table.numbers("rlnMicrographPixelSize")
     if {"rlnDetectorPixelSize", "rlnMagnification"} <= table.labels.keys():
         with np.errstate(all="ignore"):
-            return table.numbers("rlnDetectorPixelSize") * 1e4 / table.numbers("rlnMagnification"), {}
-    return np.full(len(table), np.nan), {}
+            return table.numbers("rlnDetectorPixelSize") * 1e4 / table.numbers("rlnMagnification")
+    return None
 
 
 def optics_pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats | None, dict[int, str]]:

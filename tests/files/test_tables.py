@@ -88,6 +88,13 @@ def test_joined_lists_of_micrographs_keep_their_optics_groups(tmp_path: Path) ->
     assert [(name, size) for _, name, size, _ in rows] == [("a.mrc", 1.5), ("b.mrc", 0.8)]
 
 
+def test_a_joined_list_of_relion_3_0_keeps_its_own_pixel_sizes(tmp_path: Path) -> None:
+    new = f"{OPTICS}1 1.5\n\n{MICROGRAPHS}a.mrc 1\n\n"
+    old = "data_\n\nloop_\n_rlnMicrographName\n_rlnDetectorPixelSize\n_rlnMagnification\nb.mrc 5 50000\n"
+    rows = listed_micrographs(written(tmp_path / "both.star", new + old))
+    assert [size for _, _, size, _ in rows] == [1.5, 1.0]
+
+
 @pytest.mark.parametrize(("name", "header"), [("a.csv", "x,y,score"), ("a.txt", "image_name\tx_coord\ty_coord")])
 def test_joined_tables_repeat_their_header(tmp_path: Path, name: str, header: str) -> None:
     row = "1,2,0.5" if name == "a.csv" else "m\t1\t2"
