@@ -61,11 +61,12 @@ def read_micrographs_tables(path: str | Path, keep: Collection[str] | None = Non
 def with_optics(tables: Sequence[Block], blocks: Sequence[Block]) -> list[tuple[Block, Block | None]]:
     """Each of the tables of a file with the table of optics groups that comes before it, else the file's first."""
     result: list[tuple[Block, Block | None]] = []
+    wanted = set(tables)
     optics = next((block for block in blocks if _is_optics(block)), None)
     for block in blocks:
         if _is_optics(block):
             optics = block
-        elif block in tables:
+        elif block in wanted:
             result.append((block, optics))
     return result
 

@@ -67,11 +67,31 @@ def test_joined_tables_of_picks_are_all_read(tmp_path: Path) -> None:
     one, two = (f"data_\n\n{NAMED}{i} 2 {name}.mrc\n" for i, name in ((1, "a"), (5, "b")))
     table = read_many(written(tmp_path / "both.star", one + two))
     assert {name: picks.x.tolist() for name, picks in table.items()} == {"a.mrc": [1], "b.mrc": [5]}
-    scored = f"data_\n\nloop_\n{XY}_rlnAutopickFigureOfMerit #3\n3 4 0.5\n"
-    both = read_picks(written(tmp_path / "c.star", f"data_\n\nloop_\n{XY}1 2\n{scored}"))
+    scored = f"data_\n\n{NAMED}_rlnAutopickFigureOfMerit #4\n3 4 a.mrc 0.5\n"
+    both = read_many(written(tmp_path / "c.star", one + scored))["a.mrc"]
     assert (both.x.tolist(), both.score.tolist()) == ([1, 3], [1, 0.5])
-    with pytest.raises(CryoSegNetError, match="only some of its tables name their micrographs"):
-        read_many(written(tmp_path / "d.star", one + f"data_\n\nloop_\n{XY}1 2\n"))
+
+
+CBOX = "data_cryolo\n\nloop_\n_CoordinateX #1\n_CoordinateY #2\n_Width #3\n_Height #4\n1 2 10 10\n\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.star", f"data_\n\nloop_\n{XY}1 2\n" * 2),
+        ("a.star", f"data_\n\nloop_\n{XY}1 2\ndata_\n\n{NAMED}1 2 a.mrc\n"),
+        ("a.cbox", CBOX * 2),
+        ("a.csv", "x,y\n1,2\n" * 2),
+    ],
+)
+def test_joined_tables_that_do_not_name_their_micrographs_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(CryoSegNetError, match="several tables of picks, which do not all name their micrographs"):
+        read_many(written(tmp_path / name, text))
+
+
+def test_thousands_of_joined_tables(tmp_path: Path) -> None:
+    text = "".join(f"data_\n\n{NAMED}1 2 m{i}.mrc\n\n" for i in range(5000))
+    assert len(read_many(written(tmp_path / "a.star", text))) == 5000
 
 
 def test_joined_tables_of_picks_keep_their_optics_groups(tmp_path: Path) -> None:
@@ -95,15 +115,10 @@ def test_a_joined_list_of_relion_3_0_keeps_its_own_pixel_sizes(tmp_path: Path) -
     assert [size for _, _, size, _ in rows] == [1.5, 1.0]
 
 
-@pytest.mark.parametrize(("name", "header"), [("a.csv", "x,y,score"), ("a.txt", "image_name\tx_coord\ty_coord")])
-def test_joined_tables_repeat_their_header(tmp_path: Path, name: str, header: str) -> None:
-    row = "1,2,0.5" if name == "a.csv" else "m\t1\t2"
+@pytest.mark.parametrize(("name", "header"), [("a.csv", "x,y,micrograph"), ("a.txt", "x_coord\ty_coord\timage_name")])
+def test_joined_tables_may_repeat_their_header(tmp_path: Path, name: str, header: str) -> None:
+    row = "1,2,m" if name == "a.csv" else "1\t2\tm"
     assert len(read_picks(written(tmp_path / name, f"{header}\n{row}\n{header}\n{row}\n"))) == 2
-
-
-def test_joined_cbox_files(tmp_path: Path) -> None:
-    one = "data_cryolo\n\nloop_\n_CoordinateX #1\n_CoordinateY #2\n_Width #3\n_Height #4\n1 2 10 10\n\n"
-    assert len(read_picks(written(tmp_path / "a.cbox", one + one))) == 2
 
 
 def test_joined_lists_of_coordinate_files(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..text import Floats, bad
-from .table import PickColumns, TableOfPicks, check_finite, joined
+from .table import PickColumns, TableOfPicks, check_finite, concatenated
 
 _MAGIC, _COMPRESSED = b"\x93NUMPY", b"\x95CSDAT"
 _ROWS = 20_000
@@ -22,7 +22,7 @@ _ROWS = 20_000
 
 def read_cs(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
     """Particle locations: fractions of the micrograph's width and height, y from row 0 of the array, no flip."""
-    return joined([_table(rows, path, pixel_size) for rows in _parts(file, path)], path)
+    return concatenated([_table(rows, path, pixel_size) for rows in _parts(file, path)])
 
 
 def _parts(file: BinaryIO, path: Path) -> Iterator[NDArray[np.void]]:

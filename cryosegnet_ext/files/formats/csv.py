@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..text import Columns, Floats, bad, text_lines
-from .table import PickColumns, TableOfPicks, check_finite, refuse_tomogram
+from .table import PickColumns, TableOfPicks, check_finite, refuse_tomogram, without_names
 
 _CSV_NAMES = {
     "x": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
@@ -25,7 +25,7 @@ _CSV_NAMES = {
 
 
 def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
-    """A table with a header, separated by commas, semicolons or tabs; joined files may repeat the header."""
+    """A table with a header, separated by commas, semicolons or tabs; with names of micrographs, it may repeat."""
     lines = text_lines(file, path)
     head = []
     for line in lines:
@@ -51,6 +51,8 @@ def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPic
                 raise bad(path, what, remedy)
             if fields != header:
                 rows.add([fields[i] for i in where.values()], reader.line_num)
+            elif "micrograph" not in where:
+                raise without_names(path)
     except csv.Error as error:
         raise bad(path, f"line {reader.line_num} is not a row of a table ({error})", "export the file again") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import CryoSegNetError
 from ..diameter import to_pixels
 from ..text import Floats, bad
 
@@ -28,12 +29,23 @@ class TableOfPicks:
 
 
 def joined(tables: Sequence[TableOfPicks], path: Path) -> TableOfPicks:
-    """One table of several in one file; raises CryoSegNetError where only some name micrographs."""
+    """One table of several of a joined file; raises CryoSegNetError if not all name their micrographs."""
+    if len(tables) > 1 and not all(table.micrograph is not None for table in tables):
+        raise without_names(path)
+    return concatenated(tables)
+
+
+def without_names(path: Path) -> CryoSegNetError:
+    """The error about several tables in one file that may belong to different micrographs."""
+    what = "it has several tables of picks, which do not all name their micrographs"
+    return bad(path, what, "give each table as a file of its own")
+
+
+def concatenated(tables: Sequence[TableOfPicks]) -> TableOfPicks:
+    """One table of parts, of which all or none name micrographs."""
     if len(tables) == 1:
         return tables[0]
     names = [table.micrograph for table in tables if table.micrograph is not None]
-    if 0 < len(names) < len(tables):
-        raise bad(path, "only some of its tables name their micrographs", "give each table as a file of its own")
 
     shapes = [table.shape for table in tables if table.shape is not None]
 
