@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
 from .folder_images import choose_micrographs, described
+from .limits import is_utf8
 from .micrograph import MICROGRAPH_SUFFIXES, Micrograph, micrograph_stem, read_micrograph
 from .relion import listed_micrographs
 from .text import read_bytes
@@ -268,5 +269,8 @@ def _from_list(path: Path) -> Iterator[Input]:
     if not names:
         raise CryoSegNetError(f"@{path}: the list names no micrographs; write one path per line")
     for name in names:
-        beside = path.parent / name
-        yield Input(beside if not os.path.exists(name) and beside.exists() else Path(name), name)
+        # A list in Latin-1 names files that the disk has in UTF-8; Latin-1 on the disk is found as it is.
+        latin = name.encode(errors="surrogateescape").decode("latin-1")
+        spellings = (name,) if is_utf8(name) else (name, latin)
+        places = (Path(folder, spelling) for spelling in spellings for folder in ("", path.parent))
+        yield Input(next((place for place in places if place.exists()), Path(name)), name)

@@ -82,6 +82,11 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split()).rstrip(".")[:160] or "no reason given"
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is UTF-8; bytes that are not are surrogates in it."""
+    return not any("\udc80" <= sign <= "\udcff" for sign in name)
+
+
 def shown(name: str) -> str:
     """The name, escaped if it contains a line break or other characters that a terminal cannot print."""
     return name if name.isprintable() and name else ascii(name)

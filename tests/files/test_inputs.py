@@ -7,6 +7,7 @@ import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import Input, Stems, expand_inputs, natural_key, output_stems
+from cryosegnet_ext.files.micrograph import read_micrograph
 
 
 def touch(*paths: Path) -> None:
@@ -238,3 +239,15 @@ def test_stems_stay_below_the_output_folder(tmp_path: Path) -> None:
     outside = stems.of(Input(tmp_path / "elsewhere/m.mrc", "m"))
     assert outside.endswith("/elsewhere/m") and ".." not in outside and not outside.startswith("/")
     assert stems.of(Input(tmp_path / "watched/b/m.mrc", "m")) == "b/m"
+
+
+@pytest.mark.parametrize("on_disk", ["utf-8", "latin-1"])
+def test_a_list_in_latin_1(here: Path, on_disk: str) -> None:
+    """Its names were once not found where the disk has them in UTF-8."""
+    file = os.fsdecode("probe_é.mrc".encode(on_disk))
+    touch(here / "lists" / file)
+    (here / "lists/l.txt").write_bytes("probe_é.mrc\nfehlt_ü.mrc\n".encode("latin-1"))
+    gone, found = sorted((one.path for one in expand_inputs(["@lists/l.txt"])), key=lambda path: path.exists())
+    assert found == Path("lists", file)
+    with pytest.raises(CryoSegNetError, match="does not exist, and its name is not UTF-8: save the list that names it"):
+        read_micrograph(gone)

@@ -18,7 +18,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from ...errors import CryoSegNetError
-from ..limits import PIXEL_SIZES, BadFile, one_line, plausible, shown, take, whole
+from ..limits import PIXEL_SIZES, BadFile, is_utf8, one_line, plausible, shown, take, whole
 from .mrc import mrc_image_header, read_compressed_mrc, read_mrc
 from .pictures import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, picture_kind, read_jpeg, read_png, read_tiff
 from .stored import StoredImage
@@ -213,7 +213,10 @@ def _explained(name: str) -> Iterator[None]:
     except MemoryError:
         raise CryoSegNetError(f"{shown(name)} does not fit into memory: run fewer jobs at a time.") from None
     except OSError as error:
-        raise CryoSegNetError(f"{shown(name)} {_os_reason(error)}.") from error
+        reason = _os_reason(error)
+        if isinstance(error, FileNotFoundError) and not is_utf8(name):
+            reason = "does not exist, and its name is not UTF-8: save the list that names it as UTF-8"
+        raise CryoSegNetError(f"{shown(name)} {reason}.") from error
     except Exception as error:  # decoders raise all kinds of exceptions on damaged files
         reason = one_line(f"{type(error).__name__}: {error}")
         raise CryoSegNetError(f"{shown(name)} is damaged and cannot be decoded ({reason}): copy it again.") from error
