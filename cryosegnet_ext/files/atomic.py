@@ -83,7 +83,8 @@ def write_atomic(path: str | Path, data: bytes | str, sync: bool = False) -> Non
         The file cannot be written: no permission, no folder, no space.
     """
     with atomic_path(path, sync=sync) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        # Names of files need not be UTF-8, and are written as they were read.
+        temporary.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def star_blocks(file: BinaryIO, path: Path, keep: Collection[str] | None = None)
             continue
         first = tokens[0]
         labels = blocks[-1].labels if blocks else {}
-        value = looping and first[0] in "d_" and len(tokens) == len(labels) and _is_path(first, labels)
+        value = looping and first.startswith(("d", "_")) and len(tokens) == len(labels) and _is_path(first, labels)
         if first.startswith("data_") and len(tokens) == 1 and not value:
             _end(blocks, single, last)
             blocks.append(Block(first[5:], path, keep))
@@ -149,14 +149,19 @@ def _end(blocks: Sequence[Block], single: Sequence[str], line: int) -> None:
         blocks[-1].add(single, line)
 
 
+# A quote ends a value only before a space, and RELION writes a bell before quotes inside (nextTokenInSTAR in
+# src/strings.cpp).
+_TOKEN = re.compile(r"\"(.*?)(?<!\a)\"(?=\s|$)|'(.*?)(?<!\a)'(?=\s|$)|(\S+)")
+
+
 def _star_tokens(line: str) -> list[str]:
     if "#" not in line and '"' not in line and "'" not in line:
         return line.split()
     tokens = []
-    for quoted, single, bare in re.findall(r"\"([^\"]*)\"(?=\s|$)|'([^']*)'(?=\s|$)|(\S+)", line):
+    for double, single, bare in _TOKEN.findall(line):
         if bare.startswith("#"):
             break
-        tokens.append(quoted or single or bare)
+        tokens.append((double or single).replace("\a", "") or bare)
     return tokens
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,8 +65,19 @@ def read_bytes(path: str | Path) -> bytes:
 
 def text_of(data: bytes) -> str:
     """The text of a file in UTF-8, with or without a byte order mark."""
-    # A byte that is not UTF-8 may stand in a comment or a name; in a number it is caught as one.
-    return data.decode("utf-8-sig", errors="replace")
+    # A byte that is not UTF-8 may stand in a comment, or in the name of a file, which must still be found by it. In a
+    # number it is caught as one.
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def spelt(name: str) -> str:
+    """A file's name in one spelling: a list may be in Latin-1, and macOS writes an accent as a sign of its own."""
+    data = name.encode(errors="surrogateescape")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return unicodedata.normalize("NFC", text)
 
 
 def text_lines(file: BinaryIO, path: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -80,7 +81,7 @@ def _table(rows: NDArray[np.void], path: Path, pixel_size: float | None) -> Tabl
     for name in ("location/micrograph_path", "location/micrograph_uid"):
         if names is None and name in (rows.dtype.names or ()):
             values = rows[name].tolist()
-            texts = {v: v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in set(values)}
+            texts = {v: os.fsdecode(v) if isinstance(v, bytes) else str(v) for v in set(values)}
             # CryoSPARC marks a path inside its own project with ">".
             texts = {value: text.removeprefix(">") for value, text in texts.items()}
             names = [texts[value] for value in values]
@@ -90,7 +91,7 @@ def _table(rows: NDArray[np.void], path: Path, pixel_size: float | None) -> Tabl
 
 def cs_bytes(table: Mapping[str, PickColumns], path: Path) -> bytes:
     """The content of a .cs file, of micrograph path -> picks; see `cryosegnet_ext.files.picks.write_cs`."""
-    width = max((len(name.encode()) for name in table), default=1) or 1
+    width = max((len(os.fsencode(name)) for name in table), default=1) or 1
     fields = [
         ("uid", "<u8"),
         ("location/micrograph_uid", "<u8"),
@@ -116,7 +117,7 @@ def cs_bytes(table: Mapping[str, PickColumns], path: Path) -> bytes:
         part["uid"] = _uids(name, picks)
         part["location/micrograph_uid"] = _hash(name)
         part["location/exp_group_id"] = 1
-        part["location/micrograph_path"] = name.encode()
+        part["location/micrograph_path"] = os.fsencode(name)
         part["location/micrograph_shape"] = (ny, nx)
         part["location/center_x_frac"] = picks.x / nx
         part["location/center_y_frac"] = picks.y / ny
@@ -131,7 +132,7 @@ def cs_bytes(table: Mapping[str, PickColumns], path: Path) -> bytes:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:8], "little")
 
 
 def _uids(name: str, picks: PickColumns) -> list[int]:
