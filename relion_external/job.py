@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cryosegnet_ext.runs.engines.base import Engine
     from cryosegnet_ext.runs.journal import Record
 
+    from .coordinates import ExistingPicks
+
 USAGE = """usage: cryosegnet-relion --o External/jobNNN/ --in_mics MICS.star [--PARAMETER VALUE ...] [--j THREADS]
        cryosegnet-relion scheme --install PROJECT [...]
 
@@ -99,16 +101,17 @@ def run(arguments: Arguments) -> int:
 
     mics_star, inputs = _micrographs(arguments)
     files = nodes.coordinate_files([one.name for one in inputs], version)
-    with _picker(arguments, inputs) as picker:
+    existing = _existing(arguments, inputs)
+    with _picker(arguments, inputs, existing) as picker:
         anew = _changed(arguments, picker)
-        result = _pick(arguments, picker, inputs, files, anew)
+        result = _pick(arguments, picker, inputs, files, existing, anew)
     if result.stopped:
         return STOPPED
     if result.exit_code == 3 and not arguments.growing:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
         count = plural(len(inputs), "micrograph")
         raise CryoSegNetError(f"none of {count} could be picked; the first: {outputs.with_name(name, reason)}")
-    outputs.write_results(arguments, version, mics_star, inputs, files, result)
+    outputs.write_results(arguments, version, mics_star, inputs, files, result, existing)
     log.info(f"done in {time.monotonic() - start:.0f} s")
     return DONE
 
@@ -129,8 +132,23 @@ def _micrographs(arguments: Arguments) -> tuple[str, list[Input]]:
     return star, inputs
 
 
+def _existing(arguments: Arguments, inputs: Sequence[Input]) -> ExistingPicks | None:
+    """The picks to score, if any are given."""
+    if arguments.in_coords is None:
+        return None
+    from .coordinates import ExistingPicks
+
+    existing = ExistingPicks(arguments.in_coords, [one.name for one in inputs])
+    log.info(f"{'refining' if arguments.coords == 'refine' else 'scoring'} the picks of {arguments.in_coords}")
+    if existing.others:
+        log.info(existing.others)
+    return existing
+
+
 @contextlib.contextmanager
-def _picker(arguments: Arguments, inputs: Sequence[Input]) -> Iterator[MicrographPicker | Engine]:
+def _picker(
+    arguments: Arguments, inputs: Sequence[Input], existing: ExistingPicks | None
+) -> Iterator[MicrographPicker | Engine]:
     """The picker; for several devices an engine with a process for each."""
     devices = split_devices(arguments.device)
     threads = f"{arguments.threads or 'all'} threads"
@@ -139,28 +157,27 @@ def _picker(arguments: Arguments, inputs: Sequence[Input]) -> Iterator[Micrograp
 
         log.info(f"weights {arguments.weights}, {len(devices)} processes on {', '.join(devices)}, {threads} in all")
         each = None if arguments.threads is None else max(1, arguments.threads // len(devices))
-        named = inputs if arguments.in_coords is not None else ()
-        with ProcessEngine(functools.partial(job_picker, arguments, named), devices, each) as engine:
+        named = () if existing is None else inputs
+        with ProcessEngine(functools.partial(job_picker, arguments, named, existing), devices, each) as engine:
             yield engine
         return
     if arguments.threads is not None and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(arguments.threads)
-    picker = job_picker(arguments, inputs, arguments.device)
+    picker = job_picker(arguments, inputs, existing, arguments.device)
     log.info(f"weights {arguments.weights}, device {getattr(picker, 'device', arguments.device)}, {threads}")
-    if arguments.in_coords is not None:
-        log.info(f"{'refining' if arguments.coords == 'refine' else 'scoring'} the picks of {arguments.in_coords}")
     yield picker
 
 
-def job_picker(arguments: Arguments, inputs: Sequence[Input], device: str) -> MicrographPicker:
-    """The picker of a job; with ``in_coords`` it finds the existing picks of the ``inputs`` by their names."""
-    if arguments.in_coords is None:
+def job_picker(
+    arguments: Arguments, inputs: Sequence[Input], existing: ExistingPicks | None, device: str
+) -> MicrographPicker:
+    """The picker of a job; it finds ``existing`` picks of the ``inputs`` by their names."""
+    if existing is None:
         return make_picker(arguments, device)
     # With every candidate, as existing picks get scores however low they are.
     picker = make_picker(replace(arguments, threshold=0.0), device)
-    from .coordinates import CoordinatePicker, ExistingPicks
+    from .coordinates import CoordinatePicker
 
-    existing = ExistingPicks(arguments.in_coords, [one.name for one in inputs])
     return CoordinatePicker(picker, existing, inputs, arguments.coords == "refine", arguments.threshold)
 
 
@@ -190,6 +207,7 @@ def _pick(
     picker: MicrographPicker | Engine,
     inputs: Sequence[Input],
     files: Sequence[str],
+    existing: ExistingPicks | None,
     anew: bool,
 ) -> BatchResult:
     """Pick the micrographs that are not finished, and put their coordinates where RELION looks for them."""
@@ -203,16 +221,15 @@ def _pick(
         # A job that is stopped later must not hold picks of two settings.
         for file in (*files, nodes.SUGGESTION):
             (arguments.folder / file).unlink(missing_ok=True)
-    elif arguments.in_coords is not None:
-        from .coordinates import ExistingPicks, forget_changed
+    elif existing is not None:
+        from .coordinates import forget_changed
 
-        existing = ExistingPicks(arguments.in_coords, [one.name for one in inputs])
         forget_changed(arguments.folder, existing, unique)
     progress = _Progress()
 
     def watch(record: Record, finished: int, total: int) -> None:
         for file in places[record.key]:
-            outputs.write_coordinates(arguments.folder, record.stem, file, record.done)
+            outputs.write_coordinates(arguments.folder, record, file)
         progress.add(record, finished, total)
 
     return batch.run(

@@ -27,6 +27,9 @@ from .nodes import LOGFILE, spread
 _A4 = (8.27, 11.69)
 _EXAMPLES = 6
 _PER_PAGE = 2
+#: Height of a line of 9 points, as a share of the page; and at most so many lines of warnings.
+_LINE = 0.0155
+_WARNING_LINES = 25
 #: Figures of merit are read from at most this many micrographs, spread evenly.
 _MOST_READ = 500
 
@@ -36,7 +39,7 @@ def write_logfile(
     entries: Sequence[Mapping[str, Any]],
     inputs: Mapping[str, Input],
     lines: Sequence[str],
-    warning: str | None,
+    warnings: Sequence[str],
 ) -> None:
     """Write logfile.pdf into the job's directory.
 
@@ -50,8 +53,8 @@ def write_logfile(
         Micrographs by their names.
     lines
         The summary in run.out.
-    warning
-        Of the result as a whole.
+    warnings
+        Of the result as a whole, and of its inputs.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def write_logfile(
         The file cannot be written.
     """
     done = [entry for entry in entries if entry["status"] == "done"]
-    pages = [_numbers(arguments, done, len(entries) - len(done), lines, warning)]
+    pages = [_numbers(arguments, done, len(entries) - len(done), lines, warnings)]
     by_picks = sorted(done, key=lambda entry: (entry["picks"], entry["name"]))
     examples = spread([entry for entry in by_picks if entry["picks"]] or by_picks, _EXAMPLES)
     for start in range(0, len(examples), _PER_PAGE):
@@ -70,19 +73,26 @@ def write_logfile(
 
 
 def _numbers(
-    arguments: Arguments, done: Sequence[Mapping[str, Any]], failed: int, lines: Sequence[str], warning: str | None
+    arguments: Arguments,
+    done: Sequence[Mapping[str, Any]],
+    failed: int,
+    lines: Sequence[str],
+    warnings: Sequence[str],
 ) -> Figure:
     figure = Figure(figsize=_A4)
     figure.text(0.08, 0.95, f"Particle picking, {arguments.output}", fontsize=15)
     figure.text(0.08, 0.93, f"cryosegnet {__version__}, weights {arguments.weights}", fontsize=9, color="0.35")
     figure.text(0.08, 0.915, "\n".join(_wrapped(line) for line in lines), fontsize=9, va="top")
-    if warning:
+    top = 0.72
+    if warnings:
         box = {"facecolor": "#fff0ee", "edgecolor": "#c00000", "boxstyle": "round"}
-        figure.text(0.08, 0.8, _wrapped("WARNING: " + warning), fontsize=10, color="#c00000", va="top", bbox=box)
+        text = "\n".join(_wrapped("WARNING: " + warning) for warning in warnings).split("\n")[:_WARNING_LINES]
+        figure.text(0.08, 0.8, "\n".join(text), fontsize=9, color="#c00000", va="top", bbox=box)
+        top -= _LINE * max(0, len(text) - 3)
     counts = np.array([entry["picks"] for entry in done], dtype=float)
     sizes = np.array([entry["diameter"] for entry in done if entry["diameter"] is not None], dtype=float)
     scores = _scores(arguments.folder, done)
-    axes = figure.subplots(3, 1, gridspec_kw={"top": 0.72, "bottom": 0.06, "left": 0.12, "right": 0.94, "hspace": 0.45})
+    axes = figure.subplots(3, 1, gridspec_kw={"top": top, "bottom": 0.06, "left": 0.12, "right": 0.94, "hspace": 0.45})
     known = any(entry["pixel_size"] for entry in done)
     _histogram(axes[0], counts, f"picks per micrograph ({len(done)} micrographs, {failed} failed)")
     _histogram(axes[1], sizes, f"median particle diameter of a micrograph ({'A' if known else 'pixels'})")

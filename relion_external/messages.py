@@ -34,10 +34,13 @@ def shown() -> Iterator[None]:
 class _Lines(logging.Handler):
     """A line for each message, with options named as in RELION.
 
-    Warnings of the picker are notes here: the job repeats at the end those that matter.
+    Warnings of the picker are notes here: the job repeats at the end those that matter. Those of the result it words
+    itself, as it has no overlays, and existing picks are not lost by the threshold.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "of_result", False):
+            return
         text = _LABELS.get(record.levelno, "") + in_relion_words(record.getMessage())
         stream = sys.stdout
         if record.levelno >= logging.WARNING and record.name.startswith(f"{__package__}."):

@@ -97,17 +97,28 @@ def coordinate_files(names: Sequence[str], version: Version) -> list[str]:
         A name leads out of the project, or 3.1 would read the same file for two micrographs.
     """
     files = [_coordinate_file(name) for name in names]
-    times = Counter(dict(zip(names, files)).values())
-    if max(times.values(), default=1) == 1:
+    shared = twins(names)
+    if not shared:
         return files
     # 4 and 5 read the name from the list; 3.1 derives it, and would give both micrographs the same picks.
     if version is Version.V31:
-        first, second = [name for name, file in zip(names, files) if times[file] > 1][:2]
+        first, second = shared[0]
         raise CryoSegNetError(
-            f"{first} and {second} differ in their job only, and RELION 3.1 keeps one coordinate file for both: pick "
-            "the micrographs of each job in a job of their own."
+            f"{first} and {second} differ in their job or suffix only, and RELION 3.1 keeps one coordinate file for "
+            "both: pick the micrographs of each job in a job of their own."
         )
-    return [without_extension(name) + SUFFIX if times[file] > 1 else file for name, file in zip(names, files)]
+    apart = {name for pair in shared for name in pair}
+    longer = [without_extension(name).lstrip("/") + SUFFIX for name in names]
+    times = Counter(longer)
+    whole = [name.lstrip("/") + SUFFIX if times[long] > 1 else long for name, long in zip(names, longer)]
+    return [there if name in apart else file for name, there, file in zip(names, whole, files)]
+
+
+def twins(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of micrographs that differ in their job or suffix only: RELION's Extract writes both into one stack."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(_coordinate_file(name), name), name) for name in dict.fromkeys(names)]
+    return [(one, other) for one, other in pairs if one != other]
 
 
 def _coordinate_file(name: str) -> str:
@@ -150,8 +161,10 @@ def loop(version: Version, block: str, labels: Sequence[str], rows: Iterable[Seq
 
 
 def _quoted(value: str) -> str:
-    # As RELION 4 and 5 write and read values with spaces (escapeStringForSTAR in src/strings.cpp).
-    return f'"{value}"' if " " in value else value
+    # As RELION 4 and 5 write and read such values (escapeStringForSTAR in src/strings.cpp).
+    if " " not in value and not value.startswith(('"', "'")):
+        return value
+    return '"' + value.replace('"', '\a"') + '"'
 
 
 def write_output_nodes(output: str, version: Version, with_log: bool) -> None:

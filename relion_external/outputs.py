@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections import Counter
@@ -10,8 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryosegnet_ext.errors import CryoSegNetError, plural
+from cryosegnet_ext.errors import CryoSegNetError, plural, some
 from cryosegnet_ext.files.atomic import remove_temporaries, write_atomic
+from cryosegnet_ext.files.relion_paths import is_flipped
 
 from . import nodes
 from .arguments import Arguments, in_relion_words
@@ -19,6 +21,9 @@ from .arguments import Arguments, in_relion_words
 if TYPE_CHECKING:
     from cryosegnet_ext.files.inputs import Input
     from cryosegnet_ext.runs.batch import BatchResult
+    from cryosegnet_ext.runs.journal import Record
+
+    from .coordinates import ExistingPicks
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +34,11 @@ _SHOWN_FAILURES = 5
 _LONG_VIEWS, _MOST_READ = 90, 500
 
 
-def write_coordinates(folder: Path, stem: str, file: str, done: bool) -> None:
+def write_coordinates(folder: Path, record: Record, file: str) -> None:
     """Copy a micrograph's picks to where RELION looks for them; one that failed gets a file without picks.
 
-    A copy, not a link: RELION's Display edits these files, and the originals keep what was picked.
+    A copy, not a link: RELION's Display edits these files, and the originals keep what was picked. Those of a TIFF are
+    as RELION reads it.
 
     Raises
     ------
@@ -41,7 +47,19 @@ def write_coordinates(folder: Path, stem: str, file: str, done: bool) -> None:
     """
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (folder / "picks" / f"{stem}.star").read_bytes() if done else nodes.NO_PICKS)
+    picked = folder / "picks" / f"{record.stem}.star"
+    if not record.done:
+        write_atomic(path, nodes.NO_PICKS)
+    elif not is_flipped(record.name):
+        write_atomic(path, picked.read_bytes())
+    else:
+        from cryosegnet_ext.files.micrograph import read_shape
+        from cryosegnet_ext.files.picks import as_relion_reads, read_picks
+        from cryosegnet_ext.runs.candidates import read_candidates
+
+        saved = read_candidates(folder, record.stem)
+        shape = read_shape(record.key) if saved is None else saved.candidates.shape
+        as_relion_reads(replace(read_picks(picked), shape=shape), record.name).write(path)
 
 
 def write_results(
@@ -51,8 +69,15 @@ def write_results(
     inputs: Sequence[Input],
     files: Sequence[str],
     result: BatchResult,
+    existing: ExistingPicks | None,
 ) -> None:
-    """Write the files of a job that has succeeded, and say what was picked."""
+    """Write the files of a job that has succeeded, and say what was picked.
+
+    Raises
+    ------
+    CryoSegNetError
+        Files cannot be written, or all of the ``existing`` picks lie outside their micrographs.
+    """
     from cryosegnet_ext.runs.journal import read_records
 
     folder = arguments.folder
@@ -62,17 +87,18 @@ def write_results(
     for one, file in zip(inputs, files):
         record = records.get(one.key)
         if record is not None and not (folder / file).exists():
-            write_coordinates(folder, record.stem, file, record.done)
+            write_coordinates(folder, replace(record, name=one.name), file)
     for parent in {folder, *((folder / file).parent for file in files)}:
         remove_temporaries(parent)
+    known = {one.key: one.name for one in inputs if one.key in records}
+    own = [replace(records[key], name=name) for key, name in known.items()]
+    mine = [asdict(record) for record in own]
+    remarks = [*result.warnings, *_on_names(inputs)]
+    remarks += [*_on_existing(folder, existing, own), *_on_result(arguments, result)]
     nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
 
-    known = {one.key: one.name for one in inputs if one.key in records}
-    mine = [asdict(replace(records[key], name=name)) for key, name in known.items()]
-    warning = _warning(result)
     lines = [_counts(result)]
     sizes = Counter(entry["pixel_size"] for entry in mine if entry["pixel_size"])
-    several = None
     if result.diameter is not None and result.in_angstrom and sizes:
         # Sizes are measured in projection; the user knows the particle.
         long_axis = arguments.diameter or _long_axis(folder, result.diameter)
@@ -80,7 +106,7 @@ def write_results(
         if arguments.diameter is None:
             size = f"median diameter {result.diameter:.0f} A, long axis {long_axis:.0f} A"
         pixel_size = min(sizes)  # it needs the largest box
-        several = _boxes_of_each(long_axis, sizes)
+        remarks += _boxes_of_each(long_axis, sizes)
         box, binned = nodes.write_suggestion(folder, version, long_axis, pixel_size)
         lines.append(f"{size}; for Extract: box {box} pixels, rescaled to {binned}")
         diameter = arguments.diameter or result.diameter
@@ -90,28 +116,28 @@ def write_results(
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")
     for line in lines:
         log.info(line)
-    for text in (*result.warnings, several, warning):
-        if text is not None:
-            log.warning(text)
+    for text in remarks:
+        log.warning(text)
+    _add_to_summary(folder / "summary.json", remarks)
     _write_page(arguments, mics_star)
-    with_log = _write_log(arguments, mine, inputs, lines, warning, new=bool(result.done or result.failed))
+    with_log = _write_log(arguments, mine, inputs, lines, remarks, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     log.info(f"coordinates: {arguments.output}{version.coordinates}")
 
 
-def _boxes_of_each(diameter: float, sizes: Mapping[float, int]) -> str | None:
-    """A sentence about micrographs of several pixel sizes (size -> their number), which need boxes of their own."""
+def _boxes_of_each(diameter: float, sizes: Mapping[float, int]) -> list[str]:
+    """A warning about micrographs of several pixel sizes (size -> their number), which need boxes of their own."""
     boxes = {size: nodes.suggest_boxes(diameter, size) for size in sorted(sizes)}
     if len(set(boxes.values())) < 2:
-        return None
+        return []
     each = "; ".join(
         f"{size:.4g} A on {plural(sizes[size], 'micrograph')}: box {box} pixels, rescaled to {binned}"
         for size, (box, binned) in boxes.items()
     )
-    return (
+    return [
         f"the micrographs have {len(sizes)} pixel sizes ({each}): {nodes.SUGGESTION} has the box of the smallest; "
         "extract the optics groups of each pixel size in a job of their own."
-    )
+    ]
 
 
 def with_name(name: str, reason: str) -> str:
@@ -130,15 +156,45 @@ def _counts(result: BatchResult) -> str:
     return f"{line}; {in_percent(result.expected_false)} of the picks are expected to be false"
 
 
-def _warning(result: BatchResult) -> str | None:
+def _on_names(inputs: Sequence[Input]) -> list[str]:
+    """A warning about micrographs of which RELION's Extract would lose particles."""
+    pairs = [f"{one} and {other}" for one, other in nodes.twins([one.name for one in inputs])]
+    if not pairs:
+        return []
+    return [
+        "RELION's Extract keeps the particles of one of two micrographs that differ in their job or suffix only: pick "
+        f"and extract the micrographs of each job in jobs of their own ({some(pairs, 5)})."
+    ]
+
+
+def _on_existing(folder: Path, existing: ExistingPicks | None, own: Sequence[Record]) -> list[str]:
+    """Warnings about existing picks that were not scored."""
+    if existing is None:
+        return []
+    from .coordinates import remark_on_frames
+
+    outside = remark_on_frames(folder, existing, own)
+    return [*existing.remarks, *([outside] if outside else [])]
+
+
+def _on_result(arguments: Arguments, result: BatchResult) -> list[str]:
+    """A warning if many micrographs failed or have no picks."""
     total = result.done + result.skipped + result.failed
     if result.without_picks + result.failed <= WARN_SHARE * total:
-        return None
+        return []
     have = "has" if result.without_picks == 1 else "have"
-    return (
-        f"{result.without_picks} of {plural(total, 'micrograph')} {have} no picks and {result.failed} failed: look at "
-        "logfile.pdf and failed.csv, and check the pixel size, particle_diameter and threshold."
-    )
+    remedy = "check the pixel size, particle_diameter and threshold"
+    if arguments.in_coords is not None:
+        remedy = f"see whether {arguments.in_coords} has picks for them"
+        if arguments.coords == "refine":
+            remedy += ", of which refine keeps those that the network finds"
+    counts = f"{result.without_picks} of {plural(total, 'micrograph')} {have} no picks and {result.failed} failed"
+    return [f"{counts}: look at logfile.pdf and failed.csv, and {remedy}."]
+
+
+def _add_to_summary(path: Path, remarks: Sequence[str]) -> None:
+    summary = json.loads(path.read_bytes())
+    write_atomic(path, json.dumps({**summary, "warnings": list(remarks)}, indent=1) + "\n")
 
 
 def _long_axis(folder: Path, median: float) -> float:
@@ -185,7 +241,7 @@ def _write_log(
     entries: Sequence[dict[str, Any]],
     inputs: Sequence[Input],
     lines: Sequence[str],
-    warning: str | None,
+    remarks: Sequence[str],
     new: bool,
 ) -> bool:
     """Write logfile.pdf and return whether it exists; if that fails the job succeeds all the same, with a warning."""
@@ -198,7 +254,7 @@ def _write_log(
             warnings.simplefilter("ignore")
             from .logfile import write_logfile
 
-            write_logfile(arguments, entries, {one.name: one for one in inputs}, lines, warning)
+            write_logfile(arguments, entries, {one.name: one for one in inputs}, lines, remarks)
     except CryoSegNetError:
         raise
     except Exception as error:

@@ -6,6 +6,7 @@ lists of coordinate files, and (as labels) mask images.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -14,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CryoSegNetError, plural
+from ..errors import CryoSegNetError, plural, some
 from .formats import READABLE
 from .formats.star import MOTION_TABLES
 from .inputs import STATE_FOLDER, walk_files
 from .masks import MASK_SUFFIXES, called_mask, is_mask, read_mask
 from .micrograph import micrograph_stem
 from .picks import Picks, read_many
-from .relion import coordinate_list
+from .relion import coordinate_list, list_in_job
 from .text import bad
+
+log = logging.getLogger(__name__)
 
 #: Where a micrograph has files in several formats, the first of these is read.
 PREFERRED = (".star", ".cs", ".csv", ".cbox", ".box", ".txt", ".tsv")
@@ -139,8 +142,9 @@ def coordinate_files(
     Parameters
     ----------
     path
-        A file, one of RELION's lists of coordinate files (see `coordinate_list`), or a folder with its subfolders. Of
-        an output folder of ``cryosegnet pick`` or ``simulate`` only the picks or the truth are searched.
+        A file, one of RELION's lists of coordinate files (see `coordinate_list`) or the folder of the job with it, or
+        any other folder with its subfolders. Of an output folder of ``cryosegnet pick`` or ``simulate`` only the picks
+        or the truth are searched.
     suffixes
         The formats to look for. Where a micrograph has files in several, the first is taken.
     leave_out
@@ -161,10 +165,15 @@ def coordinate_files(
     path = Path(path)
     if not path.exists():
         raise CryoSegNetError(f"{path}: no such file or folder; check the path.")
-    if not path.is_dir():
-        listed = coordinate_list(path)
+    listing = (list_in_job(path) if inner(path) == path else None) if path.is_dir() else path
+    if listing is not None:
+        listed = coordinate_list(listing)
         if listed is not None:
-            return [CoordinateFile(file, micrograph) for micrograph, file in listed.items()], []
+            gone = [micrograph for micrograph, file in listed.items() if not file.exists()]
+            if gone:
+                count = f"{len(gone)} of {plural(len(listed), 'listed coordinate file')}"
+                log.warning(f"{listing}: {count} not found; these micrographs count as not picked: {some(gone)}")
+            return [CoordinateFile(file, name) for name, file in listed.items() if file.exists()], []
         return [CoordinateFile(path)] if os.path.realpath(path) not in leave_out else [], []
     best: dict[Path, tuple[int, Path]] = {}
     pictures: dict[Path, Path] = {}

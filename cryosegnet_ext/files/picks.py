@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from ..errors import CryoSegNetError
 from .atomic import write_atomic
 from .diameter import from_pixels
 from .formats import READERS, WRITERS, PickColumns, TableOfPicks, check_finite, cs_bytes
+from .relion_paths import is_flipped
 from .text import bad, opened
 
 __all__ = ["Picks", "read_many", "read_picks", "write_cs", "write_picks"]
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python writes bytes of a file's name that are not UTF-8
 
 
 @dataclass(frozen=True, repr=False)
@@ -224,6 +228,24 @@ def write_cs(table: Mapping[str, Picks], path: str | Path) -> None:
     write_atomic(path, cs_bytes(table, Path(path)))
 
 
+def as_relion_reads(picks: Picks, name: str) -> Picks:
+    """Picks of a micrograph in RELION's coordinates, or picks in RELION's coordinates in ours.
+
+    Of TIFF files (see `is_flipped`) y becomes ny - 1 - y. Others stay as they are.
+
+    Parameters
+    ----------
+    picks
+        With the micrograph's shape.
+    name
+        The micrograph's file, whose suffix tells RELION the format.
+    """
+    if not is_flipped(name):
+        return picks
+    assert picks.shape is not None
+    return replace(picks, y=picks.shape[0] - 1 - picks.y)
+
+
 def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) -> dict[str, Picks]:
     """The picks of each micrograph in a table; under the file's stem if it names no micrograph."""
     n = len(table.x)
@@ -241,7 +263,7 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
     else:
         owners = np.fromiter((names.setdefault(name, len(names)) for name in table.micrograph), np.int64, n)
     for name in names:
-        if not name or not name.isprintable():
+        if not name or not _NOT_UTF8.sub("", name).isprintable():
             raise bad(path, f"{name!r} is not a micrograph's name", "the file is damaged: export it again")
     rows = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners, minlength=len(names)))[:-1])
     result = {}

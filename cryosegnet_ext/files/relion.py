@@ -12,12 +12,14 @@ import numpy as np
 from ..errors import CryoSegNetError
 from .relion_paths import strip_job, without_extension
 from .star import Block, read_star_blocks
-from .text import Floats, bad, opened, read_bytes
+from .text import Floats, bad, opened, read_bytes, spelt, text_of
 
 _SUFFIX_FILE = "coords_suffix"
 _COORDINATES = "rlnMicrographCoordinates"
 _HEAD = 1 << 16
 _PIXEL_SIZE = ("rlnOpticsGroup", "rlnMicrographPixelSize", "rlnDetectorPixelSize", "rlnMagnification")
+# What picking jobs call their lists; training by Topaz has others beside.
+_LISTS = ("autopick.star", "manualpick.star")
 
 
 def project_root(file: Path, names: Sequence[str]) -> Path:
@@ -78,6 +80,11 @@ def _is_optics(block: Block) -> bool:
 def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, str | None]]:
     """The rows of a micrographs STAR, in its order.
 
+    Parameters
+    ----------
+    path
+        The STAR file, or a list of coordinate files (see `coordinate_list`).
+
     Returns
     -------
     list
@@ -87,8 +94,9 @@ def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, 
     Raises
     ------
     CryoSegNetError
-        As `read_micrographs_tables`.
+        As `read_micrographs_tables` and `micrographs_of`.
     """
+    path = Path(micrographs_of(path))
     rows: list[tuple[str, float, str | None]] = []
     for table, optics in read_micrographs_tables(path, _PIXEL_SIZE):
         sizes, unknown = _pixel_sizes(table, optics)
@@ -96,10 +104,17 @@ def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, 
         rows += zip(table.text("rlnMicrographName"), sizes.tolist(), problems)
     if not rows:
         raise CryoSegNetError(f"{path}: the STAR file lists no micrographs")
-    root = project_root(Path(path), [name for name, _, _ in rows])
+    root = project_root(path, [name for name, _, _ in rows])
     return [
-        (root / name, name, size if math.isfinite(size) and size > 0 else None, problem) for name, size, problem in rows
+        (_named(root, name), name, size if math.isfinite(size) and size > 0 else None, problem)
+        for name, size, problem in rows
     ]
+
+
+def _named(root: Path, name: str) -> Path:
+    """The file of a name in a list, which may spell it otherwise than the disk."""
+    path, other = root / name, root / spelt(name)
+    return other if other != path and other.exists() and not path.exists() else path
 
 
 def _pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats, dict[int, str]]:
@@ -159,25 +174,41 @@ def _group(text: str) -> float | str:
         return text
 
 
-def micrographs_of(path: str) -> str:
+def micrographs_of(path: str | Path) -> str:
     """The STAR file of the micrographs of a list of coordinates: 3.1 names one, later lists are one themselves.
+
+    Parameters
+    ----------
+    path
+        The list, or the folder of its job.
 
     Raises
     ------
     CryoSegNetError
         The file that it names does not exist.
     """
-    if not _is_suffix_file(Path(path)):
-        return path
-    named = read_bytes(path).decode(errors="replace").partition("\n")[0].strip()
-    star = project_root(Path(path), [named]) / named
+    path = Path(path)
+    if path.is_dir():
+        path = list_in_job(path) or path
+    if not _is_suffix_file(path):
+        return str(path)
+    named = text_of(read_bytes(path)).partition("\n")[0].strip()
+    star = project_root(path, [named]) / named
     if not named or not star.exists():
         raise bad(path, "it does not name an existing micrographs STAR", "choose one at 'Input micrographs' as well")
     return str(star)
 
 
+def list_in_job(folder: str | Path) -> Path | None:
+    """The list of coordinate files in the folder of a job of RELION; None if it has none."""
+    files = sorted(Path(folder).glob("*.star"), key=lambda file: (file.name not in _LISTS, file.name))
+    listing = [file for file in files if _is_suffix_file(file) or _lists_coordinates(file)]
+    # A job that was continued with RELION 4 has the list of 3.1 as well, which may be older.
+    return min(listing, key=_is_suffix_file, default=None)
+
+
 def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dict[str, Path] | None:
-    """The coordinate files in one of RELION's lists, by micrograph name; files that do not exist are left out.
+    """The coordinate files in one of RELION's lists, by micrograph name; some of the files may not exist.
 
     Parameters
     ----------
@@ -185,7 +216,7 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
         ``autopick.star`` or ``manualpick.star`` of RELION 4 and 5, or ``coords_suffix_autopick.star`` of 3.1, whose
         name says how the coordinate files are called.
     names
-        The micrographs, for 3.1; by default those in the STAR file that the list names.
+        The micrographs, for 3.1, where the STAR file that the list names is gone.
 
     Returns
     -------
@@ -195,38 +226,55 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
     Raises
     ------
     CryoSegNetError
-        The list cannot be read or is damaged, or none of its coordinate files exists.
+        The list cannot be read or is damaged, gives a micrograph two files or two micrographs one, or none of its
+        files exists.
     """
     path = Path(path)
     if _is_suffix_file(path):
-        if names is None:
-            names = [name for _, name, _, _ in listed_micrographs(micrographs_of(str(path)))]
+        try:
+            listed = [name for _, name, _, _ in listed_micrographs(path)]
+        except CryoSegNetError:
+            if names is None:
+                raise
+            listed = list(names)
         suffix = path.name[len(_SUFFIX_FILE) :]
-        files = {n: path.parent / (without_extension(strip_job(n).lstrip("/")) + suffix) for n in names}
+        rows = [(n, path.parent / (without_extension(strip_job(n).lstrip("/")) + suffix)) for n in listed]
     else:
-        if path.suffix.lower() != ".star" or not _is_list(path):
+        if not _lists_coordinates(path):
             return None
         needed = {"rlnMicrographName", _COORDINATES}
         lists = [b for b in read_star_blocks(path) if needed <= b.labels.keys()]
         if not lists:
             raise bad(path, f"it has no table with rlnMicrographName and {_COORDINATES}", "export the list again")
         names_there = [name for block in lists for name in block.text("rlnMicrographName")]
-        listed = [file for block in lists for file in block.text(_COORDINATES)]
-        root = project_root(path, listed)
-        files = {}
-        for name, file in zip(names_there, listed):
-            if files.setdefault(name, root / file) != root / file:
-                raise bad(path, f"it lists two coordinate files for {name}", "give the lists one by one")
-    there = {name: file for name, file in files.items() if file.exists()}
-    if not there:
-        raise bad(
-            path, "none of the coordinate files in this list exists", "give the folder they are in, or pick again"
-        )
-    return there
+        named = [file for block in lists for file in block.text(_COORDINATES)]
+        root = project_root(path, named)
+        rows = list(zip(names_there, (_coordinate_file(path, root, file) for file in named)))
+    files: dict[str, Path] = {}
+    owners: dict[Path, str] = {}
+    for name, file in rows:
+        if files.setdefault(name, file) != file:
+            raise bad(path, f"it lists two coordinate files for {name}, {files[name]} and {file}", "remove one of them")
+        if owners.setdefault(file, name) != name:
+            what = f"it lists {file} for {owners[file]} and for {name}, and it has the picks of one of them"
+            raise bad(path, what, "pick the micrographs of each job in a job of their own")
+    if files and not any(file.exists() for file in files.values()):
+        what = f"none of the coordinate files in this list exists (the first is {rows[0][1]})"
+        raise bad(path, what, "give the folder they are in, or pick again")
+    return files
 
 
-def _is_list(path: Path) -> bool:
+def _coordinate_file(path: Path, root: Path, name: str) -> Path:
+    """The file of a name in a list of coordinate files; also if the list's job was copied without its project."""
+    file = _named(root, name)
+    beside = path.parent / strip_job(name)
+    return beside if beside.exists() and not file.exists() else file
+
+
+def _lists_coordinates(path: Path) -> bool:
     # A table of particles may be large: it is not read twice.
+    if path.suffix.lower() != ".star":
+        return False
     with opened(path) as file:
         return f"_{_COORDINATES}".encode() in file.read(_HEAD)
 

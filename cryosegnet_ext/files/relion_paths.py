@@ -1,4 +1,4 @@
-"""How RELION derives output paths from micrograph names. Imports nothing heavy."""
+"""What RELION takes from the names of micrographs: output paths, and how it reads them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def strip_job(name: str) -> str:
 def without_extension(name: str) -> str:
     """A name up to the last dot of the whole path, which is where RELION cuts (FileName::withoutExtension)."""
     return name[: name.rindex(".")] if "." in name else name
+
+
+def is_flipped(name: str) -> bool:
+    """Whether RELION reads a micrograph with its last row first: it does so with TIFF files (src/rwTIFF.h).
+
+    >>> is_flipped("M/mic_001.tif"), is_flipped("M/mic_001.mrc")
+    (True, False)
+    """
+    return name.lower().endswith((".tif", ".tiff"))

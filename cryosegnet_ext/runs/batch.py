@@ -238,7 +238,7 @@ class PickingRun:
             raise ended(failure, result.done + result.skipped, source.total) from failure
         short = shortfall(result.done + result.skipped, result.without_picks, result.failed)
         if short:
-            log.warning(short)
+            log.warning(short, extra={"of_result": True})  # a host may have its own words for it
         if source.waiting and not stopped:
             log.info(f"{plural(source.waiting, 'micrograph')} not picked yet; the same command goes on")
         return result

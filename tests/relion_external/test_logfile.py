@@ -50,7 +50,7 @@ def test_each_picture_says_how_many_picks_are_expected_to_be_false(
         entries.append({**record, "pixel_size": 2.0, "expected_false": share})
     arguments = parse(["--o", "External/job004/", "--in_mics", "mics.star"])
     inputs = {f"m{i}.mrc": Input(tmp_path / f"m{i}.mrc", f"m{i}.mrc") for i in (1, 2, 3)}
-    logfile.write_logfile(arguments, entries, inputs, [], None)
+    logfile.write_logfile(arguments, entries, inputs, [], [])
     assert _Pages.titles == [
         "m1.mrc\n1 pick, about 25 % expected to be false",
         "m2.mrc\n2 picks, about 12 % expected to be false",

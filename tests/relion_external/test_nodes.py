@@ -120,6 +120,14 @@ def test_equal_stripped_paths() -> None:
         nodes.coordinate_files(twins, Version.V31)
 
 
+def test_micrographs_that_differ_in_their_suffix_have_a_file_each() -> None:
+    names = ["MotionCorr/job002/a.mrc", "MotionCorr/job002/a.tif", "Import/job001/a.mrc", "b.mrc"]
+    files = nodes.coordinate_files(names, Version.V5)
+    assert len(set(files)) == 4 and files[3] == "b_autopick.star"
+    with pytest.raises(CryoSegNetError, match="one coordinate file for both"):
+        nodes.coordinate_files(names[:2], Version.V31)
+
+
 def test_names_outside_the_project() -> None:
     with pytest.raises(CryoSegNetError, match="outside the project"):
         nodes.coordinate_files(["../raw/mic.mrc"], Version.V5)

@@ -11,11 +11,13 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
+import tifffile
 
+from cryosegnet_ext.files.picks import read_picks
 from relion_external import nodes
 from tests.waiting import LIMIT, wait_until
 
-from .project import BOX, SHAPE, Project
+from .project import BOX, PIXEL, SHAPE, Project
 
 pytestmark = [
     pytest.mark.relion,
@@ -104,6 +106,52 @@ def test_chain_to_class2d(picked: tuple[Project, str]) -> None:
         assert np.corrcoef(-there.ravel(), stacks[stack][int(number) - 1].ravel())[0, 1] > 0.95
         compared += 1
     assert compared > 30
+
+
+def test_picks_of_tiff_micrographs_are_where_extract_finds_them(tmp_path: Path) -> None:
+    """RELION reads TIFF files with the last row first; boxes were once mirrored, and existing picks scored 0."""
+    project = Project(tmp_path, micrographs=2)
+    image = project.image(project.names[0])
+    tiff = project.names[0][:-4] + ".tif"
+    tifffile.imwrite(tmp_path / tiff, image)
+    project.names[0] = tiff
+    project.write_star()
+    job = project.add_external(params={"particle_diameter": "160", "angpix": str(PIXEL)})
+    assert project.run(job) == "success", project.text(job + "run.err")
+    extracted = extract(project, job)
+    assert project.run(extracted) == "success"
+    rows = particles(project, extracted)
+    assert {name for name, *_ in rows} == set(project.names) and len(rows) == count_picks(project, job)
+    picked = read_picks(tmp_path / job / "picks/mic_000.star")
+    compared = 0
+    for name, x, y, particle in rows:
+        if not (BOX / 2 <= x <= SHAPE[1] - BOX / 2 and BOX / 2 <= y <= SHAPE[0] - BOX / 2):
+            continue
+        number, stack = particle.split("@")
+        box = mrcfile.read(tmp_path / stack).reshape(-1, BOX, BOX)[int(number) - 1]
+        there = image[::-1] if name == tiff else project.image(name)
+        there = there[y - BOX // 2 : y + BOX // 2, x - BOX // 2 : x + BOX // 2]
+        assert np.corrcoef(-there.ravel(), box.ravel())[0, 1] > 0.95
+        # The box has the particle that was picked, in the middle.
+        if name == tiff:
+            assert min(np.hypot(picked.x - x, picked.y - (SHAPE[0] - 1 - y))) == 0
+        compared += name == tiff
+    assert compared > 10
+    middle = np.mean([box_mean(image, x, y) for x, y in zip(picked.x, picked.y)])
+    assert middle < np.mean([box_mean(image, x, SHAPE[0] - 1 - y) for x, y in zip(picked.x, picked.y)])
+
+    # RELION's coordinates of TIFF files are read as they are written.
+    coordinates = job + "coords_suffix_autopick.star"
+    scored = project.add_external(in_mic='""', in_coords=coordinates, params={"angpix": str(PIXEL)})
+    assert project.run(scored) == "success", project.text(scored + "run.err")
+    before, after = (project.coordinates(one, tiff) for one in (job, scored))
+    assert np.array_equal(before[:, :2], after[:, :2]) and np.abs(before[:, 2] - after[:, 2]).max() < 1e-3
+
+
+def box_mean(image: np.ndarray, x: float, y: float) -> float:
+    """Mean of the pixels around a pick; particles are dark."""
+    top, left = max(0, int(y) - 10), max(0, int(x) - 10)
+    return float(image[top : top + 21, left : left + 21].mean())
 
 
 def test_nodes_of_3_1(picked: tuple[Project, str]) -> None:
