@@ -118,16 +118,25 @@ def _source(output: OutputName) -> tuple[str, str]:
 
 
 def _box_size(connection: Connection, plan: ChainPlan) -> int:
-    """Box side in pixels, from the diameter stored with the picks."""
+    """Box side in pixels, from the diameter stored with the picks; the largest, if there are several pixel sizes."""
     load = connection.api.jobs.load_output
     table = connection.call(
         f"reading {plan.particles}", load, plan.project, plan.particles.job, plan.particles.output, slots="all"
     )
     names = ("location/min_dist_A", "location/micrograph_psize_A")
     if all(name in table.fields() for name in names) and len(table):
-        diameter, size = (float(np.median(np.asarray(table[name]))) for name in names)
-        if diameter > 0 and size > 0:
-            return math.ceil(_BOX_DIAMETERS * diameter / size / _BOX_MULTIPLE) * _BOX_MULTIPLE
+        diameter = float(np.median(np.asarray(table[names[0]])))
+        sizes = np.unique(np.asarray(table[names[1]]))
+        sizes = sizes[sizes > 0]
+        if diameter > 0 and len(sizes):
+            boxes = [math.ceil(_BOX_DIAMETERS * diameter / size / _BOX_MULTIPLE) * _BOX_MULTIPLE for size in sizes]
+            if len(set(boxes)) > 1:
+                each = ", ".join(f"{box} pixels at {size:.4g} A" for box, size in zip(boxes, sizes))
+                log.warning(
+                    f"{plan.particles} has several pixel sizes: all get the largest box ({each}); extract each size in "
+                    "a chain of its own to give it its own box."
+                )
+            return boxes[0]
     raise CryoSegNetError(f"{plan.particles} does not contain the particle diameter: give --box, in pixels.")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryosparc.dataset import Dataset
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import chain, cli, jobs
@@ -183,3 +184,12 @@ def test_the_command_and_its_dry_run(
     assert said.out.splitlines() == ["extract: J3", "classify: J4", "select: J5", "abinit: J6"]
     with connect(fake.url) as one:
         assert [step.name for step in steps(one, plan(last="select"))] == ["extract", "classify", "select"]
+
+
+def test_several_pixel_sizes_get_the_largest_box_and_are_said(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Dataset({"location/min_dist_A": [100.0] * 3, "location/micrograph_psize_A": [2.0, 2.0, 1.0]})
+    monkeypatch.setattr(connection, "call", lambda *_, **__: table)
+    assert chain._box_size(connection, plan()) == 160
+    assert "160 pixels at 1 A, 80 pixels at 2 A" in caplog.text
