@@ -35,11 +35,14 @@ class Converted:
     target
         The new file, relative to the output folder, without suffix.
     picks
+    name
+        The micrograph's name in a table or list, of which the target is to be made; None if the file names none.
     """
 
     micrograph: str
     target: Path
     picks: Picks
+    name: str | None = None
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +162,9 @@ def _input_files(names: list[str]) -> list[tuple[CoordinateFile, Path]]:
         if not files:
             raise CryoSegNetError(f"the folder {path} contains no pick files: give another one.")
         top = inner(path)
-        found += [(file, file.path.parent.relative_to(top) if path.is_dir() else Path()) for file in files]
+        # RELION's list of a job's folder names the micrographs, wherever their coordinate files are.
+        in_folder = path.is_dir() and files[0].micrograph is None
+        found += [(file, file.path.parent.relative_to(top) if in_folder else Path()) for file in files]
     return found
 
 
@@ -179,13 +184,20 @@ def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -
         except CryoSegNetError as error:
             log.error(str(error))
             failures += 1
-    return found, failures
+    return _kept_apart(found), failures
+
+
+def _kept_apart(found: list[Converted]) -> list[Converted]:
+    """The same, where micrographs of one name keep their folders in the targets, as ``pick`` does it."""
+    from ..files.inputs import Input, output_stems
+
+    names = [one.name for one in found if one.name is not None]
+    stems = iter(output_stems([Input(Path(name), name) for name in names]))
+    return [one if one.name is None else replace(one, target=one.target / next(stems)) for one in found]
 
 
 def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args: argparse.Namespace) -> Converted:
     """The picks with the given shape, mirrored if asked, and the new file's name."""
-    from ..files.micrograph import micrograph_stem
-
     if args.shape is not None:
         picks = replace(picks, shape=args.shape)
     if args.flip_y:
@@ -194,9 +206,10 @@ def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args
         picks = replace(picks, y=picks.shape[0] - 1 - picks.y)
     # A file that names no micrograph has its micrograph's name plus one suffix: m.tif.star and m.star in one folder are
     # the picks of m.tif and m.mrc.
-    own = name == str(file.path)
-    micrograph = folder / (file.path.stem if own else name)
-    return Converted(str(micrograph), folder / (file.path.stem if own else micrograph_stem(name)), picks)
+    if name == str(file.path):
+        target = folder / file.path.stem
+        return Converted(str(target), target, picks)
+    return Converted(str(folder / name), folder, picks, name)
 
 
 def _spare_inputs(target: Path, inputs: list[Path]) -> None:

@@ -16,7 +16,7 @@ from ..errors import CryoSegNetError, plural
 from .folder_images import choose_micrographs, described
 from .limits import is_utf8
 from .micrograph import MICROGRAPH_SUFFIXES, Micrograph, micrograph_stem, read_micrograph
-from .relion import listed_micrographs
+from .relion import list_in_job, listed_micrographs
 from .text import read_bytes
 
 log = logging.getLogger(__name__)
@@ -201,6 +201,8 @@ def _expanded(argument: str) -> tuple[list[Input], str]:
     if argument.startswith("@"):
         return list(_from_list(Path(argument[1:]))), ""
     path = Path(argument)
+    if path.is_dir():
+        path = list_in_job(path) or path  # of a picking job of RELION, the micrographs that it picked
     if os.path.lexists(path) and not path.is_dir():
         rows = listed_micrographs(path) if path.suffix.lower() == ".star" else [(path, argument, None)]
         return [Input(*row) for row in rows], ""

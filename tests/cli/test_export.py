@@ -91,6 +91,25 @@ def test_export_keeps_apart_what_pick_kept_apart(tmp_path: Path) -> None:
     assert found == {"m.csv": [0], "m.tif.csv": [1], "x.tif.csv": [2]}
 
 
+@pytest.mark.parametrize("kind", ["csv", "star", "list"])
+def test_export_keeps_micrographs_of_one_name_in_their_folders(tmp_path: Path, kind: str) -> None:
+    """The second was once lost: both went to one file."""
+    names = [f"MotionCorr/job002/{name}.mrc" for name in ("dayA/m", "dayB/m", "dayB/other")]
+    names.append("MotionCorr/job009/dayA/m.mrc")
+    table = tmp_path / f"table.{'csv' if kind == 'csv' else 'star'}"
+    if kind == "csv":
+        written(table, "x,y,micrograph\n" + "".join(f"{i},0,{name}\n" for i, name in enumerate(names)))
+    elif kind == "star":
+        head = "data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnMicrographName\n"
+        written(table, head + "".join(f"{i} 0 {name}\n" for i, name in enumerate(names)))
+    else:
+        rows = [f"{name} {written(tmp_path / f'{i}.star', HEADER + f'{i} 0 1')}\n" for i, name in enumerate(names)]
+        written(table, "data_\nloop_\n_rlnMicrographName\n_rlnMicrographCoordinates\n" + "".join(rows))
+    assert run(table, "--to", "box", "--box-size", 2, "-o", tmp_path / "out") == 0
+    found = {str(p.relative_to(tmp_path / "out")): read_picks(p).x.tolist() for p in (tmp_path / "out").rglob("*.box")}
+    assert found == {"job002/dayA/m.box": [0], "job002/dayB/m.box": [1], "other.box": [2], "job009/dayA/m.box": [3]}
+
+
 def test_export_of_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(CryoSegNetError, match="no pick files"):
         run(tmp_path, "--to", "box")

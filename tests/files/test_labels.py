@@ -13,7 +13,7 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.evaluation.reading import read_labels, read_set
 from cryosegnet_ext.files.inputs import expand_inputs
-from cryosegnet_ext.files.labels import label_files, match_name, match_names, stem_of
+from cryosegnet_ext.files.labels import coordinate_files, label_files, match_name, match_names, stem_of
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.training.labels import find_labels
 from relion_external.coordinates import ExistingPicks
@@ -138,9 +138,40 @@ def test_a_list_that_leads_nowhere_is_refused_everywhere(tmp_path, read, version
         read(tmp_path, relion_project(tmp_path, version, damage))
 
 
-@pytest.mark.parametrize("read", READERS[:-1])
-def test_of_a_job_folder_the_coordinates_are_taken_everywhere(tmp_path, read):
-    assert read(tmp_path, relion_project(tmp_path, "4").parent) == {"mic_1": 10.0, "mic_2": 20.0}
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("version", ["3.1", "4"])
+def test_of_a_job_folder_the_coordinates_are_taken_everywhere(tmp_path, read, version):
+    job = relion_project(tmp_path, version).parent
+    # An older pick file that the list does not name, and RELION 4's table of the chosen micrographs.
+    write_star(job / "Movies/old_manualpick.star", [99.0], [20.0])
+    (job / "micrographs_selected.star").write_text(f"data_micrographs\n\nloop_\n_rlnMicrographName #1\n{NAMES[0]}\n")
+    assert read(tmp_path, job) == {"mic_1": 10.0, "mic_2": 20.0}
+    assert sorted(one.name for one in expand_inputs([job])) == NAMES
+
+
+@pytest.mark.parametrize("version", ["3.1", "4"])
+def test_the_list_of_a_job_names_its_micrographs(tmp_path, version):
+    assert sorted(one.name for one in expand_inputs([relion_project(tmp_path, version)])) == NAMES
+
+
+def test_a_job_that_was_copied_without_its_project_keeps_its_picks(tmp_path):
+    job = relion_project(tmp_path / "project", "4").parent
+    shutil.copytree(job, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "project")
+    files, _ = coordinate_files(tmp_path / "copy")
+    assert [file.name for file in files] == NAMES
+
+
+def test_listed_files_that_are_gone_are_said(tmp_path, caplog):
+    coordinate_files(relion_project(tmp_path, "4", "one is gone"))
+    assert "1 of 2 listed coordinate files not found" in caplog.text and NAMES[1] in caplog.text
+
+
+def test_a_file_that_is_listed_for_two_micrographs_is_refused(tmp_path):
+    path = relion_project(tmp_path, "4")
+    path.write_text(path.read_text().replace("mic_2_manualpick", "mic_1_manualpick"))
+    with pytest.raises(CryoSegNetError, match=r"mic_1_manualpick.*one of them"):
+        coordinate_files(path)
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
