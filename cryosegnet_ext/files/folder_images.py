@@ -14,7 +14,7 @@ OVERVIEWS = "overviews of the grid"
 GAINS = "gain references"
 OTHERS = "other files of a micrograph that is taken"
 UNWEIGHTED = "sums without dose weighting"
-PACKED = "compressed pictures, which have to be unpacked"
+PACKED = "compressed pictures, which are not read"
 
 _PREVIEWS = (".png", ".jpg", ".jpeg")
 _PACKED = tuple(f"{picture}.{packer}" for picture in ("tif", "tiff", "png", "jpg", "jpeg") for packer in ("gz", "bz2"))

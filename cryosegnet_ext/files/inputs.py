@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
-from .folder_images import choose_micrographs, described
+from .folder_images import PACKED, choose_micrographs, described
 from .limits import is_utf8
 from .micrograph import MICROGRAPH_SUFFIXES, Micrograph, micrograph_stem, read_micrograph
 from .relion import list_in_job, listed_micrographs
@@ -218,9 +218,8 @@ def _expanded(argument: str) -> tuple[list[Input], str]:
 def _nothing(argument: str, left_out: Mapping[str, Sequence[str]]) -> str:
     """Why a folder or a glob names no micrograph, and what to do."""
     if left_out:
-        return (
-            f"no micrographs, only files that are left out: {described(left_out)}; name files themselves to take them"
-        )
+        remedy = "unpack them" if left_out.keys() == {PACKED} else "name files themselves to take them"
+        return f"no micrographs, only files that are left out: {described(left_out)}; {remedy}"
     if os.path.isdir(argument):
         return f"no micrographs in this folder or below it; looked for {', '.join(MICROGRAPH_SUFFIXES)}"
     matches = len(glob.glob(argument, recursive=True))

@@ -90,3 +90,9 @@ def test_a_folder_of_nothing_else_says_so(job: Path) -> None:
     (job / "a.jpg").unlink()
     with pytest.raises(CryoSegNetError, match=r"no micrographs, only files that are left out: power spectra: 2 \(a_PS"):
         expand_inputs(["job"])
+    (job / "a_PS.mrc").unlink()
+    (job / "b_PS.mrc").unlink()
+    with pytest.raises(
+        CryoSegNetError, match=r"compressed pictures, which are not read: 1 \(c\.tif\.gz\); unpack them$"
+    ):
+        expand_inputs(["job"])
