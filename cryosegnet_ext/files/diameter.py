@@ -92,7 +92,15 @@ class Diameter:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Diameter | None:
-        """The diameter that `as_json` gave; None where it could not be estimated."""
+        """The diameter that `as_json` gave; None where it could not be estimated.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            `as_json` did not give this.
+        """
         units: dict[bool | None, Unit | None] = {True: "angstrom", False: "pixels", None: None}
         value = entry["diameter"]
+        if value is not None and not 0 < value < 1e9:
+            raise ValueError("not the diameter of a particle")
         return None if value is None else cls(float(value), units[entry.get("in_angstrom")])

@@ -16,6 +16,8 @@ import numpy as np
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.inputs import STATE_FOLDER
+from ..files.inside import inside
+from ..files.json_text import parse_json
 from ..files.picks import Picks, read_picks
 from ..files.relion import read_micrographs_tables
 from ..runs.candidates import SavedCandidates, read_candidates
@@ -110,8 +112,8 @@ class RunData:
     def _picks(self, record: Record) -> Picks:
         """The picks of a run that saved no candidates, from the pick file with most columns."""
         for suffix in ("csv", "cbox", "star"):
-            path = self.output / "picks" / f"{record.stem}.{suffix}"
             with contextlib.suppress(CryoSegNetError):
+                path = inside(self.output, f"picks/{record.stem}.{suffix}")
                 picks = read_picks(path, pixel_size=record.pixel_size)
                 known = np.where(np.isnan(picks.diameter), record.diameter or np.nan, picks.diameter)
                 return Picks(picks.x, picks.y, known, picks.score, record.pixel_size, picks.shape).by_score()
@@ -185,7 +187,7 @@ def save_notes(run: RunData) -> None:
 
 def _read_notes(output: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        notes = json.loads((output / STATE_FOLDER / NOTES).read_bytes())
+        notes = parse_json((output / STATE_FOLDER / NOTES).read_bytes())
         return notes if isinstance(notes, dict) else {}
     return {}
 

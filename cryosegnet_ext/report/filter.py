@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.atomic import make_folder
+from ..files.inside import inside
 from ..files.picks import Picks
 from .collect import RunData, collect
 
@@ -77,7 +78,7 @@ def write_filtered_picks(
                 "pick again with the lower threshold."
             )
         picks = filtered(kept.candidates, wanted, min_diameter, max_diameter)
-        path = target / f"{record.stem}.{suffix}"
+        path = inside(target, f"{record.stem}.{suffix}")
         make_folder(path.parent)
         replace(picks, sought=sought.get(picks.pixel_size is not None)).write(path, box_size)
         total += len(picks)

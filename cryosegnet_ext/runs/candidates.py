@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..files.atomic import make_folder, write_atomic
 from ..files.inputs import CANDIDATES_FOLDER, STATE_FOLDER
+from ..files.inside import inside
 from ..files.picks import Picks
 from .overlay import to_grey
 
@@ -83,8 +84,8 @@ def make_thumbnail(data: NDArray[np.floating], picks: Picks, side: int = _THUMBN
 
 
 def candidates_path(output: Path, stem: str) -> Path:
-    """The file of a micrograph's candidates."""
-    return output / STATE_FOLDER / CANDIDATES_FOLDER / f"{stem}{SUFFIX}"
+    """The file of a micrograph's candidates; raises CryoSegNetError if the stem leads out of their folder."""
+    return inside(output / STATE_FOLDER, f"{CANDIDATES_FOLDER}/{stem}{SUFFIX}")
 
 
 def write_candidates(output: Path, stem: str, content: bytes) -> None:

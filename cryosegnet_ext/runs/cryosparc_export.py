@@ -6,7 +6,6 @@ scripts that drive it. Nothing here was tried on a live CryoSPARC.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -16,6 +15,8 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from ..files.atomic import make_folder, write_atomic
+from ..files.inside import inside
+from ..files.json_text import parse_json
 from ..files.micrograph import read_shape
 from ..files.picks import Picks, read_picks, write_cs
 from ..files.star import star_text
@@ -144,7 +145,7 @@ def _entries(run: Path) -> list[Mapping[str, object]]:
     """Entries of summary.json for the micrographs that were picked."""
     path = run / "summary.json"
     try:
-        summary = json.loads(path.read_bytes())
+        summary = parse_json(path.read_bytes())
         schema, entries = summary["schema"], summary["micrographs"]
         done = [entry for entry in entries if entry["status"] == "done" and entry["name"] and entry["stem"]]
     except OSError as error:
@@ -176,7 +177,7 @@ def _picks(
         if shape is None:
             raise CryoSegNetError(f"{str(error).rstrip('.')}, or give its size with --shape NY NX.") from error
         found = shape
-    files = [run / "picks" / f"{stem}.{suffix}" for suffix in _FORMATS]
+    files = [inside(run, f"picks/{stem}.{suffix}") for suffix in _FORMATS]
     picks = read_picks(next((file for file in files if file.exists()), files[0]), pixel_size=size)
     ny, nx = found
     if len(picks) and not (picks.x.min() >= 0 and picks.y.min() >= 0 and picks.x.max() < nx and picks.y.max() < ny):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError
 from ..files.atomic import explained
+from ..files.inside import inside
 
 #: Name of the lock in a folder that has no folder of ours in it.
 LOCK = ".cryosegnet-lock"
@@ -147,11 +148,11 @@ def remove(folder: Path, names: Iterable[str]) -> None:
     OSError
         One of them cannot be removed.
     """
-    for path in map(Path, names):
-        if path.is_absolute() or ".." in path.parts:
-            continue
+    for name in names:
         try:
-            (folder / path).unlink()
+            inside(folder, name).unlink()
+        except CryoSegNetError:
+            continue
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
                 raise

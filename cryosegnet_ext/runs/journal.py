@@ -14,21 +14,25 @@ import logging
 import os
 import shutil
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural
 from ..files.atomic import explained, remove_temporaries
 from ..files.diameter import Diameter
 from ..files.inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input, file_identity
+from ..files.inside import is_below
+from ..files.json_text import from_json, parse_json
 from .folder import goes_on, locked, plain, remove
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 _REMOVABLE = {(name,) for name in OUTPUT_FOLDERS}
+#: What reading a line raises that no run wrote.
+_DAMAGED = (ValueError, TypeError, AttributeError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,6 @@ class Record:
     def done(self) -> bool:
         """Whether the micrograph was picked."""
         return self.status == "done"
-
-
-_FIELDS = {field.name for field in fields(Record)}
 
 
 class Journal:
@@ -249,7 +250,7 @@ class Journal:
     def _read(self) -> dict[str, object] | None:
         """Read the file, and remove a last line that was cut off; the settings, None if nothing was written yet."""
         known: dict[str, object] | None = None
-        whole = 0
+        whole = damaged = 0
         try:
             file = open(self.path, "r+b")  # noqa: SIM115 (closed below)
         except FileNotFoundError:
@@ -259,8 +260,8 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 whole += len(line)
-                with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
-                    entry = json.loads(line)
+                try:
+                    entry = parse_json(line)
                     kind = entry.get("record")
                     if kind == "settings":
                         known = dict(entry["settings"])
@@ -272,8 +273,13 @@ class Journal:
                         self.warnings.clear()
                     else:
                         _replay(entry, self.records)
-                        self._written.update(entry.get("files") or ())
+                        if kind == "micrograph":
+                            self._written.update(entry.get("files") or ())
+                except _DAMAGED:
+                    damaged += 1
             file.truncate(whole)
+        if damaged:
+            _warn_of_damage(self.path, damaged)
         if known is None and whole:
             known = {}
         return known
@@ -288,28 +294,52 @@ def read_settings(output: str | Path) -> dict[str, object] | None:
     """The settings of the run in an output folder; None without a run."""
     path = Path(output) / STATE_FOLDER / "journal.jsonl"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError), open(path, "rb") as file:
-        return dict(json.loads(file.readline())["settings"])
+        return dict(parse_json(file.readline())["settings"])
     return None
 
 
 def read_records(output: str | Path) -> dict[str, Record]:
     """The last record of each micrograph of an output folder, by its key, in the order of the first records."""
     records: dict[str, Record] = {}
-    with contextlib.suppress(OSError), open(Path(output) / STATE_FOLDER / "journal.jsonl", "rb") as file:
+    path = Path(output) / STATE_FOLDER / "journal.jsonl"
+    damaged = 0
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
-                _replay(json.loads(line), records)
+            try:
+                _replay(parse_json(line), records)
+            except _DAMAGED:
+                damaged += line.endswith(b"\n")  # else it is being written
+    if damaged:
+        _warn_of_damage(path, damaged)
     return records
+
+
+def _warn_of_damage(path: Path, lines: int) -> None:
+    log.warning(
+        f"{path}: {plural(lines, 'line')} of the journal cannot be used, so it was damaged or changed; "
+        "the next run picks the micrographs again that it does not know"
+    )
 
 
 def _replay(entry: Mapping[str, Any], records: dict[str, Record]) -> None:
     """Apply a line of the journal to the records."""
     if entry.get("record") == "micrograph":
-        record = Record(**{k: v for k, v in entry.items() if k in _FIELDS})
+        record = _checked(from_json(Record, entry))
         records[record.key] = record
     elif entry.get("record") == "moved":
-        record = records.pop(entry["from"])
-        records[entry["to"]] = replace(record, key=entry["to"], name=entry["name"])
+        moved = _checked(
+            from_json(Record, {**asdict(records[entry["from"]]), "key": entry["to"], "name": entry["name"]})
+        )
+        del records[entry["from"]]
+        records[moved.key] = moved
+
+
+def _checked(record: Record) -> Record:
+    """The same record; raises ValueError if no run wrote it."""
+    sized = record.pixel_size is None or record.pixel_size > 0
+    if not (sized and record.status in ("done", "failed") and record.picks >= 0 and is_below(f"{record.stem}.star")):
+        raise ValueError("impossible values")
+    return record
 
 
 def _file_of(record: Record) -> tuple[str, int, int]:

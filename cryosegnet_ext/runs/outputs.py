@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.inputs import Input, file_identity
+from ..files.inside import inside
 from ..files.picks import Picks
 from .candidates import write_candidates
 from .folder import log_error, remove
@@ -87,7 +88,7 @@ class RunOutputs:
         """Write pick files and overlay; file -> size, None for an overlay that could not be drawn."""
         sizes: dict[str, int | None] = {}
         for name in self._names(stem):
-            path = self.folder / name
+            path = inside(self.folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             if name != _overlay(stem):
                 picks.write(path, self.box_size)

@@ -6,7 +6,6 @@ nothing: they may be cut short, lost, or done twice without harm.
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from ..errors import CryoSegNetError
 from ..files.diameter import Diameter
 from ..files.inputs import Input, file_identity
+from ..files.inside import check_stem
 from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from .candidates import encode_candidates
@@ -26,8 +26,6 @@ from .false_picks import expected_false_of
 from .journal import Record
 from .overlay import encode_overlay
 
-#: A file name has at most 255 bytes, and the suffix of the pick file of RELION's job is the longest that is added.
-_LONGEST_STEM = 255 - len("_autopick.star")
 _LONGEST_REASON = 500
 #: Pixel sizes that differ by more than this share are not the same one, calibrated or rounded.
 _SAME_PIXEL_SIZE = 0.02
@@ -140,11 +138,7 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
     try:
         if got.error is not None:
             raise got.error
-        if len(os.fsencode(os.path.basename(task.stem))) > _LONGEST_STEM:
-            raise CryoSegNetError(
-                f"{one.name}: the file name is too long for its pick file (over {_LONGEST_STEM} bytes without suffix); "
-                "rename it"
-            )
+        check_stem(task.stem)
         assert got.micrograph is not None
         size = None if task.diameter is None else task.diameter.for_picks(got.micrograph.pixel_size)
         picks, candidates = _pick(picker, got.micrograph, size)

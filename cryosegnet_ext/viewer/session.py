@@ -17,6 +17,7 @@ from ..evaluation.reading import on_micrographs, read_labels
 from ..files.atomic import make_folder
 from ..files.diameter import from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
+from ..files.inside import inside
 from ..files.labels import label_files, match_name
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
 from ..files.picks import Picks, read_picks
@@ -174,11 +175,7 @@ class ViewSession:
         return self.micrographs[number]
 
     def _path(self, micrograph: ViewedMicrograph, suffix: str) -> Path:
-        path = self.target / f"{micrograph.stem}.{suffix}"
-        # A manipulated journal must not lead out of the folder.
-        if not path.resolve().is_relative_to(self.target.resolve()):
-            raise CryoSegNetError(f"{micrograph.name}: its picks would lie outside {self.target} and are not written.")
-        return path
+        return inside(self.target.parent, f"{self.target.name}/{micrograph.stem}.{suffix}")
 
     def _read(self, number: int) -> Micrograph:
         micrograph = self.micrographs[number]

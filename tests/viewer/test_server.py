@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,11 @@ def test_no_path_leads_to_a_file(server: ViewServer, path: str) -> None:
 def test_a_journal_that_was_tampered_with_does_not_lead_out(out: Path) -> None:
     journal = out / ".cryosegnet" / "journal.jsonl"
     journal.write_text(journal.read_text().replace('"stem": "a"', '"stem": "../../outside"'))
-    with pytest.raises(CryoSegNetError, match="outside"):
-        open_run(out).save(0, [])
+    session = open_run(out)
+    assert [one.stem for one in session.micrographs] == ["b", "c"]
+    session.micrographs = [replace(session.micrographs[0], stem="../../outside")]
+    with pytest.raises(CryoSegNetError, match="not the name of an output"):
+        session.save(0, [])
     assert not (out.parent / "outside.star").exists()
 
 
