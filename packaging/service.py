@@ -13,6 +13,7 @@ end it after the micrograph in progress.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -26,6 +27,9 @@ from typing import Any
 from cryosegnet_ext import CryoSegNetError, Picker
 from cryosegnet_ext.facility import FacilityJob
 from cryosegnet_ext.files.atomic import write_atomic
+from cryosegnet_ext.files.json_text import parse_json
+
+_MOST_BYTES = 1 << 20
 
 
 class Queue:
@@ -59,7 +63,10 @@ class Queue:
     def answer(self, message: Path, answer: dict[str, Any]) -> None:
         """Answer a message and put it away."""
         write_atomic(self.folder / "answers" / message.name, json.dumps(answer, indent=1) + "\n")
-        message.rename(self.folder / ("done" if answer["status"] == "done" else "failed") / message.name)
+        place = self.folder / ("done" if answer["status"] == "done" else "failed") / message.name
+        if os.path.lexists(place) and (place.is_dir() or message.is_dir()):  # a directory replaces nothing
+            place = place.with_name(f"{message.stem}-{time.time_ns()}.json")
+        message.rename(place)
 
 
 def _age(message: Path) -> tuple[float, str]:
@@ -72,10 +79,12 @@ def _age(message: Path) -> tuple[float, str]:
 def handle(job: FacilityJob, message: Path) -> dict[str, Any]:
     """Do what a message asks for; the answer."""
     try:
-        wanted = json.loads(message.read_text())
+        if not message.is_file() or message.stat().st_size > _MOST_BYTES:
+            raise ValueError("it must be a small file")
+        wanted = parse_json(message.read_bytes())
         micrograph, pixel_size = str(wanted["micrograph"]), wanted.get("pixel_size")
         pixel_size = None if pixel_size is None else float(pixel_size)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         return {"status": "failed", "reason": f"{message.name} is no message ({type(error).__name__}: {error})"}
     return job.pick(micrograph, pixel_size).as_json()
 
@@ -93,6 +102,9 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=1.0, help="seconds between looks at an empty queue")
     parser.add_argument("--idle", type=float, help="end after so many seconds without a message")
     args = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what the terminal's encoding does not
 
     stopping = False
 

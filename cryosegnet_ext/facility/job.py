@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 import traceback
@@ -15,9 +16,13 @@ import numpy as np
 
 from ..errors import CryoSegNetError
 from ..files.atomic import explained, write_atomic
+from ..files.diameter import Diameter
 from ..files.inputs import file_identity
+from ..files.inside import check_stem, inside
+from ..files.json_text import parse_json
 from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
 from ..files.picks import Picks, read_picks
+from ..files.text import read_bytes
 from ..runs.diameter import MICROGRAPHS, seen_diameter
 from ..runs.folder import log_error, plain
 from ..runs.journal import Record
@@ -25,6 +30,8 @@ from ..runs.overlay import encode_overlay
 from ..runs.pick_task import MicrographPicker
 from . import layout
 from .layout import PickedMicrograph
+
+log = logging.getLogger(__name__)
 
 _DIAMETER = "diameter.json"
 
@@ -94,7 +101,8 @@ class FacilityJob:
         Returns
         -------
         PickedMicrograph
-            Also for a micrograph that failed: it gives the reason, and there is no STAR file.
+            Also for a micrograph that failed: it gives the reason, and there is no STAR file. Where its name cannot be
+            that of a file, or is too long, there is no JSON file either.
 
         Raises
         ------
@@ -102,7 +110,11 @@ class FacilityJob:
             The files cannot be written: the next micrograph would fail as well.
         """
         name, stem = os.fspath(path), micrograph_stem(path)
-        blank = PickedMicrograph(name, stem, "failed", settings=self._settings)
+        blank = PickedMicrograph(name, stem or "unnamed", "failed", settings=self._settings)
+        try:
+            check_stem(stem)
+        except CryoSegNetError as error:
+            return replace(blank, reason=str(error))
         identity = file_identity(path)
         if identity is not None:
             blank = replace(blank, size=identity[0], mtime_ns=identity[1])
@@ -140,7 +152,7 @@ class FacilityJob:
         """Whether the same file was picked with the same settings, and its pick files exist."""
         same = (before.size, before.mtime_ns, before.settings) == (now.size, now.mtime_ns, now.settings)
         sized = pixel_size is None or before.pixel_size == pixel_size
-        there = all((self.folder / name).exists() for name in (before.star, before.cbox) if name)
+        there = all(layout.path_of(self.folder, now.stem, kind).exists() for kind in (layout.STAR, layout.CBOX))
         return before.done and same and sized and there
 
     def _diameter_for(self, micrograph: Micrograph) -> float | None:
@@ -153,7 +165,8 @@ class FacilityJob:
 
     def _read_estimates(self) -> list[float]:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            return [float(one) for one in json.loads((self._state / _DIAMETER).read_text())["angstrom"]]
+            every = parse_json((self._state / _DIAMETER).read_bytes())["angstrom"]
+            return [known.value for one in every if (known := Diameter.from_json({"diameter": one})) is not None]
         return []
 
     def _picture(self, micrograph: Micrograph, picks: Picks) -> bytes | None:
@@ -170,7 +183,7 @@ class FacilityJob:
 class Publisher:
     """Writes the same files for ``cryosegnet pick --layout facility``, from those in ``picks/`` and ``overlays/``.
 
-    The run calls it for each finished micrograph.
+    The run calls it for each finished micrograph. One that cannot be published gets a JSON file with the reason.
 
     Parameters
     ----------
@@ -190,14 +203,22 @@ class Publisher:
         blank = PickedMicrograph(record.name, stem, "failed", seconds=record.seconds, reason=record.reason)
         blank = replace(blank, settings=self._settings, size=record.size, mtime_ns=record.mtime_ns)
         if not record.done:
-            layout.write_failed(folder, blank)
+            with contextlib.suppress(CryoSegNetError):  # a name that no file can have failed for that
+                check_stem(stem)
+                layout.write_failed(folder, blank)
             return
-        star, cbox = (folder / "picks" / f"{stem}{suffix}" for suffix in (".star", ".cbox"))
-        picture = None
-        with contextlib.suppress(OSError):
-            picture = (folder / "overlays" / f"{stem}.jpg").read_bytes()
-        result = _done(blank, read_picks(cbox, pixel_size=record.pixel_size), picture)
-        layout.write_done(folder, result, _contents(star.read_bytes(), cbox.read_bytes(), picture))
+        try:
+            star, cbox = (inside(folder, f"picks/{stem}{suffix}") for suffix in (".star", ".cbox"))
+            picture = None
+            with contextlib.suppress(OSError):
+                picture = inside(folder, f"overlays/{stem}.jpg").read_bytes()
+            result = _done(blank, read_picks(cbox, pixel_size=record.pixel_size), picture)
+            contents = _contents(read_bytes(star), read_bytes(cbox), picture)
+        except CryoSegNetError as error:
+            log.error(str(error))
+            layout.write_failed(folder, replace(blank, reason=str(error)))
+            return
+        layout.write_done(folder, result, contents)
 
     def finish(self) -> None:
         """Write the missing files of micrographs that were picked without this layout, or whose files were lost."""
@@ -232,7 +253,10 @@ def _contents(star: Picks | bytes, cbox: Picks | bytes, picture: bytes | None) -
 
 
 def _differ(one: str, other: str) -> bool:
-    return os.path.realpath(one) != os.path.realpath(other)
+    try:
+        return os.path.realpath(one) != os.path.realpath(other)
+    except ValueError:  # of a folder with a name that is impossible
+        return True
 
 
 def _since(start: float) -> float:

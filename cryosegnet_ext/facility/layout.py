@@ -20,12 +20,15 @@ import numpy as np
 
 from .._version import __version__
 from ..files.atomic import write_atomic
+from ..files.inside import inside
+from ..files.json_text import from_json, parse_json
 from ..files.picks import Picks
 
 SCHEMA = 1
 
 #: Folder below the job folder, and suffix, of each file of a micrograph.
 STAR, CBOX, JPEG, JSON = ("STAR", ".star"), ("CBOX", ".cbox"), ("JPEG", ".jpg"), ("JSON", ".json")
+WORKING = ("STAR", ".tmp")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ class PickedMicrograph:
         return dict(json.loads(json.dumps(made, default=str)))
 
 
+def path_of(folder: Path, stem: str, kind: tuple[str, str]) -> Path:
+    """A micrograph's file; raises CryoSegNetError if the stem leads out of the job folder."""
+    return inside(folder, file_of(stem, kind))
+
+
 def file_of(stem: str, kind: tuple[str, str]) -> str:
     """A micrograph's file relative to the job folder.
 
@@ -103,9 +111,9 @@ def file_of(stem: str, kind: tuple[str, str]) -> str:
 @contextmanager
 def working(folder: Path, stem: str) -> Iterator[None]:
     """Keep ``STAR/<stem>.tmp`` while a micrograph is being picked; it is removed however the block ends."""
-    path = folder / STAR[0] / f"{stem}.tmp"
+    path = path_of(folder, stem, WORKING)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    write_atomic(path, f"process {os.getpid()} on {socket.gethostname()}\n")
     try:
         yield
     finally:
@@ -131,7 +139,7 @@ def write_done(folder: Path, result: PickedMicrograph, contents: Mapping[tuple[s
         They cannot be written.
     """
     for kind in (CBOX, JPEG, JSON, STAR):
-        path = folder / file_of(result.stem, kind)
+        path = path_of(folder, result.stem, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = contents.get(kind)
         if kind is JSON:
@@ -153,25 +161,24 @@ def write_failed(folder: Path, result: PickedMicrograph) -> None:
         The file cannot be written.
     """
     for kind in (STAR, CBOX, JPEG):
-        (folder / file_of(result.stem, kind)).unlink(missing_ok=True)
+        path_of(folder, result.stem, kind).unlink(missing_ok=True)
     write_json(folder, result)
 
 
 def write_json(folder: Path, result: PickedMicrograph) -> None:
     """Write ``JSON/<stem>.json``."""
-    path = folder / file_of(result.stem, JSON)
+    path = path_of(folder, result.stem, JSON)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(result.as_json(), indent=1) + "\n")
 
 
 def read_json(folder: Path, stem: str) -> PickedMicrograph | None:
     """The result that an earlier run wrote; None if there is none or it cannot be read."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        entry = json.loads((folder / file_of(stem, JSON)).read_text())
-        if entry.pop("schema") == SCHEMA:
-            for name in ("diameters", "scores", "shape"):
-                entry[name] = None if entry[name] is None else tuple(entry[name])
-            return PickedMicrograph(**entry)
+    with contextlib.suppress(OSError, ValueError):
+        entry = parse_json(path_of(folder, stem, JSON).read_bytes())
+        picked = from_json(PickedMicrograph, entry)
+        if entry.get("schema") == SCHEMA:
+            return picked
     return None
 
 

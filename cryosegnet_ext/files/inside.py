@@ -42,7 +42,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def check_stem(stem: str) -> None:
     """Raise CryoSegNetError if no output file can have this stem (see `files.inputs.output_stems`)."""
-    if not _can_be_a_path(stem) or not is_below(f"{stem}.star"):
+    if not stem or not _can_be_a_path(stem) or not is_below(f"{stem}.star"):
         raise CryoSegNetError(f"{shown(stem)} cannot be the name of a file; check how the list was made")
     if len(os.fsencode(os.path.basename(stem))) > _LONGEST_STEM:
         raise CryoSegNetError(

@@ -262,9 +262,9 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
         owners = np.zeros(n, np.int64)
     else:
         owners = np.fromiter((names.setdefault(name, len(names)) for name in table.micrograph), np.int64, n)
-    for name in names:
-        if not name or not _NOT_UTF8.sub("", name).isprintable():
-            raise bad(path, f"{name!r} is not a micrograph's name", "the file is damaged: export it again")
+        for name in names:
+            if not name or not _NOT_UTF8.sub("", name).isprintable():
+                raise bad(path, f"{name!r} is not a micrograph's name", "the file is damaged: export it again")
     rows = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners, minlength=len(names)))[:-1])
     result = {}
     for name, i in zip(names, rows):

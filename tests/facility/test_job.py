@@ -235,6 +235,86 @@ def test_layout_that_is_asked_for_later_is_filled(tmp_path: Path) -> None:
         check(json.loads(path.read_text()), "micrograph")
 
 
+ODD = [
+    b"a\xc2\xa0b",
+    b"esc\x1b[31m",
+    b"rtl\xe2\x80\xaename",
+    b"two\nlines",
+    b"lat\xe9in",
+    b"\xff\xfe",
+    b"\xe3\x80\x80",
+    b"' \"",
+]
+
+
+def test_odd_names_are_published_like_others(tmp_path: Path) -> None:
+    (tmp_path / "mics").mkdir()
+    source = write_micrograph(tmp_path / "source.mrc").read_bytes()
+    for name in (*ODD, b"x" * 242):
+        (tmp_path / "mics" / f"{os.fsdecode(name)}.mrc").write_bytes(source)
+    job = tmp_path / "job"
+    done = run_stub("pick", tmp_path / "mics", "-o", job, "--layout", "facility", PYTHONIOENCODING="ascii:strict")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "1 failed" in done.stderr + done.stdout
+    assert sorted(os.fsencode(one.stem) for one in (job / "STAR").iterdir()) == sorted(ODD)
+    for name in ODD:
+        told = json.loads((job / "JSON" / f"{os.fsdecode(name)}.json").read_text())
+        assert told["status"] == "done" and len(read_picks(job / told["star"])) == told["picks"] == 24
+    again = run_stub("pick", tmp_path / "mics", "-o", job, "--layout", "facility", "--quiet")
+    assert again.returncode == 2 and "Traceback" not in again.stderr
+
+
+def test_one_that_cannot_be_published_does_not_end_the_run(tmp_path: Path) -> None:
+    for number in range(2):
+        write_micrograph(tmp_path / "mics" / f"mic_{number}.mrc", seed=number)
+    words = ("pick", tmp_path / "mics", "-o", tmp_path / "job", "--quiet")
+    assert run_stub(*words, "--format", "star,cbox").returncode == 0
+    cbox = tmp_path / "job" / "picks" / "mic_0.cbox"
+    cbox.write_bytes(b"?" * cbox.stat().st_size)
+    done = run_stub(*words, "--layout", "facility")
+    assert "Traceback" not in done.stderr and "mic_0.cbox" in done.stderr
+    assert [one.name for one in (tmp_path / "job" / "STAR").iterdir()] == ["mic_1.star"]
+    told = json.loads((tmp_path / "job" / "JSON" / "mic_0.json").read_text())
+    assert told["status"] == "failed" and "mic_0.cbox" in told["reason"]
+
+
+NAMES = [
+    "a\0b.mrc",
+    "\udc00\ud800.mrc",
+    "\ud800/a.mrc",
+    "a\0/a.mrc",
+    "x" * 300,
+    "x" * 5000,
+    "",
+    ".",
+    "..",
+    "/",
+    "a/../..",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_no_name_raises_or_leads_out(tmp_path: Path, name: str) -> None:
+    job = FacilityJob(StubPicker(), tmp_path / "job")
+    assert job.pick(write_micrograph(tmp_path / "a.mrc")).done
+    before = {path for path in tmp_path.rglob("*") if tmp_path / "job" not in path.parents}
+    answer = job.pick(name)
+    assert answer.status == "failed" and answer.reason
+    check(answer.as_json(), "micrograph")
+    assert {path for path in tmp_path.rglob("*") if tmp_path / "job" not in path.parents} == before
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "5", '{"micrograph": 5}', '{"angstrom": 5}', '{"angstrom": ["x", -1]}', "\xff", "{}"]
+)
+def test_damaged_files_of_the_job_are_written_anew(tmp_path: Path, text: str) -> None:
+    path = write_micrograph(tmp_path / "mic.mrc")
+    first = FacilityJob(StubPicker(), tmp_path / "job").pick(path)
+    (tmp_path / "job" / "JSON" / "mic.json").write_text(text)
+    (tmp_path / "job" / ".cryosegnet" / "diameter.json").write_text(text)
+    again = FacilityJob(StubPicker(), tmp_path / "job").pick(path)
+    assert replace(again, seconds=0) == replace(first, seconds=0)
+
+
 # The schemas
 
 
@@ -330,6 +410,29 @@ def test_sample_service_answers_each_message(tmp_path: Path) -> None:
     assert len(read_picks(job / answers["m0"]["star"])) == answers["m0"]["picks"]
     assert sorted(path.stem for path in (queue / "failed").iterdir()) == ["absent", "nonsense"]
     assert output.splitlines()[0].startswith("ready")
+
+
+def test_sample_service_survives_poison(tmp_path: Path) -> None:
+    queue, job = tmp_path / "queue", tmp_path / "job"
+    (queue / "running" / "test").mkdir(parents=True)
+    for folder in (queue, queue / "running" / "test"):  # new messages, and those at which a service ended before
+        send(folder, f"deep {folder.name}", "[" * 100_000)
+        (folder / f"dir {folder.name}.json" / "below").mkdir(parents=True)
+        (folder / f"dangling {folder.name}.json").symlink_to(tmp_path / "absent")
+        os.mkfifo(folder / f"pipe {folder.name}.json")
+        send(folder, f"huge {folder.name}", '{"micrograph": "x", "pixel_size": 1' + "0" * 400 + "}")
+        send(folder, f"null {folder.name}", {"micrograph": "a\0b.mrc"})
+        send(folder, f"half {folder.name}", {"micrograph": "\ud800.mrc"})
+        send(folder, f"long {folder.name}", {"micrograph": "x" * 300})
+        send(folder, f"lat\udce9in {folder.name}", {"micrograph": "lat\udce9in.mrc"})
+    (queue / "failed" / "dir test.json" / "below").mkdir(parents=True)
+    send(queue, "good", {"micrograph": str(write_micrograph(tmp_path / "mic.mrc"))})
+    service = start_service(queue, job, "--idle", "1", PYTHONIOENCODING="ascii:strict")
+    _, errors = service.communicate(timeout=LIMIT)
+    assert service.returncode == 0, errors
+    answers = {path.stem: json.loads(path.read_text())["status"] for path in (queue / "answers").iterdir()}
+    assert len(answers) == 19 and answers.pop("good") == "done" and set(answers.values()) == {"failed"}
+    assert not list((queue / "running" / "test").iterdir()) and not list(queue.glob("*.json"))
 
 
 def test_sample_service_survives_a_kill_and_a_polite_stop(tmp_path: Path) -> None:
