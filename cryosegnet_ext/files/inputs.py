@@ -14,10 +14,9 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError, plural
 from .folder_images import PACKED, choose_micrographs, described
-from .limits import is_utf8
 from .micrograph import MICROGRAPH_SUFFIXES, Micrograph, micrograph_stem, read_micrograph
 from .relion import list_in_job, listed_micrographs
-from .text import read_bytes
+from .text import read_bytes, spelt
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +270,5 @@ def _from_list(path: Path) -> Iterator[Input]:
         raise CryoSegNetError(f"@{path}: the list names no micrographs; write one path per line")
     for name in names:
         # A list in Latin-1 names files that the disk has in UTF-8; Latin-1 on the disk is found as it is.
-        latin = name.encode(errors="surrogateescape").decode("latin-1")
-        spellings = (name,) if is_utf8(name) else (name, latin)
-        places = (Path(folder, spelling) for spelling in spellings for folder in ("", path.parent))
+        places = (Path(folder, spelling) for spelling in (name, spelt(name)) for folder in ("", path.parent))
         yield Input(next((place for place in places if place.exists()), Path(name)), name)

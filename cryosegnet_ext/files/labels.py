@@ -23,7 +23,7 @@ from .masks import MASK_SUFFIXES, called_mask, is_mask, read_mask
 from .micrograph import micrograph_stem
 from .picks import Picks, read_many
 from .relion import coordinate_list, list_in_job
-from .text import bad
+from .text import bad, spelt
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def stem_of(name: str) -> str:
     """The stem of the micrograph that a name of a file or in a table means.
 
     Folders, suffixes, CryoSPARC's uid at the beginning, and what RELION, CryoSPARC and other programs append
-    (``_autopick``, ``_patch_aligned_doseweighted``, ``_mask``) are removed.
+    (``_autopick``, ``_patch_aligned_doseweighted``, ``_mask``) are removed. Accents have one spelling (see `spelt`).
 
     Examples
     --------
@@ -209,7 +209,7 @@ def stem_of(name: str) -> str:
     >>> stem_of("001234567890123456789_mic_001_patch_aligned_doseweighted.mrc")
     'mic_001'
     """
-    stem = _UID.sub("", _without_suffix(name))
+    stem = _UID.sub("", _without_suffix(spelt(name)))
     for pattern in (_ADDED, _CORRECTED):
         shorter = pattern.sub("", stem)
         stem = shorter or stem

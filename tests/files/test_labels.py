@@ -259,3 +259,16 @@ def test_tables_of_the_motion_are_not_picks(tmp_path, read):
     assert read(tmp_path, tmp_path) == {"mic_2": 10.0}
     with pytest.raises(CryoSegNetError, match="data_hot_pixels"):
         read(tmp_path, tmp_path / "mic_1.star")
+
+
+def test_a_table_in_latin_1_belongs_to_its_micrographs(tmp_path: Path) -> None:
+    """Names in Latin-1 once matched no micrograph, and names of macOS (with accents of their own) neither."""
+    (tmp_path / "mics").mkdir()
+    for name in ("probe_é.mrc", "probe_ü.mrc"):
+        write_mrc(tmp_path / "mics" / name, np.zeros((64, 64), np.float32))
+    (tmp_path / "labels.csv").write_bytes("micrograph,x,y\nprobe_é.mrc,10,20\n".encode("latin-1"))
+    (tmp_path / "mac.csv").write_text("micrograph,x,y\nprobe_u\u0308.mrc,10,20\n")
+    inputs = expand_inputs([tmp_path / "mics"])
+    found, unknown = find_labels(inputs, [tmp_path / "labels.csv", tmp_path / "mac.csv"])
+    assert sorted(inputs[i].path.name for i in found) == ["probe_é.mrc", "probe_ü.mrc"] and not unknown
+    assert list(read_labels(label_files(tmp_path / "labels.csv")).tables) == ["probe_é"]
