@@ -26,7 +26,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where it runs (docs/cluster.md)")
     add = where.add_argument
     add("--cluster", metavar="FILE.yaml", type=Path, help="start workers as jobs of SLURM, PBS, SGE or LSF")
-    add("--scheduler", metavar="ADDRESS", help="use the workers of a running Dask scheduler, tcp://host:port")
+    add("--scheduler", metavar="ADDRESS", help="use the workers of a running Dask scheduler, tls://host:port")
 
     long = parser.add_argument_group("growing data and long runs (docs/cluster.md)")
     add = long.add_argument

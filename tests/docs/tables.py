@@ -50,7 +50,7 @@ RUN_ELSEWHERE = ("tutorial.md",)
 SUBSTITUTES: Mapping[str, Mapping[str, str]] = {
     "cluster.md": {
         "cuda:0,1,2,3": "cpu,cpu",  # two processes, as for two GPUs
-        "tcp://head-node:8786": "{scheduler}",
+        "tls://head-node:8786": "{scheduler}",  # without TLS, of which a warning tells
     },
     "cryosparc.md": {
         "http://master:39000": "{cryosparc}",

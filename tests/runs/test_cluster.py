@@ -123,13 +123,14 @@ class Outside:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.protocol = "tcp"
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        address = f"tcp://127.0.0.1:{self.port}"
+        address = f"{self.protocol}://127.0.0.1:{self.port}"
         for words in (
-            ["scheduler", "--port", str(self.port), "--host", "127.0.0.1", "--no-dashboard"],
+            ["scheduler", "--port", str(self.port), "--host", address.rpartition(":")[0], "--no-dashboard"],
             ["worker", address, "--no-nanny", "--nthreads", "2", "--no-dashboard", "--death-timeout", str(LIMIT)],
         ):
             command = [sys.executable, "-m", "dask", *words]
@@ -209,6 +210,9 @@ def test_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("{scheduler: pbs, gpus: 1}", "differs from site to site"),
         ("{scheduler: slurm, options: [1]}", "options must be a mapping"),
         ("{scheduler: slurm, walltime: tomorrow}", "walltime is tomorrow"),
+        ("{scheduler: slurm, walltime: '00:30'}", "walltime is 00:30"),
+        ("{scheduler: slurm, wait: long}", "wait is long"),
+        ("{scheduler: slurm, dashboard: ':8787'}", "dashboard is ':8787'"),
     ],
 )
 def test_cluster_files_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
@@ -239,8 +243,45 @@ def test_job_scripts(tmp_path: Path, scheduler: str) -> None:
         script = started.job_script()
     assert "long" in script and "--site" in script and "OMP_NUM_THREADS=6" in script
     assert script.rindex("--nthreads 2") > script.index("--nthreads")
-    assert "--lifetime 14100s" in script
+    assert "--lifetime 13950s --lifetime-stagger 150s" in script
+    assert ("#BSUB -W 04:00\n" if scheduler == "lsf" else "04:00:00") in script
     if scheduler == "slurm":
         assert (
             "#SBATCH --gpus=2" in script and "#SBATCH --cpus-per-task=6" in script and "#SBATCH -t 04:00:00" in script
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "walltime", "life"),
+    [
+        ("{scheduler: slurm}", "00:30:00", 1350),  # dask-jobqueue's own
+        ("{scheduler: lsf}", "00:30", 1350),
+        ("{scheduler: slurm, options: {walltime: '1-00:00:00'}}", "24:00:00", 85950),
+        ("{scheduler: slurm, walltime: '30:00'}", "00:30:00", 1350),  # minutes and seconds
+        ("{scheduler: lsf, walltime: '30:00'}", "30:00", 107550),  # hours and minutes
+        ("{scheduler: pbs, walltime: 04:00:00}", "04:00:00", 13950),
+        ("{scheduler: slurm, walltime: '00:02:00'}", "00:02:00", 75),
+    ],
+)
+def test_workers_end_before_their_jobs(tmp_path: Path, text: str, walltime: str, life: int) -> None:
+    import dask_jobqueue  # noqa: F401  its configuration
+
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    made = cluster_file.arguments(path, cluster_file.read(path))
+    words = made["worker_extra_args"]
+    assert made["walltime"] == walltime
+    assert words[words.index("--lifetime") + 1] == f"{life}s"
+    hours, minutes, *seconds = (int(part) for part in walltime.split(":"))
+    stagger = int(words[words.index("--lifetime-stagger") + 1][:-1])
+    assert life + stagger < 3600 * hours + 60 * minutes + sum(seconds)
+
+
+def test_a_site_that_sets_no_walltime(tmp_path: Path) -> None:
+    import dask
+
+    path = tmp_path / "cluster.yaml"
+    path.write_text("scheduler: slurm")
+    with dask.config.set({"jobqueue.slurm.walltime": None}):
+        made = cluster_file.arguments(path, cluster_file.read(path))
+    assert "walltime" not in made and "--lifetime" not in made["worker_extra_args"]

@@ -36,15 +36,17 @@ pytestmark = [
 
 
 @pytest.mark.skipif(not _runs(), reason="no SLURM with a free node here")
-def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers as jobs; one job is cancelled on the way, and another takes its place."""
+@pytest.mark.parametrize("workers", ["1", "{minimum: 1, maximum: 2}"])
+def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    """Workers as jobs; one job is cancelled on the way, another ends by itself, and others take their places."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for i in range(30):
+    for i in range(80):
         write_micrograph(tmp_path / f"mics/m{i}.mrc", seed=i)
     path = tmp_path / "cluster.yaml"
     path.write_text(
-        "scheduler: slurm\nworkers: {minimum: 1, maximum: 2}\ncores: 1\nmemory: 1GB\nwalltime: '00:30:00'\n"
-        f"options: {{interface: lo, log_directory: {tmp_path}/logs}}\n"
+        f"scheduler: slurm\nworkers: {workers}\ncores: 1\nmemory: 1GB\nwalltime: '00:30:00'\n"
+        f"options: {{interface: lo, log_directory: {tmp_path}/logs, "
+        "worker_extra_args: [--lifetime, 5s, --lifetime-stagger, 0s]}\n"
     )
     cancelled: list[str] = []
 
@@ -56,6 +58,6 @@ def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with ClusterEngine(make_slow, file=path) as engine:
         result = batch.run(engine, expand_inputs([tmp_path / "mics"]), tmp_path / "out", progress=False, watch=cancel)
-    assert cancelled and (result.done, result.failed) == (30, 0)
+    assert cancelled and (result.done, result.failed) == (80, 0)
     batch.run(StubPicker(), expand_inputs([tmp_path / "mics"]), tmp_path / "alone", progress=False)
     same(tmp_path / "alone", tmp_path / "out")

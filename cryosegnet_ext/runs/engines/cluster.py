@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import queue
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,26 +22,27 @@ from typing import Any
 
 from ...errors import CryoSegNetError, plural
 from ...files.inputs import Input
-from ..diameter import Estimate, estimate
-from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, failed, pick_task, refused
+from ..diameter import Estimate
+from ..pick_task import PickOutcome, PickTask, blank_record, failed, refused
 from ..progress import duration
 from ..stopping import Stop
-from . import cluster_file
 from .base import Engine, EngineError
+from .cluster_jobs import ClusterJobs
+from .cluster_worker import MakePicker, describe, estimate_diameter, pick
 
 log = logging.getLogger(__name__)
-
-#: Makes the picker of a device on a worker. It is pickled, so it must be a function of a module, or a partial of one.
-MakePicker = Callable[[str], MicrographPicker]
 
 #: Fewest micrographs that the scheduler is given; its adaptive scaling depends on how many wait.
 _LEAST_QUEUED = 32
 _QUEUED_EACH = 3
 _POLL_SECONDS = 0.2
+#: After how long without workers this is said; then after twice as long, and so on, until an hour.
 _SAY_SECONDS = 30.0
 #: How long to wait for a scheduler that is lost.
 PATIENCE_SECONDS = 600.0
 _CONNECT_SECONDS = 10.0
+#: How long to wait for workers of a scheduler that others run.
+_WAIT_SECONDS = 3600.0
 
 
 class ClusterEngine(Engine):
@@ -57,7 +57,7 @@ class ClusterEngine(Engine):
     file
         Describes the workers to start as jobs; see `cryosegnet_ext.runs.engines.cluster_file`.
     address
-        A running scheduler, ``tcp://host:port``.
+        A running scheduler, ``tls://host:port``; Dask's configuration names the certificate.
     patience
         Seconds to wait for a lost scheduler.
 
@@ -82,8 +82,9 @@ class ClusterEngine(Engine):
             raise CryoSegNetError(
                 f"Dask is not installed ({error}); pip install 'cryosegnet-ext[cluster]' brings it"
             ) from error
-        # Lost connections are reported by us, in a sentence.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # Lost connections and jobs are reported by us, in a sentence.
+        for name in ("distributed", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._distributed = distributed
         self._patience = patience
         self._run = uuid.uuid4().hex
@@ -93,22 +94,29 @@ class ClusterEngine(Engine):
         self._deaths: dict[str, int] = {}
         self._done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._about: tuple[Mapping[str, object], bool] | None = None
-        self._most: int | None = None
-        self._cluster: Any = None
+        self._jobs: ClusterJobs | None = None
         self._client: Any = None
         self._seen: set[str] = set()
         self._looked = 0.0
+        self._alone_since: float | None = None
+        self._say_after = _SAY_SECONDS
         self.workers = 0
         if file is not None:
-            self._cluster, self._most = cluster_file.start(file)
-            address = self._cluster.scheduler_address
+            self._jobs = ClusterJobs(file)
+            address = self._jobs.address
         self._address = str(address)
+        if not self._address.startswith("tls://"):
+            log.warning(
+                f"the scheduler {address} does not use TLS: everybody who can reach it can run programs as its owner, "
+                "and read and change what is picked; docs/cluster.md says how to close it"
+            )
         try:
             self._connect()
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:
             self.close()
             raise CryoSegNetError(
-                f"--scheduler {address} cannot be reached ({_first_line(error)}); check the address and the firewall"
+                f"--scheduler {address} cannot be reached ({_first_line(error)}); check the address, the firewall, and "
+                "for tls:// the certificate in Dask's configuration"
             ) from error
 
     @property
@@ -123,18 +131,18 @@ class ClusterEngine(Engine):
 
     def _describe(self) -> tuple[Mapping[str, object], bool]:
         if self._about is None:
-            self._about = self._ask(Stop(), _describe)
+            self._about = self._ask(Stop(), describe)
         return self._about
 
     def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
         """Estimate the dataset's diameter on one of the workers."""
-        found: Estimate = self._ask(stopping, _estimate, [_absolute(one) for one in inputs], pixel_size)
+        found: Estimate = self._ask(stopping, estimate_diameter, [_absolute(one) for one in inputs], pixel_size)
         return found
 
     @property
     def room(self) -> int:
         """Number of further tasks that keep all workers busy, those included that may still start."""
-        most = max(self.workers, self._most or 0)
+        most = max(self.workers, self._jobs.most if self._jobs is not None else 0)
         return max(0, max(_LEAST_QUEUED, _QUEUED_EACH * most) - len(self._tasks))
 
     def submit(self, task: PickTask) -> None:
@@ -148,7 +156,7 @@ class ClusterEngine(Engine):
         outcomes: list[PickOutcome] = []
         while not outcomes and time.monotonic() < end:
             stopping.check()
-            self._look()
+            self._look(bool(self._tasks))
             with contextlib.suppress(queue.Empty):
                 outcomes += self._take(stopping, *self._done.get(timeout=_POLL_SECONDS))
                 while True:
@@ -159,19 +167,23 @@ class ClusterEngine(Engine):
         """Drop what is not finished, and end the workers that this engine started."""
         futures, self._futures = self._futures, {}
         client, self._client = self._client, None
-        cluster, self._cluster = self._cluster, None
+        jobs, self._jobs = self._jobs, None
         self._tasks.clear()
         if client is not None:
             with contextlib.suppress(Exception):
                 client.cancel(list(futures.values()), asynchronous=False)
             with contextlib.suppress(Exception):
                 client.close(timeout=5)
-        if cluster is not None:
-            with contextlib.suppress(Exception):
-                cluster.close(timeout=20)
+        if jobs is not None:
+            jobs.close()
 
     def _connect(self) -> None:
-        self._client = self._distributed.Client(self._address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        self._client = self._distributed.Client(
+            self._address,
+            security=None if self._jobs is None else self._jobs.security,
+            timeout=_CONNECT_SECONDS,
+            set_as_default=False,
+        )
 
     def _send(self, task: PickTask) -> None:
         key = task.input.key
@@ -180,7 +192,7 @@ class ClusterEngine(Engine):
         name = f"pick-{self._run[:8]}-{uuid.uuid4().hex}"
         try:
             future = self._client.submit(
-                _pick, self._run, self._make, self._device, expected, sent, key=name, pure=False
+                pick, self._run, self._make, self._device, expected, sent, key=name, pure=False
             )
         except Exception:
             # The scheduler is away; `wait` sees the same and sends everything again.
@@ -197,13 +209,13 @@ class ClusterEngine(Engine):
         try:
             if future is None:
                 raise ConnectionError("the scheduler is away")
-            outcome: PickOutcome = future.result(timeout=60)
+            outcome: PickOutcome = self._result(future, stopping)
         except self._distributed.scheduler.KilledWorker as error:
             return self._again(task, f"the workers that picked it died ({_first_line(error)})")
         except CryoSegNetError as error:
             raise EngineError(str(error).rstrip(".")) from error
         except (Exception, asyncio.CancelledError) as error:
-            if self._is_lost(error):
+            if self._is_lost(error, future):
                 self._reconnect(stopping, _first_line(error))
                 return []
             assert isinstance(error, Exception)
@@ -227,8 +239,22 @@ class ClusterEngine(Engine):
         self._futures.pop(key, None)
         self._deaths.pop(key, None)
 
-    def _is_lost(self, error: BaseException) -> bool:
+    def _result(self, future: Any, stopping: Stop) -> Any:
+        """The result of a future; it is made again if the worker that has it ends."""
+        while True:
+            while not future.done():
+                stopping.pause(_POLL_SECONDS)
+                self._look(True)
+            try:
+                return future.result(timeout=_CONNECT_SECONDS)
+            except (TimeoutError, asyncio.TimeoutError):
+                if future.done():
+                    raise
+
+    def _is_lost(self, error: BaseException, future: Any) -> bool:
         """Whether an error says that the scheduler went away, not that a task failed."""
+        if future is not None and future.status == "error":
+            return False
         lost = (OSError, TimeoutError, asyncio.CancelledError, concurrent.futures.CancelledError)
         return isinstance(error, lost) or getattr(self._client, "status", "") != "running"
 
@@ -259,33 +285,26 @@ class ClusterEngine(Engine):
 
     def _ask(self, stopping: Stop, function: Callable[..., Any], *values: object) -> Any:
         """Run a function on any worker; its result."""
-        said = time.monotonic()
         while True:
             future = self._client.submit(
                 function, self._run, self._make, self._device, *values, pure=False, key=f"ask-{uuid.uuid4().hex}"
             )
             try:
-                while not future.done():
-                    stopping.pause(_POLL_SECONDS)
-                    self._look()
-                    if not self.workers and time.monotonic() - said > _SAY_SECONDS:
-                        said = time.monotonic()
-                        log.info(f"waiting for a worker at {self._address}")
-                return future.result(timeout=60)
+                return self._result(future, stopping)
             except self._distributed.scheduler.KilledWorker as error:
                 raise EngineError(f"workers die while they load the models ({_first_line(error)})") from error
             except CryoSegNetError:
                 raise
             except (Exception, asyncio.CancelledError) as error:
-                if not self._is_lost(error):
+                if not self._is_lost(error, future):
                     raise EngineError(
                         f"a worker cannot pick ({type(error).__name__}: {_first_line(error)}); install this version of "
                         "cryosegnet-ext on every node"
                     ) from error
                 self._reconnect(stopping, _first_line(error))
 
-    def _look(self) -> None:
-        """Count the workers, at most once a second."""
+    def _look(self, working: bool) -> None:
+        """Count the workers and replace lost ones, at most once a second; ``working`` says that some are needed."""
         now = time.monotonic()
         if now - self._looked < 1.0:
             return
@@ -295,6 +314,26 @@ class ClusterEngine(Engine):
             self.restarts += len(self._seen - there)
             self._seen = there
             self.workers = len(there)
+        if self._jobs is not None:
+            self._jobs.replace_lost()
+        if self.workers or not working:
+            self._alone_since, self._say_after = None, _SAY_SECONDS
+        elif self._alone_since is None:
+            self._alone_since = now
+        else:
+            self._say_alone(now - self._alone_since)
+
+    def _say_alone(self, seconds: float) -> None:
+        """Say that there are no workers, less and less often; after the limit it is an error."""
+        jobs = self._jobs
+        remedy = "start workers there" if jobs is None else "look at the queue and at the output of the jobs"
+        text = f"no worker at {self._address} for {duration(seconds)}"
+        limit = _WAIT_SECONDS if jobs is None else jobs.wait
+        if seconds >= limit:
+            raise EngineError(f"{text}; {remedy}")
+        if seconds >= self._say_after:
+            self._say_after = seconds + min(seconds, 3600.0)
+            log.warning(f"{text}; waiting {duration(limit - seconds)} more: {remedy}")
 
 
 def _absolute(one: Input) -> Input:
@@ -305,44 +344,3 @@ def _absolute(one: Input) -> Input:
 def _first_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:200] or type(error).__name__
-
-
-# What runs on the workers
-
-_LOADING = threading.Lock()
-_PICKING = threading.Lock()
-_PICKERS: dict[str, MicrographPicker] = {}
-
-
-def _picker(run: str, make: MakePicker, device: str) -> MicrographPicker:
-    """The picker of a run in this process; it replaces that of an earlier run."""
-    with _LOADING:
-        if run not in _PICKERS:
-            _PICKERS.clear()
-            _PICKERS[run] = make(device)
-        return _PICKERS[run]
-
-
-def _describe(run: str, make: MakePicker, device: str) -> tuple[dict[str, object], bool]:
-    picker = _picker(run, make, device)
-    return dict(picker.settings), picker.needs_diameter
-
-
-def _estimate(run: str, make: MakePicker, device: str, inputs: Sequence[Input], pixel_size: float | None) -> Estimate:
-    picker = _picker(run, make, device)
-    with _PICKING:
-        return estimate(picker, inputs, pixel_size)
-
-
-def _pick(run: str, make: MakePicker, device: str, expected: Mapping[str, object], task: PickTask) -> PickOutcome:
-    """Pick one micrograph; of the threads of a worker only one picks at a time, the others read."""
-    picker = _picker(run, make, device)
-    differing = sorted(name for name, value in picker.settings.items() if expected.get(name) != value)
-    if differing:
-        raise CryoSegNetError(
-            f"a worker has other settings than this run ({', '.join(differing)}); install the same version and weights "
-            "on every node"
-        )
-    got = task.read()
-    with _PICKING:
-        return pick_task(picker, task, got)

@@ -1,4 +1,4 @@
-"""The file that describes the workers of a cluster, ``cluster.yaml``, and how they are started.
+"""The file that describes the workers of a cluster, ``cluster.yaml``, and what dask-jobqueue is told of it.
 
 scheduler: slurm            # slurm, pbs, sge, lsf, or local: processes of this machine
 workers: {minimum: 0, maximum: 16}   # scaled by the number that wait; one number: always so many
@@ -7,6 +7,8 @@ memory: 16GB
 gpus: 1                     # of each worker; SLURM only, elsewhere through options
 queue: gpu
 walltime: "04:00:00"
+wait: "24:00:00"            # how long to go on without any worker
+dashboard: 8787             # Dask's page, for this machine only; none without it
 options: {}                 # anything else that dask_jobqueue.SLURMCluster (PBSCluster, ...) takes
 """
 
@@ -21,12 +23,16 @@ from ...errors import CryoSegNetError
 #: Class of dask-jobqueue for each scheduler.
 CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "local": ""}
 #: Values of keys that the file leaves out.
-DEFAULTS: dict[str, Any] = {"workers": {"minimum": 0, "maximum": 4}, "cores": 4, "memory": "16GB", "gpus": 0}
-_KEYS = ("scheduler", "workers", "cores", "memory", "gpus", "queue", "account", "walltime", "options")
-_BY_OPTIONS = "queue", "account", "walltime"
-#: A worker ends by itself at least this long before the time of its job is over.
+DEFAULTS: dict[str, Any] = {
+    "workers": {"minimum": 0, "maximum": 4},
+    "cores": 4,
+    "memory": "16GB",
+    "gpus": 0,
+    "wait": "24:00:00",
+}
+_KEYS = "scheduler", *DEFAULTS, "queue", "account", "walltime", "dashboard", "options"
+#: A worker ends by itself so long before the time of its job is over; a quarter of the time if that is shorter.
 _MARGIN_SECONDS = 300
-_SHORTEST_LIFE = 120
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -62,8 +68,11 @@ def read(path: Path) -> dict[str, Any]:
         )
     if not isinstance(given.setdefault("options", {}), dict):
         raise CryoSegNetError(f"{path}: options must be a mapping of names to values")
+    given["wait"] = _seconds(path, "wait", given["wait"], given["scheduler"])
+    if not isinstance(given.get("dashboard", 0), int) or not 0 <= given.get("dashboard", 0) < 65536:
+        raise CryoSegNetError(f"{path}: dashboard is {given['dashboard']!r}; give a port, as in dashboard: 8787")
     if "walltime" in given:
-        lifetime(path, given["walltime"])
+        _seconds(path, "walltime", given["walltime"], given["scheduler"])
     return given
 
 
@@ -76,84 +85,57 @@ def _workers(path: Path, value: Any) -> tuple[int, int]:
     return least, most
 
 
-def lifetime(path: Path, walltime: Any) -> int:
-    """Seconds after which a worker ends by itself, between two micrographs, before the scheduler kills its job."""
-    # YAML reads 4:00:00 without quotes as a number of seconds (sexagesimal).
-    text = str(walltime)
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?", text)
-    if isinstance(walltime, int):
-        seconds = walltime
+def _seconds(path: Path, key: str, value: Any, scheduler: str) -> int:
+    """Seconds of a time as the scheduler reads it: two numbers are minutes and seconds, of LSF hours and minutes."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", str(value))
+    if isinstance(value, int):
+        # YAML reads 4:00:00 without quotes as a number of seconds (sexagesimal).
+        seconds = value
     elif match:
         days, hours, minutes, rest = (int(part or 0) for part in match.groups())
         seconds = 86400 * days + 3600 * hours + 60 * minutes + rest
+        if scheduler == "lsf" and match[2] is None:
+            seconds = 86400 * days + 3600 * minutes + 60 * rest
     else:
-        raise CryoSegNetError(f'{path}: walltime is {text}; give "HOURS:MINUTES:SECONDS", in quotes')
-    return max(seconds - _MARGIN_SECONDS, _SHORTEST_LIFE)
+        seconds = 0
+    if seconds < 60:
+        raise CryoSegNetError(f'{path}: {key} is {value}; give "HOURS:MINUTES:SECONDS", in quotes, a minute at least')
+    return seconds
+
+
+def _walltime_arguments(path: Path, scheduler: str, walltime: Any) -> tuple[str, list[str]]:
+    """The time of a job as its scheduler wants it, and the worker's options that end it before, between micrographs."""
+    seconds = _seconds(path, "walltime", walltime, scheduler)
+    hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60
+    text = f"{hours:02d}:{minutes:02d}" if scheduler == "lsf" else f"{hours:02d}:{minutes:02d}:{rest:02d}"
+    margin = min(_MARGIN_SECONDS, seconds // 4)
+    # Dask adds or subtracts up to the stagger, so that workers do not all end at the same moment.
+    stagger = margin // 2
+    return text, ["--lifetime", f"{seconds - margin - stagger}s", "--lifetime-stagger", f"{stagger}s"]
 
 
 def arguments(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Arguments for the class of dask-jobqueue; ``options`` win over the other keys."""
+    import dask
+
     made: dict[str, Any] = {"cores": given["cores"], "processes": 1, "memory": given["memory"]}
-    made |= {name: given[name] for name in _BY_OPTIONS if name in given}
-    directives, extra = [], []
-    if given["gpus"]:
-        directives.append(f"--gpus={given['gpus']}")
-    if "walltime" in given:
-        if isinstance(given["walltime"], int):
-            hours, rest = divmod(given["walltime"], 3600)
-            made["walltime"] = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
-        life = lifetime(path, given["walltime"])
-        # So that they do not all end at the same moment.
-        extra += ["--lifetime", f"{life}s", "--lifetime-stagger", f"{min(_MARGIN_SECONDS, life // 4)}s"]
+    made |= {name: given[name] for name in ("queue", "account") if name in given}
     options = dict(given["options"])
-    directives += options.pop("job_extra_directives", [])
-    extra += options.pop("worker_extra_args", [])
+    directives = [f"--gpus={given['gpus']}"] if given["gpus"] else []
     # Two threads, so that one micrograph is read while another is picked; picking itself uses all cores.
-    extra = ["--nthreads", "2", *extra]
+    extra = ["--nthreads", "2", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    # Without a walltime dask-jobqueue writes that of its own configuration, 30 minutes where the site has not set it.
+    configured = dask.config.get(f"jobqueue.{options.get('config_name', given['scheduler'])}.walltime", None)
+    walltime = options.pop("walltime", given.get("walltime", configured))
+    if walltime is not None:
+        made["walltime"], lifetime = _walltime_arguments(path, given["scheduler"], walltime)
+        extra += lifetime
     # Dask would limit each library to one thread.
     threads = f"export OMP_NUM_THREADS={given['cores']} MKL_NUM_THREADS={given['cores']}"
-    prologue = [threads, *options.pop("job_script_prologue", [])]
     return {
         **made,
-        "job_script_prologue": prologue,
-        "job_extra_directives": directives,
-        "worker_extra_args": extra,
+        "job_script_prologue": [threads, *options.pop("job_script_prologue", [])],
+        "job_extra_directives": [*directives, *options.pop("job_extra_directives", [])],
+        "worker_extra_args": [*extra, *options.pop("worker_extra_args", [])],
         **options,
     }
-
-
-def start(path: Path) -> tuple[Any, int]:
-    """Start a scheduler in this process, which starts the workers; the cluster, and the largest number of workers.
-
-    Raises
-    ------
-    CryoSegNetError
-        The file is wrong, or the cluster does not start.
-    """
-    given = read(path)
-    name = CLASSES[given["scheduler"]]
-    try:
-        if name:
-            import dask_jobqueue
-
-            cluster = getattr(dask_jobqueue, name)(**arguments(path, given))
-        else:
-            from distributed import LocalCluster
-
-            cluster = LocalCluster(
-                n_workers=given["minimum"], threads_per_worker=1, dashboard_address=None, **given["options"]
-            )
-        if given["minimum"] == given["maximum"]:
-            cluster.scale(given["maximum"])
-        else:
-            cluster.adapt(minimum=given["minimum"], maximum=given["maximum"])
-    except CryoSegNetError:
-        raise
-    except ImportError as error:
-        raise CryoSegNetError(
-            f"dask-jobqueue is not installed ({error}); pip install 'cryosegnet-ext[cluster]' brings it"
-        ) from error
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise CryoSegNetError(f"{path}: the cluster does not start ({text}); check the keys under options") from error
-    return cluster, given["maximum"]
