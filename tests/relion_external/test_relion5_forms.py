@@ -119,17 +119,18 @@ JOBS = {
     "extract": (
         "relion.extract",
         "bg_diameter black_dust coords_suffix do_cut_into_segments do_extract_helical_tubes do_extract_helix "
-        "do_float16 do_fom_threshold do_invert do_norm do_recenter do_reextract do_rescale do_reset_offsets extract_size "
-        "fndata_reextract helical_bimodal_angular_priors helical_nr_asu helical_rise helical_tube_outer_diameter "
-        "minimum_pick_fom nr_mpi recenter_x recenter_y recenter_z rescale star_mics white_dust",
+        "do_float16 do_fom_threshold do_invert do_norm do_recenter do_reextract do_rescale do_reset_offsets "
+        "extract_size fndata_reextract helical_bimodal_angular_priors helical_nr_asu helical_rise "
+        "helical_tube_outer_diameter minimum_pick_fom nr_mpi recenter_x recenter_y recenter_z rescale star_mics "
+        "white_dust",
     ),
     "class2d": (
         "relion.class2d",
         "allow_coarser ctf_intact_first_peak do_bimodal_psi do_center do_combine_thru_disc do_ctf_correction do_em "
         "do_grad do_helix do_parallel_discio do_preread_images do_restrict_xoff do_zero_mask dont_skip_align fn_cont "
         "fn_img gpu_ids helical_rise helical_tube_outer_diameter highres_limit nr_classes nr_iter_em nr_iter_grad "
-        "nr_mpi nr_pool nr_threads offset_range offset_step particle_diameter psi_sampling range_psi scratch_dir tau_fudge "
-        "use_gpu",
+        "nr_mpi nr_pool nr_threads offset_range offset_step particle_diameter psi_sampling range_psi scratch_dir "
+        "tau_fudge use_gpu",
     ),
     "select": (
         "relion.select.class2dauto",
