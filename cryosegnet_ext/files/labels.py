@@ -20,9 +20,10 @@ from .formats import READABLE
 from .formats.star import MOTION_TABLES
 from .inputs import STATE_FOLDER, walk_files
 from .masks import MASK_SUFFIXES, called_mask, is_mask, read_mask
-from .micrograph import micrograph_stem
-from .picks import Picks, read_many
-from .relion import coordinate_list, list_in_job
+from .micrograph import micrograph_stem, read_shape
+from .picks import Picks, as_relion_reads, read_many
+from .relion import coordinate_list, list_in_job, project_root
+from .relion_paths import is_flipped
 from .text import bad, spelt
 
 log = logging.getLogger(__name__)
@@ -63,11 +64,14 @@ class CoordinateFile:
         The micrograph that RELION's list gives for it; None without a list.
     in_folder
         It was found in a folder, where pictures of other kinds may lie as well.
+    tiff
+        The micrograph's file, if RELION's list gives one that RELION reads with its last row first.
     """
 
     path: Path
     micrograph: str | None = None
     in_folder: bool = False
+    tiff: Path | None = None
 
     @property
     def name(self) -> str:
@@ -82,11 +86,15 @@ class CoordinateFile:
         Raises
         ------
         CryoSegNetError
-            The file cannot be read, or contains several micrographs where a list names one.
+            The file cannot be read, or contains several micrographs where a list names one; or a TIFF micrograph, of
+            which the height is needed, cannot be read.
         """
         tables = read_many(self.path, pixel_size) or {self.path.stem: Picks.empty(pixel_size)}
         if self.micrograph is not None and len(tables) > 1:
             raise bad(self.path, f"it contains picks of {len(tables)} micrographs", "give this file on its own")
+        if self.tiff is not None:
+            shape = read_shape(self.tiff)
+            tables = {name: as_relion_reads(replace(p, shape=shape), self.tiff.name) for name, p in tables.items()}
         if self.micrograph is not None or list(tables) == [self.path.stem]:
             return {self.micrograph or str(self.path): next(iter(tables.values()))}
         return tables
@@ -173,7 +181,10 @@ def coordinate_files(
             if gone:
                 count = f"{len(gone)} of {plural(len(listed), 'listed coordinate file')}"
                 log.warning(f"{listing}: {count} not found; these micrographs count as not picked: {some(gone)}")
-            return [CoordinateFile(file, name) for name, file in listed.items() if file.exists()], []
+            root = project_root(listing, list(listed))
+            there = {name: file for name, file in listed.items() if file.exists()}
+            tiffs = {name: root / name for name in there if is_flipped(name)}
+            return [CoordinateFile(file, name, tiff=tiffs.get(name)) for name, file in there.items()], []
         return [CoordinateFile(path)] if os.path.realpath(path) not in leave_out else [], []
     best: dict[Path, tuple[int, Path]] = {}
     pictures: dict[Path, Path] = {}

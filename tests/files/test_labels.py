@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
@@ -165,6 +166,18 @@ def test_a_job_that_was_copied_without_its_project_keeps_its_picks(tmp_path):
 def test_listed_files_that_are_gone_are_said(tmp_path, caplog):
     coordinate_files(relion_project(tmp_path, "4", "one is gone"))
     assert "1 of 2 listed coordinate files not found" in caplog.text and NAMES[1] in caplog.text
+
+
+def test_relion_counts_y_of_tiff_micrographs_from_the_last_row(tmp_path):
+    path = relion_project(tmp_path, "4")
+    tiff = NAMES[1].replace(".mrc", ".tif")
+    tifffile.imwrite(tmp_path / tiff, np.random.default_rng(0).normal(size=(120, 150)).astype(np.float32))
+    path.write_text(path.read_text().replace(NAMES[1], tiff))
+    picks = read_set(path, ["mic_1", "mic_2"]).tables
+    assert (picks["mic_1"].y.tolist(), picks["mic_2"].y.tolist()) == ([20.0], [99.0])
+    (tmp_path / tiff).unlink()
+    with pytest.raises(CryoSegNetError, match=r"mic_2\.tif does not exist"):
+        read_set(path, ["mic_1", "mic_2"])
 
 
 def test_a_file_that_is_listed_for_two_micrographs_is_refused(tmp_path):
