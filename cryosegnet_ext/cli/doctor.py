@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .._version import __version__
+from ..cores import usable_cores
 from ..errors import CryoSegNetError
 from ..picking.options import BUILT_IN_SAM
 
@@ -93,8 +94,7 @@ def _packages() -> Section:
 
 
 def _devices() -> Section:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = {"cpu": f"{usable} of {os.cpu_count()} cores usable"}
+    devices = {"cpu": f"{usable_cores()} of {os.cpu_count()} cores usable"}
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -102,7 +102,9 @@ def _devices() -> Section:
     devices["cpu"] += f", {torch.get_num_threads()} torch threads"
     if not torch.cuda.is_available():
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
-        return {**devices, "cuda": f"no GPU usable ({built})"}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f", CUDA_VISIBLE_DEVICES is {visible!r}"
+        return {**devices, "cuda": f"no GPU usable ({built}{hidden})"}
     for number in range(torch.cuda.device_count()):
         try:
             free, total = torch.cuda.mem_get_info(number)

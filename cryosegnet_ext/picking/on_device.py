@@ -6,8 +6,10 @@ each axis, so they are done by matrices, which the OpenCV functions of the CPU m
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ..cores import usable_cores
 from ..errors import UsageError
 from ..files.micrograph import Micrograph
 from ..networks.memory import OutOfMemoryError, with_less
@@ -36,32 +39,57 @@ from .denoise import (
 )
 from .options import is_device
 
+log = logging.getLogger(__name__)
+
 Part = tuple[slice, slice]
 WHOLE: Part = (slice(None), slice(None))
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn a device's name into the device.
+    """Turn a device's name into the device; the CPU's threads become as many as a container's quota allows.
 
     Raises
     ------
     UsageError
         The device does not exist on this machine.
     """
+    if not os.environ.get("OMP_NUM_THREADS"):
+        # The libraries count the cores of the machine, or those of the affinity.
+        cores = usable_cores()
+        if torch.get_num_threads() > cores:
+            torch.set_num_threads(cores)
+        if cv2.getNumThreads() > cores:
+            cv2.setNumThreads(cores)
+    if name == "auto" and torch.cuda.is_available():
+        return torch.device("cuda")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if hidden := _visible():
+            _say_once(f"no GPU is visible{hidden}; the CPU is used")
+        return torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
     if not is_device(name):
         raise UsageError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
     if not torch.cuda.is_available():
         raise UsageError(
-            f"--device {name}: PyTorch finds no GPU here; run `cryosegnet doctor` to see why, or use --device cpu."
+            f"--device {name}: PyTorch finds no GPU here{_visible()}; run `cryosegnet doctor` to see why, or use "
+            "--device cpu."
         )
     number = name.partition(":")[2]
     if number and int(number) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
     return torch.device(name)
+
+
+def _visible() -> str:
+    """What the environment says of GPUs, for a message; empty if nothing."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if value is None else f" (CUDA_VISIBLE_DEVICES is {value!r})"
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.info(text)
 
 
 class OnCpu:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cores import usable_cores
 from ..files.picks import Picks
 from ..runs.candidates import SavedCandidates
 from ..runs.false_picks import has_probabilities
@@ -37,7 +37,7 @@ _EACH = 4 * 2 * 4 / 3
 _UNKNOWN_SIZE = 65535
 _SIDES = (512, 448, 384, 320, 256, 208, 160, 128)
 _QUALITIES = {512: 80, 448: 72, 384: 70, 320: 68, 256: 66, 208: 62, 160: 58, 128: 50}
-_THREADS = min(8, 2 * (os.cpu_count() or 1))
+_THREADS = min(8, 2 * usable_cores())
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from ..cores import usable_cores
 from ..simulation.micrograph import ProjectionStack
 from .crops import Crop, augment, labelled_particles, simulated_particles
 from .examples import Example
@@ -216,4 +216,4 @@ def default_workers(device: str) -> int:
     """Number of worker processes that keep a GPU busy; none on a CPU, which they would take from the network."""
     if device == "cpu":
         return 0
-    return max(0, min(8, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 4))
+    return min(8, usable_cores() - 1)

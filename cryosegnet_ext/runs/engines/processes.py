@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
+from ...cores import usable_cores
 from ...errors import CryoSegNetError, UsageError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
@@ -76,7 +77,7 @@ class ProcessEngine(Engine):
             raise UsageError("no device was named; give --device auto, cpu, cuda:0 or a list like cuda:0,1")
         self._make = make
         given = threads or os.environ.get("OMP_NUM_THREADS", "")
-        shared = max(1, len(os.sched_getaffinity(0)) // len(devices))
+        shared = max(1, usable_cores() // len(devices))
         self._threads = int(given) if str(given).isdigit() else shared
         self._context = multiprocessing.get_context("spawn")
         self._queue: deque[PickTask] = deque()
