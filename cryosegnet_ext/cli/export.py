@@ -49,13 +49,16 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet export``."""
     parser.description = (
         "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs) between formats: one file per micrograph, "
-        "but one table of all micrographs for cs. Tables of many micrographs are split. Or, with --cryosparc, write "
-        "what CryoSPARC's import jobs need from the output folder of 'cryosegnet pick'. Conventions: docs/formats.md."
+        "but one table of all micrographs for cs. Tables of many micrographs are split. Or, with --relion, write what "
+        "RELION's Extract takes, from picks of CryoSPARC or any other program. Or, with --cryosparc, write what "
+        "CryoSPARC's import jobs need from the output folder of 'cryosegnet pick'. Conventions: docs/formats.md."
     )
     parser.add_argument(
         "picks", metavar="PICKS", nargs="+", help="pick files, folders of them, or RELION's lists of coordinate files"
     )
     parser.add_argument("--to", choices=["star", "box", "cbox", "csv", "cs"], help="format to write")
+    text = "write autopick.star and coordinate files for Extract, for the micrographs of this STAR file of RELION"
+    parser.add_argument("--relion", metavar="MICROGRAPHS", help=text)
     text = "PICKS is the output folder of 'cryosegnet pick': write particles.star, particles.cs and IMPORT.txt"
     parser.add_argument("--cryosparc", action="store_true", help=text)
     text = "folder to write to, or the file if there is only one (default: this folder)"
@@ -69,13 +72,33 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Convert; returns 0 if all went well, 2 if some files failed, 3 if nothing could be done."""
-    if args.cryosparc == (args.to is not None):
-        raise UsageError("give either --to FORMAT or --cryosparc")
+    if (args.to is not None) + args.cryosparc + (args.relion is not None) != 1:
+        raise UsageError("give one of --to FORMAT, --relion MICROGRAPHS and --cryosparc")
     if args.shape is not None:
         args.shape = tuple(args.shape)
         if min(args.shape) < 1:
             raise CryoSegNetError("--shape must be the micrographs' rows and columns, both above zero.")
+    if args.relion is not None:
+        return _for_relion(args)
     return _for_cryosparc(args) if args.cryosparc else _convert(args)
+
+
+def _for_relion(args: argparse.Namespace) -> int:
+    if args.box_size is not None:
+        raise UsageError("--box-size cannot be used with --relion, because Extract is given the box")
+    from ..runs.relion_export import export_relion
+
+    found, failures = _read(_input_files(args.picks), args)
+    if not found:
+        return 3
+    table = {one.micrograph: one.picks for one in found}
+    done = export_relion(table, args.relion, args.output or ".", flip_y=args.flip_y, shape=args.shape)
+    for sentence in done.warnings:
+        log.warning(sentence)
+    for sentence in done.failures:
+        log.error(sentence)
+    print(done.text, end="")
+    return 2 if failures or done.failures else 0
 
 
 def _for_cryosparc(args: argparse.Namespace) -> int:
@@ -177,7 +200,7 @@ def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -
         try:
             more = [_converted(name, picks, file, folder, args) for name, picks in file.read(args.pixel_size).items()]
             for one in more:
-                if args.to == "cs" and one.micrograph in names:
+                if args.to in ("cs", None) and one.micrograph in names:
                     raise CryoSegNetError(f"{file.path}: {one.micrograph} was given before; give its picks once.")
             names |= {one.micrograph for one in more}
             found += more
@@ -198,9 +221,9 @@ def _kept_apart(found: list[Converted]) -> list[Converted]:
 
 def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args: argparse.Namespace) -> Converted:
     """The picks with the given shape, mirrored if asked, and the new file's name."""
-    if args.shape is not None:
+    if args.shape is not None and (args.to is not None or picks.shape is None):
         picks = replace(picks, shape=args.shape)
-    if args.flip_y:
+    if args.flip_y and args.to is not None:  # RELION's micrographs give their height
         if picks.shape is None:
             raise CryoSegNetError(f"{file.path}: --flip-y needs the micrograph's height; give --shape NY NX.")
         picks = replace(picks, y=picks.shape[0] - 1 - picks.y)

@@ -18,6 +18,7 @@ import starfile
 from cryosegnet_ext import weights
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_many, read_picks
+from cryosegnet_ext.files.relion import listed_micrographs
 
 from .running import Ran
 
@@ -107,6 +108,11 @@ def export(args: argparse.Namespace, ran: Ran) -> None:
         table = starfile.read(Path(args.output) / "particles.star", always_dict=True)["particles"]
         assert len(table) == len(np.load(Path(args.output) / "particles.cs")) == before > 0
         assert (Path(args.output) / "IMPORT.txt").read_text().strip() in ran.out
+        return
+    if args.relion is not None:
+        rows = starfile.read(Path(args.output) / "autopick.star")
+        assert rows["rlnMicrographName"].tolist() == [name for _, name, *_ in listed_micrographs(args.relion)]
+        assert sum(len(read_picks(file)) for file in rows["rlnMicrographCoordinates"]) > 0
         return
     sources = [
         one for name in args.picks for one in (files(Path(name), "*.*") if Path(name).is_dir() else [Path(name)])

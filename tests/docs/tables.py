@@ -11,6 +11,7 @@ from tests.docs.world import (
     cryoppp,
     density,
     labels,
+    locations,
     micrographs,
     model,
     numbered,
@@ -109,6 +110,10 @@ WORLD: Mapping[str, Mapping[str, Builder]] = {
         "particles.star": particles("particles.star", MICS),
         "topaz_picks.txt": topaz("topaz_picks.txt", STEMS),
         "picked/": copied("PICK_OUTPUT_FOLDER", "picked"),
+        "MotionCorr/job002/corrected_micrographs.star": corrected(
+            "MotionCorr/job002/corrected_micrographs.star", MOVIES[:2]
+        ),
+        "extracted_particles.cs": locations("extracted_particles.cs", MOVIES[:2]),
     },
     "install.md": {
         "micrographs/": micrographs("micrographs/a.mrc"),

@@ -17,6 +17,7 @@ import numpy as np
 
 from cryosegnet_ext import Picks, read_micrograph, read_picks
 from cryosegnet_ext.cli import main
+from cryosegnet_ext.files.picks import write_cs
 from tests.docs import published
 from tests.docs.docs_commands import ROOT
 
@@ -126,6 +127,17 @@ def particles(name: str, files: Sequence[str]) -> Builder:
     columns = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnOpticsGroup")
     rows = [(file, f"{x:.1f}", f"{y:.1f}", 1) for i, file in enumerate(files) for x, y in view(i)[1]]
     return star(name, columns, rows)
+
+
+def locations(name: str, files: Sequence[str]) -> Builder:
+    """CryoSPARC's particles on these micrographs, as its motion correction names them."""
+
+    def build(folder: Path) -> None:
+        stems = [Path(file).stem for file in files]
+        table = {f"J3/motioncorrected/{10**20 + i}_{s}_patch_aligned.mrc": centres(i) for i, s in enumerate(stems)}
+        write_cs(table, folder / name)
+
+    return build
 
 
 def topaz(name: str, stems: Sequence[str]) -> Builder:
