@@ -21,7 +21,7 @@ HELP = "convert pick files between formats"
 
 # Where a micrograph has several files, the format that keeps most. The .txt files in a folder are mostly notes; a Topaz
 # table must be named itself.
-RICHEST_FIRST = (".cs", ".csv", ".cbox", ".star", ".box")
+RICHEST_FIRST = (".cs", ".csv", ".cbox", ".star", ".box", ".json", ".plt")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Converted:
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet export``."""
     parser.description = (
-        "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs) between formats: one file per micrograph, "
-        "but one table of all micrographs for cs. Tables of many micrographs are split. Or, with --relion, write what "
-        "RELION's Extract takes, from picks of CryoSPARC or any other program. Or, with --cryosparc, write what "
-        "CryoSPARC's import jobs need from the output folder of 'cryosegnet pick'. Conventions: docs/formats.md."
+        "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs, EMAN2's .json, cisTEM's .plt) between "
+        "formats: one file per micrograph, but one table of all micrographs for cs. Tables of many micrographs are "
+        "split. Or, with --relion, write what RELION's Extract takes, from picks of CryoSPARC or any other program. "
+        "Or, with --cryosparc, write what CryoSPARC's import jobs need from the output folder of 'cryosegnet pick'. "
+        "Conventions: docs/formats.md."
     )
     parser.add_argument(
         "picks", metavar="PICKS", nargs="+", help="pick files, folders of them, or RELION's lists of coordinate files"
@@ -198,7 +199,8 @@ def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -
     failures = 0
     for file, folder in inputs:
         try:
-            more = [_converted(name, picks, file, folder, args) for name, picks in file.read(args.pixel_size).items()]
+            tables = file.read(args.pixel_size, args.shape)
+            more = [_converted(name, picks, file, folder, args) for name, picks in tables.items()]
             for one in more:
                 if args.to in ("cs", None) and one.micrograph in names:
                     raise CryoSegNetError(f"{file.path}: {one.micrograph} was given before; give its picks once.")

@@ -29,13 +29,14 @@ from .text import bad, spelt
 log = logging.getLogger(__name__)
 
 #: Where a micrograph has files in several formats, the first of these is read.
-PREFERRED = (".star", ".cs", ".csv", ".cbox", ".box", ".txt", ".tsv")
+PREFERRED = (".star", ".cs", ".csv", ".cbox", ".box", ".json", ".txt", ".tsv")
 _WORDS = {
     # y as well: a damaged header then counts as coordinates, and reading it tells what is wrong.
-    ".star": ("_rlnCoordinateX", "_rlnCoordinateY"),
+    ".star": ("_rlnCoordinateX", "_rlnCoordinateY", "_cisTEMOriginalXPosition"),
     ".cbox": ("_CoordinateX", "_CoordinateY"),
-    ".csv": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
+    ".csv": ("x", "x_coord", "x-coordinate", "rlncoordinatex", "axis-1"),
     ".cs": ("location/center_x_frac",),
+    ".json": ('"boxes"',),
     ".txt": ("x_coord", "x"),
     ".tsv": ("x_coord", "x"),
 }
@@ -46,10 +47,10 @@ _COORDINATES, _EMPTIED, _OTHER = range(3)
 _UID = re.compile(r"^\d{15,21}_(?=.)")  # CryoSPARC puts an exposure's uid before the name of an imported file
 _ADDED = re.compile(
     r"_(auto|manual|topaz|log|cryolo)?(pick|picks|picked|coords|coordinates|particles|boxes|box|labels|label|mask|masks"
-    r"|gt|truth|extract)$",
+    r"|gt|truth|extract|info)$",
     re.IGNORECASE,
 )
-_CORRECTED = re.compile(r"_(patch_aligned_doseweighted|patch_aligned|rigid_aligned|aligned_doseweighted|doseweighted)$")
+_CORRECTED = re.compile(r"_(((patch_|rigid_)?aligned_)?doseweighted|(patch|rigid)_aligned)$")
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ class CoordinateFile:
         """The name to match with micrographs: the micrograph's in the list, else the file's own."""
         return self.micrograph or self.path.name
 
-    def read(self, pixel_size: float | None = None) -> dict[str, Picks]:
+    def read(self, pixel_size: float | None = None, shape: tuple[int, int] | None = None) -> dict[str, Picks]:
         """The picks of each micrograph, by its name in the list or the file; by the file's path if neither names it.
 
-        A table without rows is a micrograph without particles.
+        A table without rows is a micrograph without particles. Parameters are those of `read_picks`.
 
         Raises
         ------
@@ -89,7 +90,7 @@ class CoordinateFile:
             The file cannot be read, or contains several micrographs where a list names one; or a TIFF micrograph, of
             which the height is needed, cannot be read.
         """
-        tables = read_many(self.path, pixel_size) or {self.path.stem: Picks.empty(pixel_size)}
+        tables = read_many(self.path, pixel_size, shape) or {self.path.stem: Picks.empty(pixel_size, shape)}
         if self.micrograph is not None and len(tables) > 1:
             raise bad(self.path, f"it contains picks of {len(tables)} micrographs", "give this file on its own")
         if self.tiff is not None:
@@ -299,11 +300,11 @@ def _kind(file: Path) -> int:
         return _EMPTIED
     if suffix == ".cbox" and _is_number(head.split()[0]):
         return _COORDINATES  # of crYOLO before 1.8, which the reader refuses
-    if suffix in (".star", ".cbox", ".cs"):
+    if suffix in (".star", ".cbox", ".cs", ".json"):
         if any(word in table for table in _tables(head) for word in words):
             return _COORDINATES
         # RELION 3.1 writes coords_suffix_autopick.star, whose only line is a file name.
-        named = suffix == ".cs" or file.name.startswith("coords_suffix")
+        named = suffix in (".cs", ".json") or file.name.startswith("coords_suffix")
         return _OTHER if named or any(line.lstrip().startswith("_") for line in head.splitlines()) else _EMPTIED
     header = next((line for line in head.splitlines() if line.strip() and not line.startswith("#")), "")
     columns = [c.strip().strip('"').strip().lower() for c in header.replace(";", ",").replace("\t", ",").split(",")]

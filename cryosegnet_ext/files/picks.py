@@ -149,15 +149,17 @@ def write_picks(picks: Picks, path: str | Path, box_size: int | None = None) -> 
     write_atomic(path, writer(picks, path, box_size))
 
 
-def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:
+def read_picks(path: str | Path, pixel_size: float | None = None, shape: tuple[int, int] | None = None) -> Picks:
     """Read the picks of one micrograph; the suffix of ``path`` names the format.
 
     Parameters
     ----------
     path
-        A .star, .box, .cbox, .csv, .txt or .tsv (Topaz) or .cs file.
+        A .star, .box, .cbox, .csv, .txt or .tsv (Topaz), .cs, .json (EMAN2) or .plt (cisTEM) file.
     pixel_size
         Angstrom per pixel, for files that do not carry it; a STAR with optics, a CSV of ours and .cs do.
+    shape
+        (ny, nx) of the micrograph, for files that do not carry it; .plt needs it, .cs does not.
 
     Returns
     -------
@@ -170,7 +172,7 @@ def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:
     CryoSegNetError
         The file is missing, damaged, in no known format, or holds picks of several micrographs.
     """
-    table = read_many(path, pixel_size)
+    table = read_many(path, pixel_size, shape)
     if len(table) > 1:
         first, second = list(table)[:2]
         raise bad(
@@ -178,11 +180,15 @@ def read_picks(path: str | Path, pixel_size: float | None = None) -> Picks:
             f"it contains picks of {len(table)} micrographs ({first}, {second}, ...)",
             "split it with 'cryosegnet export' or read it with read_many",
         )
-    return next(iter(table.values()), Picks.empty(pixel_size))
+    return next(iter(table.values()), Picks.empty(pixel_size, shape))
 
 
-def read_many(path: str | Path, pixel_size: float | None = None) -> dict[str, Picks]:
+def read_many(
+    path: str | Path, pixel_size: float | None = None, shape: tuple[int, int] | None = None
+) -> dict[str, Picks]:
     """Read a table of picks of many micrographs: Topaz .txt, STAR with rlnMicrographName, CSV with a micrograph, .cs.
+
+    Parameters are those of :func:`read_picks`.
 
     Returns
     -------
@@ -202,7 +208,13 @@ def read_many(path: str | Path, pixel_size: float | None = None) -> dict[str, Pi
     if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
         raise CryoSegNetError(f"the pixel size must be in angstrom per pixel, above zero (got {pixel_size}).")
     with np.errstate(all="ignore"), opened(path) as file:
-        return _by_micrograph(reader(file, path, pixel_size), path, pixel_size)
+        table = reader(file, path, pixel_size)
+        if table.from_last_row:
+            if shape is None:
+                what = "y is counted from the last row, and the file lacks the micrograph's height"
+                raise bad(path, what, "convert it with 'cryosegnet export --to star --shape NY NX'")
+            table = replace(table, y=shape[0] - 1 - table.y)
+        return _by_micrograph(table, path, pixel_size, shape)
 
 
 def write_cs(table: Mapping[str, Picks], path: str | Path) -> None:
@@ -246,7 +258,9 @@ def as_relion_reads(picks: Picks, name: str) -> Picks:
     return replace(picks, y=picks.shape[0] - 1 - picks.y)
 
 
-def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) -> dict[str, Picks]:
+def _by_micrograph(
+    table: TableOfPicks, path: Path, pixel_size: float | None, known: tuple[int, int] | None
+) -> dict[str, Picks]:
     """The picks of each micrograph in a table; under the file's stem if it names no micrograph."""
     n = len(table.x)
     unknown = np.full(n, np.nan)
@@ -271,6 +285,8 @@ def _by_micrograph(table: TableOfPicks, path: Path, pixel_size: float | None) ->
         sizes = np.zeros(0) if table.pixel_size is None else table.pixel_size[i]
         sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
         size = float(sizes[0]) if len(sizes) else pixel_size
-        shape = None if table.shape is None or not len(i) else (int(table.shape[i[0], 0]), int(table.shape[i[0], 1]))
+        shape = known
+        if table.shape is not None and len(i):
+            shape = int(table.shape[i[0], 0]), int(table.shape[i[0], 1])
         result[name] = replace(every.take(i), diameter=from_pixels(diameter[i], size), pixel_size=size, shape=shape)
     return result

@@ -48,10 +48,12 @@ def test_a_file_that_is_missing_empty_or_a_folder(tmp_path: Path, suffix: str) -
     with pytest.raises(CryoSegNetError, match="cannot be read"):
         read_picks(tmp_path / ("folder" + suffix))
     empty = written(tmp_path / ("nothing" + suffix), b"")
-    if suffix == ".box":  # EMAN's way to say that there are none
-        assert len(read_picks(empty)) == 0
+    if suffix in (".box", ".plt"):  # EMAN's way to say that there are none
+        assert len(read_picks(empty, shape=SHAPE)) == 0
     else:
-        with pytest.raises(CryoSegNetError, match=r"no block|lacks|does not name columns|not a \.cs file"):
+        with pytest.raises(
+            CryoSegNetError, match=r"no block|lacks|does not name columns|not a \.cs file|not a JSON file"
+        ):
             read_picks(empty)
 
 
@@ -60,6 +62,10 @@ def test_no_damage_raises_anything_but_our_error(tmp_path: Path, suffix: str) ->
     path = tmp_path / ("mic" + suffix)
     if suffix in WRITABLE:
         some_picks(5).write(path)
+    elif suffix == ".json":
+        path.write_text('{"boxes": [[10.5, 20, "manual"], [30, 40, "manual"]]}')
+    elif suffix == ".plt":
+        path.write_text("2981.5 11.0 1.0\n2000.0 12.0 1.0\n")
     else:
         path.write_text("image_name\tx_coord\ty_coord\tscore\nm1\t10\t20\t-1.5\nm1\t30\t40\t2.5\n")
     good = path.read_bytes()
@@ -77,7 +83,7 @@ def test_no_damage_raises_anything_but_our_error(tmp_path: Path, suffix: str) ->
             bad[i:i] = bytes(chance.randrange(256) for _ in range(chance.randrange(30)))
         path.write_bytes(bad)
         try:
-            picks = read_picks(path)
+            picks = read_picks(path, shape=SHAPE)
         except CryoSegNetError as error:
             refused += 1
             assert str(path) in str(error)
@@ -89,9 +95,9 @@ def test_no_damage_raises_anything_but_our_error(tmp_path: Path, suffix: str) ->
 
 def test_unknown_formats(tmp_path: Path) -> None:
     with pytest.raises(CryoSegNetError, match=r"\.star, \.box"):
-        some_picks().write(tmp_path / "mic.json")
+        some_picks().write(tmp_path / "mic.xml")
     with pytest.raises(CryoSegNetError, match=r"\.star, \.box"):
-        read_picks(written(tmp_path / "mic.json", "{}"))
+        read_picks(written(tmp_path / "mic.xml", "{}"))
 
 
 @pytest.mark.parametrize("suffix", WRITABLE)

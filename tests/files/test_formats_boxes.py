@@ -49,7 +49,7 @@ def test_box_of_other_programs(tmp_path: Path) -> None:
     assert picks.diameter.tolist() == [36, 10]
     with pytest.raises(CryoSegNetError, match="line 1 has 3 values"):
         read_picks(written(tmp_path / "a.box", "1 2 3\n"))
-    with pytest.raises(CryoSegNetError, match="pick 1 has no size"):
+    with pytest.raises(CryoSegNetError, match="pick 1 has an impossible size"):
         read_picks(written(tmp_path / "a.box", "1 2 0 5\n"))
 
 

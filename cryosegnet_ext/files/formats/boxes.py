@@ -69,9 +69,11 @@ def read_box(file: BinaryIO, path: Path, _: float | None) -> TableOfPicks:
 def _boxes(
     x: Floats, y: Floats, width: Floats, height: Floats, path: Path, score: Floats | None = None
 ) -> TableOfPicks:
-    if not np.all((width > 0) & (height > 0)):
-        row = int(np.argmin((width > 0) & (height > 0))) + 1
-        raise bad(path, f"the box of pick {row} has no size", "the file is damaged: export it again")
+    # Programs that know no size write 0 for both, and the centre as the corner.
+    possible = (width > 0) & (height > 0) | (width == 0) & (height == 0)
+    if not np.all(possible):
+        row = int(np.argmin(possible)) + 1
+        raise bad(path, f"the box of pick {row} has an impossible size", "the file is damaged: export it again")
     return TableOfPicks(x=x + width / 2, y=y + height / 2, diameter=(width + height) / 2, score=score)
 
 

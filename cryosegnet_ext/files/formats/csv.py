@@ -1,9 +1,10 @@
-"""CSV files of ours and others, and Topaz's tables."""
+"""CSV files of ours and others, Topaz's tables, and points that napari saved."""
 
 from __future__ import annotations
 
 import csv
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,20 +26,25 @@ _CSV_NAMES = {
 
 
 def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
-    """A table with a header, separated by commas, semicolons or tabs; with names of micrographs, it may repeat."""
+    """A table with a header, separated by commas, semicolons, tabs or spaces.
+
+    With names of micrographs, the header may repeat.
+    """
     lines = text_lines(file, path)
     head = []
     for line in lines:
         head.append(line)
         if line.strip() and not line.startswith("#"):
             break
-    delimiter = next((d for d in "\t;" if d in "".join(head[-1:])), ",")
-    reader = csv.reader(itertools.chain(head, lines), delimiter=delimiter)
+    delimiter = next((d for d in "\t;, " if d in "".join(head[-1:]).strip(" ")), ",")
+    stripped = (line.strip(" ") for line in itertools.chain(head, lines))
+    reader = csv.reader(stripped, delimiter=delimiter, skipinitialspace=delimiter == " ")
     table = ([field.strip() for field in row] for row in reader if row and not row[0].startswith("#"))
     try:
         header = next(table, [])
         labels = [label.lower() for label in header]
-        where = {ours: labels.index(a) for ours, theirs in _CSV_NAMES.items() for a in theirs[::-1] if a in labels}
+        names_of = _CSV_NAMES | _napari_names(labels, path)
+        where = {ours: labels.index(a) for ours, theirs in names_of.items() for a in theirs[::-1] if a in labels}
         if not {"x", "y"} <= where.keys():
             raise bad(path, "the first line does not name columns x and y", "give a table with a header 'x,y,...'")
         rows = Columns(len(where))
@@ -63,6 +69,9 @@ def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPic
     assert x is not None and y is not None
     if z is not None:
         refuse_tomogram(z, path)
+    slices = column("slice")
+    if slices is not None and len(np.unique(slices)) > 1:
+        raise bad(path, "it has points on several images of a stack", "save the points of each micrograph on their own")
     sizes = None
     if angstrom is not None and np.isfinite(angstrom).any():
         if diameter is not None and np.isfinite(diameter).any():
@@ -74,6 +83,19 @@ def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPic
             raise bad(path, "it has diameters in angstrom and no pixel size", "give the pixel size")
     names = rows.text(list(where).index("micrograph")) if "micrograph" in where else None
     return TableOfPicks(x, y, diameter, column("score"), names, sizes)
+
+
+def _napari_names(labels: Sequence[str], path: Path) -> dict[str, tuple[str, ...]]:
+    """The columns of points that napari saved: the axes of the array in their order, so y comes before x."""
+    axes = [label for label in labels if label.startswith("axis-")]
+    if not axes:
+        return {}
+    if "shape-type" in labels:
+        raise bad(path, "it has corners of shapes that were drawn in napari", "save a layer of points")
+    if axes not in (["axis-0", "axis-1"], ["axis-0", "axis-1", "axis-2"]):
+        raise bad(path, f"its points have {len(axes)} axes", "save the points of a micrograph")
+    names: dict[str, tuple[str, ...]] = {"y": (axes[-2],), "x": (axes[-1],)}
+    return names | ({"slice": (axes[0],)} if len(axes) == 3 else {})
 
 
 def write_csv(picks: PickColumns, path: Path, _: int | None) -> str:

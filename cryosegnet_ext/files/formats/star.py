@@ -1,4 +1,4 @@
-"""RELION's coordinate files."""
+"""Coordinates in STAR files: RELION's and those that look like them, and cisTEM's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from ..relion import optics_pixel_sizes, with_optics
 from ..star import Block, star_blocks
 from ..text import bad
+from .cistem import NEEDED as CISTEM
+from .cistem import cistem_table
 from .table import PickColumns, TableOfPicks, joined, refuse_tomogram, whole_pixels
 
 _NEEDED = (
@@ -21,17 +23,27 @@ _NEEDED = (
     "rlnMicrographName",
     "rlnOpticsGroup",
     "rlnMicrographPixelSize",
+    *CISTEM,
 )
+
+#: RELION 5 writes them for tomograms only: angstrom from the tomogram's centre.
+_CENTRED = "rlnCenteredCoordinateXAngst"
 
 #: Tables of MotionCorr about the frames, in pixels of the camera.
 MOTION_TABLES = ("hot_pixels", "local_shift")
 
 
-def read_star(file: BinaryIO, path: Path, _: float | None) -> TableOfPicks:
+def read_star(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
     """All blocks with coordinates of particles; there are several where files were joined."""
     blocks = star_blocks(file, path, _NEEDED)
     found = [b for b in blocks if {"rlnCoordinateX", "rlnCoordinateY"} <= b.labels.keys()]
     tables = [b for b in found if b.name not in MOTION_TABLES]
+    if any(_CENTRED in b.labels for b in blocks):
+        what = f"it contains picks of a tomogram, in angstrom from its centre (_{_CENTRED})"
+        raise bad(path, what, "give picks of micrographs")
+    cistem = [b for b in blocks if set(CISTEM[:2]) <= b.labels.keys()]
+    if cistem and not tables:
+        return joined([cistem_table(block, pixel_size) for block in cistem], path)
     if not tables:
         remedy = "give a STAR with particle coordinates"
         if any("rlnMicrographCoordinates" in b.labels for b in blocks):

@@ -26,6 +26,7 @@ class TableOfPicks:
     micrograph: Sequence[str] | None = None
     pixel_size: Floats | None = None
     shape: NDArray[np.int64] | None = None  # (n, 2) as ny, nx
+    from_last_row: bool = False  # y is counted from the last row of the micrograph, whose height the file lacks
 
 
 def joined(tables: Sequence[TableOfPicks], path: Path) -> TableOfPicks:
