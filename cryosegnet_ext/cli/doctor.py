@@ -82,6 +82,8 @@ def _version(package: str) -> str | None:
 def _packages() -> Section:
     found = {name: _version(name) or "missing; install it with pip" for name in _PACKAGES}
     found["imagecodecs"] = _version("imagecodecs") or "not found (optional, for TIFF with LZW and other compressions)"
+    for name, kind in (("ncempy", ".dm3 and .dm4"), ("emfile", ".em")):
+        found[name] = _version(name) or f"not found (optional, for {kind} files)"
     if _version("opencv-python-headless") is None and (other := _version("opencv-python")):
         found["opencv-python-headless"] = f"missing, but opencv-python {other} is installed"
     try:

@@ -1,4 +1,4 @@
-"""Read micrographs from MRC, TIFF, PNG and JPEG files; every bad file gives one sentence."""
+"""Read micrographs from MRC, TIFF, DM, EM, PNG and JPEG files; every bad file gives one sentence."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from ...errors import CryoSegNetError
 from ..limits import PIXEL_SIZES, BadFile, is_utf8, one_line, plausible, shown, take, whole
+from .em import is_em, read_em
+from .gatan import is_dm, read_dm
 from .mrc import mrc_image_header, read_compressed_mrc, read_mrc
 from .pictures import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, picture_kind, read_jpeg, read_png, read_tiff
 from .stored import StoredImage
@@ -43,6 +45,9 @@ MICROGRAPH_SUFFIXES: tuple[str, ...] = (
     ".mrcs.bz2",
     ".tif",
     ".tiff",
+    ".dm4",
+    ".dm3",
+    ".em",
     ".png",
     ".jpg",
     ".jpeg",
@@ -61,7 +66,7 @@ class Micrograph:
     ----------
     data : (ny, nx) float32
         Pixel values, C-contiguous and finite. Row 0 is the first row of the file: of the data section of an MRC file
-        (mrcfile's array order, no flip), the top row of a TIFF, PNG or JPEG image.
+        (mrcfile's array order, no flip), the top row of a TIFF, PNG, JPEG or DigitalMicrograph image.
     pixel_size : float or None
         Angstrom per pixel; None where neither the file nor the caller gives it.
     name : str
@@ -124,14 +129,15 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
 
     MRC: modes 0, 1, 2, 6 and 12, either byte order, plain or compressed with gzip or bzip2, one image (a stack of one
     frame is fine). TIFF: one page of integers or floats; MinIsWhite is inverted, so that large values are bright. PNG
-    and JPEG: 8 or 16 bit. Colours are averaged to grey (equal channels stay as they are); transparency is ignored.
+    and JPEG: 8 or 16 bit. DM3, DM4 and EM: one image, with the libraries of the extra ``formats``. Colours are averaged
+    to grey (equal channels stay as they are); transparency is ignored.
 
     The bytes of MRC mode 0 are signed, as in MRC2014, or unsigned, as many programs write them: by IMOD's flags (bytes
     152 to 159), else by the values if one reading tears neighbours apart, else by the header's range if the values lie
     in it. `Micrograph.remark` says which was taken where the flags do not tell and it makes a difference.
 
-    The pixel size comes from the caller, else from the header (mean of x and y) or from a TIFF's resolution tags. A
-    value in the file outside 0.05 to 100 angstrom counts as not given.
+    The pixel size comes from the caller, else from the header (mean of x and y; DM files name the unit) or from a
+    TIFF's resolution tags. A value in the file outside 0.05 to 100 angstrom counts as not given.
 
     Parameters
     ----------
@@ -195,7 +201,7 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
                     stream = gzip.GzipFile(fileobj=file)
                 elif magic[:3] == b"BZh":
                     stream = bz2.BZ2File(file)
-                if picture_kind(magic) is None:
+                if picture_kind(magic) is None and not is_dm(magic) and not is_em(magic):
                     with stream:
                         header = mrc_image_header(bytes(take(stream, HEADER_DTYPE.itemsize)))
                     return int(header["ny"]), int(header["nx"])
@@ -246,6 +252,10 @@ def _read_file(name: str) -> StoredImage:
             return read_png(whole(file, size))
         if magic[:3] == JPEG_MAGIC:
             return read_jpeg(whole(file, size))
+        if is_dm(magic):
+            return read_dm(file, size)
+        if is_em(magic):
+            return read_em(name, size)
         return read_mrc(file, size)
 
 
