@@ -27,7 +27,7 @@ HELP = "find the particles on micrographs and write their coordinates"
 
 _DESCRIPTION = """Find the particles on micrographs and write their coordinates.
 
-INPUT is any number of micrographs (MRC, TIFF, PNG, JPEG; .gz and .bz2), folders, quoted globs
+INPUT is any number of micrographs (MRC, TIFF, DM4, EM, PNG, JPEG; .gz and .bz2), folders, quoted globs
 ('data/**/*.mrc'), @list files (one path a line), or a RELION micrographs STAR file. Of a folder or a glob,
 power spectra, thumbnails and previews are left out; one line says how many."""
 

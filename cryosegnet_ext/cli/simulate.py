@@ -17,8 +17,8 @@ HELP = "simulate micrographs with known particles from density maps or atomic mo
 
 _DESCRIPTION = """Simulate micrographs with known particles.
 
-SPECIMEN is a density map (.mrc, .map) or an atomic model (.pdb, .cif; its first biological assembly), gzipped or
-not; several are mixed in the ice. For a range LOW:HIGH, each micrograph has a value of its own."""
+SPECIMEN is a density map (.mrc, .map, .ccp4) or an atomic model (.pdb, .cif; its first biological assembly), compressed
+or not; several are mixed in the ice. For a range LOW:HIGH, each micrograph has a value of its own."""
 
 _EPILOG = """written into DIR, which serves as a RELION project folder:
   micrographs/sim_00001.mrc           the micrographs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,18 @@ def model_density(
         import gemmi
     except ImportError as error:
         raise CryoSegNetError("Atomic models need gemmi: pip install 'cryosegnet-ext[simulate]'.") from error
-    opener = gzip.open if path.name.endswith(".gz") else open
+    name = path.name.lower()
+    opener = gzip.open if name.endswith(".gz") else bz2.open if name.endswith(".bz2") else open
     with opener(path, "rt", errors="replace") as stream:
         text = stream.read()
     if not text.strip():
         raise ValueError("it is empty: copy or download it again")
-    if ".cif" in path.name.lower():
-        structure = gemmi.make_structure_from_block(gemmi.cif.read_string(text).sole_block())
+    if name.removesuffix(".gz").removesuffix(".bz2").endswith("cif"):
+        # Programs write blocks of ligands before or after the model's.
+        blocks = [block for block in gemmi.cif.read_string(text) if block.find_values("_atom_site.id")]
+        if len(blocks) > 1:
+            raise ValueError(f"it holds {len(blocks)} models with atoms: give each as a file of its own")
+        structure = gemmi.make_structure_from_block(blocks[0]) if blocks else gemmi.Structure()
     else:
         structure = gemmi.read_pdb_string(text)
     if sum(model.count_atom_sites() for model in structure) == 0:

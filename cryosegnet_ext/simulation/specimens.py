@@ -21,8 +21,9 @@ from .atoms import model_density
 CONTRAST_VOLT = 2.1
 # A fibre through two faces of its box covers less of all six.
 _MOST_ON_FACES = 0.2
-MAP_SUFFIXES = (".mrc", ".map", ".mrc.gz", ".map.gz")
-MODEL_SUFFIXES = (".pdb", ".cif", ".ent", ".pdb.gz", ".cif.gz", ".ent.gz")
+_PACKED = ("", ".gz", ".bz2")
+MAP_SUFFIXES = tuple(suffix + packed for suffix in (".mrc", ".map", ".ccp4") for packed in _PACKED)
+MODEL_SUFFIXES = tuple(suffix + packed for suffix in (".pdb", ".ent", ".cif", ".mmcif") for packed in _PACKED)
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Specimen:
 def read_specimen(
     path: str | Path, voxel_size: float = 4.0, resolution: float | None = None, assembly: str | None = None
 ) -> Specimen:
-    """Read a density map (MRC) or an atomic model (PDB, mmCIF).
+    """Read a density map (MRC, CCP4) or an atomic model (PDB, mmCIF).
 
     Parameters
     ----------
     path
-        The file, gzipped or not.
+        The file, which may be compressed with gzip or bzip2.
     voxel_size
         Angstrom; sampling of the density of an atomic model. Maps keep their own.
     resolution
@@ -82,7 +83,10 @@ def read_specimen(
         elif lower.endswith(MODEL_SUFFIXES):
             density, remark = model_density(path, voxel_size, resolution, assembly)
         else:
-            raise CryoSegNetError(f"{path}: neither a density map (.mrc) nor an atomic model (.pdb, .cif).")
+            raise CryoSegNetError(
+                f"{path}: neither a density map nor an atomic model: give one of "
+                f"{', '.join(MAP_SUFFIXES[::3] + MODEL_SUFFIXES[::3])}, which may end with .gz or .bz2."
+            )
     except (OSError, ValueError, RuntimeError, IndexError, EOFError, zlib.error) as error:
         why = (str(error).splitlines() or [""])[0].rstrip(". ")
         raise CryoSegNetError(f"{path}: cannot be read as a specimen ({why or type(error).__name__}).") from error

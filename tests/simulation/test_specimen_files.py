@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 
 import mrcfile
@@ -135,6 +136,43 @@ def test_a_model_without_atoms_says_so(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(CryoSegNetError, match=words):
         read_specimen(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".ccp4", ".CCP4", ".map.bz2", ".mrc.bz2", ".ccp4.gz", ".ccp4.bz2", ".MRC.GZ"])
+def test_maps_under_other_names(tmp_path, suffix):
+    volume = balls(30, POSITIONS)
+    plain = write_map(tmp_path / "plain.mrc", volume)
+    pack = {".gz": gzip.compress, "bz2": bz2.compress}.get(suffix.lower()[-3:], bytes)
+    (tmp_path / f"a{suffix}").write_bytes(pack(plain.read_bytes()))
+    assert np.array_equal(read_specimen(tmp_path / f"a{suffix}").density, read_specimen(plain).density)
+
+
+@pytest.mark.parametrize(
+    "suffix", [".mmcif", ".mmcif.gz", ".cif.bz2", ".PDB", ".pdb.bz2", ".ent.gz", ".PDB.GZ", ".CIF.Gz"]
+)
+def test_models_under_other_names(tmp_path, suffix):
+    gemmi = pytest.importorskip("gemmi")
+    text = pdb_text()
+    (tmp_path / "plain.pdb").write_text(text)
+    if "cif" in suffix.lower():
+        text = gemmi.read_pdb_string(text).make_mmcif_document().as_string()
+    pack = {".gz": gzip.compress, "bz2": bz2.compress}.get(suffix.lower()[-3:], bytes)
+    (tmp_path / f"a{suffix}").write_bytes(pack(text.encode()))
+    found, plain = read_specimen(tmp_path / f"a{suffix}"), read_specimen(tmp_path / "plain.pdb")
+    assert found.diameter == pytest.approx(plain.diameter, abs=0.1)
+    assert found.density == pytest.approx(plain.density, abs=0.05)
+
+
+def test_mmcif_with_blocks_of_ligands(tmp_path):
+    gemmi = pytest.importorskip("gemmi")
+    model = gemmi.read_pdb_string(pdb_text()).make_mmcif_document().as_string()
+    ligand = "data_comp_LIG\nloop_\n_chem_comp_atom.comp_id\n_chem_comp_atom.atom_id\nLIG C1\nLIG C2\n"
+    (tmp_path / "plain.cif").write_text(model)
+    (tmp_path / "more.cif").write_text(f"{ligand}\n{model}")
+    assert np.array_equal(read_specimen(tmp_path / "more.cif").density, read_specimen(tmp_path / "plain.cif").density)
+    (tmp_path / "two.cif").write_text(model + model.replace(model.split()[0], "data_second"))
+    with pytest.raises(CryoSegNetError, match="2 models with atoms"):
+        read_specimen(tmp_path / "two.cif")
 
 
 def bad_files():
