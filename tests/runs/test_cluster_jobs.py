@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import stat
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -231,3 +232,18 @@ def test_scheduler_with_a_certificate(
     assert (result.done, result.failed) == (12, 1) and "TLS" not in caplog.text
     with pytest.raises(CryoSegNetError, match="the certificate in Dask's configuration"):
         ClusterEngine(make_slow, address=address)
+
+
+def test_a_cluster_that_cannot_have_its_key(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = described(tmp_path)
+    (tmp_path / "my data").mkdir()
+    monkeypatch.chdir(tmp_path / "my data")
+    with pytest.raises(CryoSegNetError, match=r"my data, since .* name a shared one as shared_temp_directory"):
+        ClusterEngine(make_slow, file=file)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(CryoSegNetError, match=r"a package for clusters is missing .*cryptography"):
+        ClusterEngine(make_slow, file=file)
+    monkeypatch.undo()
+    file = described(tmp_path, rest=f"shared_temp_directory: {tmp_path}/none")
+    with pytest.raises(CryoSegNetError, match=r"the cluster does not start .*No such file or directory"):
+        ClusterEngine(make_slow, file=file)
