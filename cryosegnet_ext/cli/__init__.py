@@ -60,10 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         silence(sys.stdout)
         return DONE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            silence(sys.stdout)
+            log.error("%s; free some disk space", error.strerror)
+        elif error.filename is not None:
+            log.error("%s: %s; check the path and its permissions", ascii(error.filename), error.strerror)
+        else:
             raise
-        silence(sys.stdout)
-        log.error("%s; free some disk space", error.strerror)
         return NOTHING_DONE
 
 

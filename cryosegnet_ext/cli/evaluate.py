@@ -107,7 +107,7 @@ def named_sets(words: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for word in words:
         name, _, rest = word.partition("=")
-        named = name and rest and not Path(word).exists()
+        named = name and rest and not os.path.exists(word)
         path = Path(rest if named else word)
         name = name if named else _name(path)
         if not str(path):
@@ -132,13 +132,13 @@ def _name(path: Path) -> str:
 def _check(args: argparse.Namespace, sets: dict[str, Path]) -> None:
     if args.labels is not None and not sets:
         raise UsageError("name the picks to judge after the options, as NAME=PICKS or PICKS")
-    if args.labels is not None and not args.labels.exists():
+    if args.labels is not None and not os.path.exists(args.labels):
         raise UsageError(f"--labels {args.labels}: no such file or folder; check the path")
     if args.cryoppp is not None and args.micrographs is not None:
         raise UsageError("--micrographs cannot be used with --cryoppp, whose data sets contain theirs")
     if args.cryoppp is not None and args.common:
         raise UsageError("--common cannot be used with --cryoppp; give picks of all micrographs or use --labels")
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
+    if args.output is not None and os.path.exists(args.output) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a file; name a folder")
     if args.output is not None and not _writable(args.output):
         raise UsageError(f"--output {args.output}: cannot be written to; choose another folder")
@@ -149,8 +149,8 @@ def _check(args: argparse.Namespace, sets: dict[str, Path]) -> None:
 
 def _writable(folder: Path) -> bool:
     """Whether a folder can be written to, or made; it is not made yet, because the evaluation may fail."""
-    there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    there = next((p for p in (folder, *folder.absolute().parents) if os.path.exists(p)), folder)
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def _diameter(text: str) -> Diameter:

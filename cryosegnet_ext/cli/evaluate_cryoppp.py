@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,7 +95,7 @@ def _evaluate(data_set: DataSet, args: argparse.Namespace, options: EvaluationOp
     # Labels are mirrored here, for each set by its picks.
     options = replace(options, labels=data_set.folder, micrographs=data_set.micrographs, flip_labels=False)
     inside = {name: path / data_set.name for name, path in options.sets.items()}
-    paths = {name: inside[name] if inside[name].is_dir() else path for name, path in options.sets.items()}
+    paths = {name: inside[name] if os.path.isdir(inside[name]) else path for name, path in options.sets.items()}
     if not paths:
         paths = {OURS: _pick(data_set, list(labels), args)}
     scores, settings = [], {}

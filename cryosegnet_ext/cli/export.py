@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,7 +129,7 @@ def _convert(args: argparse.Namespace) -> int:
     found, failures = _read(inputs, args)
     suffix = "." + args.to
     output = Path(args.output or ".")
-    one_file = output.suffix.lower() == suffix and not output.is_dir()
+    one_file = output.suffix.lower() == suffix and not os.path.isdir(output)
     if one_file and args.to != "cs" and len(found) > 1:
         raise CryoSegNetError(f"{len(found)} micrographs cannot go into the one file {output}: give a folder.")
     folder = output.parent if one_file else output
@@ -187,7 +188,7 @@ def _input_files(names: list[str]) -> list[tuple[CoordinateFile, Path]]:
             raise CryoSegNetError(f"the folder {path} contains no pick files: give another one.")
         top = inner(path)
         # RELION's list of a job's folder names the micrographs, wherever their coordinate files are.
-        in_folder = path.is_dir() and files[0].micrograph is None
+        in_folder = os.path.isdir(path) and files[0].micrograph is None
         found += [(file, file.path.parent.relative_to(top) if in_folder else Path()) for file in files]
     return found
 
@@ -238,5 +239,5 @@ def _converted(name: str, picks: Picks, file: CoordinateFile, folder: Path, args
 
 
 def _spare_inputs(target: Path, inputs: list[Path]) -> None:
-    if target.exists() and any(path.exists() and path.samefile(target) for path in inputs):
+    if os.path.exists(target) and any(os.path.exists(path) and path.samefile(target) for path in inputs):
         raise CryoSegNetError(f"{target} is one of the inputs: choose another --output.")

@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     """Pick; returns the exit code."""
     options = picker_options(args)
     check_running(args)
-    if args.output.exists() and not args.output.is_dir():
+    if os.path.exists(args.output) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a file; name a folder")
     from ..files.inputs import expand_inputs
 
@@ -136,7 +136,7 @@ def _show_plan(inputs: Sequence[Input], args: argparse.Namespace) -> None:
     earlier = {} if args.overwrite else read_records(args.output)
     stems = output_stems(inputs, {key: record.stem for key, record in earlier.items()})
     for one, stem in zip(inputs, stems):
-        missing = "" if one.path.exists() else "  (no such file)"
+        missing = "" if os.path.exists(one.path) else "  (no such file)"
         say(f"{one.name} -> {args.output / 'picks' / stem}.{args.format[0]}{missing}")
     done = sum(one.key in earlier and earlier[one.key].done for one in inputs)
     before = f", {done} of them picked by an earlier run" if done else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ def _add_ranges(group: Any, options: tuple[tuple[str, str, str, str], ...]) -> N
 def main(args: argparse.Namespace) -> int:
     """Simulate; returns 0."""
     plan = _plan(args)
-    if args.output.exists() and not args.output.is_dir():
+    if os.path.exists(args.output) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a file; name a folder")
     from ..simulation.dataset import simulate
 

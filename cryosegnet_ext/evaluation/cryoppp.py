@@ -8,6 +8,7 @@ the particle stacks are not read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,9 +70,9 @@ def find_data_sets(folder: str | Path) -> list[DataSet]:
         There are none, or two have one name.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CryoSegNetError(f"{folder}: no such folder; give the folder with the unpacked CryoPPP archive.")
-    folders = [folder] if (folder / _COORDINATES).is_dir() else []
+    folders = [folder] if os.path.isdir(folder / _COORDINATES) else []
     folders = folders or sorted(p.parent.parent for p in folder.glob(f"*/{_COORDINATES}"))
     folders = folders or sorted(p.parent.parent for p in folder.glob(f"*/*/{_COORDINATES}"))
     if not folders:
@@ -86,7 +87,7 @@ def find_data_sets(folder: str | Path) -> list[DataSet]:
             # Their results would go to one folder and one row of the table.
             raise CryoSegNetError(f"{twin.folder} and {one} are both data set {name}: give one of them on its own.")
         micrographs = one / "micrographs"
-        has = micrographs.is_dir() and any(micrographs.iterdir())
+        has = os.path.isdir(micrographs) and any(micrographs.iterdir())
         found.append(DataSet(name, one, micrographs if has else None))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -107,7 +108,7 @@ def read_set(path: str | Path, stems: Collection[str], pixel_size: float | None 
             what = f"its pick files ({len(emptied)}) are all empty or have lost their header"
         raise CryoSegNetError(f"{path}: {what}; check the path.")
     found = PickSet()
-    alone = len(files) == 1 and not Path(path).is_dir()
+    alone = len(files) == 1 and not os.path.isdir(path)
     named = {} if alone else match_names([file.name for file in files], stems)
     others: list[str] = []
     if named:

@@ -200,12 +200,12 @@ def _expanded(argument: str) -> tuple[list[Input], str]:
     if argument.startswith("@"):
         return list(_from_list(Path(argument[1:]))), ""
     path = Path(argument)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = list_in_job(path) or path  # of a picking job of RELION, the micrographs that it picked
-    if os.path.lexists(path) and not path.is_dir():
+    if os.path.lexists(path) and not os.path.isdir(path):
         rows = listed_micrographs(path) if path.suffix.lower() == ".star" else [(path, argument, None)]
         return [Input(*row) for row in rows], ""
-    if not path.is_dir() and not glob.has_magic(argument):
+    if not os.path.isdir(path) and not glob.has_magic(argument):
         raise CryoSegNetError(f"{argument}: no such file or folder; check the path")
     taken, left_out = search(argument)
     if not taken:
@@ -271,4 +271,4 @@ def _from_list(path: Path) -> Iterator[Input]:
     for name in names:
         # A list in Latin-1 names files that the disk has in UTF-8; Latin-1 on the disk is found as it is.
         places = (Path(folder, spelling) for spelling in (name, spelt(name)) for folder in ("", path.parent))
-        yield Input(next((place for place in places if place.exists()), Path(name)), name)
+        yield Input(next((place for place in places if os.path.exists(place)), Path(name)), name)

@@ -172,18 +172,18 @@ def coordinate_files(
         There is no such file or folder, or the list is damaged.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CryoSegNetError(f"{path}: no such file or folder; check the path.")
-    listing = (list_in_job(path) if inner(path) == path else None) if path.is_dir() else path
+    listing = (list_in_job(path) if inner(path) == path else None) if os.path.isdir(path) else path
     if listing is not None:
         listed = coordinate_list(listing)
         if listed is not None:
-            gone = [micrograph for micrograph, file in listed.items() if not file.exists()]
+            gone = [micrograph for micrograph, file in listed.items() if not os.path.exists(file)]
             if gone:
                 count = f"{len(gone)} of {plural(len(listed), 'listed coordinate file')}"
                 log.warning(f"{listing}: {count} not found; these micrographs count as not picked: {some(gone)}")
             root = project_root(listing, list(listed))
-            there = {name: file for name, file in listed.items() if file.exists()}
+            there = {name: file for name, file in listed.items() if os.path.exists(file)}
             tiffs = {name: root / name for name in there if is_flipped(name)}
             return [CoordinateFile(file, name, tiff=tiffs.get(name)) for name, file in there.items()], []
         return [CoordinateFile(path)] if os.path.realpath(path) not in leave_out else [], []
@@ -279,10 +279,10 @@ def _beginning(stem: str, known: Collection[str]) -> str | None:
 
 def inner(folder: Path) -> Path:
     """The subfolder with coordinates in what ``cryosegnet pick`` or ``simulate`` wrote; any other folder itself."""
-    if (folder / "simulation.json").is_file() and (folder / "truth").is_dir():
+    if os.path.isfile(folder / "simulation.json") and os.path.isdir(folder / "truth"):
         return folder / "truth"
-    ours = (folder / STATE_FOLDER).is_dir() or (folder / "summary.json").is_file()
-    return folder / "picks" if ours and (folder / "picks").is_dir() else folder
+    ours = os.path.isdir(folder / STATE_FOLDER) or os.path.isfile(folder / "summary.json")
+    return folder / "picks" if ours and os.path.isdir(folder / "picks") else folder
 
 
 def _kind(file: Path) -> int:

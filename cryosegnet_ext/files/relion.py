@@ -27,7 +27,7 @@ def project_root(file: Path, names: Sequence[str]) -> Path:
     # From the whole list: the first micrographs of a long session may be archived by now.
     some = names[:: max(1, -(-len(names) // 20))]
     for root in (Path(), *Path(os.path.abspath(file)).parents):
-        if any((root / name).exists() for name in some):
+        if any(os.path.exists(root / name) for name in some):
             return root
     return Path()
 
@@ -114,7 +114,7 @@ def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, 
 def _named(root: Path, name: str) -> Path:
     """The file of a name in a list, which may spell it otherwise than the disk."""
     path, other = root / name, root / spelt(name)
-    return other if other != path and other.exists() and not path.exists() else path
+    return other if other != path and os.path.exists(other) and not os.path.exists(path) else path
 
 
 def _pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats, dict[int, str]]:
@@ -188,13 +188,13 @@ def micrographs_of(path: str | Path) -> str:
         The file that it names does not exist.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = list_in_job(path) or path
     if not _is_suffix_file(path):
         return str(path)
     named = text_of(read_bytes(path)).partition("\n")[0].strip()
     star = project_root(path, [named]) / named
-    if not named or not star.exists():
+    if not named or not os.path.exists(star):
         raise bad(path, "it does not name an existing micrographs STAR", "choose one at 'Input micrographs' as well")
     return str(star)
 
@@ -258,7 +258,7 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
         if owners.setdefault(file, name) != name:
             what = f"it lists {file} for {owners[file]} and for {name}, and it has the picks of one of them"
             raise bad(path, what, "pick the micrographs of each job in a job of their own")
-    if files and not any(file.exists() for file in files.values()):
+    if files and not any(os.path.exists(file) for file in files.values()):
         what = f"none of the coordinate files in this list exists (the first is {rows[0][1]})"
         raise bad(path, what, "give the folder they are in, or pick again")
     return files
@@ -268,7 +268,7 @@ def _coordinate_file(path: Path, root: Path, name: str) -> Path:
     """The file of a name in a list of coordinate files; also if the list's job was copied without its project."""
     file = _named(root, name)
     beside = path.parent / strip_job(name)
-    return beside if beside.exists() and not file.exists() else file
+    return beside if os.path.exists(beside) and not os.path.exists(file) else file
 
 
 def _lists_coordinates(path: Path) -> bool:

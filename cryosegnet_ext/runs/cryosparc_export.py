@@ -6,6 +6,7 @@ scripts that drive it. Nothing here was tried on a live CryoSPARC.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -172,13 +173,13 @@ def _picks(
     if size is None:
         raise CryoSegNetError(f"{name}: its pixel size is not known: give it with --pixel-size A.")
     try:
-        found = read_shape(real if real is not None and Path(real).exists() else name)
+        found = read_shape(real if real is not None and os.path.exists(real) else name)
     except CryoSegNetError as error:
         if shape is None:
             raise CryoSegNetError(f"{str(error).rstrip('.')}, or give its size with --shape NY NX.") from error
         found = shape
     files = [inside(run, f"picks/{stem}.{suffix}") for suffix in _FORMATS]
-    picks = read_picks(next((file for file in files if file.exists()), files[0]), pixel_size=size)
+    picks = read_picks(next((file for file in files if os.path.exists(file)), files[0]), pixel_size=size)
     ny, nx = found
     if len(picks) and not (picks.x.min() >= 0 and picks.y.min() >= 0 and picks.x.max() < nx and picks.y.max() < ny):
         raise CryoSegNetError(f"{name}: its picks do not lie within {ny} rows and {nx} columns: pick it again.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -209,7 +210,7 @@ def _prepare(
 ) -> tuple[Example | None, list[Problem], Floats | None]:
     key = _fingerprint(task, how)
     note, frame = folder / f"{key}.json", folder / f"{key}.npy"
-    if not (note.exists() and frame.exists()):
+    if not (os.path.exists(note) and os.path.exists(frame)):
         try:
             pixels, made = _make(task, how)
         except CryoSegNetError as error:
@@ -285,7 +286,7 @@ def _published_frame(micrograph: Micrograph, how: Preparation) -> NDArray[np.flo
 
 def _fingerprint(task: LabelledInput, how: Preparation) -> str:
     """A key that changes with the file, its labels and the way of preparing."""
-    status = task.one.path.stat() if task.one.path.exists() else None
+    status = task.one.path.stat() if os.path.exists(task.one.path) else None
     words: list[Any] = [task.one.key, status and (status.st_size, status.st_mtime_ns), vars(how)]
     words += [round(task.diameter.value, 4), task.diameter.unit == "angstrom"]
     words += [task.one.pixel_size, task.labels.mask_shape, task.labels.micrograph_shape, task.labels.source]
