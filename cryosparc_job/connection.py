@@ -86,10 +86,9 @@ def clean_url(url: str) -> str:
     'http://master:39000'
     """
     url = url.strip().rstrip("/")
-    if not re.match(r"https?://", url):
-        if "://" in url:
-            raise CryoSegNetError(f"{url} is not a web address: write it as in http://master:39000.")
-        url = "http://" + url
+    # The address is not repeated in errors: there may be a password in it.
+    scheme, separator, rest = url.rpartition("://")
+    url = f"{scheme.lower() if separator else 'http'}://{rest}"
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise CryoSegNetError(
             "The address of CryoSPARC cannot be used: write it as in http://master:39000, without a login."

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import resource
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 MIN_SIDE, MAX_SIDE = 64, 32768
@@ -11,7 +14,16 @@ MIN_SIDE, MAX_SIDE = 64, 32768
 PIXEL_SIZES = (0.05, 100.0)
 _ENCODED_LIMIT = 2 << 30
 _MAX_EXPANSION = 1100  # deflate reaches 1032 at best, and only where an image is constant
+#: Of images of more bytes than this: the noise of a micrograph shrinks far less, and a bomb would fill the memory.
+_LARGE, _LARGE_EXPANSION = 512 << 20, 100
+#: While an image is decoded and becomes numbers, there are so many times its bytes in memory.
+_COPIES = 4
 _CHUNK = 8 << 20
+#: The limit of a container or a job, and what it uses: version 2 and 1.
+_CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 
 class BadFile(Exception):
@@ -31,9 +43,42 @@ def check_shape(ny: int, nx: int) -> None:
 
 
 def check_expansion(nbytes: int, size: int) -> None:
-    """Refuse a compressed image whose header gives far more pixels than the file can contain."""
-    if nbytes > _MAX_EXPANSION * size:
+    """Refuse a compressed image that its header makes far larger than the file can be, or than the memory there is.
+
+    Parameters
+    ----------
+    nbytes
+        Of the whole image without compression, all channels.
+    size
+        Of the file, bytes.
+
+    Raises
+    ------
+    BadFile
+        The file is too small for the image.
+    MemoryError
+        The memory is.
+    """
+    if nbytes > (_MAX_EXPANSION if nbytes <= _LARGE else _LARGE_EXPANSION) * size:
         raise BadFile(f"has {size} bytes, too few for an image of {nbytes} bytes: copy or write it again")
+    if nbytes > _LARGE and nbytes * _COPIES > _available_memory():
+        raise MemoryError
+
+
+def _available_memory() -> float:
+    """Bytes that this process may still take, by the machine, its cgroup and its own limit; inf where nothing says."""
+    found = [math.inf]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        text = Path("/proc/meminfo").read_text()
+        found.append(1024 * int(text.split("MemAvailable:")[1].split()[0]))
+    for most, now in _CGROUP_FILES:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            found.append(int(Path(most).read_text()) - int(Path(now).read_text()))
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            found.append(limit - resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0]))
+    return min(found)
 
 
 def truncated(expected: int, found: int) -> BadFile:

@@ -160,10 +160,14 @@ def test_a_server_that_fails_after_the_login(fake: FakeCryoSPARC, monkeypatch: p
     ],
 )
 def test_addresses_are_cleaned(given: str, cleaned: str) -> None:
-    assert clean_url(given) == cleaned
+    assert clean_url(given) == cleaned == clean_url(cleaned.replace("http", "HTTP"))
 
 
-@pytest.mark.parametrize("given", ["ftp://master", "", "http://me:secret@master:39000", "http://a b"])
+@pytest.mark.parametrize(
+    "given",
+    ["ftp://master", "", "http://me:secret@master:39000", "http://a b"]
+    + [f"{scheme}me:secret@master" for scheme in ("HTTP://", "HTTPS://", "ftp://", "x://http://", "://", "")],
+)
 def test_bad_addresses(given: str) -> None:
     with pytest.raises(CryoSegNetError) as refusal:
         clean_url(given)

@@ -122,7 +122,7 @@ def test_headers(good: Path, offset: int, value: int, said: str) -> None:
     good.write_bytes(with_field(good.read_bytes(), offset, value))
     assert said in refusal(good)
     good.write_bytes(gzip.compress(good.read_bytes()))
-    assert said in refusal(good)
+    assert (said if said != "truncated" else "too few for an image") in refusal(good)
 
 
 def test_damaged_compression_is_named_before_what_it_spoils(good: Path) -> None:
@@ -200,7 +200,7 @@ def test_bomb_is_not_unpacked(good: Path) -> None:
     good.write_bytes(gzip.compress(header + bytes(10**6)))
     tracemalloc.start()
     try:
-        assert f"{1024 + 4 * 32768**2} bytes expected" in refusal(good)
+        assert f"too few for an image of {1024 + 4 * 32768**2} bytes" in refusal(good)
         good.write_bytes(header)
         assert "truncated" in refusal(good)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
@@ -298,7 +298,7 @@ def test_a_compressed_stream_is_not_read_on_after_it_failed(good: Path, kind: st
         failures.clear()
         stream = Stream(io.BytesIO(damaged)) if kind == "bz2" else Stream(fileobj=io.BytesIO(damaged))
         with pytest.raises(BadFile):
-            read_compressed_mrc(stream)
+            read_compressed_mrc(stream, 1 << 20)
         failed += len(failures)
     assert failed > 10
 

@@ -243,9 +243,9 @@ def _read_file(name: str) -> StoredImage:
         magic = file.read(8)
         file.seek(0)
         if magic[:2] == b"\x1f\x8b":
-            return read_compressed_mrc(gzip.GzipFile(fileobj=file))
+            return read_compressed_mrc(gzip.GzipFile(fileobj=file), size)
         if magic[:3] == b"BZh":
-            return read_compressed_mrc(bz2.BZ2File(file))
+            return read_compressed_mrc(bz2.BZ2File(file), size)
         if magic[:4] in TIFF_MAGICS:
             return read_tiff(file, size)
         if magic == PNG_MAGIC:

@@ -12,7 +12,7 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
-from ..limits import BadFile, check_shape, one_line, plausible, rounded, skip, take, truncated
+from ..limits import BadFile, check_expansion, check_shape, one_line, plausible, rounded, skip, take, truncated
 from .pictures import picture_kind
 from .stored import StoredImage
 
@@ -23,14 +23,14 @@ _LONGEST_REST = 16 << 20
 _TORN = 0.05
 
 
-def read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File) -> StoredImage:
-    """Read an MRC image from a compressed stream; see `read_mrc`."""
+def read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File, size: int) -> StoredImage:
+    """Read an MRC image from the compressed stream of a file of ``size`` bytes; see `read_mrc`."""
     try:
         with stream:
             # The checksum comes after the data; a wrong one explains a strange header. A stream that has failed is not
             # read any further: libbz2 would corrupt memory.
             try:
-                image = read_mrc(stream, None)
+                image = read_mrc(stream, None, size)
             except BadFile:
                 skip(stream, _LONGEST_REST)
                 raise
@@ -44,8 +44,8 @@ def read_compressed_mrc(stream: gzip.GzipFile | bz2.BZ2File) -> StoredImage:
         raise BadFile(f"is damaged (invalid compressed stream: {one_line(error)}): copy it again") from None
 
 
-def read_mrc(stream: Any, size: int | None) -> StoredImage:
-    """Read an MRC image from a binary stream of ``size`` bytes (None: compressed, size unknown)."""
+def read_mrc(stream: Any, size: int | None, compressed: int = 0) -> StoredImage:
+    """Read an MRC image from a binary stream of ``size`` bytes (None: unpacked from ``compressed`` bytes)."""
     head = bytes(take(stream, HEADER_DTYPE.itemsize))
     header = mrc_image_header(head)
     nx, ny, mode = (int(header[field]) for field in ("nx", "ny", "mode"))
@@ -54,7 +54,9 @@ def read_mrc(stream: Any, size: int | None) -> StoredImage:
         raise BadFile(f"has a damaged MRC header (extended header of {extended} bytes): copy or write the file again")
     dtype = np.dtype(_MRC_TYPES[mode]).newbyteorder(header.dtype["nx"].byteorder)
     expected = HEADER_DTYPE.itemsize + extended + nx * ny * dtype.itemsize
-    if size is not None and size < expected:
+    if size is None:
+        check_expansion(expected, compressed)
+    elif size < expected:
         raise truncated(expected, size)
     found = HEADER_DTYPE.itemsize + skip(stream, extended)
     pixels = take(stream, expected - HEADER_DTYPE.itemsize - extended)

@@ -125,7 +125,9 @@ def _decode(decoder: Any, content: bytes, kind: str) -> NDArray[Any]:
     try:
         with decoder(io.BytesIO(content)) as image:
             check_shape(image.height, image.width)
-            check_expansion(image.height * image.width, len(content))
+            depth = 4 if image.mode in ("I", "F") else 2 if image.mode.startswith("I") else 1
+            channels = len(image.getbands()) if image.mode in ("1", "L", "LA", "F") or depth > 1 else 3
+            check_expansion(image.height * image.width * channels * depth, len(content))
             if image.mode == "1":
                 return np.asarray(image.convert("L"))
             if image.mode == "LA":
