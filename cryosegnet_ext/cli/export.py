@@ -90,7 +90,12 @@ def _for_relion(args: argparse.Namespace) -> int:
         raise UsageError("--box-size cannot be used with --relion, because Extract is given the box")
     from ..runs.relion_export import export_relion
 
-    found, failures = _read(_input_files(args.picks), args)
+    inputs = _input_files(args.picks)
+    output = Path(args.output or ".").absolute()
+    for file, _ in inputs:
+        if file.path.name.endswith("autopick.star") and output in file.path.absolute().parents:
+            raise CryoSegNetError(f"{file.path} is one of the inputs and in the way: choose another --output.")
+    found, failures = _read(inputs, args)
     if not found:
         return 3
     table = {one.micrograph: one.picks for one in found}

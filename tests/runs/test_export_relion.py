@@ -194,6 +194,14 @@ def test_other_formats_and_micrographs_that_are_gone(world: World, caplog: pytes
     assert "could not be read" in caplog.text and STEMS[0] in caplog.text
 
 
+def test_an_input_is_never_written_over(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    assert world.export() == 0
+    before = world.coordinates(STEMS[0])
+    assert world.export("--flip-y", picks=world.folder / "Import/from_cs") == 3
+    assert "choose another --output" in caplog.text
+    assert same(world.coordinates(STEMS[0]), before)
+
+
 def test_bad_arguments(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert world.export("--to", "star") == 1
     assert world.export("--box-size", 64) == 1
