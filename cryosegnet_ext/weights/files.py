@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CryoSegNetError
+from ..files.json_text import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +33,11 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     CryoSegNetError
-        The file is missing or truncated, holds no tensors, or holds code.
+        The file is missing or truncated, holds no tensors, tensors without values or with values that are not finite,
+        or holds code.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CryoSegNetError(f"no such weights file: {path}")
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for wrapper in ("state_dict", "model_state_dict", "model"):
@@ -48,11 +50,30 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise CryoSegNetError(f"{path} is not a state dict: its entry {key!r} is not a tensor")
+        if problem := _problem(value):
+            raise CryoSegNetError(f"{path} cannot be used: its tensor {key!r} {problem}; fetch or save it again")
     state: dict[str, Tensor] = dict(found)
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in state):
             state = {key[len(prefix) :]: value for key, value in state.items()}
     return state
+
+
+def _problem(tensor: Tensor) -> str | None:
+    """Why a network cannot have this tensor; None if it can."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
+        return "is sparse, quantized, complex or without values"
+    if tensor.numel() == 0:
+        return "is empty"
+    # A few bytes can stand for a tensor of any size, which the network would then have in memory.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "has more elements than are stored"
+    # The sum needs no memory, and is not finite if one value is not.
+    if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+        return "has values that are not finite"
+    return None
 
 
 def metadata_of(path: str | Path) -> dict[str, Any]:
@@ -70,7 +91,7 @@ def metadata_of(path: str | Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            note = json.loads((file.metadata() or {}).get("cryosegnet", "{}"))
+            note = parse_json((file.metadata() or {}).get("cryosegnet", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CryoSegNetError(f"cannot read the header of {path}: {first_line(error)}") from error
     return note if isinstance(note, dict) else {}

@@ -45,7 +45,10 @@ def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
     levels = 1
     while f"e{levels + 1}.conv.conv.0.weight" in state:
         levels += 1
-    unet = AttentionUNet(base_channels=len(first), levels=levels)
+    try:
+        unet = AttentionUNet(base_channels=len(first), levels=levels)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        raise CryoSegNetError(f"{path} does not hold a possible U-Net: {first_line(error)}") from error
     _fill(unet, state, path, "CryoSegNet's U-Net")
     return unet.eval(), metadata_of(path)
 
@@ -73,13 +76,13 @@ def load_sam(name_or_path: str | Path) -> Sam:
 
     try:
         sizes = sam_sizes(state, note if isinstance(note, dict) else {})
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        # A network without memory takes over the file's tensors: twice as fast, and half the memory, of copying them.
+        with torch.device("meta"):
+            sam = build_sam(sizes)
+    except (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError, AssertionError) as error:
         raise CryoSegNetError(
             f"{path} does not hold a SAM of the segment-anything package ({first_line(error)})"
         ) from error
-    # A network without memory takes over the file's tensors: twice as fast, and half the memory, of copying them.
-    with torch.device("meta"):
-        sam = build_sam(sizes)
     _fill(sam, {key: value.float() for key, value in state.items()}, path, "a SAM", assign=True)
     # constants that are not in state dicts (build_sam.py of segment-anything)
     sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)

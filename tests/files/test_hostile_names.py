@@ -14,7 +14,7 @@ from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.labels import label_files
 from cryosegnet_ext.files.picks import read_picks
-from tests.runs.helpers import batch
+from cryosegnet_ext.runs import batch
 from tests.stub_picker import StubPicker, write_micrograph
 
 LONG = ["x" * 300, "x" * 300 + ".mrc", "x/" * 5000, '"' * 1_000_000, "[" + "*" * 3000, "x" * 300 + "*"]
@@ -22,9 +22,12 @@ LONG = ["x" * 300, "x" * 300 + ".mrc", "x/" * 5000, '"' * 1_000_000, "[" + "*" *
 
 @pytest.mark.parametrize("name", LONG, ids=lambda name: name[:5])
 def test_long_names_are_refused_with_a_sentence(name: str) -> None:
-    for read in (expand_inputs, label_files, read_picks):
-        with pytest.raises(CryoSegNetError):
-            read([name] if read is expand_inputs else name)  # type: ignore[operator]
+    with pytest.raises(CryoSegNetError):
+        expand_inputs([name])
+    with pytest.raises(CryoSegNetError):
+        label_files(name)
+    with pytest.raises(CryoSegNetError):
+        read_picks(name)
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".mrc", "x/" * 5000, '"' * 1_000_000], ids=lambda name: name[:5])
