@@ -54,6 +54,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _fits(value: object, hint: Any) -> bool:
     """Whether a value of JSON can be one of a type."""
+    if hint is Any:
+        return True
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in arguments)
@@ -67,7 +69,7 @@ def _fits(value: object, hint: Any) -> bool:
         return (hint is int or hint is float) and abs(value) < 2**63
     if isinstance(value, float):
         return hint is float and math.isfinite(value)
-    return hint is Any or (hint is str and isinstance(value, str)) or (hint is types.NoneType and value is None)
+    return isinstance(value, str) if hint is str else hint is types.NoneType and value is None
 
 
 def _tuples(value: object, hint: Any) -> object:

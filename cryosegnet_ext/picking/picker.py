@@ -138,7 +138,12 @@ class Picker:
                 f"--sam {sam} works with --segmenter peaks only: use that, or --sam sam_vit_b for the grid"
             )
         fitted = _fitted_for(self.segmenter, self._windows, note, sam)
-        self._calibration = Calibration(**fitted.get("calibration", {}))
+        try:
+            self._calibration = Calibration(**fitted.get("calibration", {}))
+        except TypeError as error:
+            raise CryoSegNetError(
+                f"the calibration of {weights} is of another version: choose other weights"
+            ) from error
         self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
         # everything that changes picks: the options without the device, and the hashes of the weights
         self.settings: dict[str, object] = asdict(self._options) | {

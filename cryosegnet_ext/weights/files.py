@@ -5,15 +5,34 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CryoSegNetError
-from ..files.json_text import parse_json
+from ..files.json_text import from_json, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass
+class _Fitted:
+    """The part of a note that belongs to one segmenter."""
+
+    diameter: float = 32.0
+    threshold: float = 0.0
+    calibration: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Note(_Fitted):
+    """The types of what is read from a note."""
+
+    label_share: float = 1.0
+    segmenters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -82,7 +101,7 @@ def metadata_of(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     CryoSegNetError
-        The file is not a safetensors file, or its note is not JSON.
+        The file is not a safetensors file, its note is not JSON, or has values of the wrong type.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -94,7 +113,20 @@ def metadata_of(path: str | Path) -> dict[str, Any]:
             note = parse_json((file.metadata() or {}).get("cryosegnet", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CryoSegNetError(f"cannot read the header of {path}: {first_line(error)}") from error
-    return note if isinstance(note, dict) else {}
+    if not isinstance(note, dict):
+        return {}
+    try:
+        known = from_json(_Note, note)
+        for fitted in (
+            known,
+            from_json(_Fitted, known.fitted),
+            *(from_json(_Fitted, s) for s in known.segmenters.values()),
+        ):
+            if not fitted.diameter > 0:
+                raise ValueError("diameter must be above zero")
+    except ValueError as error:
+        raise CryoSegNetError(f"{path} has damaged metadata ({error}); fetch or save it again") from error
+    return note
 
 
 def _read_safetensors(path: Path) -> Any:

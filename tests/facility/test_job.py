@@ -96,6 +96,10 @@ def test_message_delivered_twice_is_answered_without_picking_again(tmp_path: Pat
     other = FacilityJob(StubPicker(threshold=0.9), tmp_path / "job")
     assert other.pick(path).picks == job.pick(path).picks
     assert len(picker.picked) == 5, "settings of their own"
+    strict = StubPicker(threshold=0.9)
+    strict.settings |= {"limits": [1, 2.5, None], "more": {"invert": True}}
+    assert FacilityJob(strict, tmp_path / "job").pick(path) == FacilityJob(strict, tmp_path / "job").pick(path)
+    assert len(strict.picked) == 1, "whatever is in the settings"
 
 
 def test_failures_are_told_and_leave_no_picks(tmp_path: Path) -> None:

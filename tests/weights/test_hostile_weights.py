@@ -55,6 +55,20 @@ def test_metadata_of_the_wrong_type_is_a_sentence(tmp_path: Path, sam: object) -
         load_sam(path)
 
 
+@pytest.mark.parametrize(
+    "note",
+    [{"diameter": "x"}, {"diameter": 0}, {"threshold": []}, {"calibration": 5}, {"calibration": {"offset": "x"}},
+     {"segmenters": 5}, {"segmenters": {"peaks": 5}}, {"segmenters": {"peaks": {"threshold": "x"}}},
+     {"segmenters": {"peaks": {"calibration": {"offset": None}}}}, {"fitted": "x"}, {"label_share": "x"}],
+    ids=str,
+)  # fmt: skip
+def test_notes_of_the_wrong_type_are_sentences(tmp_path: Path, note: object) -> None:
+    path = tmp_path / "unet.safetensors"
+    save_file({FIRST: torch.ones(8, 1, 3, 3)}, path, {"cryosegnet": json.dumps(note)})
+    with pytest.raises(CryoSegNetError, match="damaged metadata"):
+        metadata_of(path)
+
+
 def test_deep_metadata_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "unet.safetensors"
     save_file({FIRST: torch.ones(8, 1, 3, 3)}, path, {"cryosegnet": "[" * 100_000})
