@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import re
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 
@@ -96,6 +98,18 @@ def clean_url(url: str) -> str:
     return url
 
 
+def sends_login_openly(address: str) -> bool:
+    """Whether anybody in the network between can read the login: http to another machine.
+
+    >>> sends_login_openly("http://master:39000"), sends_login_openly("http://localhost:39000")
+    (True, False)
+    """
+    parts = urlsplit(address)
+    here = ("localhost", "::1", socket.gethostname().lower(), socket.getfqdn().lower())
+    host = parts.hostname or ""
+    return parts.scheme == "http" and host not in here and not re.fullmatch(r"127(\.\d+){3}", host)
+
+
 def default_url() -> str:
     """The address in the environment, in the variables that cryosparc-tools itself uses.
 
@@ -147,6 +161,10 @@ def connect(
         from cryosparc.tools import CryoSPARC
 
         address = clean_url(url or default_url())
+        if sends_login_openly(address):
+            log.warning(
+                f"{address}: the login is sent to another machine without encryption; use https:// if it has it"
+            )
         email, password = _login(address, prompt)
         try:
             # Every argument is given: the defaults are those of the environment when the client was imported.

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import re
 import signal
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -19,7 +20,7 @@ from cryosegnet_ext.cli import running_options
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.runs.stopping import Stopped, stops_at_once
 from cryosparc_job import cli
-from cryosparc_job.connection import Connection, OutputName, clean_url, connect, require_client
+from cryosparc_job.connection import Connection, OutputName, clean_url, connect, require_client, sends_login_openly
 from tests.cryosparc_job.helpers import environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
@@ -161,6 +162,13 @@ def test_a_server_that_fails_after_the_login(fake: FakeCryoSPARC, monkeypatch: p
 )
 def test_addresses_are_cleaned(given: str, cleaned: str) -> None:
     assert clean_url(given) == cleaned == clean_url(cleaned.replace("http", "HTTP"))
+
+
+def test_logins_without_encryption_are_noticed() -> None:
+    openly = ("http://master:39000", "http://10.0.0.5", "http://127.evil.example")
+    closed = ("https://master:39000", "http://localhost:39000", "http://127.0.0.1:39000", "http://[::1]:39000")
+    assert [sends_login_openly(one) for one in openly + closed] == [True] * 3 + [False] * 4
+    assert sends_login_openly(f"http://{socket.gethostname()}:39000") is False
 
 
 @pytest.mark.parametrize(
