@@ -163,7 +163,7 @@ def connect(
         address = clean_url(url or default_url())
         if sends_login_openly(address):
             log.warning(
-                f"{address}: the login is sent to another machine without encryption; use https:// if it has it"
+                f"{address}: the login goes to another machine without encryption; use https:// if it can"
             )
         email, password = _login(address, prompt)
         try:
