@@ -162,9 +162,7 @@ def connect(
 
         address = clean_url(url or default_url())
         if sends_login_openly(address):
-            log.warning(
-                f"{address}: the login goes to another machine without encryption; use https:// if it can"
-            )
+            log.warning(f"{address}: the login goes to another machine without encryption; use https:// if it can")
         email, password = _login(address, prompt)
         try:
             # Every argument is given: the defaults are those of the environment when the client was imported.
