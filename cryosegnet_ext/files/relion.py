@@ -64,12 +64,13 @@ def with_optics(tables: Sequence[Block], blocks: Sequence[Block]) -> list[tuple[
     """Each of the tables of a file with the table of optics groups that comes before it, else the file's first."""
     result: list[tuple[Block, Block | None]] = []
     wanted = set(tables)
-    optics = next((block for block in blocks if _is_optics(block)), None)
+    # A table of micrographs or particles may have the optics group and the pixel size as columns of its own.
+    optics = next((block for block in blocks if block not in wanted and _is_optics(block)), None)
     for block in blocks:
-        if _is_optics(block):
-            optics = block
-        elif block in wanted:
+        if block in wanted:
             result.append((block, optics))
+        elif _is_optics(block):
+            optics = block
     return result
 
 
@@ -151,8 +152,11 @@ def optics_pixel_sizes(table: Block, optics: Block | None) -> tuple[Floats | Non
     """
     if optics is None or not {"rlnOpticsGroup", "rlnMicrographPixelSize"} <= optics.labels.keys():
         return None, {}
-    groups = [_group(text) for text in optics.text("rlnOpticsGroup")]
-    sizes = dict(zip(groups, optics.numbers("rlnMicrographPixelSize").tolist()))
+    sizes: dict[float | str, float] = {}
+    for text, size in zip(optics.text("rlnOpticsGroup"), optics.numbers("rlnMicrographPixelSize").tolist()):
+        if abs(sizes.setdefault(_group(text), size) - size) > 0:
+            what = f"it has optics group {text} twice, with pixel sizes {sizes[_group(text)]:g} and {size:g}"
+            raise bad(optics.path, what, "correct the STAR file")
     if "rlnOpticsGroup" in table.labels:
         mine = table.text("rlnOpticsGroup")
         known = {text: sizes.get(_group(text)) for text in set(mine)}
