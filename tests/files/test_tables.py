@@ -35,6 +35,7 @@ MICROGRAPHS = "data_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup
         ("a.star", f"data_\n\nloop_\n{XY}_rlnTomoName #3\n1 2 TS_01\n", "tomogram"),
         ("a.csv", "x,y,z\n1,2,3\n4,5,3\n", "tomogram"),
         ("a.txt", "image_name\tx_coord\ty_coord\tz_coord\nm\t1\t2\t3\n", "tomogram"),
+        ("a.csv", "x,y,width,height\n40,50,20,20\n", "corners or centres"),
         ("a.box", "1 2 10 10 -1\n11 12 10 10 -2\n", "line 1 is the end of a helix"),
         ("a.box", "1 2 10 10 0\n1 2 10 10 -2\n", "line 2 is the end of a helix"),
     ],
@@ -87,6 +88,12 @@ CBOX = "data_cryolo\n\nloop_\n_CoordinateX #1\n_CoordinateY #2\n_Width #3\n_Heig
 def test_joined_tables_that_do_not_name_their_micrographs_are_refused(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(CryoSegNetError, match="several tables of picks, which do not all name their micrographs"):
         read_many(written(tmp_path / name, text))
+
+
+@pytest.mark.parametrize("column", ["filename", "image", "Micrograph Name", "micrograph_path", "mic_name"])
+def test_a_csv_of_several_micrographs_by_another_column_is_not_one_micrograph(tmp_path: Path, column: str) -> None:
+    table = read_many(written(tmp_path / "a.csv", f"{column},x,y\na.mrc,1,2\nb.mrc,3,4\n"))
+    assert {name: picks.x.tolist() for name, picks in table.items()} == {"a.mrc": [1], "b.mrc": [3]}
 
 
 def test_thousands_of_joined_tables(tmp_path: Path) -> None:
@@ -172,6 +179,23 @@ def test_a_missing_optics_group_is_an_error_of_its_rows(tmp_path: Path) -> None:
     picks = f"{OPTICS}1 1.5\n\ndata_particles\n\n{NAMED}_rlnOpticsGroup #4\n1 2 a.mrc 1\n1 2 b.mrc 2\n"
     with pytest.raises(CryoSegNetError, match="line 16 has optics group 2"):
         read_many(written(tmp_path / "picks.star", picks))
+
+
+@pytest.mark.parametrize("optics", ["", f"{OPTICS}1 1.5\n2 2.5\n\n"])
+def test_a_table_with_groups_and_pixel_sizes_of_its_own_is_not_one_of_optics(tmp_path: Path, optics: str) -> None:
+    both = "_rlnOpticsGroup #4\n_rlnMicrographPixelSize #5\n"
+    table = f"{optics}data_\n\n{NAMED}{both}1 2 a.mrc 1 1.5\n3 4 b.mrc 2 2.5\n"
+    star = written(tmp_path / "a.star", table)
+    assert [(name, size) for _, name, size, _ in listed_micrographs(star)] == [("a.mrc", 1.5), ("b.mrc", 2.5)]
+    assert {name: picks.x.tolist() for name, picks in read_many(star).items()} == {"a.mrc": [1], "b.mrc": [3]}
+
+
+def test_an_optics_group_of_two_pixel_sizes_is_refused(tmp_path: Path) -> None:
+    star = written(tmp_path / "a.star", f"{OPTICS}1 1.5\n01 2.5\n\n{MICROGRAPHS}a.mrc 1\n")
+    with pytest.raises(CryoSegNetError, match=r"optics group 01 twice, with pixel sizes 1\.5 and 2\.5"):
+        listed_micrographs(star)
+    star = written(tmp_path / "b.star", f"{OPTICS}1 1.5\n1 1.500000\n2 nan\n2 nan\n\n{MICROGRAPHS}a.mrc 1\n")
+    assert [size for *_, size, _ in listed_micrographs(star)] == [1.5]
 
 
 def test_groups_of_two_sizes_and_no_column_that_says_which(tmp_path: Path) -> None:

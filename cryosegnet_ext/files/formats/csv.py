@@ -13,6 +13,7 @@ import numpy as np
 from ..text import Columns, Floats, bad, text_lines
 from .table import PickColumns, TableOfPicks, check_finite, refuse_tomogram, without_names
 
+_OTHER_NAMES = ("micrograph name", "micrograph_path", "micrographs", "mic_name", "filename", "file_name", "image")
 _CSV_NAMES = {
     "x": ("x", "x_coord", "x-coordinate", "rlncoordinatex"),
     "y": ("y", "y_coord", "y-coordinate", "rlncoordinatey"),
@@ -20,9 +21,9 @@ _CSV_NAMES = {
     "score": ("score", "rlnautopickfigureofmerit"),
     "diameter_px": ("diameter_px", "diameter"),
     "diameter_A": ("diameter_a",),
-    "micrograph": ("micrograph", "micrograph_name", "image_name", "rlnmicrographname"),
+    "micrograph": ("micrograph", "micrograph_name", "image_name", "rlnmicrographname", *_OTHER_NAMES),
 }
-"""Our column names, Topaz's, CryoPPP's and RELION's."""
+"""Our column names, Topaz's, CryoPPP's and RELION's, and what people call micrographs in tables of their own."""
 
 
 def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPicks:
@@ -47,6 +48,9 @@ def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPic
         where = {ours: labels.index(a) for ours, theirs in names_of.items() for a in theirs[::-1] if a in labels}
         if not {"x", "y"} <= where.keys():
             raise bad(path, "the first line does not name columns x and y", "give a table with a header 'x,y,...'")
+        if {"width", "height"} <= set(labels):
+            what = "it has boxes (width and height), so nobody knows whether x and y are their corners or centres"
+            raise bad(path, what, "give a BOX file, or a table of centres with 'x,y,diameter'")
         rows = Columns(len(where))
         for fields in table:
             if len(fields) != len(labels):
