@@ -24,7 +24,7 @@ _NAMES = (
     (re.compile(r"_PS$|_(?i:power_?spectrum|psd|ctf_diag(_2d)?)$"), SPECTRA),
     (re.compile(r"(?i)_thumb(nail)?s?(_@\d+x)?$|^thumb(nail)?s?_"), THUMBNAILS),
     (re.compile(r"^(GridSquare|FoilHole)[\d_]*$|^Atlas(_\d+)?$"), OVERVIEWS),
-    (re.compile(r"^(Count|Super)Ref|(?i:(^|[_-])gain([_-]?ref(erence)?)?$|^gain[_-]?ref)"), GAINS),
+    (re.compile(r"^(Count|Super)Ref(?![a-z])|(?i:(^|[_-])gain([_-]?ref(erence)?)?$|^gain[_-]?ref)"), GAINS),
 )
 #: By the name of a folder below the one that was given, in lower case; the second is Warp's, the third cisTEM's.
 _FOLDERS = {
@@ -36,6 +36,7 @@ _FOLDERS = {
 _ADDED = (
     (re.compile(r"_noDW$"), UNWEIGHTED),
     (re.compile(r"_(EVN|ODD)$"), "sums of even or odd frames"),
+    (re.compile(r"_DWS$"), "sums of some frames"),
     (re.compile(r"(?i)_masks?$"), "masks"),
     (re.compile(r"_background$"), "backgrounds"),
 )
@@ -116,7 +117,7 @@ def _by_name(stem: str, folder: str, top: str) -> str:
 
 def _beside(folder: str, stem: str, images: Mapping[tuple[str, str], object]) -> str:
     """Why a file is no micrograph by those in its folder; empty if it may be one."""
-    if (folder, f"{stem}_doseweighted") in images:
+    if any((folder, stem + weighted) in images for weighted in ("_doseweighted", "_DW")):
         return UNWEIGHTED
     for pattern, why in _ADDED:
         shorter = pattern.sub("", stem)

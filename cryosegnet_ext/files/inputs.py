@@ -196,12 +196,14 @@ def expand_one(argument: str) -> list[Input]:
 
 
 def _expanded(argument: str) -> tuple[list[Input], str]:
-    """The micrographs that one argument names, and a line on what it stands for if images were left out."""
+    """The micrographs that one argument names, and a line on what it stands for if that is not plain."""
     if argument.startswith("@"):
         return list(_from_list(Path(argument[1:]))), ""
     path = Path(argument)
-    if os.path.isdir(path):
-        path = list_in_job(path) or path  # of a picking job of RELION, the micrographs that it picked
+    listing = list_in_job(path) if os.path.isdir(path) else None
+    if listing is not None:  # of a picking job of RELION, the micrographs that it picked
+        inputs = [Input(*row) for row in listed_micrographs(listing)]
+        return inputs, f"{argument}: {plural(len(inputs), 'micrograph')}, those of its list {listing.name}"
     if os.path.lexists(path) and not os.path.isdir(path):
         rows = listed_micrographs(path) if path.suffix.lower() == ".star" else [(path, argument, None)]
         return [Input(*row) for row in rows], ""

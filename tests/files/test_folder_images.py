@@ -27,6 +27,7 @@ MIC = "a/mic_1"
     [
         # RELION's and MotionCor2's motion correction
         ["a/mic_1_PS.mrc", "a/mic_1_noDW.mrc", "a/mic_1_EVN.mrc", "a/mic_1_ODD.mrc"],
+        ["a/mic_1_DWS.mrc"],
         # a preview, in the same folder or in one of its own, and a movie
         ["a/mic_1.jpg", "a/mic_1.tif", "a/mic_1.mrc.gz", "a/mic_1.mrcs", "previews/mic_1.png"],
         # EPU
@@ -48,10 +49,21 @@ def test_cryosparc_and_epu_name_the_micrograph_longer_than_its_companions() -> N
     assert taken("Images-Disc1", f"{epu}.jpg", f"{epu}_Fractions.mrc") == [f"{epu}_Fractions.mrc"]
 
 
+def test_of_motioncor2_the_dose_weighted_sum_is_taken() -> None:
+    assert taken("d", "a.mrc", "a_DW.mrc", "a_DWS.mrc", "b_DW.mrc", "c.mrc") == ["a_DW.mrc", "b_DW.mrc", "c.mrc"]
+
+
 def test_what_only_looks_alike_is_kept() -> None:
     names = [
         *("a/mic_1.mrc", "b/mic_1.tif", "a/mic_2.tif", "a/mic_3.jpg"),  # two sessions, TIFF and JPEG micrographs
-        *("a/other_noDW.mrc", "a/other_ODD.mrc", "a/brain_mask.mrc", "a/PS_7.mrc", "a/gainesville.mrc"),
+        *(
+            "a/other_noDW.mrc",
+            "a/other_ODD.mrc",
+            "a/brain_mask.mrc",
+            "a/PS_7.mrc",
+            "a/gainesville.mrc",
+            "a/SuperReflex_1.mrc",
+        ),
         "FoilHole_9_Data_1_6_20250108_154915.mrc",
     ]
     assert taken("d", *names) == names
@@ -78,6 +90,14 @@ def test_one_line_says_what_a_folder_stands_for(job: Path, argument: str, caplog
     (line,) = caplog.messages
     assert line.startswith(f"{argument}: 2 micrographs; left out: ")
     assert "power spectra: 2 (a_PS.mrc, ...)" in line and "taken: 1 (a.jpg)" in line and "c.tif.gz" in line
+
+
+def test_a_folder_that_stands_for_its_list_says_so(job: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = "data_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n"
+    (job / "autopick.star").write_text(f"{table}job/a.mrc job/a_autopick.star\n")
+    with caplog.at_level(logging.INFO):
+        assert [one.name for one in expand_inputs(["job"])] == ["job/a.mrc"]
+    assert caplog.messages == ["job: 1 micrograph, those of its list autopick.star"]
 
 
 def test_a_file_that_is_named_is_taken(job: Path) -> None:
