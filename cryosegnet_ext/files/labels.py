@@ -106,7 +106,7 @@ class CoordinateFile:
         A picture in a folder that is not a mask, as a micrograph without labels, gives nothing.
         """
         if is_mask(self.path):
-            mask = read_mask(self.path, certain=not self.in_folder or called_mask(self.path))
+            mask = read_mask(self.path, certain=not self.in_folder)
             return {} if mask is None else {self.micrograph or str(self.path): mask}
         if self.path.suffix.lower() not in READABLE:
             remedy = f"use one of {', '.join(READABLE)} or a mask image"

@@ -27,6 +27,8 @@ _LEAST_RADIUS = 1.5
 _CALLED = re.compile(r"(?<![a-z])(masks?|labels?|gt|truth|seg|segmentation|annotations?)(?![a-z])", re.IGNORECASE)
 # In a mask at least this share of pixels equals its neighbour, also after JPEG; in an 8-bit micrograph a tenth does.
 _FLAT = 0.75
+# The same where the name says that it is a mask: gt_0001.mrc may still be a micrograph.
+_FLAT_IF_CALLED = 0.3
 
 
 def is_mask(path: str | Path) -> bool:
@@ -47,7 +49,7 @@ def read_mask(path: str | Path, certain: bool = True) -> Picks | None:
     path
         An image with zeros where there is no particle; see `centres_of_mask`.
     certain
-        False: the image may be something else, as a micrograph. A mask is mostly flat.
+        False: the image may be something else, as a micrograph. A mask is mostly flat, whatever it is called.
 
     Returns
     -------
@@ -64,11 +66,12 @@ def read_mask(path: str | Path, certain: bool = True) -> Picks | None:
         # None: an MRC file, or a TIFF that OpenCV does not know.
         pixels = read_pixels(path) if image is None else image
     except CryoSegNetError:
-        if certain:
+        if certain or called_mask(path):
             raise
         return None
     mask = pixels if pixels.ndim == 2 else pixels[..., :3].max(-1)
-    if not certain and np.mean(mask[:, 1:] == mask[:, :-1]) < _FLAT:
+    least = _FLAT_IF_CALLED if called_mask(path) else _FLAT
+    if not certain and np.mean(mask[:, 1:] == mask[:, :-1]) < least:
         return None
     try:
         x, y, diameter = centres_of_mask(mask)

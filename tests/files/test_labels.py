@@ -228,7 +228,7 @@ NOISE = np.random.default_rng(3).normal(120, 20, (120, 150))
 DISCS = cv2.circle(cv2.circle(np.zeros((120, 150), np.uint8), (40, 50), 9, 255, -1), (100, 70), 9, 255, -1)
 
 
-@pytest.mark.parametrize("beside", ["b.mrc", "b.png", "b.jpg", "b_PS.mrc", "b.tif"])
+@pytest.mark.parametrize("beside", ["b.mrc", "b.png", "b.jpg", "b_PS.mrc", "b.tif", "gt1_b.mrc", "seg-b.png"])
 def test_a_micrograph_without_labels_is_not_a_mask(tmp_path, beside):
     write_mrc(tmp_path / "a.mrc", NOISE.astype(np.float32))
     write_star(tmp_path / "a.star", [10.0, 30], [20.0, 40])
