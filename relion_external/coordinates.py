@@ -55,6 +55,9 @@ class ExistingPicks:
     def __init__(self, path: str, names: Sequence[str]) -> None:
         self.path = path
         self.source = (list_in_job(path) or path) if os.path.isdir(path) else path
+        if os.path.isdir(self.source):
+            what = "this folder has no list of coordinate files, as autopick.star of a picking job is"
+            raise CryoSegNetError(f"{path}: {what}: choose the list, or the folder of the job.")
         self._files = coordinate_list(self.source, names)
         self._tables = read_many(self.source) if self._files is None else {}
         listed = list(self._tables if self._files is None else self._files)
@@ -63,6 +66,9 @@ class ExistingPicks:
         if not self._listed:
             what = f"the first is called {names[0]} here and {listed[0]} there" if listed else "it names none at all"
             remedy = "choose the coordinates of these micrographs"
+            if unclear:
+                what = f"it lists several called like {unclear[0]} in other jobs or folders"
+                remedy = "choose the picks of the job that made these micrographs"
             raise CryoSegNetError(f"{path}: it has coordinates of none of the {of_all} of this job; {what}: {remedy}.")
         gone = [name for name in self._listed if self._files is not None and not self._file(name).exists()]
         if len(gone) == len(self._listed):

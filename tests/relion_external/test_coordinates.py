@@ -177,6 +177,16 @@ def test_a_list_of_other_micrographs_is_refused_with_a_name_of_each_side(tmp_pat
     assert NAME in error and "MotionCorr/job002/Micrographs/other.mrc" in error and error.count("\n") == 1
 
 
+def test_why_no_coordinates_are_found_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("picks.csv", "micrograph,x,y\nMotionCorr/job008/a.mrc,1,2\nMotionCorr/job009/a.mrc,3,4\n")
+    with pytest.raises(CryoSegNetError, match=r"several called like MotionCorr/job002/a\.mrc in other jobs"):
+        ExistingPicks("picks.csv", ["MotionCorr/job002/a.mrc"])
+    write("picks/a_autopick.star", "data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n10 20\n")
+    with pytest.raises(CryoSegNetError, match="this folder has no list of coordinate files"):
+        ExistingPicks("picks", ["MotionCorr/job002/a.mrc"])
+
+
 @pytest.mark.parametrize("names", [[FOLDER + "g1/a.mrc"], ["x/a.mrc", "y/a.mrc"]])
 def test_a_name_that_may_mean_two_is_not_guessed(tmp_path: Path, names: list[str]) -> None:
     found, unclear = match_micrographs(names, ["p/a.mrc", "q/a.mrc", "x/a.mrc"])
