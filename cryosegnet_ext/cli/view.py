@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, plural
+from ..errors import CryoSegNetError, UsageError, plural
 from ..picking.options import DIAMETERS, PIXEL_SIZES
 from ..runs.stopping import Stopped
 from .logs import say
@@ -88,16 +89,28 @@ def main(args: argparse.Namespace) -> int:
         )
     say(_about(session))
     say(f"open:  {server.address}\nCtrl-C ends it.")
-    with server:
+    with server, contextlib.ExitStack() as files:
         try:
             if not args.no_browser and _has_display():
-                import webbrowser
-
-                webbrowser.open(server.address)
+                _open_browser(server.address, files)
             server.serve_forever(poll_interval=0.2)
         except Stopped:
             print("\nended")
     return 0
+
+
+def _open_browser(address: str, files: contextlib.ExitStack) -> None:
+    """Open the address in a browser, whose command line names a file that is removed with ``files``."""
+    import webbrowser
+
+    from ..viewer.redirect import redirect_file
+
+    try:
+        page = files.enter_context(redirect_file(address))
+    except CryoSegNetError as error:
+        log.warning(f"{error}: open the address above yourself")
+        return
+    webbrowser.open(page.as_uri())
 
 
 def _check_audit(args: argparse.Namespace) -> None:

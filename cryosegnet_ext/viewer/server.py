@@ -27,9 +27,11 @@ from .session import ViewSession
 log = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_EVERYWHERE = ("", "0.0.0.0", "::")
 _MOST_BODY = 16 << 20
 _TIMEOUT_SECONDS = 30
 _TILE = re.compile(r"tile/(\d{1,6})/(\d)/(\d{1,4})/(\d{1,4})/(\d)")
+_LENGTH = re.compile(r"[0-9]{1,12}")  # int() fails on 5000 digits
 _ONE = re.compile(r"(thumbnail|save|discard|mark)/(\d{1,6})")
 
 
@@ -58,9 +60,10 @@ class ViewServer(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
-        except OSError as error:
+        except (OSError, TypeError, UnicodeError) as error:  # not OSError: the host cannot be a name
+            reason = getattr(error, "strerror", None) or error
             raise CryoSegNetError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port or --host."
+                f"cannot listen on {host}:{port} ({reason}): choose another --port or --host."
             ) from error
         self.host = host
         self.names = _names_of(host, self.server_port)
@@ -68,21 +71,25 @@ class ViewServer(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         """The page's address, with the token."""
-        name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(self.host, self.host)
+        name = socket.gethostname() if self.host in _EVERYWHERE else self.host
         return f"http://{f'[{name}]' if ':' in name else name}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore browsers that disconnect; log anything else in one line."""
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
-            log.error(f"{type(error).__name__}: {error}")
-            log.debug("the error comes from here:", exc_info=True)
+            _report(error)
+
+
+def _report(error: BaseException | None) -> None:
+    log.error(f"{type(error).__name__}: {error}")
+    log.debug("the error comes from here:", exc_info=True)
 
 
 def _names_of(host: str, port: int) -> set[str]:
     """Allowed Host headers. A foreign page that points its own name at this address sends another one."""
     names = {host, *LOOPBACK}
-    if host in ("0.0.0.0", "::"):
+    if host in _EVERYWHERE:
         names |= {socket.gethostname(), socket.getfqdn()}
         with contextlib.suppress(OSError):
             names |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
@@ -112,6 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
         except (_Refused, CryoSegNetError) as error:
             status = error.status if isinstance(error, _Refused) else HTTPStatus.UNPROCESSABLE_ENTITY
             kind, body = "text/plain; charset=utf-8", str(error).encode(errors="replace")
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception as error:
+            _report(error)
+            status, kind = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8"
+            body = b"the server failed; the terminal of cryosegnet view says why"
         self._send(status, kind, body)
 
     def _allowed(self) -> str:
@@ -153,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > _MOST_BODY:
+        if not _LENGTH.fullmatch(length) or int(length) > _MOST_BODY:
             self.close_connection = True
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large or has no length")
         return self.rfile.read(int(length))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError, plural
 from ..evaluation.reading import on_micrographs, read_labels
@@ -20,19 +18,19 @@ from ..files.inputs import Input, output_stems
 from ..files.inside import inside
 from ..files.labels import label_files, match_name
 from ..files.micrograph import Micrograph, read_micrograph, read_shape
-from ..files.picks import Picks, read_picks
+from ..files.picks import Picks
 from ..report.collect import RunData, collect
 from ..report.command import CHOOSE
 from ..report.pack import pack, select_for_page
 from ..runs.candidates import read_candidates
 from ..runs.journal import Record
 from .audit import MAX_DISTANCE, AuditSession, unlabelled
+from .edits import picks_of, read_rows
 from .tiles import TileRenderer
 
 #: Most micrographs in one session.
 MOST_MICROGRAPHS = 10_000
 _CANDIDATE_BYTES = 60_000_000
-_MOST_PICKS = 100_000
 
 
 @dataclass(frozen=True)
@@ -106,12 +104,14 @@ class ViewSession:
 
     def view(self, token: str) -> dict[str, Any]:
         """What the page needs besides its data."""
+        edited, unreadable = self._edited() if self.audit is None else ({}, {})
         return {
             "token": token,
             "blank": self.blank,
             "diameter": self.diameter,
             "target": str(self.target),
-            "edited": {} if self.audit is not None else self._edited(),
+            "edited": edited,
+            "unreadable": unreadable,
             "audit": None if self.audit is None else self._audited(self.audit),
         }
 
@@ -139,12 +139,13 @@ class ViewSession:
         Raises
         ------
         CryoSegNetError
-            The rows are not picks of this micrograph, or cannot be written.
+            The rows are not picks of this micrograph, or cannot be written. Or what is there is damaged, and was
+            therefore not shown: nobody's work is replaced unseen.
         """
         micrograph = self._micrograph(number)
-        x, y, size, score = _columns(rows, micrograph)
-        picks = Picks(x, y, size, score, micrograph.pixel_size, micrograph.shape if min(micrograph.shape) else None)
+        picks = picks_of(rows, micrograph.shape, micrograph.pixel_size)
         with self._saving:
+            self._edited_rows(micrograph)
             for suffix in self.suffixes:
                 path = self._path(micrograph, suffix)
                 make_folder(path.parent)
@@ -189,36 +190,29 @@ class ViewSession:
         picks = {i: audit.rows(micrograph.stem) for i, micrograph in enumerate(self.micrographs)}
         return {"path": str(audit.path), "picks": picks}
 
-    def _edited(self) -> dict[int, list[list[float | None]]]:
-        """Edited picks of earlier sessions, by number."""
-        found: dict[int, list[list[float | None]]] = {}
-        if not self.target.is_dir():
-            return found
+    def _edited(self) -> tuple[dict[int, list[list[float]]], dict[int, str]]:
+        """Edited picks of earlier sessions by number, and why others cannot be shown."""
+        found: dict[int, list[list[float]]] = {}
+        unreadable: dict[int, str] = {}
         for number, micrograph in enumerate(self.micrographs):
-            path = self._path(micrograph, self.suffixes[0])
+            try:
+                rows = self._edited_rows(micrograph)
+            except CryoSegNetError as error:
+                unreadable[number] = str(error)
+            else:
+                if rows is not None:
+                    found[number] = rows
+        return found, unreadable
+
+    def _edited_rows(self, micrograph: ViewedMicrograph) -> list[list[float]] | None:
+        """Edited picks of a micrograph; None if there are none. CryoSegNetError if they cannot be read."""
+        path = self._path(micrograph, self.suffixes[0])
+        try:
             if not path.is_file():
-                continue
-            picks = read_picks(path, pixel_size=micrograph.pixel_size)
-            size = np.where(np.isfinite(picks.diameter), picks.diameter, micrograph.diameter or self.diameter)
-            found[number] = np.stack([picks.x, picks.y, size, picks.score], axis=1).tolist()
-        return found
-
-
-def _columns(rows: object, micrograph: ViewedMicrograph) -> NDArray[np.float64]:
-    """(4, n) x, y, diameter and score; CryoSegNetError if the rows are not picks of this micrograph."""
-    if not isinstance(rows, list) or len(rows) > _MOST_PICKS:
-        raise CryoSegNetError("this is not a list of picks.")
-    ny, nx = micrograph.shape
-    for row in rows:
-        if not isinstance(row, list) or len(row) != 4:
-            raise CryoSegNetError("a pick must be x, y, diameter and score.")
-        x, y, diameter, score = row
-        numbers = (x, y, score, 1.0 if diameter is None else diameter)
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers):
-            raise CryoSegNetError("a pick must consist of numbers.")
-        if not (0 <= x <= nx - 1 and 0 <= y <= ny - 1):
-            raise CryoSegNetError("a pick lies outside the micrograph.")
-    return np.array([[math.nan if value is None else value for value in row] for row in rows], float).reshape(-1, 4).T
+                return None
+        except OSError as error:
+            raise CryoSegNetError(f"cannot read {path} ({error.strerror}): check its folder.") from error
+        return read_rows(path, micrograph.shape, micrograph.pixel_size, micrograph.diameter or self.diameter)
 
 
 def open_run(output: str | Path, target: str | Path | None = None, suffixes: Sequence[str] = ("star",)) -> ViewSession:

@@ -11,6 +11,7 @@ import pytest
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.viewer.audit import read_audit
+from cryosegnet_ext.viewer.redirect import redirect_file
 from cryosegnet_ext.viewer.session import open_audit, open_micrographs, open_run
 from tests.browser import Watched, open_browser
 from tests.report.runs import make_run
@@ -181,3 +182,26 @@ def test_unlabelled_picks_are_judged_one_after_the_other(browser: Any, tmp_path:
         watched.until("document.getElementById('audit-place').textContent.endsWith(': junk')")
         assert watched.complaints == []
         page.close()
+
+
+def test_the_file_leads_to_the_page_which_tells_of_damaged_picks(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES, 0.9, count=20)
+    damaged = out / "picks_edited" / "mic_1.star"
+    damaged.parent.mkdir()
+    damaged.write_text("garbage")
+    with serve(open_run(out)) as server, redirect_file(server.address) as path:
+        watched = Watched(browser)
+        page = watched.page
+        page.goto(path.as_uri())
+        page.wait_for_url(server.address)
+        watched.settle()
+        watched.until("document.getElementById('explain').textContent.includes('mic_1.star')")
+        page.locator(".card").nth(1).click()
+        watched.until("document.getElementById('edit-status').textContent.startsWith('the saved picks are not shown')")
+        page.keyboard.press("s")
+        watched.until("document.getElementById('edit-status').textContent.startsWith('not saved')")
+        assert damaged.read_text() == "garbage"
+        page.locator("#edit-discard").click()
+        watched.until("document.getElementById('edit-status').textContent === 'edits discarded'")
+        page.locator("#edit-save").click()
+        saved(watched)

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.cli import main
+from cryosegnet_ext.cli.readers import PICK_FORMATS
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
@@ -79,6 +80,14 @@ def ask(
 def save(server: ViewServer, number: int, picks: object) -> tuple[int, bytes]:
     body = json.dumps({"picks": picks}).encode()
     return ask(server, f"save/{number}", "POST", body, X_CryoSegNet_Token=server.token)[:2]
+
+
+def view_of(server: ViewServer) -> dict[str, Any]:
+    """What the page got besides its data."""
+    found = re.search(rb'id="data">(.*?)</script>', ask(server, "")[1], re.S)
+    assert found
+    view: dict[str, Any] = json.loads(found[1])["view"]
+    return view
 
 
 def test_the_page_and_its_pictures(server: ViewServer) -> None:
@@ -160,9 +169,7 @@ def test_saving_writes_a_new_file_and_never_the_originals(server: ViewServer, ou
     assert [saved.x.tolist(), saved.y.tolist(), saved.score.tolist()] == [[10, 30], [21, 5], [1, 0.7]]
     assert {path: path.read_bytes() for path in (out / "picks").iterdir()} == before
     # The next page knows them.
-    _, page, _ = ask(server, "")
-    data = json.loads(re.search(rb'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
-    assert [row[:2] for row in data["view"]["edited"]["1"]] == [[10, 21], [30, 5]]
+    assert [row[:2] for row in view_of(server)["edited"]["1"]] == [[10, 21], [30, 5]]
     assert ask(server, "discard/1", "POST", b"{}", X_CryoSegNet_Token=server.token)[0] == 200
     assert not (out / "picks_edited" / "b.star").exists()
 
@@ -174,7 +181,9 @@ def test_an_empty_label_is_a_label(server: ViewServer, out: Path) -> None:
 
 NO_PICKS: list[object] = [
     None, "x", {}, [[1, 2]], [[1, 2, 3, 4, 5]], [["1", 2, 3, 4]], [[True, 2, 3, 1]], [[-1, 2, 3, 1]], [[96, 2, 3, 1]],
-    [[1, 64, 3, 1]], [[None, 2, 3, 1]], [[1, 2, 3, None]], [1, 2, 3, 4], [[1e400, 2, 3, 1]],
+    [[1, 64, 3, 1]], [[None, 2, 3, 1]], [[1, 2, 3, None]], [1, 2, 3, 4], [[1e400, 2, 3, 1]], [[10**400, 2, 3, 1]],
+    [[1, 2, 10**400, 1]], [[1, 2, 3, 10**400]], [[1, 2, 1e300, 1]], [[1, 2, 3, 1e300]], [[1, 2, -5, 1]],
+    [[1, 2, 3, float("nan")]],
 ]  # fmt: skip
 
 
@@ -192,12 +201,74 @@ def test_saving_needs_the_token_twice_a_length_and_sense(server: ViewServer, out
     token = {"X_CryoSegNet_Token": server.token}
     assert ask(server, "/save/0", "POST", body, token=False, **token)[0] == 404
     assert ask(server, "save/0", "POST", None, Content_Length=str(1 << 40), **token)[0] == 413
-    assert ask(server, "save/0", "POST", None, Content_Length="-1", **token)[0] == 413
+    for length in ("-1", "9" * 5000, "", "1e3", "\xb2"):
+        assert ask(server, "save/0", "POST", None, Content_Length=length, **token)[0] == 413, length
+    for huge in (b"[" + b"9" * 5000 + b"]", b'{"picks": [[1, 2, 3, ' + b"9" * 5000 + b"]]}"):
+        assert ask(server, "save/0", "POST", huge, **token)[0] == 400
     for nonsense in (b"", b"{", b"[]", b"{}", b"\xff", b"[" * 100000):
         assert ask(server, "save/0", "POST", nonsense, **token)[0] == 400
     assert ask(server, "save/3", "POST", body, **token)[0] == 422
     assert ask(server, "save/0", "PUT", body, **token)[0] == 501
     assert not (out / "picks_edited").exists()
+
+
+HEADER = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
+DAMAGED = {
+    "text": b"garbage", "empty": b"", "binary": b"\xff\xfe\x00", "no numbers": f"{HEADER}nan 1e400\n".encode(),
+    "outside": f"{HEADER}5 6\n1e300 -77\n".encode(), "below": f"{HEADER}5 66\n".encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_one_damaged_file_of_edited_picks_is_told_and_kept(server: ViewServer, out: Path, kind: str) -> None:
+    assert save(server, 1, [[10, 20, 30, 1]])[0] == 200
+    damaged = out / "picks_edited" / "a.star"
+    damaged.write_bytes(DAMAGED[kind])
+    view = view_of(server)
+    assert list(view["edited"]) == ["1"]
+    assert list(view["unreadable"]) == ["0"] and str(damaged) in view["unreadable"]["0"]
+    # It was not shown, so that it may be somebody's work.
+    status, answer = save(server, 0, [[1, 2, 3, 1]])
+    assert status == 422 and str(damaged) in answer.decode()
+    assert damaged.read_bytes() == DAMAGED[kind]
+    assert ask(server, "discard/0", "POST", b"{}", X_CryoSegNet_Token=server.token)[0] == 200
+    assert save(server, 0, [[1, 2, 3, 1]])[0] == 200
+    assert view_of(server)["unreadable"] == {}
+
+
+def test_a_link_that_leads_out_does_not_take_the_page_away(tmp_path: Path) -> None:
+    for name in ("day1/m.mrc", "day2/m.mrc"):
+        write_micrograph(tmp_path / "mics" / name)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "day1").symlink_to(tmp_path / "mics")
+    view = open_micrographs(expand_inputs([tmp_path / "mics"]), tmp_path / "labels").view("t")
+    assert list(view["unreadable"]) == [0] and "leads elsewhere" in view["unreadable"][0]
+
+
+def test_picks_on_the_edge_come_back_from_every_format(out: Path) -> None:
+    corners = [[0, 0, 41, 1], [95, 63, 41, 1], [0, 63, 40, 1]]
+    for suffix in PICK_FORMATS:
+        session = open_run(out, out / suffix, (suffix,))
+        session.save(0, corners)
+        view = session.view("t")
+        assert view["unreadable"] == {}
+        assert [row[:2] for row in view["edited"][0]] == [row[:2] for row in corners], suffix
+        session.save(0, view["edited"][0])
+
+
+def test_an_error_of_our_own_is_an_answer_too(server: ViewServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(server.session, "tile", fail)
+    status, answer, _ = ask(server, "tile/0/0/0/0/0")
+    assert status == 500 and b"the terminal" in answer
+
+
+def test_a_host_that_cannot_be_a_name_is_a_sentence(out: Path) -> None:
+    for host in ("\xe9" * 80, "a\0b", "999.999.999.999"):
+        with pytest.raises(CryoSegNetError, match="cannot listen"):
+            ViewServer(open_run(out), host)
 
 
 def test_a_micrograph_that_has_gone_is_a_sentence(server: ViewServer, out: Path) -> None:

@@ -95,6 +95,7 @@ async function discard(m) {
     return;
   }
   edits.delete(m.i);
+  delete view.unreadable[m.i];
   editing.undo.delete(m.i);
   afterChange(m);
   editing.status = "edits discarded";
@@ -118,8 +119,9 @@ function showEditing(m) {
   const edited = edits.get(m.i);
   at("edit-save").textContent = edited && !edited.dirty ? "Saved" : "Save";
   at("edit-undo").disabled = !(editing.undo.get(m.i) || []).length;
-  at("edit-discard").disabled = !edited;
-  at("edit-status").textContent = editing.status || (edited ? (edited.dirty ? "changed, not saved" : "") : "");
+  const unreadable = view.unreadable[m.i];
+  at("edit-discard").disabled = !edited && !unreadable;
+  at("edit-status").textContent = editing.status || (unreadable ? `the saved picks are not shown: ${unreadable}` : edited && edited.dirty ? "changed, not saved" : "");
 }
 
 function drawCursor(ctx) {

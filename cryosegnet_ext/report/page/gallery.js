@@ -169,6 +169,8 @@ function showChips() {
   if (view && view.blank) parts.push(`Open a micrograph, click on the centres of the particles, press S. The labels go to ${view.target}.`);
   else if (view && view.audit) parts.push(`Open a micrograph to judge its picks that lie at no label. The verdicts go to ${view.audit.path}.`);
   else if (view) parts.push(`Open a micrograph to add and remove picks; what you save goes to ${view.target}, the run's own picks stay.`);
+  const unreadable = Object.entries(view ? view.unreadable : {});
+  if (unreadable.length) parts.push(`The saved picks of ${number(unreadable.length)} of the micrographs cannot be shown; repair them or discard them: ${unreadable.slice(0, 3).map(([i, reason]) => `${micrographs[i].name}: ${reason}`).join(" ")}`);
   if (gallery.filter in FLAGS) parts.push(`${FLAGS[gallery.filter][0]}: ${FLAGS[gallery.filter][1]}.`);
   if (beyond) parts.push(`${number(micrographs.length)} micrographs are shown, those with the fewest and the most picks and others spread evenly; ${number(beyond)} more are counted.`);
   if (data.totals.failed > failures.length) parts.push(`${number(failures.length)} of ${number(data.totals.failed)} failures are listed; failed.csv has all.`);
