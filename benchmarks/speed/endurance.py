@@ -70,16 +70,16 @@ def make_picker(device: str) -> LocalMaxima:
 
 def slow_reading() -> None:
     """Make some micrographs slow to read, as from a busy file server."""
-    from cryosegnet_ext.runs import pick_task
+    from cryosegnet_ext.files import inputs
 
-    read = pick_task.read_micrograph
+    read = inputs.read_micrograph
 
     def slowly(path: Path, pixel_size: float | None = None) -> object:
         if "slow" in Path(path).name:
             time.sleep(SLOW_SECONDS)
         return read(path, pixel_size=pixel_size)
 
-    pick_task.read_micrograph = slowly
+    inputs.read_micrograph = slowly
 
 
 def work(args: argparse.Namespace) -> int:

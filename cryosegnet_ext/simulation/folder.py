@@ -99,7 +99,8 @@ def claimed(output: Path, record: dict[str, Any], overwrite: bool) -> Iterator[N
 def _ours(output: Path) -> Iterator[str]:
     """Files that an earlier run made, and that ``overwrite`` removes; paths below the folder."""
     for folder, name in _OURS.items():
-        yield from (f"{folder}/{path.name}" for path in (output / folder).glob("*.*") if name.fullmatch(path.name))
+        found = (output / folder).glob("*.*")
+        yield from (path.relative_to(output).as_posix() for path in found if name.fullmatch(path.name))
 
 
 def micrographs_in(output: Path) -> list[int]:

@@ -117,7 +117,6 @@ def test_killed_job_is_replaced(slurm: FakeSlurm, mics: Path, tmp_path: Path, wo
     make = functools.partial(make_gated, tmp_path / "gate")
     with ClusterEngine(make, file=described(tmp_path, workers)) as engine:
         result = batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False, watch=kill)
-        assert engine.restarts == 1
     assert (result.done, result.failed, len(slurm.jobs())) == (12, 1, 2)
     batch.run(StubPicker(), expand_inputs([mics]), tmp_path / "alone", progress=False)
     same(tmp_path / "alone", tmp_path / "out")
