@@ -412,3 +412,30 @@ def test_live_that_waits_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) 
             os.kill(one, signal.SIGKILL)
     assert process.returncode == 4, err
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_live_under_nohup_survives_a_hangup_as_a_whole(fake: FakeCryoSPARC, tmp_path: Path) -> None:
+    """Also its worker processes, to which a closing terminal sends the signal as well."""
+    world = fake.world
+    add_exposures(world, [(256, 256)] * 2, particles=8)
+    world.set_status(world.jobs["J1"], "running")
+    more = ["--device", "cpu,cpu", "--batch", "2", "--poll", "0.1"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        process = start(fake, tmp_path, *more, command="live")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    try:
+        wait_until(lambda: "J2" in world.jobs and world.jobs["J2"].status == "running", "the first batch", process)
+        os.killpg(process.pid, signal.SIGHUP)  # while it picks
+        wait_until(lambda: world.jobs["J2"].status == "completed", "its end", process)
+        os.killpg(process.pid, signal.SIGHUP)  # while it waits
+        add_exposures(world, [(256, 256)] * 2, particles=8, first=2)
+        world.set_status(world.jobs["J1"], "completed")
+        _, err = process.communicate(timeout=LIMIT)
+    finally:
+        for one in alive(tmp_path):
+            os.kill(one, signal.SIGKILL)
+    assert process.returncode == 0, err
+    assert world.jobs["J3"].status == "completed"
