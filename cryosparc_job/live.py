@@ -280,7 +280,7 @@ class _Follower:
 
 
 def _finished(connection: Connection, plan: LivePlan) -> set[int]:
-    """Uids of the exposures that earlier jobs have picked; marks unfinished jobs as failed."""
+    """Uids of the exposures that earlier jobs have picked; marks unfinished jobs as failed, deletes unstarted ones."""
     done: set[int] = set()
     for job in find_marked(connection, plan.job.project, plan.job.workspace, f"{plan.mark})", "snowflake"):
         if job.status == "completed":
@@ -294,4 +294,8 @@ def _finished(connection: Connection, plan: LivePlan) -> set[int]:
             fail = connection.api.jobs.mark_failed
             with contextlib.suppress(ServerError):
                 connection.call(f"marking {job.uid} as failed", fail, plan.job.project, job.uid, error=reason)
+        elif job.status == "building" and not job.model.children:
+            # The start failed or was stopped: there is nothing in it, and nothing comes after it.
+            with contextlib.suppress(ServerError):
+                connection.call(f"deleting {job.uid}", connection.api.jobs.delete, plan.job.project, job.uid)
     return done

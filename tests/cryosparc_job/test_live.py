@@ -278,6 +278,12 @@ def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
         follow(client, LivePlan(JOB, "S1", **QUICK), picker)
     assert picker.picked == []
     assert server.world.jobs["J2"].status == "building"
+    monkeypatch.undo()
+    complete(server.world)
+    (result,) = follow(client, LivePlan(JOB, "S1", **QUICK), picker)
+    assert result.exposures == 3
+    left = {uid: job.status for uid, job in server.world.jobs.items() if not job.deleted}
+    assert left == {"J1": left["J1"], result.job: "completed"}
 
 
 def test_a_signal_while_a_batch_is_completed_ends_the_following(
