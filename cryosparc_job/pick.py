@@ -89,6 +89,8 @@ def _pick(connection: Connection, spec: PickingJob, engine: Engine, show_progres
                 result = _work(connection, spec, engine, run, journal, show_progress)
             result.late_signal = run.stop.signal
         except CryoSegNetError as error:
+            if not resume:
+                _delete_unstarted(connection, run)
             raise _with_note(error, job.uid, run) from error
         except OSError as error:
             # The journal or the picks cannot be written: no other exposure and no other job could be picked either.
@@ -113,6 +115,13 @@ def _resume(connection: Connection, spec: PickingJob, uid: str) -> str:
         f"cryosegnet-cryosparc pick --url {connection.url} --project {spec.project} --workspace {spec.workspace} "
         f"--exposures {spec.exposures} --job {uid} and the same options."
     )
+
+
+def _delete_unstarted(connection: Connection, run: ExternalJobRun) -> None:
+    """Delete a batch's job that could not be started, since the next try makes a new one."""
+    with contextlib.suppress(ServerError):
+        if run.status(patience=0.0) == "building":
+            connection.call(f"deleting {run.job.uid}", connection.api.jobs.delete, *run.where, patience=0.0)
 
 
 def _with_note(error: CryoSegNetError, uid: str, run: ExternalJobRun) -> CryoSegNetError:

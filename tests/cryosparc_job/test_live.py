@@ -286,6 +286,22 @@ def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
     assert left == {"J1": left["J1"], result.job: "completed"}
 
 
+@pytest.mark.parametrize("operation", ["jobs.add_external_output", "jobs.mark_running"])
+def test_batches_that_cannot_be_started_leave_no_jobs(
+    server: FakeCryoSPARC, client: Connection, operation: str
+) -> None:
+    add_session(server.world)
+    add_live(server.world, 3)
+    complete(server.world)
+    client.patience = 0.05
+    server.faults.append(Fault(operation, "500", 40))
+    (result,) = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    assert result.exposures == 3
+    left = {uid: job.status for uid, job in server.world.jobs.items() if not job.deleted}
+    assert left == {"J1": left["J1"], result.job: "completed"}
+    assert len(server.world.jobs) > len(left)
+
+
 def test_a_signal_while_a_batch_is_completed_ends_the_following(
     server: FakeCryoSPARC, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
