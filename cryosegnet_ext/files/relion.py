@@ -101,6 +101,8 @@ def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, 
     rows: list[tuple[str, float, str | None]] = []
     for table, optics in read_micrographs_tables(path, _PIXEL_SIZE):
         sizes, unknown = _pixel_sizes(table, optics)
+        for row in np.flatnonzero(sizes <= 0).tolist():
+            unknown[row] = f"a pixel size of {sizes[row]:g} in {path}; correct the STAR file"
         problems = [unknown.get(row) for row in range(len(table))]
         rows += zip(table.text("rlnMicrographName"), sizes.tolist(), problems)
     if not rows:

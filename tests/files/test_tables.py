@@ -181,6 +181,16 @@ def test_a_missing_optics_group_is_an_error_of_its_rows(tmp_path: Path) -> None:
         read_many(written(tmp_path / "picks.star", picks))
 
 
+@pytest.mark.parametrize("size", ["0.000000", "-1"])
+def test_a_pixel_size_of_zero_is_an_error_of_its_rows(tmp_path: Path, size: str) -> None:
+    write_mrc(tmp_path / "a.mrc", picture(), voxel=9.0)
+    star = written(tmp_path / "mics.star", f"{OPTICS}1 {size}\n\n{MICROGRAPHS}{tmp_path / 'a.mrc'} 1\n")
+    (lost,) = expand_inputs([star])
+    with pytest.raises(CryoSegNetError, match=r"a\.mrc: it has a pixel size of (0|-1) in .*mics\.star; correct"):
+        lost.read()
+    assert lost.read(1.2).pixel_size == 1.2
+
+
 @pytest.mark.parametrize("optics", ["", f"{OPTICS}1 1.5\n2 2.5\n\n"])
 def test_a_table_with_groups_and_pixel_sizes_of_its_own_is_not_one_of_optics(tmp_path: Path, optics: str) -> None:
     both = "_rlnOpticsGroup #4\n_rlnMicrographPixelSize #5\n"
