@@ -16,10 +16,9 @@ from typing import TypeVar
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import write_atomic
-from cryosegnet_ext.files.relion_paths import strip_job, without_extension
+from cryosegnet_ext.files.relion_paths import COORDINATE_SUFFIX, new_coordinate_file, twins, without_extension
 
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
-SUFFIX = "_autopick.star"
 LOGFILE = "logfile.pdf"
 SUGGESTION = "output_for_relion.star"
 DISPLAY_SETTINGS = ".gui_manualpickjob.star"
@@ -56,7 +55,7 @@ class Version(Enum):
     @property
     def coordinates(self) -> str:
         """Name of the file that lists all coordinates of a job."""
-        return "autopick.star" if self.has_labels else f"coords_suffix{SUFFIX}"
+        return "autopick.star" if self.has_labels else f"coords_suffix{COORDINATE_SUFFIX}"
 
 
 _COORDINATE_NODE = {
@@ -96,7 +95,7 @@ def coordinate_files(names: Sequence[str], version: Version) -> list[str]:
     CryoSegNetError
         A name leads out of the project, or 3.1 would read the same file for two micrographs.
     """
-    files = [_coordinate_file(name) for name in names]
+    files = [new_coordinate_file(name) for name in names]
     shared = twins(names)
     if not shared:
         return files
@@ -108,23 +107,10 @@ def coordinate_files(names: Sequence[str], version: Version) -> list[str]:
             "both: pick the micrographs of each job in a job of their own."
         )
     apart = {name for pair in shared for name in pair}
-    longer = [without_extension(name).lstrip("/") + SUFFIX for name in names]
+    longer = [without_extension(name).lstrip("/") + COORDINATE_SUFFIX for name in names]
     times = Counter(longer)
-    whole = [name.lstrip("/") + SUFFIX if times[long] > 1 else long for name, long in zip(names, longer)]
+    whole = [name.lstrip("/") + COORDINATE_SUFFIX if times[long] > 1 else long for name, long in zip(names, longer)]
     return [there if name in apart else file for name, there, file in zip(names, whole, files)]
-
-
-def twins(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of micrographs that differ in their job or suffix only: RELION's Extract writes both into one stack."""
-    first: dict[str, str] = {}
-    pairs = [(first.setdefault(_coordinate_file(name), name), name) for name in dict.fromkeys(names)]
-    return [(one, other) for one, other in pairs if one != other]
-
-
-def _coordinate_file(name: str) -> str:
-    if ".." in Path(name).parts:
-        raise CryoSegNetError(f"{name} lies outside the project: import micrographs through a link inside it.")
-    return without_extension(strip_job(name).lstrip("/")) + SUFFIX
 
 
 def write_coordinate_list(output: str, version: Version, mics_star: str, names: Sequence[str]) -> None:

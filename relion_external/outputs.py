@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext.errors import CryoSegNetError, plural, some
 from cryosegnet_ext.files.atomic import remove_temporaries, write_atomic
-from cryosegnet_ext.files.relion_paths import is_flipped
+from cryosegnet_ext.files.relion_paths import is_flipped, twins
 
 from . import nodes
 from .arguments import Arguments, in_relion_words
@@ -158,7 +158,7 @@ def _counts(result: BatchResult) -> str:
 
 def _on_names(inputs: Sequence[Input]) -> list[str]:
     """A warning about micrographs of which RELION's Extract would lose particles."""
-    pairs = [f"{one} and {other}" for one, other in nodes.twins([one.name for one in inputs])]
+    pairs = [f"{one} and {other}" for one, other in twins([one.name for one in inputs])]
     if not pairs:
         return []
     return [

@@ -37,6 +37,7 @@ except ImportError as error:
 
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.errors import UsageError
+from cryosegnet_ext.files.relion_paths import COORDINATE_SUFFIX
 from cryosegnet_ext.picking.options import SCORE, SIZE, RunOptions
 
 from . import nodes
@@ -180,7 +181,7 @@ class CryoSegNetAutopick(PipelinerJob):
             )
             picked = [(mic, star, _merits(star)) for mic, star in nodes.spread(table, _MOST_READ)]
         else:
-            found = sorted(Path(self.output_dir).rglob(f"*{nodes.SUFFIX}"))
+            found = sorted(Path(self.output_dir).rglob(f"*{COORDINATE_SUFFIX}"))
             picked = [("", os.fspath(star), _merits(os.fspath(star))) for star in nodes.spread(found, _MOST_READ)]
         if not picked:
             text = "No micrograph is finished yet"

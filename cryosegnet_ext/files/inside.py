@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ..errors import CryoSegNetError
 from .limits import shown
+from .relion_paths import COORDINATE_SUFFIX
 
 #: A file name has at most 255 bytes, and the suffix of the pick file of RELION's job is the longest that is added.
-_LONGEST_STEM = 255 - len("_autopick.star")
+_LONGEST_STEM = 255 - len(COORDINATE_SUFFIX)
 
 
 def inside(folder: Path, name: str) -> Path:

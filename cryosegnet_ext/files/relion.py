@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CryoSegNetError
-from .relion_paths import strip_job, without_extension
+from .relion_paths import coordinate_file, strip_job
 from .star import Block, read_star_blocks
 from .text import Floats, bad, opened, read_bytes, spelt, text_of
 
@@ -244,7 +244,7 @@ def coordinate_list(path: str | Path, names: Iterable[str] | None = None) -> dic
                 raise
             listed = list(names)
         suffix = path.name[len(_SUFFIX_FILE) :]
-        rows = [(n, path.parent / (without_extension(strip_job(n).lstrip("/")) + suffix)) for n in listed]
+        rows = [(n, path.parent / coordinate_file(n, suffix)) for n in listed]
     else:
         if not _lists_coordinates(path):
             return None

@@ -7,8 +7,7 @@ of pyem (which motion correction writes micrographs upside down).
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from ..files.micrograph import read_shape
 from ..files.micrograph_names import match_micrographs
 from ..files.picks import Picks, as_relion_reads, write_picks
 from ..files.relion import listed_micrographs, micrographs_of, project_root
-from ..files.relion_paths import strip_job, without_extension
+from ..files.relion_paths import new_coordinate_file, twins
 from ..files.star import star_text
 from .upside_down import fits_upside_down
 
 LIST = "autopick.star"
 LIST_OF_31 = "coords_suffix_autopick.star"
-_SUFFIX = "_autopick.star"
 _STRETCH = 0.01  # by how much two cameras' areas may differ in their ratio of width to height
 
 _TEXT = """\
@@ -90,7 +88,7 @@ def export_relion(
     output = Path(output)
     star = Path(micrographs_of(star))
     rows = {name: path for path, name, *_ in listed_micrographs(star)}
-    files = _coordinate_files(list(rows))
+    files = _coordinate_files(rows)
     found, unclear = match_micrographs(list(rows), list(table))
     if not found:
         raise CryoSegNetError(
@@ -134,18 +132,14 @@ def export_relion(
     return RelionExport(text, tuple(failures), tuple(_warnings(placed, rows, found, outside, flip_y)))
 
 
-def _coordinate_files(names: Sequence[str]) -> dict[str, str]:
+def _coordinate_files(names: Iterable[str]) -> dict[str, str]:
     """Coordinate file of each micrograph, relative to the folder of the list, where RELION 3.1 looks for it, too."""
-    files = {name: without_extension(strip_job(name).lstrip("/")) + _SUFFIX for name in names}
-    for name, file in files.items():
-        if ".." in Path(file).parts:
-            raise CryoSegNetError(f"{name} lies outside the project: import micrographs through a link inside it.")
-    times = Counter(files.values())
-    twins = [name for name, file in files.items() if times[file] > 1]
-    if twins:
+    files = {name: new_coordinate_file(name) for name in names}
+    if shared := twins(names):
+        one, other = shared[0]
         raise CryoSegNetError(
-            f"{twins[0]} and {twins[1]} differ in their job or suffix only, and RELION's Extract writes both into one "
-            "file: give a STAR file with the micrographs of one job."
+            f"{one} and {other} differ in their job or suffix only, and RELION's Extract writes both into one file: "
+            "give a STAR file with the micrographs of one job."
         )
     return files
 

@@ -15,7 +15,7 @@ import mrcfile
 import numpy as np
 import starfile
 
-from cryosegnet_ext.files.relion_paths import strip_job
+from cryosegnet_ext.files.relion_paths import COORDINATE_SUFFIX, strip_job
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from cryosegnet_ext.simulation.optics import Optics
 from relion_external import nodes
@@ -192,6 +192,6 @@ class Project:
 
     def coordinates(self, job: str, name: str) -> np.ndarray:
         """(n, 3) x, y, figure of merit of one micrograph."""
-        path = self.folder / job / (strip_job(name)[:-4] + nodes.SUFFIX)
+        path = self.folder / job / (strip_job(name)[:-4] + COORDINATE_SUFFIX)
         rows = [line.split() for line in path.read_text().splitlines()[6:]]
         return np.array(rows, float).reshape(-1, 3)

@@ -14,6 +14,7 @@ import starfile
 import tifffile
 
 from cryosegnet_ext.files.picks import read_picks
+from cryosegnet_ext.files.relion_paths import COORDINATE_SUFFIX
 from relion_external import nodes
 from tests.waiting import LIMIT, wait_until
 
@@ -280,7 +281,7 @@ def test_thousand_micrographs(tmp_path: Path) -> None:
     project.write_star()
     job = project.add_external()
     assert project.run(job) == "success"
-    assert len(list((project.folder / job / "Micrographs").glob(f"*{nodes.SUFFIX}"))) == 1000
+    assert len(list((project.folder / job / "Micrographs").glob(f"*{COORDINATE_SUFFIX}"))) == 1000
     extracted = extract(project, job)
     assert project.run(extracted) == "success"
     assert len(particles(project, extracted)) == count_picks(project, job) > 1000
