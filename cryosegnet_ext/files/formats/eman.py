@@ -6,12 +6,12 @@ the file. Boxes of tomograms have a z after the kind, or stand in ``boxes_3d``.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..json_text import parse_json
 from ..text import bad, text_of
 from .table import TableOfPicks, refuse_tomogram
 
@@ -19,8 +19,8 @@ from .table import TableOfPicks, refuse_tomogram
 def read_eman_json(file: BinaryIO, path: Path, _: float | None) -> TableOfPicks:
     """The boxes of one micrograph: the entry ``boxes``, or a file that is nothing but such a list."""
     try:
-        content = json.loads(text_of(file.read()))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text_of(file.read()))
+    except ValueError as error:
         raise bad(path, "it is damaged, or not a JSON file", "write it again with EMAN2") from error
     if isinstance(content, dict) and content.get("boxes_3d"):
         refuse_tomogram(np.ones(1), path)
