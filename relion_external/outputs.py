@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A larger share of micrographs that failed or have no picks gives a warning.
-WARN_SHARE = 0.1
 _SHOWN_FAILURES = 5
 #: The long axis is this percentile of the measured sizes, from at most so many micrographs.
 _LONG_VIEWS, _MOST_READ = 90, 500
@@ -179,8 +177,10 @@ def _on_existing(folder: Path, existing: ExistingPicks | None, own: Sequence[Rec
 
 def _on_result(arguments: Arguments, result: BatchResult) -> list[str]:
     """A warning if many micrographs failed or have no picks."""
-    total = result.done + result.skipped + result.failed
-    if result.without_picks + result.failed <= WARN_SHARE * total:
+    from cryosegnet_ext.runs.result import shortfall
+
+    done = result.done + result.skipped
+    if shortfall(done, result.without_picks, result.failed) is None:
         return []
     have = "has" if result.without_picks == 1 else "have"
     remedy = "check the pixel size, particle_diameter and threshold"
@@ -188,7 +188,8 @@ def _on_result(arguments: Arguments, result: BatchResult) -> list[str]:
         remedy = f"see whether {arguments.in_coords} has picks for them"
         if arguments.coords == "refine":
             remedy += ", of which refine keeps those that the network finds"
-    counts = f"{result.without_picks} of {plural(total, 'micrograph')} {have} no picks and {result.failed} failed"
+    of_all = plural(done + result.failed, "micrograph")
+    counts = f"{result.without_picks} of {of_all} {have} no picks and {result.failed} failed"
     return [f"{counts}: look at logfile.pdf and failed.csv, and {remedy}."]
 
 
