@@ -20,6 +20,8 @@ from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.waiting import FOREVER, LIMIT, wait_until
 
+pytestmark = pytest.mark.slow
+
 COUNT = 6
 
 

@@ -68,6 +68,7 @@ def test_a_diameter_that_does_not_fit_is_doubted(tmp_path: Path, given: float, d
     assert (len(picker.estimated), said, len(result.warnings)) == (1, [], doubted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pixel_size", "true", "denoised"),
     [
@@ -146,6 +147,7 @@ def test_two_sizes_are_told(tmp_path: Path) -> None:
     assert {diameter for _, diameter in picker.picked} == {90.0}
 
 
+@pytest.mark.slow
 def test_the_picker_tells_an_inverted_micrograph_from_an_empty_one() -> None:
     from cryosegnet_ext import Picker, read_micrograph
     from cryosegnet_ext.files.micrograph import inverted
