@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.evaluation.image_evidence import ImageEvidence, stands_out, strength
-from cryosegnet_ext.evaluation.placements import AS_THEY_ARE, FLIPS, Placement
 from cryosegnet_ext.files.diameter import to_pixels
+from cryosegnet_ext.picking.image_evidence import ImageEvidence, stands_out, strength
+from cryosegnet_ext.picking.placements import AS_THEY_ARE, FLIPS, Placement
 
 from .connection import Connection, OutputName
 from .errors import ServerError

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..files.picks import Picks
 from ..files.text import Floats
+from ..picking.placements import AS_THEY_ARE, FLIPS, TURNS, Placement
 from .matching import agreement, match
 from .measures import Shape
-from .placements import AS_THEY_ARE, FLIPS, TURNS, Placement
 
 _UPSIDE_DOWN = FLIPS["y"]
 _BINNINGS = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16)

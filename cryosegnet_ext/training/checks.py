@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..evaluation.image_evidence import inside, stands_out, strength
-from ..evaluation.placements import AS_THEY_ARE, FLIPS, Placement, scaled_by
 from ..files.text import Floats
+from ..picking.image_evidence import inside, stands_out, strength
+from ..picking.placements import AS_THEY_ARE, FLIPS, Placement, scaled_by
 from .folder import PICTURE
 from .labels import Labels
 

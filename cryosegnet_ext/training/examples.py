@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
-from ..evaluation.image_evidence import ImageEvidence, inside
 from ..files.atomic import atomic_path, explained, write_atomic
 from ..files.diameter import Diameter
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph, inverted, read_micrograph
 from ..picking import denoise
+from ..picking.image_evidence import ImageEvidence, inside
 from . import checks
 from .checks import Problem
 from .crops import Labelled

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.evaluation.placements import Placement
+from cryosegnet_ext.picking.placements import Placement
 from cryosparc_job import cli
 from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.orientation import ORIENTATIONS, compare_with_images, compare_with_picks, oriented

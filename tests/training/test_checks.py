@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext import read_micrograph, read_picks
-from cryosegnet_ext.evaluation.image_evidence import ImageEvidence, strength
+from cryosegnet_ext.picking.image_evidence import ImageEvidence, strength
 from cryosegnet_ext.training import checks
 from cryosegnet_ext.training.checks import (
     PLACEMENTS,

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..picking.denoise import working_image
+from .denoise import working_image
 from .placements import AS_THEY_ARE, Placement
 
 Floats = NDArray[np.float64]
