@@ -298,7 +298,7 @@ def _kind(file: Path) -> int:
         return _COORDINATES  # reading all of it will tell what is wrong
     if not head.strip("\0 \t\r\n"):
         return _EMPTIED
-    if suffix == ".cbox" and _is_number(head.split()[0]):
+    if suffix == ".cbox" and any(map(_is_number, head.split()[:1])):
         return _COORDINATES  # of crYOLO before 1.8, which the reader refuses
     if suffix in (".star", ".cbox", ".cs", ".json"):
         if any(word in table for table in _tables(head) for word in words):

@@ -155,6 +155,7 @@ def test_an_empty_pick_file_is_a_micrograph_without_picks(tmp_path):
         ("mic_2.star", "data_\n\nloop_\n"),
         ("mic_2.star", "  652.0 258.0\n  700.0 300.0\n"),
         ("mic_2.cbox", ""),
+        ("mic_2.cbox", "\f\v"),
         ("mic_2.csv", "\n"),
         ("mic_2.csv", "652.0,258.0\n700,300\n"),
         ("topaz.txt", "mic_2\t652\t258\t0.5\n"),
