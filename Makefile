@@ -21,7 +21,7 @@ test: hint environment
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 hint:
-	@echo 'Every test, which takes about 13 minutes where two cores are free; the quick ones alone take about 8: make test-quick'
+	@echo 'Every test, which takes about 12 minutes where two cores are free; the quick ones alone take about 4: make test-quick'
 
 test-quick: environment
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser and not relion and not cluster'
