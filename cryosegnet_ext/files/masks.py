@@ -69,6 +69,8 @@ def read_mask(path: str | Path, certain: bool = True) -> Picks | None:
         if certain or called_mask(path):
             raise
         return None
+    # Nothing lies below zero, the background. Edges of 255 and 0 look like signed bytes that were read wrong.
+    pixels = pixels.view(np.uint8) if pixels.dtype == np.int8 else pixels
     mask = pixels if pixels.ndim == 2 else pixels[..., :3].max(-1)
     least = _FLAT_IF_CALLED if called_mask(path) else _FLAT
     if not certain and np.mean(mask[:, 1:] == mask[:, :-1]) < least:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import cv2
+import mrcfile
 import numpy as np
 import pytest
 
 from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.evaluation import agreement
-from cryosegnet_ext.files.masks import centres_of_mask
+from cryosegnet_ext.files.masks import centres_of_mask, read_mask
 
 
 def painted(points, radius, shape=(500, 620)):
@@ -73,3 +74,14 @@ def test_specks_and_nothing():
 def test_an_inverted_mask_is_refused():
     with pytest.raises(CryoSegNetError, match="inverted"):
         centres_of_mask(255 - painted([(50, 50), (200, 300)], 20))
+
+
+@pytest.mark.parametrize("value", [1, 127, 200, 255])
+@pytest.mark.parametrize("tells", [True, False])
+def test_masks_in_bytes_of_mrc_files_are_unsigned(tmp_path, value, tells):
+    mask = (painted([(200, 100), (400, 300)], 20) // 255) * np.uint8(value)
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(mask.view(np.int8))
+        file.header.dmin, file.header.dmax, file.header.dmean = (0, value, 1) if tells else (0, -1, -2)
+    found = read_mask(tmp_path / "a.mrc", certain=False)
+    assert sorted(zip(found.x, found.y)) == [(200, 100), (400, 300)]
