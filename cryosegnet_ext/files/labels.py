@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .micrograph import micrograph_stem, read_shape
 from .picks import Picks, as_relion_reads, read_many
 from .relion import coordinate_list, list_in_job, project_root
 from .relion_paths import is_flipped
-from .text import bad, spelt
+from .text import bad, opened, spelt
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ _WORDS = {
 }
 _HEAD = 1 << 20  # thousands of optics groups may come before the coordinates
 _COORDINATES, _EMPTIED, _OTHER = range(3)
+_JOB = re.compile(r"job\d{3}")
 
 
 _UID = re.compile(r"^\d{15,21}_(?=.)")  # CryoSPARC puts an exposure's uid before the name of an imported file
@@ -66,7 +67,7 @@ class CoordinateFile:
     in_folder
         It was found in a folder, where pictures of other kinds may lie as well.
     tiff
-        The micrograph's file, if RELION's list gives one that RELION reads with its last row first.
+        The micrograph's file, if the list of the RELION job gives one that RELION reads with its last row first.
     """
 
     path: Path
@@ -93,7 +94,12 @@ class CoordinateFile:
         tables = read_many(self.path, pixel_size, shape) or {self.path.stem: Picks.empty(pixel_size, shape)}
         if self.micrograph is not None and len(tables) > 1:
             raise bad(self.path, f"it contains picks of {len(tables)} micrographs", "give this file on its own")
-        if self.tiff is not None:
+        if any(map(is_flipped, tables)) and _is_extracted(self.path):
+            root = project_root(self.path, list(tables))
+            for name in filter(is_flipped, tables):
+                of_name = replace(tables[name], shape=tables[name].shape or read_shape(root / name))
+                tables[name] = as_relion_reads(of_name, name)
+        elif self.tiff is not None:
             shape = read_shape(self.tiff)
             tables = {name: as_relion_reads(replace(p, shape=shape), self.tiff.name) for name, p in tables.items()}
         if self.micrograph is not None or list(tables) == [self.path.stem]:
@@ -182,11 +188,13 @@ def coordinate_files(
             if gone:
                 count = f"{len(gone)} of {plural(len(listed), 'listed coordinate file')}"
                 log.warning(f"{listing}: {count} not found; these micrographs count as not picked: {some(gone)}")
-            root = project_root(listing, list(listed))
+            tiffs = _tiffs(listing, listed)
             there = {name: file for name, file in listed.items() if os.path.exists(file)}
-            tiffs = {name: root / name for name in there if is_flipped(name)}
-            return [CoordinateFile(file, name, tiff=tiffs.get(name)) for name, file in there.items()], []
-        return [CoordinateFile(path)] if os.path.realpath(path) not in leave_out else [], []
+            return [CoordinateFile(f, name, tiff=tiffs.get(os.path.realpath(f))) for name, f in there.items()], []
+    tiffs = _tiffs_of_job(path)
+    if listing is not None:
+        file = CoordinateFile(path, tiff=tiffs.get(os.path.realpath(path)))
+        return [file] if os.path.realpath(path) not in leave_out else [], []
     best: dict[Path, tuple[int, Path]] = {}
     pictures: dict[Path, Path] = {}
     emptied = []
@@ -205,7 +213,7 @@ def coordinate_files(
         elif key not in best or rank < best[key][0]:
             best[key] = rank, file
     found = [file for _, file in best.values()] + [file for file, key in pictures.items() if key not in best]
-    return [CoordinateFile(file, in_folder=True) for file in sorted(found)], emptied
+    return [CoordinateFile(f, in_folder=True, tiff=tiffs.get(os.path.realpath(f))) for f in sorted(found)], emptied
 
 
 def stem_of(name: str) -> str:
@@ -283,6 +291,30 @@ def inner(folder: Path) -> Path:
         return folder / "truth"
     ours = os.path.isdir(folder / STATE_FOLDER) or os.path.isfile(folder / "summary.json")
     return folder / "picks" if ours and os.path.isdir(folder / "picks") else folder
+
+
+def _tiffs(listing: Path, listed: Mapping[str, Path]) -> dict[str, Path]:
+    """TIFF micrographs in RELION's list, by the real paths of their coordinate files."""
+    root = project_root(listing, list(listed))
+    return {os.path.realpath(file): root / name for name, file in listed.items() if is_flipped(name)}
+
+
+def _tiffs_of_job(path: Path) -> dict[str, Path]:
+    """The same of the list of the RELION job in which a path lies; empty if it lies in none."""
+    job = next((folder for folder in Path(os.path.abspath(path)).parents if _JOB.match(folder.name)), None)
+    listing = None if job is None else list_in_job(job)
+    if listing is None:
+        return {}
+    try:
+        return _tiffs(listing, coordinate_list(listing) or {})
+    except CryoSegNetError:
+        return {}  # the list was not asked for
+
+
+def _is_extracted(path: Path) -> bool:
+    """Whether it is a table of particles that RELION extracted, which has their images."""
+    with opened(path) as file:
+        return b"_rlnImageName" in file.read(_HEAD)
 
 
 def _kind(file: Path) -> int:

@@ -180,6 +180,37 @@ def test_relion_counts_y_of_tiff_micrographs_from_the_last_row(tmp_path):
         read_set(path, ["mic_1", "mic_2"])
 
 
+@pytest.mark.parametrize("version", ["3.1", "4"])
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_files_of_tiff_micrographs_are_known_from_the_list_of_their_job(tmp_path, version, given):
+    listing = relion_project(tmp_path, version)
+    tiff = NAMES[1].replace(".mrc", ".tif")
+    tifffile.imwrite(tmp_path / tiff, np.random.default_rng(0).normal(size=(120, 150)).astype(np.float32))
+    for star in tmp_path.rglob("*.star"):
+        star.write_text(star.read_text().replace(NAMES[1], tiff))
+    (folder,) = {file.parent for file in listing.parent.rglob("mic_2*.star")}
+    assert folder != listing.parent
+    picks = read_set(folder if given == "folder" else next(folder.glob("mic_2*.star")), ["mic_2"]).tables
+    assert picks["mic_2"].y.tolist() == [99.0]
+
+
+def test_particles_that_relion_extracted_from_tiff_micrographs(tmp_path):
+    tiff, star = tmp_path / "Movies/mic_2.tif", tmp_path / "Extract/job005/particles.star"
+    for file in (tiff, star):
+        file.parent.mkdir(parents=True)
+    tifffile.imwrite(tiff, np.random.default_rng(0).normal(size=(120, 150)).astype(np.float32))
+    columns = "_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n"
+    rows = "Movies/mic_1.mrc 10 20 1@a.mrcs\nMovies/mic_2.tif 10 20 1@b.mrcs\n"
+    star.write_text(f"data_particles\n\nloop_\n{columns}_rlnImageName\n{rows}")
+    assert {name: p.y.tolist() for name, p in read_set(star, ["mic_1", "mic_2"]).tables.items()} == {
+        "mic_1": [20.0],
+        "mic_2": [99.0],
+    }
+    # Other programs' tables, and ours for CryoSPARC, count rows of the file.
+    star.write_text(f"data_particles\n\nloop_\n{columns}{rows.replace(' 1@a.mrcs', '').replace(' 1@b.mrcs', '')}")
+    assert read_set(star, ["mic_2"]).tables["mic_2"].y.tolist() == [20.0]
+
+
 def test_a_file_that_is_listed_for_two_micrographs_is_refused(tmp_path):
     path = relion_project(tmp_path, "4")
     path.write_text(path.read_text().replace("mic_2_manualpick", "mic_1_manualpick"))
