@@ -193,8 +193,8 @@ def coordinate_files(
             return [CoordinateFile(f, name, tiff=tiffs.get(os.path.realpath(f))) for name, f in there.items()], []
     tiffs = _tiffs_of_job(path)
     if listing is not None:
-        file = CoordinateFile(path, tiff=tiffs.get(os.path.realpath(path)))
-        return [file] if os.path.realpath(path) not in leave_out else [], []
+        real = os.path.realpath(path)
+        return [CoordinateFile(path, tiff=tiffs.get(real))] if real not in leave_out else [], []
     best: dict[Path, tuple[int, Path]] = {}
     pictures: dict[Path, Path] = {}
     emptied = []
