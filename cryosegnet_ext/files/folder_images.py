@@ -76,7 +76,7 @@ def choose_micrographs(paths: Iterable[str], top: str = "") -> tuple[list[str], 
             reasons[path] = PACKED
         elif may_be_micrograph(name):
             stem = micrograph_stem(name)
-            reasons[path] = _by_name(stem, folder, top)
+            reasons[path] = _by_name(micrograph_stem(stem), folder, top)
             if not reasons[path]:
                 images.setdefault((folder, stem), []).append(path)
     for same in images.values():
@@ -87,7 +87,8 @@ def choose_micrographs(paths: Iterable[str], top: str = "") -> tuple[list[str], 
             reasons.update(dict.fromkeys(same, why))
     taken = {_MOVIE.sub("", micrograph_stem(p)) for p, why in reasons.items() if not why and not _is_preview(p)}
     for path, why in reasons.items():
-        if not why and _is_preview(path) and _MOVIE.sub("", micrograph_stem(path)) in taken:
+        # X.mrc.png is a preview of X.mrc as well.
+        if not why and _is_preview(path) and _MOVIE.sub("", micrograph_stem(micrograph_stem(path))) in taken:
             reasons[path] = OTHERS
     left_out: dict[str, list[str]] = {}
     for path, why in reasons.items():

@@ -30,6 +30,7 @@ MIC = "a/mic_1"
         ["a/mic_1_DWS.mrc"],
         # a preview, in the same folder or in one of its own, and a movie
         ["a/mic_1.jpg", "a/mic_1.tif", "a/mic_1.mrc.gz", "a/mic_1.mrcs", "previews/mic_1.png"],
+        ["a/mic_1.mrc.png", "previews/mic_1.mrc.jpg", "a/mic_1_PS.mrc.png", "a/GridSquare_20250108_151151.mrc.jpg"],
         # EPU
         ["a/GridSquare_20250108_151151.jpg", "a/FoilHoles/FoilHole_9015889_20250108_154715.mrc", "Atlas/Tile_1.mrc"],
         ["a/mic_1_thumb.png", "a/mic_1_thumb_@1x.png", "thumbnails/x.png", "a/thumb_mic_1.jpg"],
