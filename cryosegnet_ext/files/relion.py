@@ -79,7 +79,7 @@ def _is_optics(block: Block) -> bool:
 
 
 def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, str | None]]:
-    """The rows of a micrographs STAR, in its order.
+    """The rows of a micrographs STAR, in its order, without rows that say the same.
 
     Parameters
     ----------
@@ -98,20 +98,19 @@ def listed_micrographs(path: str | Path) -> list[tuple[Path, str, float | None, 
         As `read_micrographs_tables` and `micrographs_of`.
     """
     path = Path(micrographs_of(path))
-    rows: list[tuple[str, float, str | None]] = []
+    rows: dict[tuple[str, float | None, str | None], None] = {}
     for table, optics in read_micrographs_tables(path, _PIXEL_SIZE):
         sizes, unknown = _pixel_sizes(table, optics)
         for row in np.flatnonzero(sizes <= 0).tolist():
             unknown[row] = f"a pixel size of {sizes[row]:g} in {path}; correct the STAR file"
         problems = [unknown.get(row) for row in range(len(table))]
-        rows += zip(table.text("rlnMicrographName"), sizes.tolist(), problems)
+        known = [size if math.isfinite(size) and size > 0 else None for size in sizes.tolist()]
+        # A table of particles names each micrograph many times.
+        rows.update(dict.fromkeys(zip(table.text("rlnMicrographName"), known, problems)))
     if not rows:
         raise CryoSegNetError(f"{path}: the STAR file lists no micrographs")
     root = project_root(path, [name for name, _, _ in rows])
-    return [
-        (_named(root, name), name, size if math.isfinite(size) and size > 0 else None, problem)
-        for name, size, problem in rows
-    ]
+    return [(_named(root, name), name, size, problem) for name, size, problem in rows]
 
 
 def _named(root: Path, name: str) -> Path:

@@ -251,6 +251,23 @@ def test_a_table_of_particles_needs_little_memory(tmp_path: Path, suffix: str) -
     assert memory < 450 * rows  # a million rows: under 500 MB with the program
 
 
+def test_the_micrographs_of_a_table_of_particles_need_little_memory(tmp_path: Path) -> None:
+    rows = 200_000
+    with open(tmp_path / "big.star", "w") as file:
+        file.write("data_particles\n\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n")
+        file.writelines(f"MotionCorr/job002/Movies/mic_{i // 1000:05d}.mrc {i}.000000\n" for i in range(rows))
+    reading = MEASURE.replace("files.picks import read_many", "files.relion import listed_micrographs as read_many")
+    words = [
+        sys.executable,
+        "-c",
+        reading.replace("sum(map(len, picks.values()))", "len(picks)"),
+        tmp_path / "big.star",
+    ]
+    count, memory = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    assert int(count) == 200
+    assert int(memory) < 400 * rows
+
+
 def test_a_large_table_of_cryosparc_needs_little_memory(tmp_path: Path) -> None:
     fields = [("blob/path", "S200"), ("ctf/many", "<f4", (100,)), ("location/micrograph_path", "S100")]
     fields += [("location/micrograph_shape", "<u4", (2,)), ("location/micrograph_psize_A", "<f4")]
