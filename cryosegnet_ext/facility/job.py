@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -34,6 +35,8 @@ from .layout import PickedMicrograph
 log = logging.getLogger(__name__)
 
 _DIAMETER = "diameter.json"
+#: Of the files of a micrograph: what they hold, or the file that gets a second name.
+Contents: TypeAlias = dict[tuple[str, str], Picks | bytes | Path]
 
 
 class FacilityJob:
@@ -209,9 +212,8 @@ class Publisher:
             return
         try:
             star, cbox = (inside(folder, f"picks/{stem}{suffix}") for suffix in (".star", ".cbox"))
-            picture = None
-            with contextlib.suppress(OSError):
-                picture = inside(folder, f"overlays/{stem}.jpg").read_bytes()
+            overlay = inside(folder, f"overlays/{stem}.jpg")
+            picture = overlay if overlay.is_file() and os.access(overlay, os.R_OK) else None
             result = _done(blank, read_picks(cbox, pixel_size=record.pixel_size), picture)
             contents = _contents(read_bytes(star), read_bytes(cbox), picture)
         except CryoSegNetError as error:
@@ -234,7 +236,7 @@ class Publisher:
                 self(record)
 
 
-def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | None) -> PickedMicrograph:
+def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | Path | None) -> PickedMicrograph:
     """The answer for a micrograph that was picked."""
     stem = blank.stem
     return replace(
@@ -247,8 +249,8 @@ def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | None) -> Picke
     )
 
 
-def _contents(star: Picks | bytes, cbox: Picks | bytes, picture: bytes | None) -> dict[tuple[str, str], Picks | bytes]:
-    contents: dict[tuple[str, str], Picks | bytes] = {layout.STAR: star, layout.CBOX: cbox}
+def _contents(star: Picks | bytes, cbox: Picks | bytes, picture: bytes | Path | None) -> Contents:
+    contents: Contents = {layout.STAR: star, layout.CBOX: cbox}
     return contents if picture is None else contents | {layout.JPEG: picture}
 
 

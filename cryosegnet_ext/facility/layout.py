@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..files.atomic import write_atomic
+from ..files.atomic import link_atomic, write_atomic
 from ..files.inside import inside
 from ..files.json_text import from_json, parse_json
 from ..files.picks import Picks
@@ -121,7 +121,9 @@ def working(folder: Path, stem: str) -> Iterator[None]:
             path.unlink()
 
 
-def write_done(folder: Path, result: PickedMicrograph, contents: Mapping[tuple[str, str], Picks | bytes]) -> None:
+def write_done(
+    folder: Path, result: PickedMicrograph, contents: Mapping[tuple[str, str], Picks | bytes | Path]
+) -> None:
     """Write the files of a picked micrograph, the STAR file last.
 
     Parameters
@@ -131,7 +133,7 @@ def write_done(folder: Path, result: PickedMicrograph, contents: Mapping[tuple[s
     result
         Content of the JSON file.
     contents
-        Contents of the other files: picks, or bytes.
+        Contents of the other files: picks, bytes, or the path of a file that gets a second name.
 
     Raises
     ------
@@ -146,6 +148,8 @@ def write_done(folder: Path, result: PickedMicrograph, contents: Mapping[tuple[s
             write_json(folder, result)
         elif isinstance(content, Picks):
             content.write(path)
+        elif isinstance(content, Path):
+            link_atomic(content, path)
         elif content is not None:
             write_atomic(path, content)
         else:

@@ -87,6 +87,25 @@ def write_atomic(path: str | Path, data: bytes | str, sync: bool = False) -> Non
         temporary.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
+def link_atomic(source: Path, path: Path) -> None:
+    """Make ``path`` another name of the file ``source``, whole or not at all; a copy where the disk has no such links.
+
+    Both names keep what they have when the other one is replaced by `write_atomic`, or removed.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be written: no permission, no folder, no space.
+    OSError
+        The source cannot be read.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:  # another disk, a file of another user, or a file system without hard links
+            temporary.write_bytes(source.read_bytes())
+
+
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
     """A block that writes a file or a folder; an OSError in it becomes a sentence.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,7 +218,8 @@ def test_pick_with_the_facility_layout(tmp_path: Path, how: str) -> None:
         assert (job / "STAR" / f"mic_{number}.star").read_bytes() == (job / "picks" / f"mic_{number}.star").read_bytes()
         columns = cbox_columns(job / "CBOX" / f"mic_{number}.cbox")
         assert np.allclose(np.array(columns["_EstWidth"]) * told["pixel_size"], told["diameters"], atol=0.01)
-        assert (job / "JPEG" / f"mic_{number}.jpg").stat().st_size > 1000
+        picture = job / "JPEG" / f"mic_{number}.jpg"
+        assert picture.stat().st_size > 1000 and picture.samefile(job / "overlays" / picture.name)
     failed = json.loads((job / "JSON" / "mic_1.json").read_text())
     check(failed, "micrograph")
     assert failed["status"] == "failed"
@@ -237,6 +239,28 @@ def test_layout_that_is_asked_for_later_is_filled(tmp_path: Path) -> None:
     assert len(list((tmp_path / "job" / "STAR").iterdir())) == 2
     for path in (tmp_path / "job" / "JSON").iterdir():
         check(json.loads(path.read_text()), "micrograph")
+
+
+def test_a_picture_is_stored_once_and_each_name_keeps_its_own(tmp_path: Path) -> None:
+    mics, job = tmp_path / "mics", tmp_path / "job"
+    for number in range(2):
+        write_micrograph(mics / f"mic_{number}.mrc", seed=number)
+    words = ("pick", mics, "-o", job, "--layout", "facility", "--quiet")
+    assert run_stub(*words).returncode == 0
+    pictures = [job / folder / "mic_0.jpg" for folder in ("overlays", "JPEG")]
+    before = pictures[0].read_bytes()
+    # Picked again by a run without this layout: its picture is not that of the published picks.
+    write_micrograph(mics / "mic_0.mrc", seed=7)
+    assert run_stub(*words[:4], "--format", "star,cbox", "--quiet").returncode == 0
+    assert pictures[0].read_bytes() != before == pictures[1].read_bytes()
+    # A micrograph that fails loses both; one that was picked again has one picture again.
+    write_micrograph(mics / "mic_0.mrc", seed=8)
+    (mics / "mic_1.mrc").write_bytes(b"damaged")
+    assert run_stub(*words).returncode == 2
+    assert pictures[0].samefile(pictures[1]) and pictures[0].read_bytes() != before
+    assert not list(job.glob("*/mic_1.jpg")) and not list(job.glob("*/.tmp-*"))
+    shutil.rmtree(job / "overlays")
+    assert pictures[1].read_bytes()[:2] == b"\xff\xd8"
 
 
 ODD = [

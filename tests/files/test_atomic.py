@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.files.atomic import atomic_path, write_atomic
+from cryosegnet_ext.files.atomic import atomic_path, link_atomic, write_atomic
 
 
 def test_atomic_writing_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -61,3 +61,34 @@ def test_atomic_writing_explains_what_is_in_the_way(tmp_path: Path) -> None:
 def test_atomic_writing_does_not_explain_other_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
         (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_second_name_keeps_its_content(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_atomic(one, "first")
+    write_atomic(other, "in the way")
+    for _ in range(2):  # the second time both are the same file already
+        link_atomic(one, other)
+        assert other.read_text() == "first" and other.samefile(one) == links
+    write_atomic(one, "second")
+    assert other.read_text() == "first"
+    link_atomic(one, other)
+    write_atomic(other, "third")
+    assert one.read_text() == "second"
+    (tmp_path / "alias").symlink_to("one")
+    (tmp_path / "below").mkdir()
+    link_atomic(tmp_path / "alias", tmp_path / "below/other")
+    one.unlink()
+    assert (tmp_path / "below/other").read_text() == "second" and not (tmp_path / "below/other").is_symlink()
+    with pytest.raises(FileNotFoundError):
+        link_atomic(one, other)
+    with pytest.raises(CryoSegNetError, match="create its folder first"):
+        link_atomic(other, tmp_path / "none/other")
+    assert other.read_text() == "third"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alias", "below", "other"]
