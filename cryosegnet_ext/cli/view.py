@@ -132,7 +132,7 @@ def _about(session: ViewSession) -> str:
 
 
 def _session(args: argparse.Namespace) -> ViewSession:
-    from ..viewer.session import open_audit, open_micrographs, open_run
+    from ..viewer.opening import open_audit, open_micrographs, open_run
 
     if args.audit is not None:
         return open_audit(args.folder, args.audit, args.audit_file, args.diameter)

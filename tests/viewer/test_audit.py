@@ -15,7 +15,7 @@ from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.runs.candidates import read_candidates
 from cryosegnet_ext.viewer import audit as module
 from cryosegnet_ext.viewer.audit import Audit, AuditedPick, AuditSession, read_audit, unlabelled
-from cryosegnet_ext.viewer.session import open_audit
+from cryosegnet_ext.viewer.opening import open_audit
 from tests.report.runs import make_run
 from tests.viewer.test_server import ask, serve
 

@@ -11,8 +11,8 @@ import pytest
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.viewer.audit import read_audit
+from cryosegnet_ext.viewer.opening import open_audit, open_micrographs, open_run
 from cryosegnet_ext.viewer.redirect import redirect_file
-from cryosegnet_ext.viewer.session import open_audit, open_micrographs, open_run
 from tests.browser import Watched, open_browser
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph

@@ -26,8 +26,9 @@ from cryosegnet_ext.cli.readers import PICK_FORMATS
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
+from cryosegnet_ext.viewer.opening import open_micrographs, open_run
 from cryosegnet_ext.viewer.server import ViewServer
-from cryosegnet_ext.viewer.session import ViewSession, open_micrographs, open_run
+from cryosegnet_ext.viewer.session import ViewSession
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph
 from tests.waiting import LIMIT, start
