@@ -156,7 +156,7 @@ def draw(data: AuditSet, folder: Path, weights: str, seed: int) -> None:
     about = {
         "data set": data.name,
         "made with": "python -m benchmarks.accuracy.audit_sheets",
-        "reader": "the same reader twice, no expert of this specimen; see docs/benchmarks.md",
+        "reader": "the same reader twice, no expert of this specimen; see benchmarks/NOTES.md",
         "seed": seed,
         "weights": weights,
         "weights sha256": settings.get("weights_sha256"),

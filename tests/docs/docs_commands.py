@@ -14,7 +14,8 @@ from cryosparc_job import cli as cryosparc
 from relion_external import arguments, schemes
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+NOTES = ROOT / "benchmarks" / "NOTES.md"
+PAGES = sorted([ROOT / "README.md", NOTES, *(ROOT / "docs").glob("*.md")])
 PROGRAMS = ("cryosegnet", "cryosegnet-relion", "cryosegnet-cryosparc")
 #: Programs that run another one. What they run is found by its name; see also `_inside`.
 _RUNNERS = ("srun", "xvfb-run", "nice", "time", "apptainer", "docker", "sbatch")

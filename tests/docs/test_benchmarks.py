@@ -1,4 +1,4 @@
-"""Every command of the documentation that makes figures is understood by its script's own parser.
+"""Every command of the documentation that makes figures is understood by its script's own parser, and pages agree.
 
 Most of them need the labelled micrographs, or hours, so none is run here.
 """
@@ -6,6 +6,7 @@ Most of them need the labelled micrographs, or hours, so none is run here.
 from __future__ import annotations
 
 import argparse
+import re
 import runpy
 import shlex
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.docs.docs_commands import PAGES, shell_commands
+from tests.docs.docs_commands import NOTES, PAGES, ROOT, shell_commands
 
 COMMANDS = [
     (f"{page.name}:{number}", words[2:])
@@ -74,3 +75,14 @@ def test_a_wrong_option_is_found(parse: Parse, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         parse([*COMMANDS[0][1], "--no-such-option"])
     assert "--no-such-option" in capsys.readouterr().err
+
+
+def figures(text: str) -> set[str]:
+    """Numbers with a decimal point; versions have two points."""
+    return set(re.findall(r"(?<![\d.])\d+\.\d+(?![.\d])", text))
+
+
+def test_figures_of_the_page_are_those_of_the_notes() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert len(figures(text)) > 60
+    assert not figures(text) - figures(NOTES.read_text())
