@@ -56,11 +56,16 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "--diameter",
         metavar="A",
         type=number(*DIAMETERS),
-        help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size is given; with --audit, of "
-        "the labels: a pick within 0.3 of it is labelled",
+        help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size or their STAR file gives the "
+        "pixel size; with --audit, of the labels: a pick within 0.3 of it is labelled",
     )
     pixel = number(*PIXEL_SIZES, "angstrom")
-    add("--pixel-size", metavar="A", type=pixel, help="angstrom per pixel of --micrographs")
+    add(
+        "--pixel-size",
+        metavar="A",
+        type=pixel,
+        help="angstrom per pixel of --micrographs (default: as in their STAR file)",
+    )
     group = parser.add_argument_group("server")
     group.add_argument("--port", metavar="N", type=whole(0, 65535), default=0, help="port (default: any free one)")
     group.add_argument(

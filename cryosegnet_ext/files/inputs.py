@@ -69,9 +69,13 @@ class Input:
         CryoSegNetError
             See `read_micrograph`; or there is a ``problem`` and the caller gives no pixel size.
         """
-        if self.problem is not None and pixel_size is None:
+        return read_micrograph(self.path, pixel_size=self.known_pixel_size(pixel_size))
+
+    def known_pixel_size(self, given: float | None = None) -> float | None:
+        """Angstrom per pixel as given, else from the STAR file; None if neither. CryoSegNetError as for `read`."""
+        if self.problem is not None and given is None:
             raise CryoSegNetError(f"{self.name}: it has {self.problem}.")
-        return read_micrograph(self.path, pixel_size=pixel_size or self.pixel_size)
+        return given or self.pixel_size
 
 
 def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ..report.pack import pack, select_for_page
 from ..runs.journal import Record
 from .audit import MAX_DISTANCE, AuditSession, unlabelled
 from .session import ViewedMicrograph, ViewSession
+
+log = logging.getLogger(__name__)
 
 #: Most micrographs in one session.
 MOST_MICROGRAPHS = 10_000
@@ -144,9 +147,9 @@ def open_micrographs(
     target
         Folder for the labels.
     diameter
-        Of new circles: angstrom if the pixel size is given, else pixels (default: a thirtieth of the micrograph).
+        Of new circles: angstrom where a pixel size is known, else pixels (default: a thirtieth of the micrograph).
     pixel_size
-        Angstrom per pixel of all micrographs.
+        Angstrom per pixel of all micrographs; wins over those of a STAR file.
     suffixes
         Formats to save.
 
@@ -163,27 +166,33 @@ def open_micrographs(
     failed: list[list[str]] = []
     for one, stem in zip(inputs, output_stems(inputs)):
         try:
-            micrographs.append(ViewedMicrograph(Path(one.path), one.name, stem, pixel_size, read_shape(one.path), 0.0))
+            size = one.known_pixel_size(pixel_size)
+            micrographs.append(ViewedMicrograph(Path(one.path), one.name, stem, size, read_shape(one.path), 0.0))
         except CryoSegNetError as error:
             failed.append([one.name, str(error)])
     if not micrographs:
         raise CryoSegNetError(f"none of the {len(inputs)} micrographs can be read; the first: {failed[0][1]}")
+    sizes = [micrograph.pixel_size for micrograph in micrographs if micrograph.pixel_size is not None]
+    unknown = len(micrographs) - len(sizes)
+    if sizes and unknown:
+        log.warning(
+            f"the pixel size of {unknown} of {plural(len(micrographs), 'micrograph')} is not known; "
+            "their diameters are in pixels: give --pixel-size"
+        )
     longest = float(np.median([max(micrograph.shape) for micrograph in micrographs]))
-    typical = diameter or round(from_pixels(longest / 30, pixel_size))
-    data = _blank(micrographs, failed, pixel_size)
+    typical = diameter or round(from_pixels(longest / 30, float(np.median(sizes)) if sizes else None))
+    data = _blank(micrographs, failed, "A" if sizes else "px")
     return ViewSession(micrographs, data, Path(target), typical, suffixes, blank=True)
 
 
-def _blank(
-    micrographs: Sequence[ViewedMicrograph], failed: Sequence[Sequence[str]], pixel_size: float | None
-) -> dict[str, Any]:
+def _blank(micrographs: Sequence[ViewedMicrograph], failed: Sequence[Sequence[str]], unit: str) -> dict[str, Any]:
     """The page's data for micrographs without picks."""
     count = len(micrographs)
     nothing = pack(RunData(Path(), {}, ()), pictures=False)
     return nothing | {
         "title": plural(count, "micrograph"),
         "folder": "",
-        "unit": "px" if pixel_size is None else "A",
+        "unit": unit,
         "settings": {},
         "totals": nothing["totals"] | {"micrographs": count, "failed": len(failed)},
         "micrographs": {

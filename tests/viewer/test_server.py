@@ -302,6 +302,31 @@ def test_labels_of_bare_micrographs_in_several_formats(tmp_path: Path) -> None:
     assert again.view("t")["edited"][1][0][2] == pytest.approx(40, abs=2)
 
 
+def test_plain_micrographs_have_the_pixel_sizes_of_their_star(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["a.mrc", "b.mrc", "c.mrc"]
+    for name in names:
+        write_micrograph(tmp_path / name)
+    star = tmp_path / "micrographs.star"
+    optics = "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographPixelSize #2\n1 1.5\n2 3.0\n\n"
+    table = "data_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\na.mrc 1\nb.mrc 2\nc.mrc 7\n"
+    star.write_text(optics + table)
+    session = open_micrographs(expand_inputs([star]), tmp_path / "labels", diameter=30)
+    assert session.data["micrographs"]["pixel_size"] == [1.5, 3.0] and session.data["unit"] == "A"
+    # The row whose group is not there is told, as `pick` does, and not shown with a wrong size.
+    assert [Path(name).name for name, _ in session.data["failed"]] == ["c.mrc"]
+    assert "optics group" in session.data["failed"][0][1]
+    for i in (0, 1):
+        session.save(i, [[10, 20, 30, 1]])
+    assert [row[2] for row in session.view("t")["edited"][0]] == [30]
+    given = open_micrographs(expand_inputs([star]), tmp_path / "labels", pixel_size=2.0)
+    assert given.data["micrographs"]["pixel_size"] == [2.0] * 3 and given.data["failed"] == []
+    assert not caplog.records
+    # Where some have none, their circles are in pixels, and this is said.
+    first, second, _ = expand_inputs([star])
+    open_micrographs([first, replace(second, pixel_size=None)], tmp_path / "labels")
+    assert "of 1 of 2 micrographs is not known" in caplog.text
+
+
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["view"]) == 1
     assert main(["view", str(tmp_path), "--micrographs", "x"]) == 1
