@@ -1,6 +1,6 @@
 """Every fault at every call of a picking run: what the user sees, the final state of the job, and that nothing is lost.
 
-``python -m tests.cryosparc_job.fault_matrix`` prints the table of docs/cryosparc.md.
+``python -m tests.cryosparc_job.fault_matrix`` prints the table of docs/cryosparc_faults.md.
 """
 
 from __future__ import annotations
