@@ -1,6 +1,7 @@
-"""A long run in which everything goes wrong: each micrograph is picked once, with the result of an undisturbed run.
+"""Runs in which everything goes wrong: each micrograph is picked once, with the result of an undisturbed run.
 
-    python -m benchmarks.speed.endurance [--count 5000] [--seed 0] [--devices N]
+    python -m benchmarks.speed.endurance [--count 5000] [--seed 0] [--devices N | --dask]
+    python -m benchmarks.speed.endurance --minutes 60
 
 Small micrographs are picked by a stand-in picker (local maxima, no network) in processes of their own, while
  - the process is killed with SIGKILL at random moments and started again,
@@ -8,14 +9,19 @@ Small micrographs are picked by a stand-in picker (local maxima, no network) in 
    enlarged after each run that ended of it,
  - some micrographs vanish and come back, and
  - some are slow to read.
-With --devices each run has N worker processes, which are killed at random as well. In the end the folder is compared
-with that of an undisturbed run, and the journal and the memory of each process are looked at.
+With --devices each run has N worker processes; with --dask a scheduler with TLS and two workers run beside it. Workers
+are killed as well, each after so many micrographs that were finished, and the scheduler once, with its workers. In the
+end the folder is compared with that of an undisturbed run; journal and memory of the processes are looked at.
+
+With --minutes whole runs follow one another for so long, with random seeds and the engines in turn. The first one that
+differs ends it; its folder is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -27,59 +33,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.speed.stand_in import ROOT, JournalLines, LocalDask, descendants, make_picker, small_disk
+
 SIDE, CELL = 96, 16
 #: One micrograph of so many vanishes for a time, and one of so many is slow to read.
-VANISH, SLOW, SLOW_SECONDS = 50, 100, 0.3
+VANISH, SLOW = 50, 100
 #: Memory may differ by this much between the first and the last micrographs of a process.
 MEMORY_BYTES = 40 * 2**20
+#: Micrographs of each run, alone and with --minutes, and what the runs of the latter pick with in turn.
+COUNT, COUNT_OF_MANY = 5000, 600
+ENGINES = ([], ["--devices", "2"], ["--dask"])
 
 
-class LocalMaxima:
-    """A picker without a network: the brightest pixel of each cell."""
-
-    settings = {"stand-in": "local maxima"}  # noqa: RUF012
-    needs_diameter = True
-
-    def estimate_diameter(self, micrographs: Sequence[object]) -> float:
-        # The same whichever micrographs happened to be there.
-        return 20.0
-
-    def pick(self, micrograph: object, diameter: float | None = None) -> object:
-        from cryosegnet_ext.files.picks import Picks
-
-        data = micrograph.data
-        ny, nx = (side // CELL for side in data.shape)
-        cells = data[: ny * CELL, : nx * CELL].reshape(ny, CELL, nx, CELL).swapaxes(1, 2).reshape(ny, nx, -1)
-        at = cells.argmax(axis=2)
-        y, x = np.mgrid[:ny, :nx] * CELL + np.array([at // CELL, at % CELL])
-        score = np.clip(cells.max(axis=2) / 5, 0, 1)
-        return Picks(x, y, np.full(x.size, diameter), score, micrograph.pixel_size, data.shape)
-
-
-def make_picker(device: str) -> LocalMaxima:
-    slow_reading()
-    return LocalMaxima()
-
-
-def slow_reading() -> None:
-    """Make some micrographs slow to read, as from a busy file server."""
-    from cryosegnet_ext.files import inputs
-
-    read = inputs.read_micrograph
-
-    def slowly(path: Path, pixel_size: float | None = None) -> object:
-        if "slow" in Path(path).name:
-            time.sleep(SLOW_SECONDS)
-        return read(path, pixel_size=pixel_size)
-
-    inputs.read_micrograph = slowly
+class UnlikeError(Exception):
+    """A run did what it must not do."""
 
 
 def work(args: argparse.Namespace) -> int:
@@ -90,9 +62,13 @@ def work(args: argparse.Namespace) -> int:
     from cryosegnet_ext.errors import CryoSegNetError
     from cryosegnet_ext.files.inputs import Input
     from cryosegnet_ext.runs import batch
+    from cryosegnet_ext.runs.engines.base import Engine
+    from cryosegnet_ext.runs.engines.cluster import ClusterEngine
     from cryosegnet_ext.runs.engines.processes import ProcessEngine
+    from cryosegnet_ext.runs.engines.threads import engine_for
     from cryosegnet_ext.runs.monitor import resident_bytes
 
+    make = functools.partial(make_picker, CELL, args.folder / "started")
     names = (args.folder / "names.txt").read_text().split()
     inputs = [Input(args.folder / "micrographs" / name, name) for name in names]
     memory: list[int] = []
@@ -100,12 +76,14 @@ def work(args: argparse.Namespace) -> int:
     def watch(*_: object) -> None:
         memory.append(resident_bytes() or 0)
 
+    def engine() -> Engine:
+        if args.scheduler:
+            return ClusterEngine(make, address=args.scheduler)
+        return ProcessEngine(make, ["cpu"] * args.devices) if args.devices else engine_for(make("cpu"))
+
     try:
-        if args.devices:
-            with ProcessEngine(make_picker, ["cpu"] * args.devices) as engine:
-                result = batch.run(engine, inputs, args.out, overlays=False, progress=False, watch=watch)
-        else:
-            result = batch.run(make_picker("cpu"), inputs, args.out, overlays=False, progress=False, watch=watch)
+        with engine() as picks:
+            result = batch.run(picks, inputs, args.out, overlays=False, progress=False, watch=watch)
     except CryoSegNetError as error:
         print(error)
         return 3
@@ -130,80 +108,70 @@ def make_micrographs(folder: Path, count: int, seed: int) -> list[str]:
     return names
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, mebibytes: float, wanted: bool) -> Iterator[bool]:
-    """A file system of this size; whether there could be one."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={int(mebibytes * 1024)}k", "tmpfs", str(folder)]
-    mounted = False
-    if wanted:
-        with contextlib.suppress(FileNotFoundError):
-            mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
 class Trouble:
     """Runs the work and disturbs it until everything is done."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path, disk: Path, mounted: bool, mebibytes: float) -> None:
-        self.args, self.folder, self.out = args, folder, disk / "out"
-        self.disk, self.mounted, self.mebibytes = disk, mounted, mebibytes
+    def __init__(self, args: argparse.Namespace, mounted: bool, mebibytes: float, dask: LocalDask | None) -> None:
+        self.args, self.folder, self.dask = args, args.folder, dask
+        self.disk, self.mounted, self.mebibytes = args.folder / "disk", mounted, mebibytes
+        self.out = self.disk / "out"
         self.chance = random.Random(args.seed)
         self.counts: Counter[str] = Counter()
         self.grown: list[int] = []
+        self.journal = JournalLines(self.out)
+        self.kills = max(4, args.count // 100)
+        self.next_worker = self.share(3)
+
+    def share(self, most: int = 1) -> int:
+        """So many micrographs until the next kill."""
+        return self.chance.randint(1, max(2, self.args.count // 60)) * most
 
     def run(self) -> None:
         micrographs = self.folder / "micrographs"
         vanishing = sorted(micrographs.glob("vanishing_*"))
         away = self.folder / "away"
         away.mkdir()
-        kills = max(4, self.args.count // 100)
         while True:
-            early = self.counts["SIGKILL"] < kills
+            early = self.counts["SIGKILL"] < self.kills
             gone = [path for path in vanishing if early and (not self.counts["runs"] or self.chance.random() < 0.5)]
             for path in gone:
                 path.rename(away / path.name)
             self.counts["vanished"] += len(gone)
-            code = self.once(kill=self.counts["SIGKILL"] < kills, back=gone, away=away)
+            code, said = self.once(kill=early, back=gone, away=away)
             for path in away.iterdir():
                 path.rename(micrographs / path.name)
             if code == 3:
+                if "No space left" not in said and "File too large" not in said:
+                    raise UnlikeError(f"a run ended: {said}")
                 self.counts["full disk"] += 1
                 self.enlarge()
             elif code == 0:
                 return
             elif code not in (-signal.SIGKILL, 2):
-                raise SystemExit(f"a run ended with {code}")
+                raise UnlikeError(f"a run ended with {code}: {said}")
             self.counts["runs"] += 1
-            if self.counts["runs"] > 40 * kills:
-                raise SystemExit("no end")
+            if self.counts["runs"] > 40 * self.kills:
+                raise UnlikeError("no end")
 
-    def once(self, kill: bool, back: list[Path], away: Path) -> int:
-        """One process; the code it ends with."""
-        command = [sys.executable, __file__, "--work", "--folder", str(self.folder), "--out", str(self.out)]
+    def once(self, kill: bool, back: list[Path], away: Path) -> tuple[int, str]:
+        """One process; the code it ends with, and what it says."""
+        words = ["--work", "--folder", str(self.folder), "--out", str(self.out), "--devices", str(self.args.devices)]
+        if self.dask is not None:
+            words += ["--scheduler", self.dask.address]
         if not self.mounted and self.counts["SIGKILL"] >= 2 and not self.counts["full disk"]:
-            command += ["--largest-file", str(int(self.mebibytes * 2**20))]
-        if self.args.devices:
-            command += ["--devices", str(self.args.devices)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        start = self.lines()
+            words += ["--largest-file", str(int(self.mebibytes * 2**20))]
+        process = start(words, self.dask)
+        # So far it gets, and then any moment.
+        end = self.journal.count() + self.share()
+        while process.poll() is None and (not kill or self.journal.count() < end):
+            time.sleep(0.02)
+            self.kill_by_work(process.pid)
+            if back and self.chance.random() < 0.1:
+                # A vanished one comes back while the run goes on.
+                path = back.pop()
+                with contextlib.suppress(OSError):
+                    (away / path.name).rename(path)
         if kill:
-            # So far it gets, and then any moment.
-            share = self.chance.randint(1, max(2, self.args.count // 60))
-            while process.poll() is None and self.lines() < start + share:
-                time.sleep(0.02)
-                if self.chance.random() < 0.1 and self.args.devices:
-                    self.kill_a_worker(process.pid)
-                if back and self.chance.random() < 0.1:
-                    # A vanished one comes back while the run goes on.
-                    path = back.pop()
-                    with contextlib.suppress(OSError):
-                        (away / path.name).rename(path)
             time.sleep(self.chance.random() * 0.05)
             if process.poll() is None:
                 process.kill()
@@ -212,30 +180,39 @@ class Trouble:
         for line in said.splitlines():
             if line.startswith("{"):
                 self.grown.append(json.loads(line)["grown"])
-        if process.returncode == 3 and "No space left" not in said and "File too large" not in said:
-            raise SystemExit(said)
-        return process.returncode
+        return process.returncode, said
 
-    def lines(self) -> int:
-        try:
-            return (self.out / ".cryosegnet/journal.jsonl").read_bytes().count(b"\n")
-        except OSError:
-            return 0
+    def kill_by_work(self, parent: int) -> None:
+        """Kill a worker, and once the scheduler, when enough was finished since the last time.
 
-    def kill_a_worker(self, parent: int) -> None:
-        with contextlib.suppress(OSError):
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-            # The first child of a spawning process keeps track of its resources.
-            workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-            if workers:
-                os.kill(int(self.chance.choice(workers)), signal.SIGKILL)
+        Only workers that have finished something are killed: on a busy machine the others may still be loading.
+        """
+        finished = self.journal.count()
+        if self.dask is not None and finished > self.args.count // 2 and not self.counts["scheduler"]:
+            self.counts["scheduler"] += 1
+            self.dask.restart()
+        if finished < self.next_worker or self.counts["workers killed"] >= self.kills:
+            return
+        tops = [parent] if self.dask is None else self.dask.pids[1:]
+        there = [pid for top in tops for pid in descendants(top) if (self.folder / "started" / str(pid)).exists()]
+        if (self.args.devices or self.dask is not None) and there:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.chance.choice(sorted(there)), signal.SIGKILL)
                 self.counts["workers killed"] += 1
+                self.next_worker = finished + self.share(3)
 
     def enlarge(self) -> None:
         self.mebibytes *= 1.6
         if self.mounted:
             option = f"remount,size={int(self.mebibytes * 1024)}k"
             subprocess.run(["mount", "-o", option, str(self.disk)], check=True)
+
+
+def start(words: list[str], dask: LocalDask | None) -> subprocess.Popen[str]:
+    """Start one run."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} if dask is None else dask.environment
+    command = [sys.executable, "-m", "benchmarks.speed.endurance", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
 
 
 def check(undisturbed: Path, disturbed: Path, names: list[str]) -> Counter[str]:
@@ -261,52 +238,102 @@ def check(undisturbed: Path, disturbed: Path, names: list[str]) -> Counter[str]:
     return wrong
 
 
+def whole_run(args: argparse.Namespace, folder: Path) -> bool:
+    """Pick everything in a folder, undisturbed and disturbed; whether the results are the same."""
+    begun = time.monotonic()
+    names = make_micrographs(folder, args.count, args.seed)
+    (folder / "started").mkdir()
+    args.folder, args.out = folder, folder / "undisturbed"
+    process = start(["--work", "--folder", str(folder), "--out", str(args.out)], None)
+    said = process.communicate()[0]
+    if process.returncode:
+        raise UnlikeError(f"the undisturbed run ended with {process.returncode}: {said}")
+    grown = json.loads(said)["grown"]
+    # Each micrograph takes a block for each of its files; this disk holds about a third.
+    used = sum(path.stat().st_blocks * 512 for path in args.out.rglob("*")) / 2**20
+    journal = (args.out / ".cryosegnet/journal.jsonl").stat().st_size / 2**20
+    with contextlib.ExitStack() as stack:
+        dask = stack.enter_context(LocalDask(folder / "dask")) if args.dask else None
+        mounted = stack.enter_context(small_disk(folder / "disk", used / 3, not args.no_mount))
+        trouble = Trouble(args, mounted, used / 3 if mounted else journal / 2, dask)
+        trouble.run()
+        wrong = check(args.out, trouble.out, names)
+        if any(wrong.values()) and mounted:
+            shutil.copytree(trouble.out, folder / "disturbed")
+    most = max([grown, *trouble.grown])
+    wrong["memory"] = most > MEMORY_BYTES
+    counts = trouble.counts
+    print(f"{args.count} micrographs, {counts['runs'] + 1} runs, {time.monotonic() - begun:.0f} s")
+    print(f"killed with SIGKILL {counts['SIGKILL']} times, workers {counts['workers killed']} times, ", end="")
+    print(f"the scheduler {counts['scheduler']} times")
+    print(f"ended of a full disk {counts['full disk']} times ({'tmpfs' if mounted else 'limit on file size'})")
+    print(f"{counts['vanished']} times a micrograph was away, {sum('slow' in n for n in names)} were slow to read")
+    print(f"memory grew by {grown / 2**20:.1f} MiB over the undisturbed run, by {most / 2**20:.1f} MiB at most")
+    for what, number in wrong.items():
+        print(f"{what}: {int(number)}")
+    wanted = ["SIGKILL", "full disk", "vanished"]
+    wanted += ["workers killed"] * bool(args.devices or args.dask) + ["scheduler"] * args.dask
+    for what in wanted:
+        if not counts[what]:
+            print(f"nothing was tried of: {what}")
+    return not any(wrong.values()) and all(counts[what] for what in wanted)
+
+
+def one(args: argparse.Namespace) -> bool:
+    """A whole run in a folder of its own, which is kept if the results differ."""
+    folder = Path(tempfile.mkdtemp(prefix="endurance-"))
+    same = False
+    try:
+        same = whole_run(args, folder)
+    except UnlikeError as error:
+        print(error)
+    print("each picked exactly once, the same result" if same else f"NOT the same result; kept in {folder}", flush=True)
+    if same:
+        shutil.rmtree(folder, ignore_errors=True)
+    return same
+
+
+def many(args: argparse.Namespace) -> bool:
+    """Whole runs for some minutes, as long as the results are the same; prints how to repeat the one that differs."""
+    end = time.monotonic() + 60 * args.minutes
+    totals: Counter[str] = Counter()
+    while time.monotonic() < end:
+        words = ["--count", str(args.count), "--seed", str(random.randrange(10**6))]
+        words += ENGINES[totals["runs"] % len(ENGINES)] + ["--no-mount"] * args.no_mount
+        command = [sys.executable, "-m", "benchmarks.speed.endurance", *words]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+        totals["runs"] += 1
+        totals["micrographs"] += args.count
+        outcome = "the same result" if ended.returncode == 0 else "NOT the same result"
+        kills = next((line for line in ended.stdout.splitlines() if line.startswith("killed")), "no count of kills")
+        print(f"{time.strftime('%H:%M:%S')} {' '.join(words)}: {outcome}; {kills}", flush=True)
+        if ended.returncode:
+            print(f"{ended.stdout}python -m benchmarks.speed.endurance {' '.join(words)}", flush=True)
+            return False
+    print(f"{totals['runs']} runs of {args.count} micrographs, {totals['micrographs']} in all, all the same result")
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--count", type=int, default=5000)
+    add("--count", type=int, help=f"micrographs of a run (default: {COUNT}, {COUNT_OF_MANY} with --minutes)")
     add("--seed", type=int, default=0)
     add("--devices", type=int, default=0, help="worker processes of each run (default: none, it picks by itself)")
+    add("--dask", action="store_true", help="two workers of a Dask scheduler on this machine, which is restarted once")
+    add("--minutes", type=float, help="whole runs for so long, with random seeds, and the engines in turn")
     add("--no-mount", action="store_true", help="limit the size of files where others mount a small file system")
     add("--work", action="store_true", help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     add("--out", type=Path, help=argparse.SUPPRESS)
     add("--largest-file", type=int, default=0, help=argparse.SUPPRESS)
+    add("--scheduler", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.count = args.count or (COUNT if args.minutes is None else COUNT_OF_MANY)
     if args.work:
         return work(args)
-    start = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="endurance-"))
-    try:
-        names = make_micrographs(folder, args.count, args.seed)
-        args.folder, args.out = folder, folder / "undisturbed"
-        command = [sys.executable, __file__, "--work", "--folder", str(folder), "--out", str(args.out)]
-        said = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        ).stdout
-        grown = json.loads(said)["grown"]
-        # Each micrograph takes a block for each of its files; this disk holds about a third.
-        used = sum(path.stat().st_blocks * 512 for path in args.out.rglob("*")) / 2**20
-        journal = (args.out / ".cryosegnet/journal.jsonl").stat().st_size / 2**20
-        with small_disk(folder / "disk", used / 3, not args.no_mount) as mounted:
-            trouble = Trouble(args, folder, folder / "disk", mounted, used / 3 if mounted else journal / 2)
-            trouble.run()
-            wrong = check(args.out, trouble.out, names)
-        most = max([grown, *trouble.grown])
-        wrong["memory"] = most > MEMORY_BYTES
-        counts = trouble.counts
-        print(f"{args.count} micrographs, {counts['runs'] + 1} runs, {time.monotonic() - start:.0f} s")
-        print(f"killed with SIGKILL {counts['SIGKILL']} times, workers {counts['workers killed']} times")
-        print(f"ended of a full disk {counts['full disk']} times ({'tmpfs' if mounted else 'limit on file size'})")
-        print(f"{counts['vanished']} times a micrograph was away, {sum('slow' in n for n in names)} were slow to read")
-        print(f"memory grew by {grown / 2**20:.1f} MiB over the undisturbed run, by {most / 2**20:.1f} MiB at most")
-        for what, number in wrong.items():
-            print(f"{what}: {int(number)}")
-        good = not any(wrong.values()) and counts["SIGKILL"] and counts["full disk"] and counts["vanished"]
-        print("each picked exactly once, the same result" if good else "NOT the same result")
-        return 0 if good else 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended, and folders are removed
+    return 0 if (one(args) if args.minutes is None else many(args)) else 1
 
 
 if __name__ == "__main__":
