@@ -19,7 +19,7 @@ from cryosegnet_ext.runs.false_picks import expected_false
 from cryosegnet_ext.runs.journal import Journal
 from cryosegnet_ext.runs.overlay import draw_overlay
 from cryosegnet_ext.runs.pick_task import PickOutcome, PickTask
-from cryosegnet_ext.runs.progress import Pace, Progress, duration
+from cryosegnet_ext.runs.progress import EstimateProgress, Pace, Progress, duration, looked_at
 
 from . import plots
 from .errors import EngineLost, ServerError
@@ -147,6 +147,7 @@ class ExposurePicker:
                         )
                 if not in_progress:
                     continue
+                report.workers(self.engine.workers)
                 for outcome in self._wait(_SHORT_WAIT_SECONDS if waiting and self.engine.room > 0 else _WAIT_SECONDS):
                     exposure = in_progress.pop(outcome.record.stem, None)
                     if exposure is None:
@@ -255,8 +256,15 @@ class ExposurePicker:
                 except CryoSegNetError:
                     continue
             inputs = [_input(one, path) for one, path in fetched]
-            with _engine_lost():
-                return self.engine.estimate(inputs, None, self.run.stop) if inputs else Estimate()
+            if not inputs:
+                return Estimate()
+            with _engine_lost(), contextlib.closing(EstimateProgress(self.show_progress)) as shown:
+
+                def looked(number: int, of: int) -> None:
+                    shown(number, of)
+                    self.run.log.write_progress(looked_at(number, of, "exposure"))
+
+                return self.engine.estimate(inputs, None, self.run.stop, looked)
         finally:
             for one, _ in fetched:
                 self.micrographs.release(one)
@@ -267,27 +275,30 @@ class _Report:
 
     def __init__(self, log: JobLog, total: int, picks: int, seconds: float, shown: bool) -> None:
         self._log = log
-        self._pace = Pace(total, 0, seconds)
+        self._due = Pace(total, 0, seconds)
         self._progress = Progress(total, 0, shown)
         self._picks = picks
         self._left_out = 0
 
     def add(self, picks: int | None) -> None:
         """Count an exposure and its picks; None: it was left out."""
-        pace, failed = self._pace, picks is None
-        pace.count += 1
+        due, pace, failed = self._due, self._progress.pace, picks is None
+        due.count += 1
         self._picks += picks or 0
         self._left_out += failed
         self._progress.add(picks or 0, failed)
-        if not pace.is_due and pace.count < pace.total:
+        if not due.is_due and due.count < due.total:
             return
-        pace.told()
-        left = "" if pace.seconds_left is None else f", {duration(pace.seconds_left)} left"
-        left_out = f", {self._left_out} left out" if self._left_out else ""
-        self._log.write_progress(
-            f"{pace.count} of {plural(pace.total, 'exposure')}, {pace.rate:.2g} a second{left}, "
-            f"{plural(self._picks, 'particle')}{left_out}"
-        )
+        due.told()
+        words = [f"{due.count} of {plural(due.total, 'exposure')}", *([pace.speed] if pace.speed else [])]
+        words += [] if pace.seconds_left is None else [f"{duration(pace.seconds_left)} left"]
+        words += [plural(self._picks, "particle")]
+        words += [f"{self._left_out} left out"] if self._left_out else []
+        self._log.write_progress(", ".join(words))
+
+    def workers(self, count: int) -> None:
+        """So many exposures are picked at a time."""
+        self._progress.pace.workers = count
 
     def close(self) -> None:
         self._progress.close()

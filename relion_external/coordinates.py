@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,11 @@ from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.micrograph_names import match_micrographs
 from cryosegnet_ext.files.picks import Picks, as_relion_reads, read_many, read_picks
 from cryosegnet_ext.files.relion import coordinate_list, list_in_job
-from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.candidates import read_candidates
 from cryosegnet_ext.runs.journal import Record, read_records
+
+if TYPE_CHECKING:
+    from cryosegnet_ext.picking.picker import Picker
 
 # A candidate within this share of the diameter is the same particle.
 _REACH = 0.5
@@ -191,7 +194,7 @@ class CoordinatePicker:
 
     def __init__(
         self,
-        picker: MicrographPicker,
+        picker: Picker,
         existing: ExistingPicks,
         inputs: Sequence[Input],
         refine: bool,
@@ -223,6 +226,14 @@ class CoordinatePicker:
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
         """As the picker."""
         return self._picker.estimate_diameter(micrographs)
+
+    def estimate_sizes(self, micrographs: Sequence[Micrograph], looked: Callable[[int], None]) -> tuple[float, ...]:
+        """As the picker."""
+        return self._picker.estimate_sizes(micrographs, looked)
+
+    def looks_inverted(self, micrographs: Sequence[Micrograph]) -> bool:
+        """As the picker."""
+        return self._picker.looks_inverted(micrographs)
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         """The existing picks of one micrograph with their new scores; those outside the micrograph are dropped."""

@@ -17,7 +17,6 @@ from cryosegnet_ext.cli.options import make_picker
 from cryosegnet_ext.cli.parsing import NOTHING_DONE
 from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.picking.options import split_devices
-from cryosegnet_ext.runs.progress import Pace, duration
 
 from . import nodes, outputs
 from .arguments import HELP, LABELS, Arguments, output_folder, parse
@@ -43,8 +42,6 @@ parameters:
 """
 
 log = logging.getLogger(__name__)
-
-_LINE_SECONDS, _LINE_SHORTEST = 20.0, 2.0
 
 
 @shown()
@@ -225,12 +222,10 @@ def _pick(
         from .coordinates import forget_changed
 
         forget_changed(arguments.folder, existing, unique)
-    progress = _Progress()
 
     def watch(record: Record, finished: int, total: int) -> None:
         for file in places[record.key]:
             outputs.write_coordinates(arguments.folder, record, file)
-        progress.add(record, finished, total)
 
     return batch.run(
         picker,
@@ -239,35 +234,8 @@ def _pick(
         overwrite=anew,
         overlays=False,
         pixel_size=arguments.pixel_size,
-        progress=False,
         watch=watch,
     )
-
-
-class _Progress:
-    """Lines for run.out: every 5 % of the micrographs, not more often than every 2 s, at least every 20 s."""
-
-    def __init__(self) -> None:
-        self._pace: Pace | None = None
-        self._picks = self._failed = 0
-
-    def add(self, record: Record, finished: int, total: int) -> None:
-        """Count one micrograph."""
-        if self._pace is None:
-            self._pace = Pace(total, finished - 1, _LINE_SECONDS, shortest=_LINE_SHORTEST)
-            log.info(f"{self._pace.first} finished by an earlier run, {total - self._pace.first} to pick")
-        pace = self._pace
-        pace.count = finished
-        self._picks += record.picks
-        self._failed += not record.done
-        if not pace.is_due and finished < total:
-            return
-        pace.told()
-        per_minute = f"{60 * pace.rate:.0f}" if pace.rate > 0.2 else f"{60 * pace.rate:.1f}"
-        left = "" if pace.seconds_left is None else f", {duration(pace.seconds_left)} left"
-        failed = f", {self._failed} failed" if self._failed else ""
-        counts = f"{finished}/{plural(total, 'micrograph')}, {plural(self._picks, 'pick')}"
-        log.info(f"{counts}{failed}, {per_minute} per minute{left}")
 
 
 if __name__ == "__main__":

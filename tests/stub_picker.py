@@ -1,6 +1,7 @@
 """A picker for tests that needs no network: local maxima on a coarse grid. Run as a program it is ``cryosegnet``.
 
-STUB_SECONDS is the time it takes a micrograph; it never ends one whose file is called STUB_HOLD.
+STUB_SECONDS is the time it takes a micrograph, STUB_LOOK_SECONDS that of the estimate for each; it never ends one whose
+file is called STUB_HOLD.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mrcfile
@@ -33,6 +34,15 @@ class StubPicker:
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
         self.estimated.append([Path(m.name).name for m in micrographs])
         return 20.0 + float(np.mean([m.data.mean() for m in micrographs]))
+
+    def estimate_sizes(
+        self, micrographs: Sequence[Micrograph], looked: Callable[[int], None] = lambda number: None
+    ) -> tuple[float, ...]:
+        for number in range(len(micrographs)):
+            time.sleep(float(os.environ.get("STUB_LOOK_SECONDS", "0")))
+            looked(number + 1)
+        found = self.estimate_diameter(micrographs)
+        return () if found is None else (found,)
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         self.picked.append((Path(micrograph.name).name, diameter))

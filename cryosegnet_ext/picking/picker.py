@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -183,10 +183,13 @@ class Picker:
         """
         return next(iter(self.estimate_sizes(micrographs)), None)
 
-    def estimate_sizes(self, micrographs: Sequence[Micrograph]) -> tuple[float, ...]:
+    def estimate_sizes(
+        self, micrographs: Sequence[Micrograph], looked: Callable[[int], None] = lambda number: None
+    ) -> tuple[float, ...]:
         """`estimate_diameter` and, if particles of a second size are seen, that size as well; empty if none are seen.
 
-        The second size is only about right: it is for a hint that there are two.
+        The second size is only about right: it is for a hint that there are two. ``looked`` is called with the number
+        of micrographs that were looked at, after each one.
         """
         unknown = [micrograph.name for micrograph in micrographs if micrograph.pixel_size is None]
         if 0 < len(unknown) < len(micrographs):
@@ -194,7 +197,7 @@ class Picker:
                 f"{unknown[0]} has no pixel size but other micrographs have one, so no common particle size can be "
                 "estimated: give --pixel-size, or leave out the micrographs without one."
             )
-        return self._sizes_seen([self._seen(micrograph) for micrograph in micrographs])
+        return self._sizes_seen([self._seen(micrograph) for micrograph in micrographs], looked)
 
     def looks_inverted(self, micrographs: Sequence[Micrograph]) -> bool:
         """Whether particles are seen in these micrographs only once their contrast is inverted.
@@ -205,7 +208,9 @@ class Picker:
         seen = [self._seen(micrograph) for micrograph in micrographs]
         return bool(self._sizes_seen([inverted(m) for m in seen])) and not self._sizes_seen(seen)
 
-    def _sizes_seen(self, micrographs: Sequence[Micrograph]) -> tuple[float, ...]:
+    def _sizes_seen(
+        self, micrographs: Sequence[Micrograph], looked: Callable[[int], None] = lambda number: None
+    ) -> tuple[float, ...]:
         """`estimate_sizes` of micrographs with dark particles."""
         votes = []
         for micrograph in micrographs:
@@ -219,6 +224,7 @@ class Picker:
                 self._label_share,
             )
             votes.append(found.scaled(from_pixels(1.0, micrograph.pixel_size)))
+            looked(len(votes))
         size = consensus_diameter(votes)
         if size is None:
             return ()

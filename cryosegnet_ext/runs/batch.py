@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from .journal import Journal, Record
 from .monitor import Monitor
 from .outputs import FORMATS, RunOutputs
 from .pick_task import MicrographPicker, PickTask
-from .progress import Progress, SentenceHandler, heard_by
+from .progress import EstimateProgress, Progress, SentenceHandler, heard_by
 from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, shortfall
 from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
@@ -102,14 +103,14 @@ def run(
         outputs = RunOutputs(journal, tuple(formats), overlays, box_size)
         source = inputs if isinstance(inputs, Watch) else MicrographList(inputs)
         source.begin(outputs)
-        picking = PickingRun(engine, source, outputs, pixel_size, monitor or Monitor(), stopping)
-        shown = Progress(source.total, source.skipped, progress, source.growing)
+        if source.skipped:
+            log.info(f"{source.skipped} finished by an earlier run, {source.total - source.skipped} to pick")
+        picking = PickingRun(engine, source, outputs, pixel_size, monitor or Monitor(), stopping, progress)
         try:
-            picking.pick(shown, watch)
+            picking.pick(watch)
         finally:
             if engine is not picker:
                 engine.close()
-        shown.close()
         return picking.end()
 
 
@@ -125,7 +126,7 @@ def _check(inputs: Sequence[Input] | Watch, formats: Sequence[str]) -> None:
 class PickingRun:
     """One run over many micrographs: the engine picks, this process writes files and journal.
 
-    ``pixel_size`` wins over that of the inputs; ``stopping`` ends the run early.
+    ``pixel_size`` wins over that of the inputs; ``stopping`` ends the run early; ``progress`` is reported on stderr.
     """
 
     engine: Engine
@@ -134,6 +135,7 @@ class PickingRun:
     pixel_size: float | None
     monitor: Monitor
     stopping: Stop
+    progress: bool
     _in_progress: int = 0
     _tried: set[str] = field(default_factory=set)
     _remarks: set[str] = field(default_factory=set)
@@ -141,29 +143,37 @@ class PickingRun:
     _cut: bool = False
     _failure: Exception | None = None
 
-    def pick(self, shown: Progress, watch: Callable[[Record, int, int], None] | None) -> None:
+    def pick(self, watch: Callable[[Record, int, int], None] | None) -> None:
         """Pick all micrographs of the source; `end` deals with what ended it early."""
-        summary = SummaryTimer()
         try:
             self.monitor.open(self.outputs.folder)
             self._find_diameter()
-            while True:
-                self.stopping.check()
-                self._submit()
-                self._tell("picking" if self._in_progress else "waiting")
-                if not self._in_progress and self.source.over:
-                    return
-                for record in self._finished():
-                    shown.grow(self.source.total, self.source.skipped)
-                    shown.add(record.picks, not record.done)
-                    if watch is not None:
-                        watch(record, self.source.skipped + len(self._tried), self.source.total)
-                if self.source.growing and summary.due:
-                    summary.write(self.outputs.journal, self.source)
+            # The clock starts here: the estimate takes as long as several micrographs.
+            source = self.source
+            with contextlib.closing(Progress(source.total, source.skipped, self.progress, source.growing)) as shown:
+                self._pick(shown, watch)
         except Stopped:
             self._cut = True
         except (OSError, CryoSegNetError) as error:
             self._failure = error
+
+    def _pick(self, shown: Progress, watch: Callable[[Record, int, int], None] | None) -> None:
+        summary = SummaryTimer()
+        self.monitor.set_pace(shown.pace)
+        while True:
+            self.stopping.check()
+            self._submit()
+            self._tell("picking" if self._in_progress else "waiting")
+            if not self._in_progress and self.source.over:
+                return
+            shown.pace.workers = self.engine.workers
+            for record in self._finished():
+                shown.grow(self.source.total, self.source.skipped)
+                shown.add(record.picks, not record.done)
+                if watch is not None:
+                    watch(record, self.source.skipped + len(self._tried), self.source.total)
+            if self.source.growing and summary.due:
+                summary.write(self.outputs.journal, self.source)
 
     def _find_diameter(self) -> None:
         """Find the diameter of the dataset, once for all runs into this folder."""
@@ -177,10 +187,16 @@ class PickingRun:
         """Estimates from at most ``most`` micrographs each."""
         for inputs in self.source.samples(self.stopping):
             self._tell("estimating")
-            if self.engine.needs_diameter:  # else a given one is checked
-                count = plural(min(len(inputs), most, MICROGRAPHS), "micrograph")
-                log.info(f"estimating the particle size from {count}")
-            yield self.engine.estimate(inputs[:most], self.pixel_size, self.stopping)
+            count = plural(min(len(inputs), most, MICROGRAPHS), "micrograph")
+            needed = self.engine.needs_diameter
+            log.info(f"{'estimating' if needed else 'checking'} the particle size {'from' if needed else 'on'} {count}")
+            with contextlib.closing(EstimateProgress(self.progress)) as shown:
+
+                def looked(number: int, of: int, shown: EstimateProgress = shown) -> None:
+                    shown(number, of)
+                    self.monitor.set_estimate(number, of)
+
+                yield self.engine.estimate(inputs[:most], self.pixel_size, self.stopping, looked)
 
     def _submit(self) -> None:
         """Give the engine as many micrographs as it wants now."""

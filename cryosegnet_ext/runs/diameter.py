@@ -21,6 +21,9 @@ from .pick_task import MicrographPicker
 
 log = logging.getLogger(__name__)
 
+#: Called with the number of micrographs that an estimate has looked at so far, and of those to look at.
+Looked = Callable[[int, int], None]
+
 #: The diameter is estimated from at most this many micrographs; no more are read beyond this many pixels.
 MICROGRAPHS = 8
 _PIXELS = 400_000_000
@@ -31,6 +34,10 @@ CHECKED = 2
 #: A given diameter that differs from the estimate by this factor is doubted. On labelled data the estimate is right
 #: within a factor of 1.2; mistakes are mostly a factor of two.
 DOUBTED_FACTOR = 1.4
+
+
+def unheard(looked: int, of: int) -> None:
+    """Nobody wants to know how far an estimate is."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def estimate(
     inputs: Sequence[Input],
     pixel_size: float | None = None,
     check: Callable[[], None] = lambda: None,
+    looked: Looked = unheard,
 ) -> Estimate:
     """Estimate the diameter from the first readable ones of ``inputs``; the same ones give the same estimate.
 
@@ -76,6 +84,8 @@ def estimate(
         Angstrom per pixel; wins over that of the inputs.
     check
         Called between micrographs; it may raise to stop.
+    looked
+        Called with the number of micrographs that were looked at so far, and of those to look at.
     """
     chosen: list[Micrograph] = []
     pixels = 0
@@ -91,7 +101,7 @@ def estimate(
     if not chosen:
         return Estimate()
     try:
-        sizes: list[Diameter | None] = [*seen_diameters(picker, chosen), None, None]
+        sizes: list[Diameter | None] = [*seen_diameters(picker, chosen, looked), None, None]
         found, other = sizes[:2]
         look = getattr(picker, "looks_inverted", None)
         bright = found is None and look is not None and look(chosen[:CHECKED])
@@ -108,7 +118,9 @@ def seen_diameter(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -
     return next(iter(seen_diameters(picker, micrographs)), None)
 
 
-def seen_diameters(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -> list[Diameter]:
+def seen_diameters(
+    picker: MicrographPicker, micrographs: Sequence[Micrograph], looked: Looked = unheard
+) -> list[Diameter]:
     """`seen_diameter` and, if the picker sees particles of a second size, that size."""
     comparable = [one for one in micrographs if one.pixel_size is not None] or micrographs
     both = getattr(picker, "estimate_sizes", None)
@@ -116,7 +128,7 @@ def seen_diameters(picker: MicrographPicker, micrographs: Sequence[Micrograph]) 
         found = picker.estimate_diameter(comparable)
         sizes = () if found is None else (found,)
     else:
-        sizes = both(comparable)
+        sizes = both(comparable, lambda number: looked(number, len(comparable)))
     return [Diameter.of(size, comparable[0].pixel_size) for size in sizes]
 
 

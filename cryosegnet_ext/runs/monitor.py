@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,12 +19,14 @@ from .._version import __version__
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.diameter import Diameter
+from ..files.inputs import STATE_FOLDER
 from .journal import Record
+from .progress import PickingPace
 
 SCHEMA = 1
 SECONDS = 10.0
-#: The rate is measured over this many micrographs.
-_RATE_OVER = 100
+#: In the folder of a run's state, so that everybody who looks at the folder finds it.
+HEARTBEAT = "heartbeat.json"
 
 _HELP = {
     "info": ("gauge", "Version of the program and the output folder; always 1"),
@@ -43,7 +44,9 @@ _HELP = {
     "picks_total": ("counter", "Picks of this run"),
     "expected_false_ratio": ("gauge", "Expected share of false picks of this run, 0 to 1, from calibrated scores"),
     "picking_seconds_total": ("counter", "Time spent on reading and picking, over all workers"),
-    "micrographs_per_second": ("gauge", "Rate over the last 100 micrographs"),
+    "micrographs_per_second": ("gauge", "Rate over the last 100 micrographs that were picked"),
+    "seconds_left": ("gauge", "How long the rest will take; absent while it is not known"),
+    "size_estimate_micrographs": ("gauge", "Micrographs that the estimate of the particle size has looked at"),
     "workers": ("gauge", "Workers that pick"),
     "worker_restarts_total": ("counter", "Workers that were lost and replaced"),
     "dataset_diameter": ("gauge", "Particle diameter estimated for the dataset, angstrom (pixels without pixel size)"),
@@ -54,10 +57,12 @@ _HELP = {
 class Monitor:
     """Counts what a run does and writes it to files; a file that cannot be written never stops the run.
 
+    A heartbeat is always written, into the folder of the run's state.
+
     Parameters
     ----------
     heartbeat, metrics
-        The files to write; None: none.
+        Further files to write; None: none.
     seconds
         Time between two writes.
     """
@@ -71,10 +76,12 @@ class Monitor:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._output = ""
+        self._own: Path | None = None
         self._start = time.time()
         self._in_progress: dict[str, tuple[str, float]] = {}
         self._last: tuple[str, float] | None = None
-        self._finished: deque[float] = deque(maxlen=_RATE_OVER)
+        self._pace: PickingPace | None = None
+        self._estimate = (0, 0)
         self._counts = dict.fromkeys(("done", "failed", "skipped", "waiting", "without_picks", "picks"), 0)
         self._picking_seconds = 0.0
         # Picks whose share of false ones is estimated, and how many of them are expected to be false.
@@ -85,10 +92,11 @@ class Monitor:
         self.state = "starting"
 
     def open(self, output: Path) -> None:
-        """Begin to write; raises CryoSegNetError if a file cannot be written. Later such errors are ignored."""
-        if self.heartbeat is None and self.metrics is None:
-            return
-        self._output = str(output)
+        """Begin to write; raises CryoSegNetError if a file that was asked for cannot be written.
+
+        Later such errors are ignored.
+        """
+        self._output, self._own = str(output), output / STATE_FOLDER / HEARTBEAT
         self.write()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -116,7 +124,6 @@ class Monitor:
         with self._lock:
             self._in_progress.pop(record.key, None)
             self._last = (record.name, now)
-            self._finished.append(now)
             self._counts["done" if record.done else "failed"] += 1
             self._counts["without_picks"] += record.done and record.picks == 0
             self._counts["picks"] += record.picks
@@ -132,6 +139,14 @@ class Monitor:
             self._counts["waiting"], self._counts["skipped"] = waiting, skipped
             self._workers, self._restarts = workers, restarts
 
+    def set_pace(self, pace: PickingPace) -> None:
+        """Picking begins; the pace tells the rate and the time left."""
+        self._pace = pace
+
+    def set_estimate(self, looked: int, of: int) -> None:
+        """The estimate of the particle size has looked at so many of its micrographs."""
+        self._estimate = (looked, of)
+
     def set_diameter(self, diameter: Diameter | None) -> None:
         """The dataset's diameter is known."""
         self._diameter = None if diameter is None else diameter.value
@@ -141,11 +156,15 @@ class Monitor:
         with self._lock:
             now = time.time()
             oldest = min(self._in_progress.values(), key=lambda pair: pair[1], default=None)
-            rate = len(self._finished) / max(now - self._finished[0], 1e-3) if len(self._finished) > 1 else 0.0
-            beat = self._heartbeat(now, oldest, rate)
-            text = self._metrics(now, oldest, rate)
+            pace = self._pace
+            rate, left = (0.0, None) if pace is None else (pace.rate, pace.seconds_left)
+            beat = json.dumps(self._heartbeat(now, oldest, rate, left), indent=1) + "\n"
+            text = self._metrics(now, oldest, rate, left)
+        if self._own is not None:
+            with contextlib.suppress(OSError, CryoSegNetError):
+                write_atomic(self._own, beat)
         if self.heartbeat:
-            write_atomic(self.heartbeat, json.dumps(beat, indent=1) + "\n")
+            write_atomic(self.heartbeat, beat)
         if self.metrics:
             write_atomic(self.metrics, text.encode(errors="surrogateescape"))
 
@@ -159,7 +178,9 @@ class Monitor:
         """Expected share of false picks so far."""
         return round(self._expected_false / self._estimated, 4) if self._estimated else None
 
-    def _heartbeat(self, now: float, oldest: tuple[str, float] | None, rate: float) -> dict[str, object]:
+    def _heartbeat(
+        self, now: float, oldest: tuple[str, float] | None, rate: float, left: float | None
+    ) -> dict[str, object]:
         counts = self._counts
         names = ("done", "failed", "skipped", "without_picks", "waiting")
         return {
@@ -177,13 +198,15 @@ class Monitor:
             "current": oldest and {"name": oldest[0], "seconds": round(now - oldest[1], 1)},
             "last": self._last and {"name": self._last[0], "time": _iso(self._last[1])},
             "micrographs_per_minute": round(60 * rate, 2),
+            "seconds_left": left if left is None else round(left),
+            "size_estimate": {"looked_at": self._estimate[0], "of": self._estimate[1]},
             "dataset_diameter": self._diameter,
             "workers": self._workers,
             "worker_restarts": self._restarts,
             "memory_bytes": resident_bytes(),
         }
 
-    def _metrics(self, now: float, oldest: tuple[str, float] | None, rate: float) -> str:
+    def _metrics(self, now: float, oldest: tuple[str, float] | None, rate: float, left: float | None) -> str:
         counts = self._counts
         values: dict[str, float | None] = {
             "info": 1,
@@ -202,6 +225,8 @@ class Monitor:
             "expected_false_ratio": self._share,
             "picking_seconds_total": self._picking_seconds,
             "micrographs_per_second": rate,
+            "seconds_left": left,
+            "size_estimate_micrographs": self._estimate[0],
             "workers": self._workers,
             "worker_restarts_total": self._restarts,
             "dataset_diameter": self._diameter,

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,10 @@ from ..errors import plural
 _LINE_SECONDS = 30.0
 _SHORTEST_SECONDS = 5.0
 _LINE_SHARE = 0.05
+_ESTIMATE_SECONDS = 10.0
+#: The rate is measured over so many picked micrographs, the share of failures over about so many finished ones.
+_RATE_OVER = 100
+_SHARE_OVER = 15
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +75,156 @@ class Pace:
         return (self.total - self.count) / rate if self.count < self.total and rate > 0 else None
 
 
+class PickingPace(Pace):
+    """The pace of picking: failed micrographs count as finished, but only picked ones tell the rate.
+
+    Make it when the first micrograph is about to be picked: its clock starts at once.
+
+    Parameters
+    ----------
+    total
+        Number of micrographs.
+    count
+        How many of them earlier runs finished.
+    seconds, shortest, share
+        When to tell of it, as for `Pace`.
+    growing
+        The total is what is known so far, so nobody knows how long it will take.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        count: int,
+        seconds: float = _LINE_SECONDS,
+        *,
+        shortest: float = _SHORTEST_SECONDS,
+        share: float = _LINE_SHARE,
+        growing: bool = False,
+    ) -> None:
+        super().__init__(total, count, seconds, shortest=shortest, share=math.inf if growing else share)
+        self.growing = growing
+        #: Micrographs that are picked at a time. The first ones are finished together, and tell a rate together.
+        self.workers = 1
+        # The start of the clock or the end of a micrograph, and of those picked after it.
+        self._times = deque([self._start], maxlen=_RATE_OVER + 1)
+        self._picked_share = 1.0
+
+    def add(self, picked: bool) -> None:
+        """Count one micrograph."""
+        self.count += 1
+        # Failures come in blocks, as of a folder that is away; the last few tell best whether they go on.
+        self._picked_share += (picked - self._picked_share) / _SHARE_OVER
+        if picked:
+            self._times.append(time.monotonic())
+
+    @property
+    def rate(self) -> float:
+        """Micrographs picked in a second, over the last 100; 0 where it is not known yet."""
+        times = self._times
+        picked = len(times) - 1
+        if picked < min(max(self.workers, 1), _RATE_OVER):
+            return 0.0
+        # One in progress that takes longer than the others slows the rate down.
+        waited = max(time.monotonic() - times[0], 1e-3)
+        return min(picked / max(times[-1] - times[0], 1e-3), (picked + 1) / waited)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest will take, if as many fail as of the last ones; None where it is not known."""
+        rate = self.rate
+        if self.growing or self.count >= self.total or not rate:
+            return None
+        return (self.total - self.count) * self._picked_share / rate
+
+    @property
+    def speed(self) -> str:
+        """The rate in words, such as ``19 s a micrograph``; empty where it is not known."""
+        rate = self.rate
+        if not rate:
+            return ""
+        if rate >= 1:
+            return f"{rate:.1f}/s" if rate < 9.95 else f"{rate:.0f}/s"
+        each = 1 / rate
+        return (f"{each:.1f} s" if each < 10 else f"{each:.0f} s" if each < 120 else f"{each / 60:.1f} min") + (
+            " a micrograph"
+        )
+
+
+class _Shown:
+    """A bar on a terminal, and lines elsewhere. Where ``logging`` lets INFO through, lines go there."""
+
+    def __init__(self, shown: bool, total: int, done: int, what: str) -> None:
+        self._shown = shown
+        self._bar: Any = None
+        if shown and sys.stderr is not None and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            # Its own rate counts failures, and its time left follows from that.
+            layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+            self._bar = tqdm(total=total, initial=done, desc=what, dynamic_ncols=True, bar_format=layout)
+
+    def move(self, total: int, done: int, text: str = "") -> None:
+        """Let the bar stand at ``done`` of ``total``."""
+        if self._bar is None:
+            return
+        # A closed terminal must not stop the picking.
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.total = total
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def say(self, line: str) -> None:
+        """Say a line, if there is no bar."""
+        if not self._shown or self._bar is not None:
+            log.debug(line)
+        elif log.isEnabledFor(logging.INFO):
+            log.info(line)
+        else:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"cryosegnet: {line}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
+
+
+class EstimateProgress:
+    """Shows on stderr how far the estimate of the particle size is.
+
+    Parameters
+    ----------
+    shown
+        False: the lines are for a log of DEBUG messages only.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
+        self._wanted = shown
+        self._shown: _Shown | None = None
+        self._last = time.monotonic()
+
+    def __call__(self, looked: int, total: int) -> None:
+        """So many of the micrographs were looked at."""
+        if self._shown is None:
+            self._shown = _Shown(self._wanted, total, 0, "particle size")
+        self._shown.move(total, looked)
+        if time.monotonic() - self._last >= _ESTIMATE_SECONDS:
+            self._last = time.monotonic()
+            self._shown.say(looked_at(looked, total))
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._shown is not None:
+            self._shown.close()
+
+
 class Progress:
     """Shows on stderr how many micrographs are picked: a bar on a terminal, lines elsewhere.
 
-    Where ``logging`` lets INFO through, lines go there, so that they are in a log file as well.
+    Where ``logging`` lets INFO through, lines go there, so that they are in a log file as well. Make it when the first
+    micrograph is about to be picked.
 
     Parameters
     ----------
@@ -88,67 +239,51 @@ class Progress:
     """
 
     def __init__(self, total: int, finished: int = 0, shown: bool = True, growing: bool = False) -> None:
-        share = math.inf if growing else _LINE_SHARE
-        self._pace = Pace(total, finished, _LINE_SECONDS, shortest=_SHORTEST_SECONDS, share=share)
-        self._growing = growing
+        self.pace = PickingPace(total, finished, shortest=_SHORTEST_SECONDS, growing=growing)
         self._picks = self._failed = 0
-        self._shown = shown
-        self._bar: Any = None
-        if shown and sys.stderr is not None and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, initial=finished, unit="mic", desc="picking", dynamic_ncols=True)
+        self._shown = _Shown(shown, total, finished, "picking")
 
     def add(self, picks: int, failed: bool = False) -> None:
         """Count one micrograph."""
-        self._pace.count += 1
+        self.pace.add(not failed)
         self._picks += picks
         self._failed += failed
-        if self._bar is not None:
-            # A closed terminal must not stop the picking.
-            with contextlib.suppress(OSError, ValueError):
-                self._bar.set_postfix(picks=self._picks, failed=self._failed, refresh=False)
-                self._bar.update()
-        if self._pace.is_due:
+        self._shown.move(self.pace.total, self.pace.count, ", ".join(self._words()))
+        if self.pace.is_due:
             self._say()
 
     def close(self) -> None:
         """Say the last line, and leave the bar as it is."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._bar.close()
-        if self._pace.is_new:
+        self._shown.close()
+        if self.pace.is_new:
             self._say()
 
     def grow(self, total: int, finished: int) -> None:
         """More micrographs are known, and more that earlier runs finished."""
-        pace = self._pace
+        pace = self.pace
         earlier = finished - pace.first
         pace.total, pace.first, pace.count = total, finished, pace.count + earlier
-        if self._bar is not None and earlier + total != self._bar.total:
-            self._bar.total, self._bar.initial = total, finished
-            self._bar.update(earlier)
 
     def _say(self) -> None:
-        pace = self._pace
+        pace = self.pace
         pace.told()
-        words = [f"{pace.count}/{plural(pace.total, 'micrograph')}"]
-        if not self._growing:
-            words[0] += f" ({100 * pace.count // max(pace.total, 1)} %)"
-        words.append(f"{pace.rate:.2f}/s" if pace.rate < 10 else f"{pace.rate:.0f}/s")
-        if pace.seconds_left is not None and not self._growing:
-            words.append(f"{duration(pace.seconds_left)} left")
-        words.append(plural(self._picks, "pick"))
-        if self._failed:
-            words.append(f"{self._failed} failed")
-        line = ", ".join(words)
-        if not self._shown or self._bar is not None:
-            log.debug(line)
-        elif log.isEnabledFor(logging.INFO):
-            log.info(line)
-        else:
-            with contextlib.suppress(OSError, ValueError):
-                print(f"cryosegnet: {line}", file=sys.stderr, flush=True)
+        share = "" if pace.growing else f" ({100 * pace.count // max(pace.total, 1)} %)"
+        self._shown.say(", ".join([f"{pace.count}/{plural(pace.total, 'micrograph')}{share}", *self._words()]))
+
+    def _words(self) -> list[str]:
+        """Rate, time left and counts; what is not known is left out."""
+        left = self.pace.seconds_left
+        words = [self.pace.speed, "" if left is None else f"{duration(left)} left", plural(self._picks, "pick")]
+        return [word for word in [*words, f"{self._failed} failed" if self._failed else ""] if word]
+
+
+def looked_at(looked: int, total: int, noun: str = "micrograph") -> str:
+    """How far an estimate is, in words.
+
+    >>> looked_at(3, 8)
+    'particle size: 3 of 8 micrographs looked at'
+    """
+    return f"particle size: {looked} of {plural(total, noun)} looked at"
 
 
 @contextlib.contextmanager

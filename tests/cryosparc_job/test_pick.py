@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def test_log_plots_and_thumbnails(connection: Connection, world: World) -> None:
     lines = [event for event in log if event["type"] == "text" and "6 of 6 exposures" in event["text"]]
     assert len(lines) == 1
     assert lines[0]["updates"] == 5
+    assert re.fullmatch(r"6 of 6 exposures, ([\d.]+/s|[\d.]+ s a micrograph), \d+ particles", lines[0]["text"])
     share = 1 - world.outputs[result.job, "particles"]["pick_stats/ncc_score"].mean()
     assert result.expected_false == pytest.approx(share, abs=2e-4) and 0.01 < share < 0.99
     said = f"About {100 * share:.0f} % of the particles are expected to be false picks"

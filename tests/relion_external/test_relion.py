@@ -285,5 +285,5 @@ def test_thousand_micrographs(tmp_path: Path) -> None:
     extracted = extract(project, job)
     assert project.run(extracted) == "success"
     assert len(particles(project, extracted)) == count_picks(project, job) > 1000
-    lines = [line for line in project.text(job + "run.out").splitlines() if "per minute" in line]
+    lines = [line for line in project.text(job + "run.out").splitlines() if "/1000 micrographs (" in line]
     assert 1 <= len(lines) <= 21

@@ -24,6 +24,7 @@ from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.engines import cluster_file
 from cryosegnet_ext.runs.engines.cluster import ClusterEngine
 from cryosegnet_ext.runs.journal import Record
+from cryosegnet_ext.runs.stopping import Stop
 from tests.runs.test_processes import files, journal, make_deadly, make_nothing, make_stub, summary
 from tests.stub_picker import StubPicker, write_micrograph
 from tests.waiting import LIMIT, wait_until
@@ -94,6 +95,16 @@ def test_same_files_as_in_one_process_also_when_workers_are_killed(
     assert result.done == 12
     same(alone, tmp_path / "both")
     same(alone, tmp_path / "killed")
+
+
+def test_how_far_the_estimate_is(mics: Path, two_workers: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    with ClusterEngine(make_slow, file=two_workers) as engine:
+        for _ in range(2):
+            found = engine.estimate(expand_inputs([mics]), None, Stop(), lambda number, of: heard.append((number, of)))
+            wait_until(lambda: (8, 8) in heard, "the last event")
+            assert found.read == 8 and heard == [(number, 8) for number in range(1, 9)]
+            heard.clear()
 
 
 def test_what_kills_workers_fails_by_name(tmp_path: Path, two_workers: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_bright_particles_are_told(tmp_path: Path, needed: bool, invert: bool, s
 
 
 class TwoSizes(StubPicker):
-    def estimate_sizes(self, micrographs: list[Micrograph]) -> tuple[float, ...]:
+    def estimate_sizes(self, micrographs: list[Micrograph], looked: object) -> tuple[float, ...]:
         return 90.0, 230.0
 
 

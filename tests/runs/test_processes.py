@@ -25,6 +25,7 @@ from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.engines import processes as devices
 from cryosegnet_ext.runs.engines.processes import ProcessEngine
 from cryosegnet_ext.runs.pick_task import PickTask
+from cryosegnet_ext.runs.stopping import Stop
 from tests.stub_picker import StubPicker, write_micrograph
 
 # Each test starts processes, which costs a second or two; a test shows several things where it can.
@@ -205,6 +206,9 @@ def test_a_device_that_drops_off_is_given_up_and_the_others_go_on(mics: Path, tm
 def test_what_processes_log_is_heard_once(mics: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
     with ProcessEngine(make_talking, ["cpu", "cpu"]) as engine:
+        looked: list[tuple[int, int]] = []
+        engine.estimate(expand_inputs([mics]), None, Stop(), lambda number, of: looked.append((number, of)))
+        assert looked == [(number, 8) for number in range(1, 9)]
         batch.run(engine, expand_inputs([mics]), tmp_path / "out", progress=False, say=said.append)
         with shown("cryosegnet"):
             configure(argparse.Namespace(log_file=tmp_path / "log"))

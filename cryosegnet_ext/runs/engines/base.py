@@ -8,7 +8,7 @@ from types import TracebackType
 
 from ...errors import CryoSegNetError
 from ...files.inputs import Input
-from ..diameter import Estimate
+from ..diameter import Estimate, Looked, unheard
 from ..pick_task import PickOutcome, PickTask
 from ..stopping import Stop
 
@@ -45,8 +45,13 @@ class Engine(ABC):
         """Whether the picker wants a diameter estimated from the whole dataset."""
 
     @abstractmethod
-    def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
-        """Estimate the dataset's particle diameter; raises `Stopped` if the run is to stop."""
+    def estimate(
+        self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop, looked: Looked = unheard
+    ) -> Estimate:
+        """Estimate the dataset's particle diameter; raises `Stopped` if the run is to stop.
+
+        ``looked`` is called with the number of micrographs that were looked at so far, and of those to look at.
+        """
 
     @property
     @abstractmethod

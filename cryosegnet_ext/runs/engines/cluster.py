@@ -22,13 +22,13 @@ from typing import Any
 
 from ...errors import CryoSegNetError, plural
 from ...files.inputs import Input
-from ..diameter import Estimate
+from ..diameter import Estimate, Looked, unheard
 from ..pick_task import PickOutcome, PickTask, blank_record, failed, refused
 from ..progress import duration
 from ..stopping import Stop
 from .base import Engine, EngineError
 from .cluster_jobs import ClusterJobs
-from .cluster_worker import MakePicker, describe, estimate_diameter, pick
+from .cluster_worker import MakePicker, describe, estimate_diameter, pick, topic_of
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +134,19 @@ class ClusterEngine(Engine):
             self._about = self._ask(Stop(), describe)
         return self._about
 
-    def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
+    def estimate(
+        self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop, looked: Looked = unheard
+    ) -> Estimate:
         """Estimate the dataset's diameter on one of the workers."""
-        found: Estimate = self._ask(stopping, estimate_diameter, [_absolute(one) for one in inputs], pixel_size)
+        topic = topic_of(self._run)
+        # How far it is, is worth telling and no more: a scheduler that is away then is dealt with below.
+        with contextlib.suppress(Exception):
+            self._client.subscribe_topic(topic, lambda event: looked(*event[1]))
+        try:
+            found: Estimate = self._ask(stopping, estimate_diameter, [_absolute(one) for one in inputs], pixel_size)
+        finally:
+            with contextlib.suppress(Exception):
+                self._client.unsubscribe_topic(topic)
         return found
 
     @property

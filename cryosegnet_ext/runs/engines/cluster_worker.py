@@ -39,10 +39,21 @@ def describe(run: str, make: MakePicker, device: str) -> tuple[dict[str, object]
 def estimate_diameter(
     run: str, make: MakePicker, device: str, inputs: Sequence[Input], pixel_size: float | None
 ) -> Estimate:
-    """Estimate the dataset's diameter."""
-    picker = _picker(run, make, device)
+    """Estimate the dataset's diameter; how far it is becomes an event whose topic is `topic_of` the run."""
+    from distributed import get_worker
+
+    picker, worker = _picker(run, make, device), get_worker()
+
+    def looked(number: int, of: int) -> None:
+        worker.log_event(topic_of(run), (number, of))
+
     with _PICKING:
-        return estimate(picker, inputs, pixel_size)
+        return estimate(picker, inputs, pixel_size, looked=looked)
+
+
+def topic_of(run: str) -> str:
+    """The topic of the events of a run's estimate."""
+    return f"cryosegnet-estimate-{run}"
 
 
 def pick(run: str, make: MakePicker, device: str, expected: Mapping[str, object], task: PickTask) -> PickOutcome:

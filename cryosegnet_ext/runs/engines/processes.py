@@ -8,6 +8,7 @@ second process is recorded as failed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import logging.handlers
 import multiprocessing
@@ -25,7 +26,7 @@ from typing import Any
 from ...cores import usable_cores
 from ...errors import CryoSegNetError, UsageError, plural
 from ...files.inputs import Input
-from ..diameter import Estimate, estimate
+from ..diameter import Estimate, Looked, estimate, unheard
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, refused
 from ..stopping import Stop, leave_to_owner
 from .base import Engine, EngineError
@@ -86,6 +87,7 @@ class ProcessEngine(Engine):
         self._outcomes: list[PickOutcome] = []
         self._about: tuple[Mapping[str, object], bool] | None = None
         self._estimate: Estimate | None = None
+        self._looked: Looked = unheard
         self._why = ""
         self._workers = [_Worker(device) for device in devices]
         for worker in self._workers:
@@ -106,9 +108,11 @@ class ProcessEngine(Engine):
             self._listen(_POLL_SECONDS)
         return self._about
 
-    def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
+    def estimate(
+        self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop, looked: Looked = unheard
+    ) -> Estimate:
         """Estimate the dataset's diameter in one of the processes."""
-        self._estimate = None
+        self._estimate, self._looked = None, looked
         tries = 0
         while self._estimate is None:
             stopping.check()
@@ -227,6 +231,8 @@ class ProcessEngine(Engine):
         elif kind == "ready":
             worker.ready = True
             self._about = self._about or message[1:]
+        elif kind == "looked":
+            self._looked(*message[1:])
         elif kind == "estimate":
             worker.estimating = False
             self._estimate = message[1]
@@ -330,7 +336,9 @@ def _serve(pipe: Any, owner: _Owner, picker: MicrographPicker) -> None:
                 engine.submit(message)
                 in_progress += 1
             else:
-                owner.send("estimate", estimate(picker, *message[1:]))
+                looked = functools.partial(owner.send, "looked")
+                _, inputs, pixel_size = message
+                owner.send("estimate", estimate(picker, inputs, pixel_size, looked=looked))
         for outcome in engine.wait(never, 0.0):
             in_progress -= 1
             owner.send("outcome", outcome)

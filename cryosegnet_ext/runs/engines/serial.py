@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from ...files.inputs import Input
-from ..diameter import Estimate, estimate
+from ..diameter import Estimate, Looked, estimate, unheard
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, ReadMicrograph, pick_task
 from ..prefetch import Prefetcher
 from ..stopping import Stop
@@ -38,10 +38,12 @@ class LocalEngine(Engine):
         """The picker's."""
         return self.picker.needs_diameter
 
-    def estimate(self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop) -> Estimate:
+    def estimate(
+        self, inputs: Sequence[Input], pixel_size: float | None, stopping: Stop, looked: Looked = unheard
+    ) -> Estimate:
         """Estimate the dataset's diameter; a signal cuts it short."""
         with stopping.interrupts():
-            return estimate(self.picker, inputs, pixel_size, stopping.check)
+            return estimate(self.picker, inputs, pixel_size, stopping.check, looked)
 
 
 class SerialEngine(LocalEngine):
