@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -21,6 +21,7 @@ from ..runs.false_picks import has_probabilities
 from ..runs.journal import Record
 from .collect import RunData
 from .command import in_folder
+from .particles import pack_crops
 
 #: Largest size of the page, bytes, and the candidates' part of it.
 PAGE_BYTES, CANDIDATE_BYTES = 25_000_000, 12_000_000
@@ -50,11 +51,14 @@ class PageSelection:
         Micrographs that are shown, and those whose candidates are only counted.
     scale
         Factor on the counts, if only some of the others are read.
+    even
+        Those of ``shown`` that are spread evenly over the run.
     """
 
     shown: list[Record]
     counted: list[Record]
     scale: float = 1.0
+    even: list[Record] = field(default_factory=list)
 
 
 def select_for_page(done: Sequence[Record], most: int = MOST_SHOWN, room: int = CANDIDATE_BYTES) -> PageSelection:
@@ -72,15 +76,17 @@ def select_for_page(done: Sequence[Record], most: int = MOST_SHOWN, room: int = 
     each = _EACH * sum(record.picks for record in done) / max(1, len(done))
     most = min(most, max(1, int(0.9 * room / max(each, 1.0))))
     if len(done) <= most:
-        return PageSelection(list(done), [])
+        return PageSelection(list(done), [], even=list(done))
     by_picks = sorted(range(len(done)), key=lambda i: done[i].picks)
     extremes = min(_EXTREMES, most // 5)
     wanted = {*by_picks[:extremes], *by_picks[-extremes:]}
-    wanted |= set(np.linspace(0, len(done) - 1, most - len(wanted)).round().astype(int).tolist())
+    even = set(np.linspace(0, len(done) - 1, most - len(wanted)).round().astype(int).tolist())
+    wanted |= even
     rest = [record for i, record in enumerate(done) if i not in wanted]
     places = np.linspace(0, len(rest) - 1, min(len(rest), MOST_READ - len(wanted))).round().astype(int)
     read = [rest[i] for i in places]
-    return PageSelection([done[i] for i in sorted(wanted)], read, len(rest) / max(1, len(read)))
+    scale = len(rest) / max(1, len(read))
+    return PageSelection([done[i] for i in sorted(wanted)], read, scale, [done[i] for i in sorted(even)])
 
 
 def levels_of(threshold: float) -> NDArray[np.float64]:
@@ -128,13 +134,15 @@ def pack(
         sets = [one.candidates for one, _ in kept]
         lowest = min(_floor(sets, levels, room), run.threshold)
         whole = all(complete for _, complete in kept)
+        if not whole:
+            # Below the run's threshold, micrographs with only a pick file would look empty.
+            lowest = max(lowest, run.threshold)
+        counts = [int((picks.score >= lowest).sum()) for picks in sets]
+        crops = pack_crops(run, chosen.shown, counts, pool, chosen.even)
         thumbnails = []
         if pictures:
-            used = int(_EACH * sum(int((picks.score >= lowest).sum()) for picks in sets))
+            used = int(_EACH * sum(counts)) + sum(len(sheet["jpeg"]) for sheet in crops["sheets"])
             thumbnails = _thumbnails([one for one, _ in kept], pool, PAGE_BYTES - used)
-    if not whole:
-        # Below the run's threshold, micrographs with only a pick file would look empty.
-        lowest = max(lowest, run.threshold)
     floor = int(np.searchsorted(levels, lowest))
     records = chosen.shown
     return {
@@ -167,6 +175,7 @@ def pack(
         ],
         "candidates": _pack_candidates(sets, levels, floor),
         "thumbnails": thumbnails,
+        "crops": crops,
         "others": {"micrographs": len(run.done) - len(records), "scale": chosen.scale, **others},
         "failed": [[r.name, r.reason or ""] for r in run.failed[:_MOST_FAILED]],
         "commands": [in_folder(one, str(run.output)) for one in run.notes.get("command", [])],

@@ -19,7 +19,7 @@ from .collect import collect, save_notes
 from .pack import pack
 
 NAME = "report.html"
-_SCRIPTS = ("model.js", "charts.js", "draw.js", "stage.js", "gallery.js", "controls.js")
+_SCRIPTS = ("model.js", "charts.js", "draw.js", "stage.js", "gallery.js", "particles.js", "controls.js")
 
 
 def write_report(

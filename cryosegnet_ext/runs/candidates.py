@@ -1,4 +1,4 @@
-"""The candidates of each micrograph, whatever their score, and a small picture: one file a micrograph, for the report.
+"""The candidates of each micrograph, whatever their score, and small pictures: one file a micrograph, for the report.
 
 Pick files hold only the picks above the threshold. The report's slider goes below it, and another threshold can be
 chosen without picking again: both need all candidates. They lie in ``OUT/.cryosegnet/candidates/<stem>.cand``.
@@ -19,6 +19,7 @@ from ..files.atomic import make_folder, write_atomic
 from ..files.inputs import CANDIDATES_FOLDER, STATE_FOLDER
 from ..files.inside import inside
 from ..files.picks import Picks
+from .crops import MOST_KEPT, Crops, choose, make_crops
 from .overlay import to_grey
 
 SUFFIX = ".cand"
@@ -48,7 +49,8 @@ def encode_candidates(data: NDArray[np.floating], candidates: Picks) -> bytes:
     """The content of a candidates file.
 
     NumPy arrays in NPY format, one after another: (4,) float64 of version, ny, nx and pixel size (NaN: not known),
-    (4, n) float64 of x, y, diameter and score, and (m,) uint8, the bytes of a JPEG file.
+    (4, n) float64 of x, y, diameter and score, and (m,) uint8, the bytes of a JPEG file. Then the crops: (1 + k,)
+    float64 of their side in pixels of the micrograph and of the columns that they show, and (l,) uint8, their sheet.
 
     Parameters
     ----------
@@ -61,10 +63,13 @@ def encode_candidates(data: NDArray[np.floating], candidates: Picks) -> bytes:
     size = np.nan if candidates.pixel_size is None else candidates.pixel_size
     table = np.stack([best_first.x, best_first.y, best_first.diameter, best_first.score])
     file = io.BytesIO()
+    crops = make_crops(data, best_first, choose(best_first.score))
     for array in (
         np.array([_VERSION, *data.shape, size], np.float64),
         table,
         np.frombuffer(make_thumbnail(data, candidates), np.uint8),
+        np.array([crops.width, *crops.index], np.float64),
+        np.frombuffer(crops.sheet, np.uint8),
     ):
         np.save(file, array, allow_pickle=False)
     return file.getvalue()
@@ -108,6 +113,23 @@ def read_candidates(output: Path, stem: str, thumbnail: bool = False) -> SavedCa
         return None
     shape = int(ny), int(nx)
     return SavedCandidates(Picks(x, y, diameter, score, None if np.isnan(size) else size, shape), picture)
+
+
+def read_crops(output: Path, stem: str) -> Crops | None:
+    """Read the crops of a micrograph's candidates; None if there are none, as in the folders of earlier versions."""
+    try:
+        with open(candidates_path(output, stem), "rb") as file:
+            _array(file, (4,))
+            count = _array(file, (4, None)).shape[1]
+            np.load(file, allow_pickle=False)
+            width, *index = _array(file, (None,)).tolist()
+            sheet = np.load(file, allow_pickle=False).tobytes()
+    except (OSError, ValueError, EOFError):
+        return None
+    places = np.array(index).astype(np.intp)
+    if not (width > 0 and 0 < len(places) <= MOST_KEPT and places.min() >= 0 and places.max() < count):
+        return None
+    return Crops(places, width, sheet)
 
 
 def _array(file: IO[bytes], shape: tuple[int | None, ...]) -> NDArray[Any]:

@@ -32,7 +32,7 @@ _MOST_BODY = 16 << 20
 _TIMEOUT_SECONDS = 30
 _TILE = re.compile(r"tile/(\d{1,6})/(\d)/(\d{1,4})/(\d{1,4})/(\d)")
 _LENGTH = re.compile(r"[0-9]{1,12}")  # int() fails on 5000 digits
-_ONE = re.compile(r"(thumbnail|save|discard|mark)/(\d{1,6})")
+_ONE = re.compile(r"(thumbnail|save|discard|mark|crops)/(\d{1,6})")
 
 
 class ViewServer(ThreadingHTTPServer):
@@ -156,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None or match[1] == "thumbnail":
             raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
         number = int(match[2])
+        if match[1] == "crops":
+            return "image/jpeg", self.server.session.crops(number, *_fields(body, "picks", "width"))
         if match[1] == "discard":
             answer = self.server.session.discard(number)
         elif match[1] == "mark":

@@ -112,6 +112,11 @@ class ViewSession:
         kept = read_candidates(self._output, micrograph.stem, thumbnail=True) if self._output is not None else None
         return kept.thumbnail if kept is not None and kept.thumbnail else self._tiles.thumbnail(number)
 
+    def crops(self, number: int, places: object, width: object) -> bytes:
+        """As `TileRenderer.crops`."""
+        self._micrograph(number)
+        return self._tiles.crops(number, places, width)
+
     def save(self, number: int, rows: object) -> dict[str, Any]:
         """Write the picks of a micrograph.
 

@@ -14,12 +14,14 @@ from ..errors import CryoSegNetError
 from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from ..runs.candidates import make_thumbnail
+from ..runs.crops import cut_sheet
 
 TILE = 512
 #: Gaussian width by choice of smoothing, in particle diameters.
 SMOOTHING = (0.0, 0.04, 0.1)
 _MOST_LEVELS = 8
 _QUALITY = 88
+_MOST_CROPS = 1000
 _MOST_SIGMA = 20.0
 
 
@@ -69,6 +71,35 @@ class TileRenderer:
                 micrograph = self._micrograph(number)
             self._thumbnails[number] = make_thumbnail(micrograph.data, Picks.empty(micrograph.pixel_size))
         return self._thumbnails[number]
+
+    def crops(self, number: int, places: object, width: object) -> bytes:
+        """A sheet of crops of a micrograph, see `cut_sheet`.
+
+        Parameters
+        ----------
+        number
+            Of the micrograph.
+        places : (n, 2)
+            x and y of their centres, pixels; from 1 to 1000 of them.
+        width
+            Their side, pixels of the micrograph.
+
+        Raises
+        ------
+        CryoSegNetError
+            These are no places on a micrograph, or it cannot be read.
+        """
+        try:
+            centres, side = np.array(places, np.float64), float(width)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CryoSegNetError("crops need numbers x and y, and a width.") from error
+        if centres.ndim != 2 or centres.shape[1] != 2 or len(centres) > _MOST_CROPS or not np.isfinite(centres).all():
+            raise CryoSegNetError(f"crops need x and y of 1 to {_MOST_CROPS} places.")
+        with self._lock:
+            data = self._micrograph(number).data
+        if not (np.abs(centres) < 2 * max(data.shape)).all() or not 1 <= side <= max(data.shape):
+            raise CryoSegNetError("the places or the width do not fit on the micrograph.")
+        return cut_sheet(data, centres[:, 0], centres[:, 1], side)
 
     def _micrograph(self, number: int) -> Micrograph:
         if self._last is None or self._last[0] != number:

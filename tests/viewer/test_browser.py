@@ -205,3 +205,27 @@ def test_the_file_leads_to_the_page_which_tells_of_damaged_picks(browser: Any, t
         watched.until("document.getElementById('edit-status').textContent === 'edits discarded'")
         page.locator("#edit-save").click()
         saved(watched)
+
+
+def test_the_picks_of_a_micrograph_are_cut_out_at_once_and_follow_the_edits(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES, 0.5, count=20)
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").nth(1).click()
+        page.keyboard.press("g")
+        count = int(page.locator("#large-about").inner_text().split()[0])
+        drawn = "document.querySelectorAll('#beside-crops .crop canvas[data-drawn]').length === {}"
+        watched.until(drawn.format(count))
+        assert page.locator("#beside-about").inner_text().startswith(f"all {count} picks")
+        page.locator("#beside-crops .crop").first.click()
+        watched.settle()
+        box = page.locator("#stage").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        watched.until(drawn.format(count - 1))
+        # the micrograph has gone
+        (tmp_path / "mics" / "mic_2.mrc").unlink()
+        page.keyboard.press("n")
+        watched.until("document.getElementById('beside-about').textContent.includes('cannot be cut out')")
+        assert [c for c in watched.complaints if "422" not in c] == []
+        page.close()

@@ -371,3 +371,26 @@ def test_another_host_is_warned_of(out: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT)
     assert "lets other machines connect" in errors and "0.0.0.0" not in address
+
+
+def test_crops_are_pictures_and_only_of_places_on_the_micrograph(server: ViewServer) -> None:
+    def crops(body: object, number: int = 0) -> tuple[int, bytes]:
+        return ask(server, f"crops/{number}", "POST", json.dumps(body).encode(), X_CryoSegNet_Token=server.token)[:2]
+
+    status, picture = crops({"picks": [[10, 20], [50.5, 30]], "width": 30})
+    assert status == 200
+    assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_GRAYSCALE).shape == (64, 512)
+    good = {"picks": [[10, 20]], "width": 30}
+    bad = (
+        {"picks": []},
+        {"picks": [[1, 2, 3]]},
+        {"picks": [["a", 1]]},
+        {"picks": [[1e9, 1]]},
+        {"picks": 5},
+        {"width": 0},
+    )
+    for wrong in (*bad, {"width": None}, {"width": 1e9}, {"picks": [[1, 1]] * 1001}, {"picks": [[1, None]]}):
+        assert crops(good | wrong)[0] == 422, wrong
+    assert crops({"picks": []})[0] == 400 and crops(good, 99)[0] == 422
+    assert ask(server, "crops/0", "POST", json.dumps(good).encode())[0] == 403
+    assert ask(server, "crops/0")[0] == 404

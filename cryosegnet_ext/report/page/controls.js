@@ -51,6 +51,7 @@ function refresh(quick = false) {
 function refreshRest() {
   flagMicrographs();
   refreshGallery();
+  refreshParticles();
   if (level.length > MANY) drawCharts();
 }
 
@@ -195,6 +196,7 @@ function start() {
   startCharts();
   startGallery();
   startStage();
+  startParticles();
   if (view) startEditing();
   const layout = () => document.documentElement.style.setProperty("--head", `${Math.round(document.querySelector("header").offsetHeight) + 12}px`);
   layout();

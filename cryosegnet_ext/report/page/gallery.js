@@ -112,23 +112,25 @@ function showPage(focus) {
   cards().forEach(fillCard);
   drawStale();
   if (!cards().some((c) => c.tabIndex === 0) && cards().length) cards()[0].tabIndex = 0;
-  const nav = at("pages");
-  nav.replaceChildren();
-  if (pages > 1) {
-    const button = (text, target, label) => {
-      const b = document.createElement("button");
-      b.type = "button"; b.textContent = text; b.setAttribute("aria-label", label);
-      b.disabled = target < 0 || target >= pages || target === gallery.page;
-      b.addEventListener("click", () => turnTo(target));
-      nav.append(b);
-    };
-    button("«", 0, "First page"); button("‹", gallery.page - 1, "Previous page");
-    const span = document.createElement("span");
-    span.textContent = `${number(first + 1)}–${number(first + shown.length)} of ${number(gallery.list.length)}`;
-    nav.append(span);
-    button("›", gallery.page + 1, "Next page"); button("»", pages - 1, "Last page");
-  }
+  pageButtons(at("pages"), gallery.page, pages, gallery.list.length, PER_PAGE, turnTo);
   if (focus !== undefined && cards().length) focusCard(focus < 0 ? cards().length - 1 : focus);
+}
+
+function pageButtons(nav, page, pages, total, each, turn) {
+  nav.replaceChildren();
+  if (pages < 2) return;
+  const button = (text, target, label) => {
+    const b = document.createElement("button");
+    b.type = "button"; b.textContent = text; b.setAttribute("aria-label", label);
+    b.disabled = target < 0 || target >= pages || target === page;
+    b.addEventListener("click", () => turn(target));
+    nav.append(b);
+  };
+  button("«", 0, "First page"); button("‹", page - 1, "Previous page");
+  const span = document.createElement("span");
+  span.textContent = `${number(page * each + 1)}–${number(Math.min(total, (page + 1) * each))} of ${number(total)}`;
+  nav.append(span);
+  button("›", page + 1, "Next page"); button("»", pages - 1, "Last page");
 }
 
 function turnTo(page, focus) {

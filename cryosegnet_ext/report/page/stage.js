@@ -60,6 +60,7 @@ function paintStage() {
   const shown = !stage.hide;
   if (shown) drawPicks(ctx, m, stage.scale, stage.left, stage.top, 1.8);
   drawScaleBar(ctx, m, stage.scale, height);
+  onStage(ctx, m);
   if (view) drawCursor(ctx);
   describe(m);
 }
