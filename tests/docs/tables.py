@@ -44,7 +44,7 @@ RUN_WITHOUT: Mapping[str, tuple[str, str]] = {
 PAGES = ("README.md", "evaluate.md", "facilities.md", "formats.md", "install.md", "report.md", "simulation.md")
 PAGES_OF_HOSTS = ("cluster.md", "cryosparc.md", "relion.md", "training.md")
 
-#: Pages with a test of their own, which runs their code as shell scripts (`tests/test_docs.py`).
+#: Pages with a test of their own, which runs their code as shell scripts (`tests/docs/test_docs.py`).
 RUN_ELSEWHERE = ("tutorial.md",)
 
 #: page -> word in a command -> the words in its place. Braces: what the test has started, see `Services`.
