@@ -19,7 +19,10 @@ from .collect import collect, save_notes
 from .pack import pack
 
 NAME = "report.html"
-_SCRIPTS = ("model.js", "charts.js", "draw.js", "stage.js", "gallery.js", "particles.js", "controls.js")
+_SCRIPTS = (
+    *("model.js", "charts.js", "draw.js", "stage.js", "picture.js", "help.js", "gallery.js", "particles.js"),
+    "controls.js",
+)
 
 
 def write_report(
@@ -85,7 +88,7 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
         What the viewer's server adds. With it the page can edit or judge picks, and asks the server for pictures.
     """
     style = _text("style.css")
-    names = _SCRIPTS if view is None else (*_SCRIPTS, "audit.js" if view.get("audit") else "edit.js")
+    names = _SCRIPTS if view is None else (*_SCRIPTS, "history.js", "audit.js" if view.get("audit") else "edit.js")
     script = '"use strict";\n(() => {\n' + "\n".join(_text(name) for name in names) + "\nstart();\n})();\n"
     everything = {**data, "view": view, "version": __version__, "created": time.strftime("%Y-%m-%d %H:%M")}
     server = "'self'" if view is not None else ""

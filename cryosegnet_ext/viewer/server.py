@@ -30,7 +30,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE = ("", "0.0.0.0", "::")
 _MOST_BODY = 16 << 20
 _TIMEOUT_SECONDS = 30
-_TILE = re.compile(r"tile/(\d{1,6})/(\d)/(\d{1,4})/(\d{1,4})/(\d)")
+_TILE = re.compile(r"tile/(\d{1,6})/(\d)/(\d{1,4})/(\d{1,4})/(\d{1,4})")
 _LENGTH = re.compile(r"[0-9]{1,12}")  # int() fails on 5000 digits
 _ONE = re.compile(r"(thumbnail|save|discard|mark|crops)/(\d{1,6})")
 
@@ -141,8 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "":
             return "text/html; charset=utf-8", make_page(session.data, session.view(self.server.token))
         if match := _TILE.fullmatch(path):
-            number, level, column, row, smoothing = map(int, match.groups())
-            return "image/jpeg", session.tile(number, level, column, row, smoothing)
+            number, level, column, row, lowpass = map(int, match.groups())
+            return "image/jpeg", session.tile(number, level, column, row, lowpass)
         if (match := _ONE.fullmatch(path)) and match[1] == "thumbnail":
             return "image/jpeg", session.thumbnail(int(match[2]))
         raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")

@@ -10,13 +10,12 @@ from typing import Any
 
 from ..errors import CryoSegNetError
 from ..files.atomic import make_folder
-from ..files.diameter import to_pixels
 from ..files.inside import inside
 from ..files.micrograph import Micrograph, read_micrograph
 from ..runs.candidates import read_candidates
 from .audit import AuditSession
 from .edits import picks_of, read_rows
-from .tiles import TileRenderer
+from .tiles import LOWPASS, TileRenderer
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class ViewSession:
         self.blank = blank
         self.audit = audit
         self._output = output
-        self._tiles = TileRenderer(self._read, self._diameter_px)
+        self._tiles = TileRenderer(self._read, lambda number: self.micrographs[number].pixel_size)
         self._saving = threading.Lock()
 
     def view(self, token: str) -> dict[str, Any]:
@@ -95,16 +94,17 @@ class ViewSession:
             "token": token,
             "blank": self.blank,
             "diameter": self.diameter,
+            "lowpass": max(1, round(LOWPASS * self.diameter)),
             "target": str(self.target),
             "edited": edited,
             "unreadable": unreadable,
             "audit": None if self.audit is None else self._audited(self.audit),
         }
 
-    def tile(self, number: int, level: int, column: int, row: int, smoothing: int) -> bytes:
+    def tile(self, number: int, level: int, column: int, row: int, lowpass: int) -> bytes:
         """As `TileRenderer.tile`."""
         self._micrograph(number)
-        return self._tiles.tile(number, level, column, row, smoothing)
+        return self._tiles.tile(number, level, column, row, lowpass)
 
     def thumbnail(self, number: int) -> bytes:
         """The thumbnail that the run saved, or else that of `TileRenderer.thumbnail`."""
@@ -172,10 +172,6 @@ class ViewSession:
     def _read(self, number: int) -> Micrograph:
         micrograph = self.micrographs[number]
         return read_micrograph(micrograph.path, pixel_size=micrograph.pixel_size)
-
-    def _diameter_px(self, number: int) -> float:
-        micrograph = self.micrographs[number]
-        return to_pixels(micrograph.diameter or self.diameter, micrograph.pixel_size)
 
     def _audited(self, audit: AuditSession) -> dict[str, Any]:
         picks = {i: audit.rows(micrograph.stem) for i, micrograph in enumerate(self.micrographs)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,18 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
+from ..files.diameter import to_pixels
 from ..files.micrograph import Micrograph
 from ..files.picks import Picks
 from ..runs.candidates import make_thumbnail
 from ..runs.crops import cut_sheet
 
 TILE = 512
-#: Gaussian width by choice of smoothing, in particle diameters.
-SMOOTHING = (0.0, 0.04, 0.1)
+#: Standard deviation, in pixels, of the Gaussian low-pass that halves the amplitude at a resolution of 1 pixel.
+_SIGMA = math.sqrt(math.log(2) / 2) / math.pi
+#: The low-pass at first, in particle diameters.
+LOWPASS = 0.2
 _MOST_LEVELS = 8
 _QUALITY = 88
 _MOST_CROPS = 1000
-_MOST_SIGMA = 20.0
+# Wider Gaussians are applied to a shrunken picture, which differs by less than the eye sees and takes no longer.
+_WIDE_SIGMA = 6.0
 
 
 class TileRenderer:
@@ -32,32 +37,40 @@ class TileRenderer:
     ----------
     read
         Reads the micrograph of a number; raises CryoSegNetError if it cannot.
-    diameter_px
-        Particle diameter on the micrograph of a number, pixels; 0 if it is not known.
+    pixel_size
+        Of the micrograph of a number, angstrom; None if it is not known.
     keep
         How many rendered micrographs stay in memory, at one byte per pixel.
     """
 
-    def __init__(self, read: Callable[[int], Micrograph], diameter_px: Callable[[int], float], keep: int = 4) -> None:
+    def __init__(self, read: Callable[[int], Micrograph], pixel_size: Callable[[int], float | None], keep: int = 4) -> None:
         self._read = read
-        self._diameter_px = diameter_px
+        self._pixel_size = pixel_size
         self._keep = keep
         self._lock = threading.Lock()
         self._rendered: OrderedDict[tuple[int, int], list[NDArray[np.uint8]]] = OrderedDict()
         self._last: tuple[int, Micrograph] | None = None
         self._thumbnails: dict[int, bytes] = {}
 
-    def tile(self, number: int, level: int, column: int, row: int, smoothing: int) -> bytes:
+    def tile(self, number: int, level: int, column: int, row: int, lowpass: int) -> bytes:
         """A JPEG file of at most 512 x 512 pixels, of the micrograph halved ``level`` times.
+
+        Parameters
+        ----------
+        number, level, column, row
+            The micrograph, and the tile's place.
+        lowpass
+            Resolution at which a Gaussian low-pass halves the amplitude, angstrom (pixels without a pixel size); 0 is
+            none.
 
         Raises
         ------
         CryoSegNetError
             There is no such tile, or the micrograph cannot be read.
         """
-        if not (0 <= level < _MOST_LEVELS and 0 <= smoothing < len(SMOOTHING)):
+        if not 0 <= level < _MOST_LEVELS:
             raise CryoSegNetError("no such tile.")
-        pyramid = self._pyramid(number, smoothing)
+        pyramid = self._pyramid(number, lowpass)
         image = pyramid[min(level, len(pyramid) - 1)]
         part = image[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         if level >= len(pyramid) or min(row, column) < 0 or not part.size:
@@ -106,23 +119,21 @@ class TileRenderer:
             self._last = (number, self._read(number))
         return self._last[1]
 
-    def _pyramid(self, number: int, smoothing: int) -> list[NDArray[np.uint8]]:
-        key = number, smoothing
+    def _pyramid(self, number: int, lowpass: int) -> list[NDArray[np.uint8]]:
+        key = number, lowpass
         # One at a time, because the browser asks for several tiles of a micrograph at once.
         with self._lock:
             if key not in self._rendered:
-                self._rendered[key] = self._render(number, smoothing)
+                self._rendered[key] = self._render(number, lowpass)
                 while len(self._rendered) > self._keep:
                     self._rendered.popitem(last=False)
             self._rendered.move_to_end(key)
             return self._rendered[key]
 
-    def _render(self, number: int, smoothing: int) -> list[NDArray[np.uint8]]:
+    def _render(self, number: int, lowpass: int) -> list[NDArray[np.uint8]]:
         """The micrograph in grey at full size, then halved again and again down to one tile."""
         data = self._micrograph(number).data
-        diameter = self._diameter_px(number) or max(data.shape) / 20
-        sigma = min(_MOST_SIGMA, SMOOTHING[smoothing] * diameter)
-        smooth = cv2.GaussianBlur(data, (0, 0), sigma) if sigma > 0.3 else data
+        smooth = low_passed(data, to_pixels(lowpass, self._pixel_size(number)))
         step = max(1, min(data.shape) // 1000)
         low, high = np.percentile(smooth[::step, ::step], (1, 99))
         stretched = (smooth - low) * (255 / max(float(high - low), 1e-30))
@@ -132,6 +143,19 @@ class TileRenderer:
             size = max(1, -(-nx // 2)), max(1, -(-ny // 2))
             pyramid.append(np.asarray(cv2.resize(pyramid[-1], size, interpolation=cv2.INTER_AREA), np.uint8))
         return pyramid
+
+
+def low_passed(data: NDArray[np.float32], resolution: float) -> NDArray[np.float32]:
+    """A micrograph (ny, nx) after a Gaussian low-pass that halves the amplitude at ``resolution`` pixels; 0 is none."""
+    sigma = min(_SIGMA * resolution, max(data.shape) / 4)
+    if sigma < 0.2:
+        return data
+    factor = max(1.0, sigma / _WIDE_SIGMA)
+    ny, nx = data.shape
+    size = max(1, round(nx / factor)), max(1, round(ny / factor))
+    small = data if factor == 1 else cv2.resize(data, size, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), sigma / factor, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(small if factor == 1 else cv2.resize(small, (nx, ny), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:

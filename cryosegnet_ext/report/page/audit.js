@@ -1,6 +1,6 @@
 // Only with the viewer's server and labels: judging the picks that lie at no label, one after the other.
 const VERDICTS = [["particle", "#3fb950", "P"], ["junk", "#ff6b5e", "J"], ["unsure", "#f2b632", "?"]];
-const auditing = { picks: new Map(), current: null, undo: [], status: "" };
+const auditing = { picks: new Map(), current: null, status: "" };
 const ACROSS = 9; // diameters in the window's shorter side
 
 const auditOf = (m) => auditing.picks.get(m.i);
@@ -38,7 +38,9 @@ function mark(m, k, verdict) {
 function judge(verdict) {
   const m = stage.m, k = auditing.current;
   if (k === null) return;
-  auditing.undo.push([m, k, auditOf(m)[k].verdict]);
+  const before = auditOf(m)[k].verdict;
+  const say = (what) => { mark(m, k, what); choose(k); };
+  did({ m, undo: () => say(before), redo: () => say(verdict) });
   mark(m, k, verdict);
   const next = following(k);
   if (next === null) showAudit();
@@ -53,15 +55,6 @@ function following(k) {
     if (!picks[i].verdict) return i;
   }
   return null;
-}
-
-function undo() {
-  const last = auditing.undo.pop();
-  if (!last) return;
-  const [m, k, verdict] = last;
-  if (stage.m !== m) openLarge(m);
-  mark(m, k, verdict);
-  choose(k);
 }
 
 function choose(k) {
@@ -107,7 +100,6 @@ function showAudit() {
   const pick = k === null ? null : picks[k];
   at("audit-status").textContent = auditing.status;
   at("audit-place").textContent = pick ? `pick ${k + 1} of ${picks.length}, score ${pick.s.toFixed(2)}${pick.verdict ? `: ${pick.verdict}` : ""}` : "";
-  at("audit-undo").disabled = !auditing.undo.length;
   VERDICTS.forEach(([name]) => {
     at(`audit-${name}`).disabled = !pick;
     at(`audit-${name}`).setAttribute("aria-pressed", String(Boolean(pick && pick.verdict === name)));
@@ -143,13 +135,12 @@ function drawCursor(ctx) {
 }
 
 function editKey(event) {
-  if (event.target.tagName === "INPUT" || event.target.tagName === "SELECT" || event.altKey) return false;
+  if (typing(event) || event.altKey || event.ctrlKey || event.metaKey) return false;
   const picks = auditOf(stage.m), k = auditing.current;
   const key = event.key.toLowerCase();
   const step = { arrowright: 1, arrowdown: 1, arrowleft: -1, arrowup: -1 }[key];
-  if (["1", "2", "3"].includes(key) && !event.ctrlKey && !event.metaKey) judge(VERDICTS[+key - 1][0]);
+  if (["1", "2", "3"].includes(key)) judge(VERDICTS[+key - 1][0]);
   else if (step && k !== null) choose((k + step + picks.length) % picks.length);
-  else if (key === "u" || (key === "z" && (event.ctrlKey || event.metaKey))) undo();
   else return false;
   event.preventDefault();
   return true;
@@ -164,8 +155,6 @@ function startEditing() {
   }
   addTool("span", "audit-status", { className: "quiet" }).setAttribute("role", "status");
   addTool("span", "audit-place", {});
-  addSmoothing();
-  addTool("button", "audit-undo", { type: "button", textContent: "Undo", title: "Undo (U)" }).addEventListener("click", undo);
   VERDICTS.forEach(([name], k) => {
     addTool("button", `audit-${name}`, { type: "button", textContent: `${k + 1} ${name}` }).addEventListener("click", () => judge(name));
   });

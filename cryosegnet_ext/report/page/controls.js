@@ -167,9 +167,8 @@ function startControls() {
   slider.addEventListener("input", () => setThreshold(snapped(levels[slider.value])));
   // A key press is a hundredth, not the thousandth of the slider's own step.
   slider.addEventListener("keydown", (event) => {
-    const now = levels[state.t];
     const step = { ArrowRight: 0.01, ArrowUp: 0.01, ArrowLeft: -0.01, ArrowDown: -0.01, PageUp: 0.1, PageDown: -0.1 }[event.key];
-    if (step) setThreshold((step > 0 ? Math.floor(now * 100 + 1e-6) : Math.ceil(now * 100 - 1e-6)) / 100 + step);
+    if (step) stepThreshold(step);
     else if (event.key === "Home") setThreshold(levels[data.floor]);
     else if (event.key === "End") setThreshold(1);
     else return;
@@ -196,8 +195,10 @@ function start() {
   startCharts();
   startGallery();
   startStage();
+  startPicture();
   startParticles();
-  if (view) startEditing();
+  startHelp();
+  if (view) { startEditing(); startHistory(); }
   const layout = () => document.documentElement.style.setProperty("--head", `${Math.round(document.querySelector("header").offsetHeight) + 12}px`);
   layout();
   const shape = median(micrographs.filter((m) => m.width).map((m) => m.width / m.height)) || 1;

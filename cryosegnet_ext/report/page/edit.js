@@ -1,5 +1,5 @@
 // Only with the viewer's server: adding and removing picks, and saving them.
-const editing = { diameter: view ? view.diameter : 0, cursor: null, undo: new Map(), saving: new Set(), status: "" };
+const editing = { diameter: view ? view.diameter : 0, cursor: null, corner: null, status: "" };
 
 function picksOf(m) {
   const picks = [];
@@ -7,13 +7,18 @@ function picksOf(m) {
   return picks;
 }
 
-function change(m, picks) {
-  const past = editing.undo.get(m.i) || [];
-  past.push(edits.has(m.i) ? edits.get(m.i).picks : null);
-  if (past.length > 200) past.shift();
-  editing.undo.set(m.i, past);
-  edits.set(m.i, { picks, dirty: true, saved: Boolean(edits.get(m.i) && edits.get(m.i).saved) });
+// Null is the run's own picks; where a file is saved, they replace it with the next save.
+function setPicks(m, picks) {
+  const saved = Boolean(edits.get(m.i) && edits.get(m.i).saved);
+  if (picks === null && !saved) edits.delete(m.i);
+  else edits.set(m.i, { picks: picks || runPicks(m), dirty: true, saved });
   afterChange(m);
+}
+
+function change(m, picks) {
+  const before = edits.has(m.i) ? edits.get(m.i).picks : null;
+  did({ m, undo: () => setPicks(m, before), redo: () => setPicks(m, picks) });
+  setPicks(m, picks);
 }
 
 function afterChange(m) {
@@ -26,32 +31,34 @@ function afterChange(m) {
 function toggle(m, x, y) {
   if (x < 0 || y < 0 || x > m.width - 1 || y > m.height - 1) return;
   const picks = picksOf(m);
-  let hit = -1, least = Infinity;
-  picks.forEach((pick, k) => {
-    const reach = Math.max((diameterInPixels(m, pick.d) || 0) / 2, 7 / stage.scale);
-    const distance = Math.hypot(pick.x - x, pick.y - y);
-    if (distance < reach && distance < least) { least = distance; hit = k; }
-  });
+  const [hit] = pickAt(m, x, y);
   if (hit >= 0) picks.splice(hit, 1);
   else picks.push({ x: Math.round(x), y: Math.round(y), d: editing.diameter, s: 1 });
   change(m, picks);
 }
 
-const toMicrograph = (left, top) => [(left - stage.left) / stage.scale - 0.5, (top - stage.top) / stage.scale - 0.5];
+// Corners in pixels of the micrograph.
+function removeArea(one, other) {
+  const m = stage.m, picks = picksOf(m);
+  const within = (v, k) => v >= Math.min(one[k], other[k]) && v <= Math.max(one[k], other[k]);
+  const left = picks.filter((p) => !(within(p.x, 0) && within(p.y, 1)));
+  const gone = picks.length - left.length;
+  if (gone) change(m, left);
+  editing.status = gone ? `${number(gone)} ${gone === 1 ? "pick" : "picks"} removed` : "no picks in the rectangle";
+  showEditing(m);
+  drawStage();
+}
+
+function setArea(on) {
+  stage.area = on;
+  editing.corner = null;
+  at("edit-area").setAttribute("aria-pressed", String(on));
+  drawStage();
+}
 
 function clickStage(left, top) {
   editing.cursor = null;
   toggle(stage.m, ...toMicrograph(left, top));
-}
-
-function undo() {
-  const m = stage.m, past = editing.undo.get(m.i);
-  if (!past || !past.length) return;
-  const picks = past.pop();
-  const saved = Boolean(edits.get(m.i) && edits.get(m.i).saved);
-  if (picks === null && !saved) edits.delete(m.i);
-  else edits.set(m.i, { picks: picks || runPicks(m), dirty: true, saved });
-  afterChange(m);
 }
 
 function runPicks(m) {
@@ -72,13 +79,13 @@ async function post(address, body) {
 }
 
 async function save(m) {
-  const picks = picksOf(m);
+  const before = edits.get(m.i), picks = picksOf(m);
   try {
     const saved = await post(`save/${m.i}`, { picks: picks.map((p) => [p.x, p.y, Number.isFinite(p.d) ? p.d : null, p.s]) });
     const now = edits.get(m.i);
     // What was changed while the answer was on its way is not saved yet.
-    const later = now && now.dirty && now.picks.length !== picks.length;
-    edits.set(m.i, { picks: later ? now.picks : picks, dirty: Boolean(later), saved: true });
+    if (now === before) edits.set(m.i, { picks, dirty: false, saved: true });
+    else edits.set(m.i, { picks: now ? now.picks : runPicks(m), dirty: true, saved: true });
     editing.status = `saved ${saved.path}`;
   } catch (error) {
     editing.status = `not saved: ${error.message}`;
@@ -86,27 +93,32 @@ async function save(m) {
   if (stage.m === m) { m.count = picksOf(m).length; showEditing(m); drawStage(); } else refresh();
 }
 
-async function discard(m) {
+async function removeSaved(m) {
   try {
     await post(`discard/${m.i}`, {});
   } catch (error) {
     editing.status = `not discarded: ${error.message}`;
     showEditing(m);
-    return;
+    return false;
   }
   edits.delete(m.i);
   delete view.unreadable[m.i];
-  editing.undo.delete(m.i);
   afterChange(m);
   editing.status = "edits discarded";
   showEditing(m);
+  return true;
+}
+
+async function discard(m) {
+  const edited = edits.get(m.i);
+  if (await removeSaved(m) && edited) did({ m, undo: () => setPicks(m, edited.picks), redo: () => removeSaved(m) });
 }
 
 function enterEditing(m) {
   const before = editing.current;
   if (before && before !== m) leaveEditing(before);
   editing.current = m;
-  editing.cursor = null;
+  editing.cursor = editing.corner = null;
   editing.status = "";
   showEditing(m);
 }
@@ -118,7 +130,6 @@ function leaveEditing(m) {
 function showEditing(m) {
   const edited = edits.get(m.i);
   at("edit-save").textContent = edited && !edited.dirty ? "Saved" : "Save";
-  at("edit-undo").disabled = !(editing.undo.get(m.i) || []).length;
   const unreadable = view.unreadable[m.i];
   at("edit-discard").disabled = !edited && !unreadable;
   at("edit-status").textContent = editing.status || (unreadable ? `the saved picks are not shown: ${unreadable}` : edited && edited.dirty ? "changed, not saved" : "");
@@ -126,7 +137,9 @@ function showEditing(m) {
 
 function drawCursor(ctx) {
   if (!editing.cursor) return;
-  const x = (editing.cursor.x + 0.5) * stage.scale + stage.left, y = (editing.cursor.y + 0.5) * stage.scale + stage.top;
+  const onScreen = (p) => [(p.x + 0.5) * stage.scale + stage.left, (p.y + 0.5) * stage.scale + stage.top];
+  const [x, y] = onScreen(editing.cursor);
+  if (editing.corner) drawArea(ctx, onScreen(editing.corner), [x, y]);
   for (const [width, style] of [[4, "#000"], [2, "#fff"]]) {
     ctx.lineWidth = width; ctx.strokeStyle = style;
     ctx.beginPath(); ctx.moveTo(x - 12, y); ctx.lineTo(x + 12, y); ctx.moveTo(x, y - 12); ctx.lineTo(x, y + 12); ctx.stroke();
@@ -149,15 +162,24 @@ function moveCursor(dx, dy, far) {
   drawStage();
 }
 
+// At the cross: a pick, or in the way of rectangles a corner.
+function place() {
+  const { x, y } = editing.cursor;
+  if (!stage.area) { toggle(stage.m, x, y); return; }
+  const { corner } = editing;
+  editing.corner = corner ? null : { x, y };
+  if (corner) removeArea([corner.x, corner.y], [x, y]); else drawStage();
+}
+
 function editKey(event) {
-  if (event.target.tagName === "INPUT" || event.target.tagName === "SELECT") return false;
+  if (typing(event) || event.altKey || event.ctrlKey || event.metaKey) return false;
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   const key = event.key.toLowerCase();
   const onStage = event.target === at("stage");
-  if (arrows && !event.altKey && onStage) moveCursor(...arrows, event.shiftKey);
-  else if ((key === " " || key === "enter") && onStage && editing.cursor) toggle(stage.m, editing.cursor.x, editing.cursor.y);
-  else if (key === "s" && !event.altKey) save(stage.m);
-  else if (key === "u" || (key === "z" && (event.ctrlKey || event.metaKey))) undo();
+  if (arrows && onStage) moveCursor(...arrows, event.shiftKey);
+  else if ((key === " " || key === "enter") && onStage && editing.cursor) place();
+  else if (key === "s") save(stage.m);
+  else if (key === "r") setArea(!stage.area);
   else return false;
   event.preventDefault();
   return true;
@@ -172,8 +194,9 @@ function startEditing() {
   const input = Object.assign(document.createElement("input"), { id: "edit-diameter", type: "number", min: 1, step: 1, value: Math.round(editing.diameter) });
   input.addEventListener("input", () => { if (+input.value >= 1) editing.diameter = +input.value; });
   label.append(input);
-  addSmoothing();
-  addTool("button", "edit-undo", { type: "button", textContent: "Undo", title: "Undo (U)" }).addEventListener("click", undo);
+  stage.remove = removeArea;
+  addTool("button", "edit-area", { type: "button", textContent: "Remove area", title: "A drag removes the picks in a rectangle (R; or Shift and a drag)" }).addEventListener("click", () => setArea(!stage.area));
+  at("edit-area").setAttribute("aria-pressed", "false");
   addTool("button", "edit-discard", { type: "button", textContent: "Discard edits", title: "Back to the run's picks; removes the saved file" }).addEventListener("click", () => discard(stage.m));
   addTool("button", "edit-save", { type: "button", className: "primary", textContent: "Save", title: "Save (S)" }).addEventListener("click", () => save(stage.m));
   at("stage").classList.add("editing");
