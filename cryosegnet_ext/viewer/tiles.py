@@ -43,7 +43,9 @@ class TileRenderer:
         How many rendered micrographs stay in memory, at one byte per pixel.
     """
 
-    def __init__(self, read: Callable[[int], Micrograph], pixel_size: Callable[[int], float | None], keep: int = 4) -> None:
+    def __init__(
+        self, read: Callable[[int], Micrograph], pixel_size: Callable[[int], float | None], keep: int = 4
+    ) -> None:
         self._read = read
         self._pixel_size = pixel_size
         self._keep = keep

@@ -10,6 +10,7 @@ import pytest
 
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
+from cryosegnet_ext.runs.candidates import read_candidates
 from cryosegnet_ext.viewer.audit import read_audit
 from cryosegnet_ext.viewer.opening import open_audit, open_micrographs, open_run
 from cryosegnet_ext.viewer.redirect import redirect_file
@@ -111,6 +112,139 @@ def test_the_way_of_the_keyboard_and_saving_on_the_way_to_the_next(browser: Any,
         page.close()
 
 
+def picked(page: Any) -> int:
+    return int(page.locator("#large-about").inner_text().split()[0])
+
+
+def test_a_rectangle_removes_picks_and_undo_and_redo_go_through_all_changes(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES, 0.2, count=40)
+    before = read_picks(out / "picks" / "mic_0.star")
+    inside = (before.x <= 48) & (before.y <= 40)
+    assert 1 < inside.sum() < len(before)
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").first.click()
+        watched.settle()
+        # A drag with Shift, or in the way of rectangles.
+        page.mouse.move(*at(page, 0, 0))
+        page.keyboard.down("Shift")
+        page.mouse.down()
+        page.mouse.move(*at(page, 48.4, 40.4), steps=4)
+        page.mouse.up()
+        page.keyboard.up("Shift")
+        watched.until(f"document.getElementById('edit-status').textContent === '{inside.sum()} picks removed'")
+        assert picked(page) == len(before) - inside.sum()
+        page.keyboard.press("Control+z")
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before)} pick')")
+        assert page.locator("#undo").is_disabled() and page.locator("#redo").is_enabled()
+        page.locator("#redo").click()
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before) - inside.sum()} ')")
+        page.keyboard.press("s")
+        saved(watched)
+        page.locator("#edit-discard").click()
+        watched.until("document.getElementById('edit-status').textContent === 'edits discarded'")
+        assert not (out / "picks_edited" / "mic_0.star").exists()
+        # Discarding is taken back, too, from another micrograph and from the closed picture.
+        page.keyboard.press("n")
+        watched.until("document.getElementById('large-name').textContent.endsWith('mic_1.mrc')")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+z")
+        watched.until("document.getElementById('large-name').textContent.endsWith('mic_0.mrc')")
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before) - inside.sum()} ')")
+        page.keyboard.press("u")
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before)} pick')")
+        page.keyboard.press("Shift+u")
+        page.keyboard.press("s")
+        saved(watched)
+        kept = read_picks(out / "picks_edited" / "mic_0.star")
+        assert set(zip(kept.x, kept.y)) == {(x, y) for x, y, gone in zip(before.x, before.y, inside) if not gone}
+        # By keyboard: two corners.
+        page.keyboard.press("r")
+        for keys in (("ArrowLeft", "ArrowUp"), ("ArrowRight", "ArrowDown")):
+            for key in keys * 40:
+                page.keyboard.press(f"Shift+{key}")
+            page.keyboard.press("Space")
+        watched.until("document.getElementById('large-about').textContent.startsWith('0 picks')")
+        assert page.locator("#edit-area").get_attribute("aria-pressed") == "true"
+        page.keyboard.press("Escape")
+        assert watched.complaints == []
+        page.close()
+
+
+def test_a_pick_tells_its_score_and_size_under_the_mouse(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES, 0.9, count=20)
+    candidates = read_candidates(out, "mic_1")
+    assert candidates is not None
+    best = candidates.candidates
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").nth(1).click()
+        watched.settle()
+        page.mouse.move(*at(page, round(best.x[0]), round(best.y[0])))
+        watched.until("!document.getElementById('tip').hidden")
+        size = float(page.locator("#tip").inner_text().split(", ")[1].split()[0])
+        assert page.locator("#tip").inner_text().startswith(f"score {best.score[0]:.2f}, ")
+        assert size == pytest.approx(best.diameter[0], abs=0.5)
+        box = page.locator("#stage").bounding_box()
+        page.mouse.move(box["x"] + 3, box["y"] + 3)
+        watched.until("document.getElementById('tip').hidden")
+        assert watched.complaints == []
+        page.close()
+
+
+def test_contrast_inversion_and_low_pass_change_the_picture_and_the_slider_is_there_too(
+    browser: Any, tmp_path: Path
+) -> None:
+    out = make_run(tmp_path, NAMES[:2], 0.5, count=20)
+    middle = """() => { const c = document.getElementById("stage");
+        const copy = new OffscreenCanvas(c.width, c.height), g = copy.getContext("2d", { willReadFrequently: true });
+        g.drawImage(c, 0, 0); const d = g.getImageData(c.width / 2 - 60, c.height / 2 - 60, 120, 120).data;
+        let sum = 0, square = 0; for (let i = 0; i < d.length; i += 4) { sum += d[i]; square += d[i] * d[i]; }
+        const n = d.length / 4; return [sum / n, Math.sqrt(square / n - (sum / n) ** 2)]; }"""
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator(".card").first.click()
+        page.keyboard.press("h")
+        asked = "performance.getEntriesByType('resource').map((e) => e.name.split('/tile/')[1] || '')"
+        watched.until(f"{asked}.some((tile) => tile.endsWith('/8'))")  # 0.2 of the diameter of 40
+        watched.settle()
+        page.wait_for_timeout(200)
+        mean, spread = page.evaluate(middle)
+        page.keyboard.press("i")
+        watched.settle()
+        inverted = page.evaluate(middle)
+        assert inverted[0] == pytest.approx(255 - mean, abs=2) and inverted[1] == pytest.approx(spread, rel=0.03)
+        page.keyboard.press("i")
+        stretch = "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }"
+        for value, low, high in ((-1, 0.45, 0.55), (1, 1.2, 2.05)):
+            page.locator("#contrast").evaluate(stretch, value)
+            watched.settle()
+            assert low < page.evaluate(middle)[1] / spread < high
+        page.locator("#plain").click()
+        page.locator("#lowpass").fill("60")
+        page.keyboard.press("Enter")
+        watched.until(f"{asked}.some((tile) => tile.endsWith('/60'))")
+        page.locator("#stage").focus()
+        page.keyboard.press("]")
+        watched.until("document.getElementById('large-threshold-number').textContent === '0.51'")
+        page.locator("#large-threshold").evaluate(stretch, 900)
+        count = len(read_candidates(out, "mic_0").candidates.above(0.9))  # type: ignore[union-attr]
+        watched.until(f"document.getElementById('large-about').textContent.startsWith('{count} pick')")
+        # An edited micrograph keeps its picks, and the slider says so.
+        page.mouse.click(*at(page, 4, 60))
+        watched.until("document.getElementById('large-threshold').disabled")
+        page.keyboard.press("?")
+        watched.until("document.getElementById('help').open")
+        assert "undo, also on other micrographs" in page.locator("#help").inner_text()
+        page.keyboard.press("Escape")
+        watched.until("!document.getElementById('help').open && document.getElementById('large').open")
+        assert watched.complaints == []
+        page.close()
+
+
 def test_zoom_asks_for_full_resolution(browser: Any, tmp_path: Path) -> None:
     for name in ("m0.mrc", "m1.mrc"):
         write_micrograph(tmp_path / "mics" / name, shape=(3000, 2600))
@@ -155,6 +289,10 @@ def test_unlabelled_picks_are_judged_one_after_the_other(browser: Any, tmp_path:
         assert list(found.values()) == ["particle", "junk", "unsure"]
         assert [x for x, _ in found] == pytest.approx(alone["mic_0"].x, abs=0.01)
         page.keyboard.press("u")
+        watched.until(f"{status}.startsWith('2 of 6 judged, saved')")
+        page.keyboard.press("Control+y")
+        watched.until(f"{status}.startsWith('3 of 6 judged, saved')")
+        page.keyboard.press("Control+z")
         watched.until(f"{status}.startsWith('2 of 6 judged, saved')")
         watched.until("document.getElementById('audit-place').textContent.startsWith('pick 3 of 3')")
         page.keyboard.press("n")

@@ -132,6 +132,7 @@ function showEditing(m) {
   at("edit-save").textContent = edited && !edited.dirty ? "Saved" : "Save";
   const unreadable = view.unreadable[m.i];
   at("edit-discard").disabled = !edited && !unreadable;
+  keepKeys();
   at("edit-status").textContent = editing.status || (unreadable ? `the saved picks are not shown: ${unreadable}` : edited && edited.dirty ? "changed, not saved" : "");
 }
 

@@ -25,6 +25,12 @@ const redo = () => step(future, past, "redo");
 function showHistory() {
   at("undo").disabled = !past.length;
   at("redo").disabled = !future.length;
+  keepKeys();
+}
+
+// A button that has just been switched off would swallow the keys.
+function keepKeys() {
+  if (document.activeElement.disabled) at("stage").focus();
 }
 
 function historyKey(event) {
