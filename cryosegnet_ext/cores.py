@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .cgroups import groups
+
 
 def usable_cores(root: Path = Path("/")) -> int:
     """The number of cores that this process may use, 1 at least.
@@ -20,8 +22,7 @@ def usable_cores(root: Path = Path("/")) -> int:
     Notes
     -----
     A quota is a share of the time of all cores: ``cpu.max`` in cgroup v2, ``cpu.cfs_quota_us`` and
-    ``cpu.cfs_period_us`` in v1, of the process's group or of one above it (Linux, Documentation/admin-guide/cgroup-v2).
-    Two and a half cores count as three.
+    ``cpu.cfs_period_us`` in v1, of the process's group or of one above it. Two and a half cores count as three.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(root))]))
@@ -29,23 +30,9 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """The quotas of the process's groups, in cores."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        # In a container the path may be the host's; the container's own group is then where the file system begins.
-        for mount in ("cpu", controllers) if controllers else ("", "unified"):
-            top = root / "sys/fs/cgroup" / mount
-            group = top / path.lstrip("/")
-            for folder in (group, *group.parents):
-                if not folder.is_relative_to(top):
-                    break
-                with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-                    yield _quota(folder, version=1 if controllers else 2)
+    for folder, version in groups("cpu", root):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            yield _quota(folder, version)
 
 
 def _quota(folder: Path, version: int) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..cgroups import groups
+
 MIN_SIDE, MAX_SIDE = 64, 32768
 #: Least and largest pixel size, angstrom per pixel.
 PIXEL_SIZES = (0.05, 100.0)
@@ -18,12 +20,14 @@ _MAX_EXPANSION = 1100  # deflate reaches 1032 at best, and only where an image i
 _LARGE, _LARGE_EXPANSION = 512 << 20, 100
 #: While an image is decoded and becomes numbers, there are so many times its bytes in memory.
 _COPIES = 4
+#: Without compression a pixel takes up to so many: as it is stored and as float32, or as float32 and its checks.
+_PIXEL_BYTES = 8
 _CHUNK = 8 << 20
-#: The limit of a container or a job, and what it uses: version 2 and 1.
-_CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+#: Version of cgroups -> limit of a container or job, what it uses, and how the names of statistics begin.
+_CGROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    2: ("memory.max", "memory.current", ""),
+}
 
 
 class BadFile(Exception):
@@ -61,24 +65,41 @@ def check_expansion(nbytes: int, size: int) -> None:
     """
     if nbytes > (_MAX_EXPANSION if nbytes <= _LARGE else _LARGE_EXPANSION) * size:
         raise BadFile(f"has {size} bytes, too few for an image of {nbytes} bytes: copy or write it again")
-    if nbytes > _LARGE and nbytes * _COPIES > _available_memory():
+    _check_memory(nbytes * _COPIES)
+
+
+def check_memory(ny: int, nx: int) -> None:
+    """Raise MemoryError if an image without compression of ``ny`` x ``nx`` pixels takes more memory than there is."""
+    _check_memory(ny * nx * _PIXEL_BYTES)
+
+
+def _check_memory(nbytes: int) -> None:
+    if nbytes > _LARGE and nbytes > _available_memory():
         raise MemoryError
 
 
-def _available_memory() -> float:
-    """Bytes that this process may still take, by the machine, its cgroup and its own limit; inf where nothing says."""
+def _available_memory(root: Path = Path("/")) -> float:
+    """Bytes that this process may still take, by the machine, its cgroups and its own limit; inf where nothing says."""
     found = [math.inf]
     with contextlib.suppress(OSError, ValueError, IndexError):
-        text = Path("/proc/meminfo").read_text()
+        text = (root / "proc/meminfo").read_text()
         found.append(1024 * int(text.split("MemAvailable:")[1].split()[0]))
-    for most, now in _CGROUP_FILES:
+    for folder, version in groups("memory", root):
         with contextlib.suppress(OSError, ValueError):  # "max" is no number
-            found.append(int(Path(most).read_text()) - int(Path(now).read_text()))
+            found.append(_available_in(folder, version))
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         with contextlib.suppress(OSError, ValueError, IndexError):
             found.append(limit - resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0]))
     return min(found)
+
+
+def _available_in(folder: Path, version: int) -> int:
+    """Bytes that a cgroup has left; what it holds of files is given up when memory is needed."""
+    most, now, total = _CGROUP_FILES[version]
+    statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    cached = sum(int(statistics.get(f"{total}{kind}_file", 0)) for kind in ("active", "inactive"))
+    return int((folder / most).read_text()) - int((folder / now).read_text()) + cached
 
 
 def truncated(expected: int, found: int) -> BadFile:

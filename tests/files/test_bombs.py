@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -65,5 +66,71 @@ def test_an_image_larger_than_the_memory_is_refused(
         read_micrograph(packed)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (128, 96)])
+def test_an_image_without_compression_larger_than_the_memory_is_refused(
+    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_micrograph(tmp_path / "mic.mrc", shape=size)
+    monkeypatch.setattr(limits, "_LARGE", 1000)
+    monkeypatch.setattr(limits, "_available_memory", lambda: 50_000)
+    assert read_shape(path) == size  # by the header alone
+    if size == (64, 64):
+        read_micrograph(path)
+    else:
+        with pytest.raises(CryoSegNetError, match="does not fit into memory"):
+            read_micrograph(path)
+
+
 def test_the_memory_there_is_is_known() -> None:
     assert 0 < limits._available_memory() < float("inf")
+
+
+GIB = 2**30
+STATISTICS = "anon 5\nactive_file 100\ninactive_file 20\nshmem 7\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("0::/\n", {"memory.max": 3 * GIB, "memory.current": GIB, "memory.stat": "anon 5\n"}, 2 * GIB),
+        ("0::/\n", {"memory.max": "max", "memory.current": GIB, "memory.stat": ""}, 8 * GIB),
+        # Files that were read count as used, and make room for what is needed.
+        ("0::/\n", {"memory.max": GIB, "memory.current": GIB, "memory.stat": STATISTICS}, 120),
+        # A job of SLURM: its step has no limit of its own.
+        (
+            "0::/system.slice/slurmstepd.scope/job_7/step_0/user/task_0\n",
+            {
+                "system.slice/slurmstepd.scope/job_7/memory.max": 2 * GIB,
+                "system.slice/slurmstepd.scope/job_7/memory.current": GIB,
+                "system.slice/slurmstepd.scope/job_7/memory.stat": "",
+                "system.slice/slurmstepd.scope/job_7/step_0/memory.max": "max",
+            },
+            GIB,
+        ),
+        (
+            "5:memory:/slurm/uid_1/job_7\n3:cpu:/\n",
+            {
+                "memory/slurm/uid_1/job_7/memory.limit_in_bytes": 4 * GIB,
+                "memory/slurm/uid_1/job_7/memory.usage_in_bytes": GIB,
+                "memory/slurm/uid_1/job_7/memory.stat": "active_file 1\ntotal_active_file 50\ntotal_inactive_file 3\n",
+                "memory/memory.limit_in_bytes": 2**63 - 4096,
+                "memory/memory.usage_in_bytes": 6 * GIB,
+                "memory/memory.stat": "",
+            },
+            3 * GIB + 53,
+        ),
+        ("", {}, 8 * GIB),
+    ],
+)
+def test_memory_of_a_container_or_a_job(
+    tmp_path: Path, groups: str, files: dict[str, object], left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
+    for name, text in {"meminfo": f"MemAvailable: {8 * GIB // 1024} kB", "self/cgroup": groups}.items():
+        (tmp_path / "proc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "proc" / name).write_text(text)
+    for name, value in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(value))
+    assert limits._available_memory(tmp_path) == left

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..limits import BadFile, check_shape, plausible, rounded, truncated
+from ..limits import BadFile, check_memory, check_shape, plausible, rounded, truncated
 from .stored import StoredImage
 
 _HEADER = 512
@@ -43,6 +43,7 @@ def read_em(name: str, size: int) -> StoredImage:
     dtype = np.dtype(_TYPES[header["dtype"]])
     if size != _HEADER + nx * ny * dtype.itemsize:
         raise truncated(_HEADER + nx * ny * dtype.itemsize, size)
+    check_memory(ny, nx)
     pixels = emfile.read(name)[1][0]
     given = header["OBJ"] / 1000
     return StoredImage(pixels.view(dtype), rounded(given) if plausible(given) else None)

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..limits import BadFile, check_shape, one_line, plausible, rounded, truncated
+from ..limits import BadFile, check_memory, check_shape, one_line, plausible, rounded, truncated
 from .stored import StoredImage
 
 _MAGICS = (b"\0\0\0\3", b"\0\0\0\4")
@@ -41,6 +41,7 @@ def read_dm(file: BinaryIO, size: int) -> StoredImage:
             check_shape(ny, nx)
             if end > size:
                 raise truncated(end, size)
+            check_memory(ny, nx)
             image = dm.getDataset(0)
     except BadFile:
         raise

@@ -12,7 +12,18 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
-from ..limits import BadFile, check_expansion, check_shape, one_line, plausible, rounded, skip, take, truncated
+from ..limits import (
+    BadFile,
+    check_expansion,
+    check_memory,
+    check_shape,
+    one_line,
+    plausible,
+    rounded,
+    skip,
+    take,
+    truncated,
+)
 from .pictures import picture_kind
 from .stored import StoredImage
 
@@ -58,6 +69,7 @@ def read_mrc(stream: Any, size: int | None, compressed: int = 0) -> StoredImage:
         check_expansion(expected, compressed)
     elif size < expected:
         raise truncated(expected, size)
+    check_memory(ny, nx)
     found = HEADER_DTYPE.itemsize + skip(stream, extended)
     pixels = take(stream, expected - HEADER_DTYPE.itemsize - extended)
     found += len(pixels)
