@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CryoSegNetError, UsageError, plural
+from .edits import add_edits, check_edits, edits_of
 from .logs import say
 
 if TYPE_CHECKING:
     from ..files.labels import CoordinateFile
     from ..files.picks import Picks
+    from .export_inputs import ExportInput
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "formats: one file per micrograph, but one table of all micrographs for cs. Tables of many micrographs are "
         "split. Or, with --relion, write what RELION's Extract takes, from picks of CryoSPARC or any other program. "
         "Or, with --cryosparc, write what CryoSPARC's import jobs need from the output folder of 'cryosegnet pick'. "
+        "Micrographs of a run that were edited in 'cryosegnet view' have their edited picks. "
         "Conventions: docs/formats.md."
     )
     parser.add_argument(
@@ -66,16 +69,18 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     text = "folder to write to, or the file if there is only one (default: this folder)"
     parser.add_argument("-o", "--output", metavar="DIR|FILE", help=text)
     parser.add_argument("--pixel-size", type=float, metavar="A", help="angstrom per pixel, for files without it")
-    text = "side of the boxes of box and cbox in pixels, even (default: the median diameter)"
+    text = "side of the boxes of box and cbox in pixels, even (default: the diameter of the run, else the median)"
     parser.add_argument("--box-size", type=int, metavar="N", help=text)
     parser.add_argument("--shape", type=int, nargs=2, metavar=("NY", "NX"), help="rows and columns of the micrographs")
     parser.add_argument("--flip-y", action="store_true", help="mirror top and bottom: y becomes NY - 1 - y")
+    add_edits(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Convert; returns 0 if all went well, 2 if some files failed, 3 if nothing could be done."""
     if (args.to is not None) + args.cryosparc + (args.relion is not None) != 1:
         raise UsageError("give one of --to FORMAT, --relion MICROGRAPHS and --cryosparc")
+    check_edits(args)
     if args.shape is not None:
         args.shape = tuple(args.shape)
         if min(args.shape) < 1:
@@ -90,11 +95,12 @@ def _for_relion(args: argparse.Namespace) -> int:
         raise UsageError("--box-size cannot be used with --relion, because Extract is given the box")
     from ..runs.relion_export import export_relion
 
-    inputs = _input_files(args.picks)
+    inputs = _input_files(args)
     output = Path(args.output or ".").absolute()
-    for file, _ in inputs:
-        if file.path.name.endswith("autopick.star") and output in file.path.absolute().parents:
-            raise CryoSegNetError(f"{file.path} is one of the inputs and in the way: choose another --output.")
+    for one in inputs:
+        path = one.file.path
+        if path.name.endswith("autopick.star") and output in path.absolute().parents:
+            raise CryoSegNetError(f"{path} is one of the inputs and in the way: choose another --output.")
     found, failures = _read(inputs, args)
     if not found:
         return 3
@@ -116,9 +122,13 @@ def _for_cryosparc(args: argparse.Namespace) -> int:
     if args.pixel_size is not None and not 0 < args.pixel_size < float("inf"):
         raise UsageError("--pixel-size must be in angstrom per pixel, above zero")
     from ..runs.cryosparc_export import export_cryosparc
+    from ..runs.finished import run_holding
 
+    folder, output = args.picks[0], args.output or "."
+    # Folders of other versions may have a summary and no journal.
+    edits = edits_of(args, folder) if run_holding(folder) == Path(os.path.abspath(folder)) else None
     done = export_cryosparc(
-        args.picks[0], args.output or ".", flip_y=args.flip_y, shape=args.shape, pixel_size=args.pixel_size
+        folder, output, edits=edits, flip_y=args.flip_y, shape=args.shape, pixel_size=args.pixel_size
     )
     for sentence in done.failures:
         log.error(sentence)
@@ -130,7 +140,7 @@ def _convert(args: argparse.Namespace) -> int:
     from ..files.atomic import make_folder
     from ..files.picks import write_cs, write_picks
 
-    inputs = _input_files(args.picks)
+    inputs = _input_files(args)
     found, failures = _read(inputs, args)
     suffix = "." + args.to
     output = Path(args.output or ".")
@@ -140,7 +150,7 @@ def _convert(args: argparse.Namespace) -> int:
     folder = output.parent if one_file else output
     make_folder(folder)
 
-    files = [file.path for file, _ in inputs]
+    files = [one.file.path for one in inputs]
     written: list[Picks] = []
     if args.to == "cs" and found:
         target = output if one_file else folder / "picks.cs"
@@ -170,7 +180,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _with_one_size(found: list[Converted]) -> list[Converted]:
-    """The same picks with their median diameter as `sought`, so that box files have one box size."""
+    """The same picks, all with a `sought` diameter: their run's, or the median, so that box files have one box size."""
     import numpy as np
 
     middle: dict[bool, float | None] = {}
@@ -178,39 +188,34 @@ def _with_one_size(found: list[Converted]) -> list[Converted]:
         group = [one.picks for one in found if (one.picks.pixel_size is None) == in_pixels]
         sizes = np.concatenate([np.zeros(0), *(picks.diameter[picks.diameter > 0] for picks in group)])
         middle[in_pixels] = float(np.median(sizes)) if len(sizes) else None
-    return [replace(one, picks=replace(one.picks, sought=middle[one.picks.pixel_size is None])) for one in found]
+    return [
+        replace(one, picks=replace(one.picks, sought=one.picks.sought or middle[one.picks.pixel_size is None]))
+        for one in found
+    ]
 
 
-def _input_files(names: list[str]) -> list[tuple[CoordinateFile, Path]]:
-    """Pick files, each with its folder relative to the given one."""
-    from ..files.labels import CoordinateFile, coordinate_files, inner
+def _input_files(args: argparse.Namespace) -> list[ExportInput]:
+    """Pick files, each with its folder relative to the given one; of a run those that were edited, where there are."""
+    from .export_inputs import input_files
 
-    found: list[tuple[CoordinateFile, Path]] = []
-    for path in map(Path, names):
-        files, emptied = coordinate_files(path, RICHEST_FIRST)
-        files += map(CoordinateFile, emptied)  # reading them tells what is wrong
-        if not files:
-            raise CryoSegNetError(f"the folder {path} contains no pick files: give another one.")
-        top = inner(path)
-        # RELION's list of a job's folder names the micrographs, wherever their coordinate files are.
-        in_folder = os.path.isdir(path) and files[0].micrograph is None
-        found += [(file, file.path.parent.relative_to(top) if in_folder else Path()) for file in files]
-    return found
+    return input_files(args.picks, lambda run: edits_of(args, run), RICHEST_FIRST)
 
 
-def _read(inputs: list[tuple[CoordinateFile, Path]], args: argparse.Namespace) -> tuple[list[Converted], int]:
+def _read(inputs: list[ExportInput], args: argparse.Namespace) -> tuple[list[Converted], int]:
     """The picks of each micrograph, and the number of inputs that failed."""
     found: list[Converted] = []
     names: set[str] = set()
     failures = 0
-    for file, folder in inputs:
+    for one in inputs:
         try:
-            tables = file.read(args.pixel_size, args.shape)
-            more = [_converted(name, picks, file, folder, args) for name, picks in tables.items()]
-            for one in more:
-                if args.to in ("cs", None) and one.micrograph in names:
-                    raise CryoSegNetError(f"{file.path}: {one.micrograph} was given before; give its picks once.")
-            names |= {one.micrograph for one in more}
+            tables = one.read(args.pixel_size, args.shape)
+            more = [_converted(name, picks, one.file, one.folder, args) for name, picks in tables.items()]
+            for converted in more:
+                if args.to in ("cs", None) and converted.micrograph in names:
+                    raise CryoSegNetError(
+                        f"{one.file.path}: {converted.micrograph} was given before; give its picks once."
+                    )
+            names |= {converted.micrograph for converted in more}
             found += more
         except CryoSegNetError as error:
             log.error(str(error))

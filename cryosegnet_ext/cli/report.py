@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from ..errors import UsageError, plural
+from .edits import add_edits, edits_of
 from .logs import say
 from .readers import PICK_FORMATS, number
+
+log = logging.getLogger(__name__)
 
 HELP = "write report.html of a run, or the picks of another threshold without picking again"
 
 _DESCRIPTION = """Write DIR/report.html: one file with the micrographs, their picks, and sliders for threshold and size.
 
 With --write-picks it writes the picks of another threshold or size range. They come from the candidates that the run
-saved, so nothing is picked again; they equal those of `cryosegnet pick --threshold`."""
+saved, so nothing is picked again; they equal those of `cryosegnet pick --threshold`. Micrographs that were edited in
+`cryosegnet view` have their edited picks."""
 
 _EPILOG = """examples:
   cryosegnet report picked
@@ -37,14 +42,17 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add("--min-diameter", metavar="A", type=size, help="least diameter, angstrom (pixels without a pixel size)")
     add("--max-diameter", metavar="A", type=size, help="largest diameter")
     add("--format", metavar="F", choices=PICK_FORMATS, default="star", help="star, box, cbox or csv (default: star)")
+    add_edits(choice)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the report, or the picks of ``--write-picks``."""
+    """Write the report, or the picks of ``--write-picks``; returns 0, or 2 if edited picks of some are damaged."""
     from ..report.collect import check_stars
     from ..report.command import CHOOSE
     from ..report.filter import write_filtered_picks
     from ..report.page import write_report
+    from ..runs.edited_picks import EditedPicks
+    from ..runs.finished import open_finished
 
     low, high = args.min_diameter, args.max_diameter
     if args.write_picks is None and (args.threshold, low, high) != (None, None, None):
@@ -52,8 +60,9 @@ def main(args: argparse.Namespace) -> int:
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-diameter {low:g} is above --max-diameter {high:g}; exchange them")
     if args.write_picks is not None:
-        micrographs, picks = write_filtered_picks(
-            args.folder,
+        edits = edits_of(args, args.folder)
+        micrographs, picks, failures = write_filtered_picks(
+            edits,
             args.write_picks,
             threshold=args.threshold,
             min_diameter=low,
@@ -61,8 +70,18 @@ def main(args: argparse.Namespace) -> int:
             suffix=args.format,
         )
         say(f"{plural(picks, 'pick')} of {plural(micrographs, 'micrograph')} -> {args.write_picks}")
-        return 0
+        for sentence in failures:
+            log.error(sentence)
+        return 2 if failures else 0
+    if args.edits is not None or args.no_edits:
+        raise UsageError("--edits and --no-edits need --write-picks; the page shows what the run picked")
     check_stars(args.folder, args.star)
     path = write_report(args.folder, stars=args.star, fallback=[CHOOSE])
+    edited = len(EditedPicks(open_finished(args.folder)))
+    if edited:
+        say(
+            f"{plural(edited, 'micrograph')} of this run {'is' if edited == 1 else 'are'} edited; the page shows what "
+            f"the run picked: `cryosegnet view {args.folder}` shows the edits, and --write-picks writes them"
+        )
     say(f"look at: {path}")
     return 0

@@ -16,12 +16,10 @@ import numpy as np
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
 from ..files.inputs import STATE_FOLDER
-from ..files.inside import inside
 from ..files.json_text import parse_json
-from ..files.picks import Picks, read_picks
 from ..files.relion import read_micrographs_tables
-from ..runs.candidates import SavedCandidates, read_candidates
-from ..runs.journal import Record, read_records, read_settings
+from ..runs.finished import FinishedRun, open_finished
+from ..runs.journal import read_records
 
 NOTES = "report.json"
 
@@ -53,71 +51,19 @@ class Column:
 
 
 @dataclass(frozen=True)
-class RunData:
-    """An output folder of ``cryosegnet pick`` or of a RELION job.
+class RunData(FinishedRun):
+    """A run with what its report shows besides.
 
     Attributes
     ----------
-    output
-        The folder.
-    settings
-        As in the journal.
-    records
-        One for each micrograph, in the order in which they were first picked.
     columns
         Numbers from the input STAR.
     notes
         ``command`` and ``stars`` of this report or of an earlier one.
     """
 
-    output: Path
-    settings: Mapping[str, Any]
-    records: Sequence[Record]
     columns: Sequence[Column] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def done(self) -> list[Record]:
-        """The micrographs that were picked."""
-        return [record for record in self.records if record.done]
-
-    @property
-    def failed(self) -> list[Record]:
-        """The micrographs that could not be picked."""
-        return [record for record in self.records if not record.done]
-
-    @property
-    def threshold(self) -> float:
-        """The run's score threshold; 0 if its settings hold none."""
-        value = self.settings.get("coords_threshold")
-        value = self.settings.get("threshold") if value is None else value
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
-
-    def candidates(self, record: Record, thumbnail: bool = False) -> tuple[SavedCandidates, bool]:
-        """The saved candidates of a micrograph, and whether they are complete: else they come from its pick file."""
-        kept = read_candidates(self.output, record.stem, thumbnail)
-        if kept is not None:
-            return kept, True
-        return SavedCandidates(self._picks(record)), False
-
-    def refuse_own_folders(self, target: Path) -> None:
-        """Raise CryoSegNetError if ``target`` is a folder of the run's own files."""
-        for name in ("picks", "overlays", STATE_FOLDER):
-            own = (self.output / name).resolve()
-            if own == target.resolve() or own in target.resolve().parents:
-                raise CryoSegNetError(
-                    f"{target} holds the run's own files, which are never overwritten: choose another folder."
-                )
-
-    def _picks(self, record: Record) -> Picks:
-        """The picks of a run that saved no candidates, from the pick file with most columns."""
-        for suffix in ("csv", "cbox", "star"):
-            with contextlib.suppress(CryoSegNetError):
-                path = inside(self.output, f"picks/{record.stem}.{suffix}")
-                picks = read_picks(path, pixel_size=record.pixel_size)
-                known = np.where(np.isnan(picks.diameter), record.diameter or np.nan, picks.diameter)
-                return Picks(picks.x, picks.y, known, picks.score, record.pixel_size, picks.shape).by_score()
-        return Picks.empty(record.pixel_size)
 
 
 def collect(
@@ -144,17 +90,11 @@ def collect(
     CryoSegNetError
         Nothing was picked into the folder.
     """
-    output = Path(output)
-    settings = read_settings(output)
-    records = list(read_records(output).values())
-    if settings is None or not records:
-        raise CryoSegNetError(
-            f"{output}: nothing was picked into this folder; give the folder of `cryosegnet pick -o`."
-        )
-    before = _read_notes(output)
+    run = open_finished(output)
+    before = _read_notes(run.output)
     stars = list(stars) or before.get("stars", [])
     notes = {"command": list(command) or before.get("command") or list(fallback), "stars": stars}
-    return RunData(output, settings, records, read_columns(stars), notes)
+    return RunData(run.output, run.settings, run.records, read_columns(stars), notes)
 
 
 def check_stars(output: str | Path, stars: Sequence[str]) -> None:

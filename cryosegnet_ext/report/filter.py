@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from ..errors import CryoSegNetError
 from ..files.atomic import make_folder
 from ..files.inside import inside
 from ..files.picks import Picks
-from .collect import RunData, collect
+from ..runs.edited_picks import EditedPicks
 
 
 def filtered(picks: Picks, threshold: float, low: float | None = None, high: float | None = None) -> Picks:
@@ -31,20 +29,20 @@ def filtered(picks: Picks, threshold: float, low: float | None = None, high: flo
 
 
 def write_filtered_picks(
-    output: str | Path,
+    edits: EditedPicks,
     target: str | Path,
     *,
     threshold: float | None = None,
     min_diameter: float | None = None,
     max_diameter: float | None = None,
     suffix: str = "star",
-) -> tuple[int, int]:
+) -> tuple[int, int, list[str]]:
     """Write the picks of every micrograph that pass the limits, each as ``target/<stem>.<suffix>``.
 
     Parameters
     ----------
-    output
-        Output folder of the run.
+    edits
+        The edited picks of the run; an edited micrograph has those, whatever the limits.
     target
         Folder for the files; not one of the run's own.
     threshold
@@ -58,47 +56,32 @@ def write_filtered_picks(
     -------
     micrographs, picks : int
         How many were written.
+    failures : list of str
+        A sentence for each micrograph that was left out, because its edited picks are damaged.
 
     Raises
     ------
     CryoSegNetError
-        Nothing was picked into ``output``, it saved no candidates down to ``threshold``, or a file cannot be written.
+        The run saved no candidates down to ``threshold``, or a file cannot be written.
     """
-    run = collect(output)
+    run = edits.run
     target = Path(target)
-    wanted = run.threshold if threshold is None else threshold
     run.refuse_own_folders(target)
-    total = 0
-    sought, box_size = _sought(run), run.settings.get("box_size")
+    if target.resolve() == edits.folder.resolve():
+        raise CryoSegNetError(f"{target} holds your edited picks, which are never overwritten: choose another folder.")
+    total, failures = 0, []
+    sought, box_size = run.diameters, run.settings.get("box_size")
     for record in run.done:
-        kept, complete = run.candidates(record)
-        if wanted < run.threshold and not complete:
-            raise CryoSegNetError(
-                f"{record.name}: its candidates below the run's threshold of {run.threshold:g} were not saved: "
-                "pick again with the lower threshold."
-            )
-        picks = filtered(kept.candidates, wanted, min_diameter, max_diameter)
         path = inside(target, f"{record.stem}.{suffix}")
         make_folder(path.parent)
+        try:
+            picks = edits.of(record)
+        except CryoSegNetError as error:
+            failures.append(str(error))
+            path.unlink(missing_ok=True)  # of an earlier call: it would look like the picks of this one
+            continue
+        if picks is None:
+            picks = filtered(run.above(record, threshold), -np.inf, min_diameter, max_diameter)
         replace(picks, sought=sought.get(picks.pixel_size is not None)).write(path, box_size)
         total += len(picks)
-    return len(run.done), total
-
-
-def _sought(run: RunData) -> dict[bool, float]:
-    """One particle diameter for the boxes of all micrographs. The key tells whether it is in angstrom.
-
-    It is the diameter of the run, so that box files equal those of picking; if there is none, the median of the picks.
-    """
-    found: dict[bool, float] = {}
-    for known in (False, True):
-        sizes = [r.diameter for r in run.done if r.diameter is not None and (r.pixel_size is not None) == known]
-        if sizes:
-            found[known] = float(np.median(sizes))
-    size = run.settings.get("diameter")
-    if not isinstance(size, int | float):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            size = json.loads((run.output / "summary.json").read_bytes())["dataset_diameter"]
-    if isinstance(size, int | float):
-        found[any(record.pixel_size is not None for record in run.done)] = float(size)
-    return found
+    return len(run.done) - len(failures), total, failures

@@ -16,13 +16,15 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from ..files.atomic import make_folder, write_atomic
+from ..files.diameter import from_pixels
 from ..files.inside import inside
 from ..files.json_text import parse_json
 from ..files.micrograph import read_shape
 from ..files.picks import Picks, read_picks, write_cs
 from ..files.star import star_text
 from ..files.text import Floats
-from .journal import read_records
+from .edited_picks import EditedPicks
+from .journal import Record, read_records
 from .summary import SCHEMA
 
 #: The first of these pick files that exists is read.
@@ -83,6 +85,7 @@ def export_cryosparc(
     run: str | Path,
     output: str | Path,
     *,
+    edits: EditedPicks | None = None,
     flip_y: bool = False,
     shape: tuple[int, int] | None = None,
     pixel_size: float | None = None,
@@ -100,6 +103,8 @@ def export_cryosparc(
         The output folder of ``cryosegnet pick``; it holds summary.json.
     output
         Folder to write to; created if it does not exist.
+    edits
+        Edited picks of this run, which their micrographs get; None: all get the run's.
     flip_y
         Mirror top and bottom: y becomes ny - 1 - y.
     shape
@@ -115,13 +120,13 @@ def export_cryosparc(
     run, output = Path(run), Path(output)
     entries = _entries(run)
     # Names may be relative to another folder than the current one.
-    paths = {record.stem: record.key for record in read_records(run).values()}
+    records = {record.stem: record for record in read_records(run).values()}
     table: dict[str, Picks] = {}
     failures = []
     for entry in entries:
         name = str(entry["name"])
         try:
-            picks = _picks(run, entry, paths.get(str(entry["stem"])), shape, pixel_size)
+            picks = _picks(run, edits, entry, records.get(str(entry["stem"])), shape, pixel_size)
         except CryoSegNetError as error:
             failures.append(str(error))
             continue
@@ -161,8 +166,9 @@ def _entries(run: Path) -> list[Mapping[str, object]]:
 
 def _picks(
     run: Path,
+    edits: EditedPicks | None,
     entry: Mapping[str, object],
-    real: str | None,
+    record: Record | None,
     shape: tuple[int, int] | None,
     pixel_size: float | None,
 ) -> Picks:
@@ -173,13 +179,18 @@ def _picks(
     if size is None:
         raise CryoSegNetError(f"{name}: its pixel size is not known: give it with --pixel-size A.")
     try:
-        found = read_shape(real if real is not None and os.path.exists(real) else name)
+        found = read_shape(record.key if record is not None and os.path.exists(record.key) else name)
     except CryoSegNetError as error:
         if shape is None:
             raise CryoSegNetError(f"{str(error).rstrip('.')}, or give its size with --shape NY NX.") from error
         found = shape
-    files = [inside(run, f"picks/{stem}.{suffix}") for suffix in _FORMATS]
-    picks = read_picks(next((file for file in files if os.path.exists(file)), files[0]), pixel_size=size)
+    edited = edits.of(record) if edits is not None and record is not None else None
+    if edited is None:
+        files = [inside(run, f"picks/{stem}.{suffix}") for suffix in _FORMATS]
+        picks = read_picks(next((file for file in files if os.path.exists(file)), files[0]), pixel_size=size)
+    else:
+        # Without a pixel size the diameters of the run are in pixels.
+        picks = replace(edited, diameter=from_pixels(edited.diameter_px, size), pixel_size=size)
     ny, nx = found
     if len(picks) and not (picks.x.min() >= 0 and picks.y.min() >= 0 and picks.x.max() < nx and picks.y.max() < ny):
         raise CryoSegNetError(f"{name}: its picks do not lie within {ny} rows and {nx} columns: pick it again.")

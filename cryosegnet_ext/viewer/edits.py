@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
-from ..files.picks import Picks, read_picks
+from ..files.picks import Picks
+from ..runs.edited_picks import read_edited
 
 _MOST_PICKS = 100_000
 #: Greatest diameter and score; scores of other programs are not 0 to 1.
@@ -70,19 +70,11 @@ def read_rows(path: Path, shape: tuple[int, int], pixel_size: float | None, diam
     CryoSegNetError
         The file is damaged, or does not hold picks of this micrograph.
     """
-    picks = read_picks(path, pixel_size, shape if min(shape) else None)
-    # Box files hold whole corners, so a pick on the edge may come back half a pixel outside.
-    x, y = (_pulled_in(values, length) for values, length in ((picks.x, shape[1]), (picks.y, shape[0])))
+    picks = read_edited(path, shape if min(shape) else None, pixel_size)
     size = np.where(np.isfinite(picks.diameter), picks.diameter, diameter)
-    rows: list[list[float]] = np.stack([x, y, size, picks.score], axis=1).tolist()
+    rows: list[list[float]] = np.stack([picks.x, picks.y, size, picks.score], axis=1).tolist()
     try:
         picks_of(rows, shape, pixel_size)
     except CryoSegNetError as error:
         raise CryoSegNetError(f"{path}: {error}") from error
     return rows
-
-
-def _pulled_in(values: NDArray[np.float64], length: int) -> NDArray[np.float64]:
-    """Coordinates of up to a pixel outside, moved to the edge."""
-    inside = np.clip(values, 0, max(length - 1, 0))
-    return np.where(np.abs(values - inside) <= 1, inside, values) if length else values

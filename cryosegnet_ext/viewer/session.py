@@ -13,6 +13,7 @@ from ..files.atomic import make_folder
 from ..files.inside import inside
 from ..files.micrograph import Micrograph, read_micrograph
 from ..runs.candidates import read_candidates
+from ..runs.edited_picks import SUFFIXES, edited_file
 from .audit import AuditSession
 from .edits import picks_of, read_rows
 from .tiles import LOWPASS, TileRenderer
@@ -56,7 +57,7 @@ class ViewSession:
     diameter
         Of new circles, in the page's unit.
     suffixes
-        Formats to save; the next session reads the first one.
+        Formats to save; the next session reads the newest, or that with most columns.
     blank
         The session starts without picks.
     output
@@ -154,9 +155,9 @@ class ViewSession:
         """Remove the edited picks of a micrograph; the run's own picks stay."""
         micrograph = self._micrograph(number)
         with self._saving:
-            for suffix in self.suffixes:
+            for suffix in SUFFIXES:
                 try:
-                    self._path(micrograph, suffix).unlink(missing_ok=True)
+                    self._path(micrograph, suffix[1:]).unlink(missing_ok=True)
                 except OSError as error:
                     raise CryoSegNetError(f"cannot remove the edited picks ({error.strerror}): check them.") from error
         return {"picks": None}
@@ -193,10 +194,7 @@ class ViewSession:
 
     def _edited_rows(self, micrograph: ViewedMicrograph) -> list[list[float]] | None:
         """Edited picks of a micrograph; None if there are none. CryoSegNetError if they cannot be read."""
-        path = self._path(micrograph, self.suffixes[0])
-        try:
-            if not path.is_file():
-                return None
-        except OSError as error:
-            raise CryoSegNetError(f"cannot read {path} ({error.strerror}): check its folder.") from error
+        path = edited_file(self.target, micrograph.stem)
+        if path is None:
+            return None
         return read_rows(path, micrograph.shape, micrograph.pixel_size, micrograph.diameter or self.diameter)

@@ -17,6 +17,8 @@ from cryosegnet_ext.report.filter import filtered, write_filtered_picks
 from cryosegnet_ext.report.pack import level_of, levels_of, size_code
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, read_candidates, write_candidates
+from cryosegnet_ext.runs.edited_picks import EditedPicks
+from cryosegnet_ext.runs.finished import open_finished
 from tests.report.runs import make_run
 from tests.stub_picker import StubPicker, write_micrograph
 
@@ -122,7 +124,7 @@ def test_chosen_box_files_have_the_one_box_of_the_run(tmp_path: Path, diameter: 
     settings = out / ".cryosegnet" / "journal.jsonl"
     if diameter is not None:
         settings.write_text(settings.read_text().replace('"weights": "stub"', f'"diameter": {diameter}'))
-    write_filtered_picks(out, tmp_path / "chosen", threshold=0.6, suffix="box")
+    write_filtered_picks(EditedPicks(open_finished(out)), tmp_path / "chosen", threshold=0.6, suffix="box")
     boxes = {size for file in (tmp_path / "chosen").iterdir() for size in read_picks(file).diameter}
     assert len(boxes) == 1
     # 2 A per pixel; the candidates are about 40 A large
@@ -131,7 +133,9 @@ def test_chosen_box_files_have_the_one_box_of_the_run(tmp_path: Path, diameter: 
 
 def test_sizes_choose_too_and_unknown_ones_pass_only_without_a_limit(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
-    micrographs, picks = write_filtered_picks(out, tmp_path / "chosen", threshold=0.2, min_diameter=36, max_diameter=44)
+    micrographs, picks, _ = write_filtered_picks(
+        EditedPicks(open_finished(out)), tmp_path / "chosen", threshold=0.2, min_diameter=36, max_diameter=44
+    )
     sets = [kept.candidates for name in NAMES if (kept := read_candidates(out, name[:-4])) is not None]
     wanted = sum(int(((p.score >= 0.2) & (p.diameter >= 36) & (p.diameter <= 44)).sum()) for p in sets)
     assert micrographs == len(NAMES) and 0 < picks == wanted
@@ -150,16 +154,16 @@ def test_the_runs_own_files_are_never_the_target(tmp_path: Path) -> None:
         tmp_path / "mics" / ".." / "out" / "picks",
     ):
         with pytest.raises(CryoSegNetError, match="own files"):
-            write_filtered_picks(out, target, threshold=0.9)
+            write_filtered_picks(EditedPicks(open_finished(out)), target, threshold=0.9)
     assert {path: path.read_bytes() for path in (out / "picks").iterdir()} == before
 
 
 def test_thresholds_below_what_was_kept_are_refused(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
     candidates_path(out, "m1").unlink()
-    assert write_filtered_picks(out, tmp_path / "above", threshold=0.7)[0] == 4
+    assert write_filtered_picks(EditedPicks(open_finished(out)), tmp_path / "above", threshold=0.7)[0] == 4
     with pytest.raises(CryoSegNetError, match=r"m1\.mrc: .* were not saved"):
-        write_filtered_picks(out, tmp_path / "below", threshold=0.3)
+        write_filtered_picks(EditedPicks(open_finished(out)), tmp_path / "below", threshold=0.3)
 
 
 def test_wrong_usage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,8 @@ from cryosegnet_ext.files.inside import inside
 from cryosegnet_ext.report.filter import write_filtered_picks
 from cryosegnet_ext.runs.candidates import candidates_path
 from cryosegnet_ext.runs.cryosparc_export import export_cryosparc
+from cryosegnet_ext.runs.edited_picks import EditedPicks
+from cryosegnet_ext.runs.finished import open_finished
 from tests.runs.helpers import journal_lines, outputs, pick
 from tests.stub_picker import write_micrograph
 
@@ -58,7 +60,7 @@ def test_a_stem_that_leads_out_is_not_followed(
     leads = stem != "a/.."  # its files are a/...star and so on
     assert ("1 line of the journal cannot be used" in caplog.text) == leads
     assert result.done == 1 and result.skipped == 1
-    assert write_filtered_picks(out, world / "target")[0] == 2
+    assert write_filtered_picks(EditedPicks(open_finished(out)), world / "target")[0] == 2
     if leads:
         written = {"target", "target/a.star", "target/b.star"}
         assert everything(world, out) == outside | written and outputs(out) == before
