@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryosegnet_ext.cli.edits import add_edits, edits_of
 from cryosegnet_ext.cli.logs import shown
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
 from cryosegnet_ext.cli.readers import above_zero
@@ -19,12 +21,17 @@ from .arguments import add_picker, add_reading, add_server, add_writing, identif
 from .connection import require_client
 
 if TYPE_CHECKING:
+    from cryosegnet_ext.runs.handed_picks import HandedPicks
+
     from .connection import Connection
     from .picking_job import PickingJob, PickingResult
 
 log = logging.getLogger(__name__)
 
 PROGRAM = "cryosegnet-cryosparc"
+
+#: Options of the picker that go with picks that are there already.
+_HANDED = ("threshold", "device")
 
 _LOGIN = """the login comes from CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD, from the login that
   python -m cryosparc.tools login --url URL
@@ -114,6 +121,11 @@ def _add_pick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="with --job: discard what it has picked so far")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary; errors only")
     add_picker(parser)
+    group = parser.add_argument_group("instead of picking")
+    group.add_argument(
+        "--from-run", metavar="DIR", type=Path, help="hand on the picks of this run of cryosegnet pick, edited or not"
+    )
+    add_edits(group)
     add_reading(parser)
     add_writing(parser)
 
@@ -125,17 +137,40 @@ def _pick(args: argparse.Namespace) -> int:
     if args.overwrite and args.job is None:
         raise UsageError("--overwrite needs --job; a new job has no picks to discard")
     exposures = OutputName.parse(args.exposures)
+    handed = _handed(args)
     # Before the connection: a wrong option or missing weights must not leave an empty job.
-    with open_engine(args) as picker, _connect(args) as connection:
-        job = _picking_job(args, exposures=exposures, job=args.job, overwrite=args.overwrite)
+    opened = open_engine(args) if handed is None else contextlib.nullcontext(handed)
+    with opened as picker, _connect(args) as connection:
+        job = _picking_job(args, exposures=exposures, job=args.job, overwrite=args.overwrite, handed=handed)
         result = pick(connection, job, picker, show_progress=not args.quiet)
     if not args.quiet:
         print(_summary(result))
     if result.doubt:
         log.warning("%s", result.doubt)
+    for sentence in handed.remarks[len(handed.edits.remarks) :] if handed is not None else ():
+        log.warning("%s", sentence)
     for path, reason in result.failures:
         log.warning("left out %s: %s", path, reason)
     return result.exit_code
+
+
+def _handed(args: argparse.Namespace) -> HandedPicks | None:
+    """The picks of ``--from-run``, if it is given."""
+    if args.from_run is None:
+        if args.edits is not None or args.no_edits:
+            raise UsageError("--edits and --no-edits go with --from-run, the folder of the run that was edited")
+        return None
+    from dataclasses import fields
+
+    from cryosegnet_ext.picking.options import PickerOptions, flag
+    from cryosegnet_ext.runs.handed_picks import HandedPicks
+
+    unused = [
+        flag(o.name) for o in fields(PickerOptions) if getattr(args, o.name) != o.default and o.name not in _HANDED
+    ]
+    if unused:
+        raise UsageError(f"{', '.join(unused)} cannot be used with --from-run, which picks nothing")
+    return HandedPicks(edits_of(args, args.from_run), args.threshold)
 
 
 def _summary(result: PickingResult) -> str:

@@ -116,6 +116,11 @@ class ProjectMicrographs:
             self.release(exposure)
             raise
 
+    def called(self, exposure: Exposure) -> str:
+        """The name with which an exposure's micrograph is read: its file in the project or in the cache."""
+        local = self.directory / exposure.path
+        return str(local if self._download is not True and local.is_file() else self._target(exposure))
+
     def prefetcher(self, exposures: Sequence[Exposure]) -> Prefetcher[Exposure, FetchedExposure]:
         """Fetches the micrographs of exposures in a thread, in order, a few ahead of the one that is taken."""
 

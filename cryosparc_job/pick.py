@@ -216,6 +216,12 @@ def _work(
         exposures = [one for one in exposures if one.uid in spec.only]
     if not exposures:
         raise CryoSegNetError(f"{spec.exposures or 'The session'} has no exposures: look at its job.")
+    if spec.handed is not None:
+        spec.handed.match({micrographs.called(one): one.path for one in exposures if one.path})
+        for sentence in spec.handed.sentences:
+            run.log.write(f"Handing on the picks of {spec.handed.edits.run.output}: {sentence}")
+        for sentence in spec.handed.remarks:
+            run.log.write(sentence[:1].upper() + sentence[1:], warning=True)
     # Wrong column types must be noticed before hours of picking, not after.
     template = connection.call("asking for the columns", run.job.alloc_output, "particles", 0)
     particle_dataset(template, [])

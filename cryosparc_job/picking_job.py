@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryosegnet_ext.files.diameter import Diameter
+from cryosegnet_ext.runs.handed_picks import HandedPicks
 
 from .connection import OutputName
 from .micrographs import CACHE_BYTES
@@ -44,6 +45,8 @@ class PickingJob:
         Folder for downloaded micrographs, and its size limit.
     download
         True: always; False: never; None: if the project's folder is not mounted.
+    handed
+        Picks of a finished run to hand on; it is the picker, too, and nothing is picked.
     log_seconds
         How often the progress line in the job's log is updated.
     """
@@ -63,6 +66,7 @@ class PickingJob:
     cache: Path | None = None
     cache_bytes: int = CACHE_BYTES
     download: bool | None = None
+    handed: HandedPicks | None = None
     log_seconds: float = 5.0
 
 

@@ -36,6 +36,8 @@ class Arguments(RunOptions):
         CPU threads.
     coords
         What is done with ``in_coords``: ``rescore`` or ``refine``.
+    from_run, edits, no_edits
+        The folder of a run to hand on, its edited picks if they are elsewhere, and whether they are ignored.
     growing
         Success even if none of the micrographs can be picked: more will come.
     relion
@@ -56,6 +58,14 @@ class Arguments(RunOptions):
             choices=("rescore", "refine"),
         ),
     )
+    from_run: str | None = field(
+        default=None,
+        metadata=about("folder of a run, whose picks, edited or not, this job hands on: it picks nothing itself"),
+    )
+    edits: str | None = field(
+        default=None, metadata=about("with from_run: the folder of edited picks (default: picks_edited of the run)")
+    )
+    no_edits: bool = field(default=False, metadata=about("with from_run: ignore edited picks"))
     growing: bool = field(
         default=False,
         metadata=about("more micrographs will come: succeed even if none of the present ones can be picked"),
@@ -163,7 +173,18 @@ def _check(arguments: Arguments) -> None:
         if "--in_movies" in arguments.unused:
             raise CryoSegNetError("this job picks micrographs, and was given movies: use 'Input micrographs' instead.")
         raise CryoSegNetError("no micrographs were given: choose a micrographs STAR file in 'Input micrographs'.")
-    for path in (arguments.in_mics, arguments.in_coords):
+    if arguments.from_run is None and (arguments.edits is not None or arguments.no_edits):
+        raise CryoSegNetError("edits and no_edits go with from_run, the folder of the run that was edited: add it.")
+    if arguments.from_run is not None:
+        if arguments.in_mics is None or arguments.in_coords is not None:
+            raise CryoSegNetError(
+                "from_run needs 'Input micrographs', and no 'Input coordinates': the run has the picks."
+            )
+        if os.path.realpath(arguments.from_run) == os.path.realpath(arguments.output):
+            raise CryoSegNetError("from_run is the folder of this job: start a new External job, which gets the picks.")
+        if arguments.edits is not None and arguments.no_edits:
+            raise CryoSegNetError("edits names the edits to use and no_edits ignores them: leave out one of them.")
+    for path in (arguments.in_mics, arguments.in_coords, arguments.from_run):
         if path is not None and not os.path.exists(path):
             raise CryoSegNetError(f"{path} does not exist: check the job that should have written it.")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cryosegnet_ext.files.inputs import Input
     from cryosegnet_ext.runs.batch import BatchResult, MicrographPicker
     from cryosegnet_ext.runs.engines.base import Engine
+    from cryosegnet_ext.runs.handed_picks import HandedPicks
     from cryosegnet_ext.runs.journal import Record
 
     from .coordinates import ExistingPicks
@@ -99,7 +100,9 @@ def run(arguments: Arguments) -> int:
     mics_star, inputs = _micrographs(arguments)
     files = nodes.coordinate_files([one.name for one in inputs], version)
     existing = _existing(arguments, inputs)
-    with _picker(arguments, inputs, existing) as picker:
+    handed = _handed(arguments, inputs)
+    opened = contextlib.nullcontext(handed) if handed is not None else _picker(arguments, inputs, existing)
+    with opened as picker:
         anew = _changed(arguments, picker)
         result = _pick(arguments, picker, inputs, files, existing, anew)
     if result.stopped:
@@ -108,7 +111,8 @@ def run(arguments: Arguments) -> int:
         name, reason = result.failures[0] if result.failures else ("", "no micrograph could be picked")
         count = plural(len(inputs), "micrograph")
         raise CryoSegNetError(f"none of {count} could be picked; the first: {outputs.with_name(name, reason)}")
-    outputs.write_results(arguments, version, mics_star, inputs, files, result, existing)
+    said = outputs.edits_remarks(arguments) if handed is None else handed.remarks
+    outputs.write_results(arguments, version, mics_star, inputs, files, result, existing, said)
     log.info(f"done in {time.monotonic() - start:.0f} s")
     return DONE
 
@@ -140,6 +144,23 @@ def _existing(arguments: Arguments, inputs: Sequence[Input]) -> ExistingPicks | 
     if existing.others:
         log.info(existing.others)
     return existing
+
+
+def _handed(arguments: Arguments, inputs: Sequence[Input]) -> HandedPicks | None:
+    """The picks of the run that the job hands on, if it is given one."""
+    if arguments.from_run is None:
+        return None
+    from cryosegnet_ext.runs.edited_picks import EditedPicks
+    from cryosegnet_ext.runs.finished import open_finished
+    from cryosegnet_ext.runs.handed_picks import HandedPicks
+
+    edits = EditedPicks(open_finished(arguments.from_run), arguments.edits, not arguments.no_edits)
+    handed = HandedPicks(edits, arguments.threshold)
+    handed.match({str(one.path): one.name for one in inputs})
+    log.info(f"handing on the picks of {arguments.from_run}; nothing is picked")
+    for sentence in handed.sentences:
+        log.info(sentence)
+    return handed
 
 
 @contextlib.contextmanager

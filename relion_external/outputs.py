@@ -68,8 +68,9 @@ def write_results(
     files: Sequence[str],
     result: BatchResult,
     existing: ExistingPicks | None,
+    edits: Sequence[str] = (),
 ) -> None:
-    """Write the files of a job that has succeeded, and say what was picked.
+    """Write the files of a job that has succeeded, and say what was picked; ``edits`` are remarks on edited picks.
 
     Raises
     ------
@@ -92,7 +93,7 @@ def write_results(
     own = [replace(records[key], name=name) for key, name in known.items()]
     mine = [asdict(record) for record in own]
     remarks = [*result.warnings, *_on_names(inputs)]
-    remarks += [*_on_existing(folder, existing, own), *_on_result(arguments, result)]
+    remarks += [*edits, *_on_existing(folder, existing, own), *_on_result(arguments, result)]
     nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
 
     lines = [_counts(result)]
@@ -121,6 +122,23 @@ def write_results(
     with_log = _write_log(arguments, mine, inputs, lines, remarks, new=bool(result.done or result.failed))
     nodes.write_output_nodes(arguments.output, version, with_log)
     log.info(f"coordinates: {arguments.output}{version.coordinates}")
+
+
+def edits_remarks(arguments: Arguments) -> list[str]:
+    """A warning if picks that this job does not use were edited in view: its own, or those of its coordinates."""
+    from cryosegnet_ext.runs.edited_picks import FOLDER, edited_files
+    from cryosegnet_ext.runs.finished import run_holding
+
+    of_coordinates = None if arguments.in_coords is None else run_holding(arguments.in_coords)
+    sentences = []
+    for output in filter(None, (arguments.folder, of_coordinates)):
+        edited = len(edited_files(output / FOLDER))
+        if edited:
+            sentences.append(
+                f"{plural(edited, 'micrograph')} {'was' if edited == 1 else 'were'} edited in {output / FOLDER}, which "
+                f"this job does not use: hand the edits on with an External job with the parameter from_run {output}."
+            )
+    return sentences
 
 
 def _boxes_of_each(diameter: float, sizes: Mapping[float, int]) -> list[str]:
@@ -184,6 +202,8 @@ def _on_result(arguments: Arguments, result: BatchResult) -> list[str]:
         return []
     have = "has" if result.without_picks == 1 else "have"
     remedy = "check the pixel size, particle_diameter and threshold"
+    if arguments.from_run is not None:
+        remedy = f"see what {arguments.from_run} has for them"
     if arguments.in_coords is not None:
         remedy = f"see whether {arguments.in_coords} has picks for them"
         if arguments.coords == "refine":

@@ -131,7 +131,13 @@ def _about(session: ViewSession) -> str:
     """What is opened, and where the work goes."""
     many = plural(len(session.micrographs), "micrograph")
     if session.audit is None:
-        return f"{many}; saved picks go to {session.target}"
+        words = [f"{many}; saved picks go to {session.target}"]
+        if not session.blank:
+            from ..report.command import in_words
+
+            words.append("to hand on the picks that you see:")
+            words += [f"  {in_words(one, session.data['threshold'])}" for one in session.data["commands"]]
+        return "\n".join(words)
     audit = session.audit
     return f"{many}; {audit.judged} of {plural(audit.total, 'unlabelled pick')} judged; verdicts go to {audit.path}"
 

@@ -55,11 +55,40 @@ def pick_commands(
     return [CHOOSE, {"label": "Pick again", "parts": [f"{start} ", _OUTPUT, f" {options} ", THRESHOLD]}]
 
 
+def edits_commands(edits: str | None) -> list[dict[str, Any]]:
+    """The commands that hand on the picks of a run as ``cryosegnet view`` shows them: edited, and above the threshold.
+
+    Parameters
+    ----------
+    edits
+        The folder of edited picks; None: that in the folder of the run.
+    """
+    elsewhere = [] if edits is None else [f" --edits {_shell([edits])}"]
+    label = [] if edits is None else [f", edits: {edits}"]
+    host = "cryosegnet-cryosparc pick --project P1 --workspace W1 --exposures J12:exposures --from-run "
+    relion: list[Any] = ["cryosegnet-relion, from_run: ", _OUTPUT, ", threshold: ", THRESHOLD, *label]
+    return [
+        {**CHOOSE, "label": "Write what you see", "parts": [*CHOOSE["parts"], *elsewhere]},
+        {
+            "label": "Other programs, at the run's threshold",
+            "parts": ["cryosegnet export ", _OUTPUT, " --to box -o boxes", *elsewhere],
+        },
+        {"label": "RELION: External job with Params", "parts": relion},
+        {"label": "CryoSPARC", "parts": [host, _OUTPUT, " --threshold ", THRESHOLD, *elsewhere]},
+    ]
+
+
 def in_folder(command: Mapping[str, Any], output: str) -> dict[str, Any]:
     """A command for the folder of a run as it is called now."""
     words = {"output": _shell([output]), "chosen": _shell([f"{output.rstrip('/')}/picks_chosen"])}
     parts = [part if isinstance(part, str) else words.get(part["value"], part) for part in command["parts"]]
     return {**command, "parts": parts}
+
+
+def in_words(command: Mapping[str, Any], threshold: float) -> str:
+    """A command of a folder as text, with a threshold and without limits of size."""
+    words = [part if isinstance(part, str) else f"{threshold:.10g}" for part in command["parts"] if part != SIZES]
+    return f"{command['label']}: {''.join(words)}"
 
 
 def _text(value: object) -> str:

@@ -144,11 +144,12 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         picks, candidates = _pick(picker, got.micrograph, size)
     except Exception as error:
         return failed(record, error, one.path)
+    sizes = picks.diameter[np.isfinite(picks.diameter)]
     record = replace(
         record,
         status="done",
         picks=len(picks),
-        diameter=round(float(np.median(picks.diameter)), 2) if len(picks) else None,
+        diameter=round(float(np.median(sizes)), 2) if len(sizes) else None,
         pixel_size=None if picks.pixel_size is None else float(picks.pixel_size),
         expected_false=expected_false_of(picks, picker.settings),
         file_pixel_size=_contradicting(got.micrograph, one.pixel_size if task.pixel_size is None else None),

@@ -17,8 +17,9 @@ from ..files.labels import label_files, match_name
 from ..files.micrograph import read_shape
 from ..files.picks import Picks
 from ..report.collect import RunData, collect
-from ..report.command import CHOOSE
+from ..report.command import CHOOSE, edits_commands, in_folder
 from ..report.pack import pack, select_for_page
+from ..runs.edited_picks import FOLDER
 from ..runs.journal import Record
 from .audit import MAX_DISTANCE, AuditSession, unlabelled
 from .session import ViewedMicrograph, ViewSession
@@ -48,7 +49,7 @@ def open_run(output: str | Path, target: str | Path | None = None, suffixes: Seq
         Nothing was picked into the folder, or ``target`` holds the run's own files.
     """
     run = collect(output, fallback=[CHOOSE])
-    target = run.output / "picks_edited" if target is None else Path(target)
+    target = run.output / FOLDER if target is None else Path(target)
     run.refuse_own_folders(target)
     return _session_of(run, run.done, target, suffixes)
 
@@ -95,7 +96,7 @@ def open_audit(
     todo = {named[stem].stem: unlabelled(p, tables[stem], reach[stem]) for stem, p in picks.items()}
     about = {"labels": str(labels), "run": str(output), "weights": run.settings.get("weights")}
     audit = AuditSession(path, todo, float(np.median(list(reach.values()))), about)
-    return _session_of(run, records, run.output / "picks_edited", ("star",), audit)
+    return _session_of(run, records, run.output / FOLDER, ("star",), audit)
 
 
 def _label_diameter(labels: Mapping[str, Picks], given: float | None, picks: Picks) -> float:
@@ -119,6 +120,11 @@ def _session_of(
     # The page is not sent by mail, so it may be larger.
     chosen = select_for_page(records, MOST_MICROGRAPHS, _CANDIDATE_BYTES)
     data = pack(run, pictures=False, chosen=chosen, room=_CANDIDATE_BYTES)
+    if audit is None:
+        own = target.resolve() == (run.output / FOLDER).resolve()
+        hand_on = [in_folder(one, str(run.output)) for one in edits_commands(None if own else str(target))]
+        write = in_folder(CHOOSE, str(run.output))
+        data["commands"] = [*hand_on, *(one for one in data["commands"] if one != write)]
     shown = chosen.shown
     shapes = zip(data["micrographs"]["height"], data["micrographs"]["width"])
     micrographs = [

@@ -13,7 +13,7 @@ import pytest
 import starfile
 import tifffile
 
-from cryosegnet_ext.files.picks import read_picks
+from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.files.relion_paths import COORDINATE_SUFFIX
 from relion_external import nodes
 from tests.waiting import LIMIT, wait_until
@@ -147,6 +147,33 @@ def test_picks_of_tiff_micrographs_are_where_extract_finds_them(tmp_path: Path) 
     assert project.run(scored) == "success", project.text(scored + "run.err")
     before, after = (project.coordinates(one, tiff) for one in (job, scored))
     assert np.array_equal(before[:, :2], after[:, :2]) and np.abs(before[:, 2] - after[:, 2]).max() < 1e-3
+
+
+def test_extract_takes_the_picks_that_were_edited(tmp_path: Path) -> None:
+    """Job, corrections in view, a second job that hands them on, Extract: the boxes are those of the corrections."""
+    project = Project(tmp_path, micrographs=3)
+    run = project.add_external(params={"particle_diameter": "160"})
+    assert project.run(run) == "success"
+    kept = project.coordinates(run, project.names[0])[:4]
+    edited = tmp_path / run / "picks_edited"
+    edited.mkdir()
+    shape, size = (512, 640), np.full(5, np.nan)
+    x, y, score = np.vstack([kept, [[123, 210, 1]]]).T
+    Picks(x, y, size, score, PIXEL, shape).write(edited / "mic_000.star")
+    Picks.empty(PIXEL, shape).write(edited / "mic_001.star")
+    job = project.add_external(params={"from_run": run})
+    extracted = extract(project, job)
+    assert project.run(job) == "success", project.text(job + "run.err")
+    assert project.run(extracted) == "success"
+    rows = particles(project, extracted)
+    found = {name: sorted((x, y) for other, x, y, _ in rows if other == name) for name in project.names}
+    assert found[project.names[0]] == sorted((int(a), int(b)) for a, b in zip(x, y))
+    assert found[project.names[1]] == []
+    assert len(found[project.names[2]]) == len(project.coordinates(run, project.names[2])) > 10
+    number, stack = next(image for _, x, y, image in rows if (x, y) == (123, 210)).split("@")
+    box = mrcfile.read(tmp_path / stack).reshape(-1, BOX, BOX)[int(number) - 1]
+    there = project.image(project.names[0])[210 - BOX // 2 : 210 + BOX // 2, 123 - BOX // 2 : 123 + BOX // 2]
+    assert np.corrcoef(-there.ravel(), box.ravel())[0, 1] > 0.95
 
 
 def box_mean(image: np.ndarray, x: float, y: float) -> float:

@@ -1,0 +1,133 @@
+"""An External job that hands on the picks of a run, corrected in ``cryosegnet view``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryosegnet_ext.files.picks import Picks
+
+from .project import PIXEL, SHAPE, Project
+
+pytestmark = pytest.mark.slow
+RUN, JOB = "External/job004/", "External/job005/"
+
+
+def edit(project: Project, stem: str, rows: list[list[float]], run: str = RUN) -> None:
+    x, y, score = np.array(rows, float).reshape(-1, 3).T
+    path = project.folder / run / f"picks_edited/{stem}.star"
+    path.parent.mkdir(exist_ok=True)
+    Picks(x, y, np.full(len(x), np.nan), score, PIXEL, SHAPE).write(path)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with a job of three micrographs: of the second one two picks are left, of the third none."""
+    project = Project(tmp_path, micrographs=3)
+    project.call("--in_mics", project.mics_star, job=RUN)
+    edit(project, "mic_001", [[100, 200, 0.1], [300, 60, 1]])
+    edit(project, "mic_002", [])
+    return project
+
+
+def test_a_job_hands_on_edited_picks(project: Project) -> None:
+    first, second, third = project.names
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, "--threshold", "0.7", job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_SUCCESS"]
+    out, err = project.text(JOB + "run.out"), project.text(JOB + "run.err")
+    assert "2 of 3 micrographs are edited: picks from External/job004/picks_edited" in out and "Traceback" not in err
+    assert "1 edited micrograph has no picks left" in err and third in err
+    assert sorted(project.coordinates(JOB, second).tolist()) == [[100, 200, 0.1], [300, 60, 1]]
+    assert len(project.coordinates(JOB, third)) == 0 < len(project.coordinates(RUN, third))
+    before, after = project.coordinates(RUN, first), project.coordinates(JOB, first)
+    assert np.array_equal(after, before[before[:, 2] >= 0.7]) and 0 < len(after) < len(before)
+    assert "autopick.star" in project.text(JOB + "RELION_OUTPUT_NODES.star")
+    assert (project.folder / JOB / "report.html").is_file() and (project.folder / JOB / "logfile.pdf").is_file()
+
+
+def test_continue_notices_new_edits(project: Project) -> None:
+    words = ("--in_mics", project.mics_star, "--from_run", RUN)
+    project.call(*words, job=JOB)
+    edit(project, "mic_000", [[50, 50, 1]])
+    (project.folder / JOB / "RELION_JOB_EXIT_SUCCESS").unlink()
+    project.call(*words, job=JOB)
+    assert project.coordinates(JOB, project.names[0]).tolist() == [[50, 50, 1]]
+    assert "parameters were changed" in project.text(JOB + "run.err")
+
+
+def test_names_that_do_not_match_are_said(project: Project) -> None:
+    """Another motion correction of the same movies, which lacks one and has one more."""
+    for name in project.names[:2]:
+        other = project.folder / name.replace("job002", "job009")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(project.folder / name, other)
+    shutil.copy(project.folder / project.names[2], other.with_name("new.mrc"))
+    names = [name.replace("job002", "job009") for name in project.names[:2]]
+    project.write_star([*names, str(Path(names[0]).with_name("new.mrc"))])
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_SUCCESS"]
+    err = project.text(JOB + "run.err")
+    assert "1 of 3 micrographs not handed on" in err and "new.mrc" in err
+    assert "the edits of 1 micrograph of External/job004 are not handed on" in err and "mic_002.mrc" in err
+    assert len(project.coordinates(JOB, names[1])) == 2
+    failed = json.loads(project.text(JOB + "summary.json"))["micrographs"]
+    assert [one["name"] for one in failed if one["status"] == "failed"] == [str(Path(names[0]).with_name("new.mrc"))]
+    assert len(project.coordinates(JOB, str(Path(names[0]).with_name("new.mrc")))) == 0
+
+
+def test_another_data_set_or_size_is_an_error(project: Project) -> None:
+    star = project.folder / "others.star"
+    star.write_text("data_\nloop_\n_rlnMicrographName\nM/other.mrc\n")
+    project.call("--in_mics", "others.star", "--from_run", RUN, job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_FAILURE"]
+    assert "the first is called M/other.mrc here" in project.text(JOB + "run.err")
+    project.write(project.names[0], np.random.default_rng(0).normal(size=(100, 100)))
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, job="External/job006/")
+    err = project.text("External/job006/run.err")
+    assert len(project.coordinates("External/job006/", project.names[0])) == 0
+    assert "100 rows and 100 columns, and the run picked one of 512 and 640" in project.text(
+        "External/job006/summary.json"
+    ), err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--from_run", RUN, "--in_coords", RUN], "no 'Input coordinates'"),
+        (["--from_run", JOB], "folder of this job"),
+        (["--from_run", "nowhere/"], "does not exist"),
+        (["--no_edits", "Yes"], "go with from_run"),
+        (["--from_run", "Micrographs/"], "does not exist"),
+        (["--from_run", "CtfFind/"], "nothing was picked into this folder"),
+    ],
+)
+def test_wrong_parameters_are_said(project: Project, words: list[str], text: str) -> None:
+    project.call("--in_mics", project.mics_star, *words, job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_FAILURE"]
+    err = project.text(JOB + "run.err")
+    assert text in err and "Traceback" not in err
+
+
+def test_damaged_edits_get_no_picks_and_are_named(project: Project) -> None:
+    (project.folder / RUN / "picks_edited/mic_001.star").write_text("data_\n")
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_SUCCESS"]
+    assert "the edited picks of 1 micrograph cannot be used" in project.text(JOB + "run.err")
+    assert len(project.coordinates(JOB, project.names[1])) == 0
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, "--no_edits", "Yes", job="External/job006/")
+    assert np.array_equal(
+        project.coordinates(RUN, project.names[1]), project.coordinates("External/job006/", project.names[1])
+    )
+
+
+def test_a_job_that_does_not_use_edits_says_so(project: Project) -> None:
+    """Continue of the edited job, and its coordinates as input of another."""
+    project.call("--in_mics", project.mics_star, job=RUN)
+    project.call("--in_coords", RUN + "autopick.star", job=JOB)
+    for job in (RUN, JOB):
+        assert "2 micrographs were edited in" in project.text(job + "run.err"), job
+        assert "from_run" in project.text(job + "run.err")
