@@ -132,11 +132,11 @@ def _about(session: ViewSession) -> str:
     many = plural(len(session.micrographs), "micrograph")
     if session.audit is None:
         words = [f"{many}; saved picks go to {session.target}"]
-        if not session.blank:
+        if session.hand_on:
             from ..report.command import in_words
 
             words.append("to hand on the picks that you see:")
-            words += [f"  {in_words(one, session.data['threshold'])}" for one in session.data["commands"]]
+            words += [f"  {in_words(one, session.data['threshold'])}" for one in session.hand_on]
         return "\n".join(words)
     audit = session.audit
     return f"{many}; {audit.judged} of {plural(audit.total, 'unlabelled pick')} judged; verdicts go to {audit.path}"

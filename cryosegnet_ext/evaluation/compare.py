@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError, UsageError, plural
-from ..files.diameter import Diameter
+from ..files.diameter import Diameter, to_pixels
 from ..files.inputs import expand_inputs
 from ..files.labels import label_files
 from ..files.micrograph import read_micrograph
 from ..files.picks import Picks
+from ..runs.edited_picks import FOLDER, edited_files
+from ..runs.finished import FinishedRun, open_finished, run_holding
 from . import remarks
 from .cryoppp import flipped
 from .measures import SetScore, Shape, score_set
@@ -94,6 +98,8 @@ def compare(options: EvaluationOptions) -> Evaluation:
     if options.limit is not None:
         labels = dict(list(labels.items())[: options.limit])
     sets = {name: read_set(path, labels, options.pixel_size) for name, path in options.sets.items()}
+    for name, path in options.sets.items():
+        sets[name].notes += _on_edits(path)
     return score(labels, sets, options, found.notes)
 
 
@@ -112,7 +118,12 @@ def score(
         raise CryoSegNetError(f"{options.labels}: the labels contain no particles; give labels with particles.")
     pixel_size, note = _pixel_size(labels, options)
     notes += [note] if note else []
-    diameter, origin = diameter_px(labels, options.diameter, pixel_size)
+    runs = [run for path in (options.labels, *options.sets.values()) if (run := _run_of(path)) is not None]
+    if pixel_size is None:
+        # One run whose micrographs all have the same pixel size knows it as well.
+        sizes = {record.pixel_size for run in runs for record in run.done}
+        pixel_size = sizes.pop() if len(sizes) == 1 else None
+    diameter, origin = diameter_px(labels, options.diameter, pixel_size, runs)
     reach = options.max_distance * diameter
     known = _known_shapes(labels, sets)
     guessed = sum(stem not in known for stem in labels)
@@ -181,8 +192,10 @@ def _known_shapes(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> d
     return found
 
 
-def diameter_px(labels: Mapping[str, Picks], given: Diameter | None, pixel_size: float | None) -> tuple[float, str]:
-    """The particle diameter in pixels, and where it comes from.
+def diameter_px(
+    labels: Mapping[str, Picks], given: Diameter | None, pixel_size: float | None, runs: Sequence[FinishedRun] = ()
+) -> tuple[float, str]:
+    """The particle diameter in pixels, and where it comes from: given, of the labels, or of a run that is judged.
 
     Raises
     ------
@@ -198,9 +211,35 @@ def diameter_px(labels: Mapping[str, Picks], given: Diameter | None, pixel_size:
         return given.in_pixels(pixel_size), "as given"
     sizes = np.concatenate([np.zeros(0), *(p.diameter_px for p in labels.values())])
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    for run in runs if not len(sizes) else ():
+        found = run.diameters.get(pixel_size is not None)
+        if found is not None:
+            return to_pixels(found, pixel_size), f"the run {run.output}"
     if not len(sizes):
         raise UsageError("the labels have no particle diameter; add --diameter, in angstrom or as 108px")
     return float(np.median(sizes)), "the labels' median"
+
+
+def _run_of(path: Path) -> FinishedRun | None:
+    """The run in whose folder a file or folder of picks lies."""
+    output = run_holding(path)
+    with suppress(CryoSegNetError):
+        return None if output is None else open_finished(output)
+    return None
+
+
+def _on_edits(path: Path) -> list[str]:
+    """A remark if the picks of a run are judged that was edited: the edits would make the program look better."""
+    output = run_holding(path)
+    if output is None or FOLDER in Path(os.path.abspath(path)).relative_to(output).parts[:1]:
+        return []
+    edited = len(edited_files(output / FOLDER))
+    if not edited:
+        return []
+    return [
+        f"{plural(edited, 'micrograph')} of this run {'is' if edited == 1 else 'are'} edited; what the program picked "
+        f"is judged, not the edits: give {output / FOLDER} to judge those."
+    ]
 
 
 def extent(labels: Mapping[str, Picks], diameter: float) -> Shape:

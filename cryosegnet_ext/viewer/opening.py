@@ -120,6 +120,7 @@ def _session_of(
     # The page is not sent by mail, so it may be larger.
     chosen = select_for_page(records, MOST_MICROGRAPHS, _CANDIDATE_BYTES)
     data = pack(run, pictures=False, chosen=chosen, room=_CANDIDATE_BYTES)
+    hand_on: list[dict[str, Any]] = []
     if audit is None:
         own = target.resolve() == (run.output / FOLDER).resolve()
         hand_on = [in_folder(one, str(run.output)) for one in edits_commands(None if own else str(target))]
@@ -133,7 +134,9 @@ def _session_of(
     ]
     sizes = [record.diameter for record in shown if record.diameter]
     typical = float(np.median(sizes)) if sizes else float(run.settings.get("diameter") or 100.0)
-    return ViewSession(micrographs, data, target, typical, suffixes, blank=False, output=run.output, audit=audit)
+    session = ViewSession(micrographs, data, target, typical, suffixes, blank=False, output=run.output, audit=audit)
+    session.hand_on = hand_on
+    return session
 
 
 def open_micrographs(

@@ -84,6 +84,8 @@ class ViewSession:
         self.suffixes = tuple(suffixes)
         self.blank = blank
         self.audit = audit
+        #: Commands of the page that hand on what it shows.
+        self.hand_on: list[dict[str, Any]] = []
         self._output = output
         self._tiles = TileRenderer(self._read, lambda number: self.micrographs[number].pixel_size)
         self._saving = threading.Lock()

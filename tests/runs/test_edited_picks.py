@@ -13,6 +13,7 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.files.picks import Picks, read_picks
 from cryosegnet_ext.runs.edited_picks import EditedPicks, edited_file
 from cryosegnet_ext.runs.finished import open_finished
+from cryosegnet_ext.viewer.session import ViewSession
 from tests.report.runs import make_run
 
 NAMES = ["a.mrc", "b.mrc", "c.mrc", "d.mrc"]
@@ -165,3 +166,38 @@ def test_the_page_of_report_says_that_it_shows_no_edits(out: Path, capsys: pytes
     assert "2 micrographs of this run are edited" in capsys.readouterr().out
     assert main(["report", str(out), "--write-picks", str(out / "picks_edited")]) == 3
     assert "never overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["", "picks"])
+def test_evaluate_judges_the_program_and_knows_the_diameter_of_the_run(
+    out: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """With the edits as labels, picks that have those edits would all be right."""
+    assert main(["evaluate", "--labels", str(out / "picks_edited"), str(out / what)]) == 0
+    said = capsys.readouterr().out
+    assert "2 micrographs of this run are edited; what the program picked is judged, not the edits" in said
+    assert f"the run {out}" in said
+
+
+def test_view_shows_the_commands_that_hand_on_the_edits(out: Path, tmp_path: Path) -> None:
+    from cryosegnet_ext.cli.view import _about
+    from cryosegnet_ext.viewer.opening import open_audit, open_run
+
+    def text(session: ViewSession) -> list[str]:
+        commands = session.data["commands"]
+        return ["".join(p if isinstance(p, str) else f"<{p['value']}>" for p in one["parts"]) for one in commands]
+
+    assert text(open_run(out)) == [
+        f"cryosegnet report {out} --threshold <threshold><sizes> --write-picks {out}/picks_chosen",
+        f"cryosegnet export {out} --to box -o boxes",
+        f"cryosegnet-relion, from_run: {out}, threshold: <threshold>",
+        "cryosegnet-cryosparc pick --project P1 --workspace W1 --exposures J12:exposures "
+        f"--from-run {out} --threshold <threshold>",
+    ]
+    other = open_run(out, tmp_path / "my edits")
+    assert all("my edits" in one for one in text(other))
+    assert (
+        f"  CryoSPARC: cryosegnet-cryosparc pick --project P1 --workspace W1 --exposures J12:exposures --from-run {out}"
+        in _about(other)
+    )
+    assert "hand on" not in _about(open_audit(out, out / "picks_edited", diameter=20))
