@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+
+#: What libraries say when memory runs out: the loader of libraries, PyTorch's allocator (two), threads, and oneDNN.
+_OUT_OF_MEMORY = re.compile(
+    r"failed to map segment from shared object$|cannot allocate memory|can't allocate memory|not enough memory"
+    r"|can't start new thread|could not create a primitive|std::bad_alloc",
+    re.IGNORECASE,
+)
 
 
 class CryoSegNetError(Exception):
@@ -14,6 +23,41 @@ class CryoSegNetError(Exception):
 
 class UsageError(CryoSegNetError):
     """An option that makes no sense, does not go with another, or names what does not exist; commands end with 1."""
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out: by this error, or by one that it came from. That of a GPU is not known here."""
+    while error is not None:
+        said = isinstance(error, ImportError | RuntimeError | OSError) and _OUT_OF_MEMORY.search(str(error).strip())
+        if said or isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """A block in which running out of memory becomes a sentence, as under ``ulimit -v`` or the limit of a job.
+
+    Raises
+    ------
+    CryoSegNetError
+        Memory ran out.
+    """
+    try:
+        yield
+    except CryoSegNetError:
+        raise
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise CryoSegNetError(memory_sentence(error)) from error
+
+
+def memory_sentence(error: BaseException) -> str:
+    """What to tell of an error for which `out_of_memory` is true."""
+    why = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":.")[:150]
+    return f"memory ran out ({why}): give the job more (`ulimit -v`, the queue's limit), or run fewer jobs at a time"
 
 
 def plural(count: int, noun: str) -> str:

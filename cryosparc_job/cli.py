@@ -15,7 +15,7 @@ from cryosegnet_ext.cli.edits import add_edits, edits_of
 from cryosegnet_ext.cli.logs import shown
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
 from cryosegnet_ext.cli.readers import above_zero
-from cryosegnet_ext.errors import CryoSegNetError, UsageError, plural
+from cryosegnet_ext.errors import CryoSegNetError, UsageError, memory_explained, plural
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, open_engine
 from .connection import require_client
@@ -47,7 +47,8 @@ _EPILOG = f"{_LOGIN}\n\n{_EXIT_CODES}"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        return program().run(list(sys.argv[1:] if argv is None else argv))
+        with memory_explained():
+            return program().run(list(sys.argv[1:] if argv is None else argv))
     except CryoSegNetError as error:
         log.error("%s", error)
         return NOTHING_DONE

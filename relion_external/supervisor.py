@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, memory_explained
 from cryosegnet_ext.runs.folder import log_error
 from cryosegnet_ext.runs.stopping import SIGNALS, Stopped, listening
 
@@ -157,13 +157,12 @@ def _run_child(parent: int, folder: Path, work: Callable[[], int]) -> None:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _kill_with(parent)
-        code = work()
+        with memory_explained():
+            code = work()
     except CryoSegNetError as error:
         log.error(str(error))
     except Stopped:
         code = STOPPED
-    except MemoryError:
-        log.error("memory ran out: run fewer jobs at a time, or ask the queue for more memory.")
     except ImportError as error:
         log_error(folder, "the job", traceback.format_exc())
         log.error(f"a part of the installation does not load ({error}): `cryosegnet doctor` says what is missing.")

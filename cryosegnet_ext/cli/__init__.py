@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, memory_explained
 from .logs import shown, silence
 from .parsing import DONE, NOTHING_DONE, STOPPED, Command, Program
 
@@ -45,7 +45,8 @@ _EXIT_CODES = """exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        code = program().run(list(sys.argv[1:] if argv is None else argv))
+        with memory_explained():
+            code = program().run(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout is not None:  # a service may have none
             sys.stdout.flush()
         return code

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, out_of_memory
 
 T = TypeVar("T")
 
@@ -16,11 +16,7 @@ OutOfMemoryError: type[BaseException] = getattr(torch, "OutOfMemoryError", torch
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU (where PyTorch raises a RuntimeError)."""
-    if isinstance(error, OutOfMemoryError | MemoryError):
-        return True
-    # the CPU's allocator has two messages
-    said = ("not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    return isinstance(error, OutOfMemoryError) or out_of_memory(error)
 
 
 def with_less(work: Callable[[int], T], size: int, least: int, what: str, device: torch.device) -> T:

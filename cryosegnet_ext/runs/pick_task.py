@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, memory_sentence, out_of_memory
 from ..files.diameter import Diameter
 from ..files.inputs import Input, file_identity
 from ..files.inside import check_stem
@@ -191,6 +191,8 @@ def failed(record: Record, error: Exception, path: Path | None = None) -> PickOu
     """The outcome of a failure; an unexpected error has its traceback in ``log``."""
     if isinstance(error, CryoSegNetError):
         return PickOutcome(refused(record, without_name(str(error), record.name, path)))
+    if out_of_memory(error):
+        return PickOutcome(refused(record, memory_sentence(error)))
     text = f"unexpected error {type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     return PickOutcome(refused(record, text), log=((record.name, trace),))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from ...errors import CryoSegNetError
+from ...errors import CryoSegNetError, memory_explained
 from ...files.inputs import Input
 from ..diameter import Estimate, estimate
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
@@ -26,7 +26,8 @@ def _picker(run: str, make: MakePicker, device: str) -> MicrographPicker:
     with _LOADING:
         if run not in _PICKERS:
             _PICKERS.clear()
-            _PICKERS[run] = make(device)
+            with memory_explained():
+                _PICKERS[run] = make(device)
         return _PICKERS[run]
 
 

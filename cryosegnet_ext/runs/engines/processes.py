@@ -14,6 +14,7 @@ import logging.handlers
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -24,7 +25,7 @@ from multiprocessing import connection
 from typing import Any
 
 from ...cores import usable_cores
-from ...errors import CryoSegNetError, UsageError, plural
+from ...errors import CryoSegNetError, UsageError, memory_explained, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, Looked, estimate, unheard
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, refused
@@ -286,7 +287,6 @@ def _cause(code: int | None) -> str:
 def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
     """The work of a process: load the models, then pick the micrographs that come."""
     leave_to_owner()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     owner = _Owner(pipe)
@@ -295,10 +295,12 @@ def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
     logging.getLogger(__name__.partition(".")[0]).setLevel(logging.DEBUG)
     with contextlib.suppress(EOFError, OSError):
         try:
-            import cv2
+            with memory_explained():
+                threading.Thread(target=_end_with_parent, daemon=True).start()
+                import cv2
 
-            cv2.setNumThreads(threads)
-            picker = make(device)
+                cv2.setNumThreads(threads)
+                picker = make(device)
         except CryoSegNetError as error:
             owner.send("refused", error)
             return
@@ -307,7 +309,12 @@ def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
             owner.send("refused", CryoSegNetError(f"{text}; please report it:\n{traceback.format_exc()}"))
             return
         owner.send("ready", dict(picker.settings), picker.needs_diameter)
-        _serve(pipe, owner, picker)
+        try:
+            with memory_explained():
+                _serve(pipe, owner, picker)
+        except CryoSegNetError as error:
+            log.error(str(error))
+            sys.exit(1)
 
 
 class _Owner(logging.handlers.QueueHandler):

@@ -72,8 +72,8 @@ class SerialEngine(LocalEngine):
     def submit(self, task: PickTask) -> None:
         """Take a task; reading it begins in the background."""
         if self._reader is None:
-            self._reader = Prefetcher(PickTask.read, iter(self._to_read.get, None), 1, "read micrographs")
-            self._reader.__enter__()
+            reader = Prefetcher(PickTask.read, iter(self._to_read.get, None), 1, "read micrographs")
+            self._reader = reader.__enter__()
         self._tasks.append(task)
         self._to_read.put(task)
 
