@@ -20,7 +20,17 @@ from .pack import pack
 
 NAME = "report.html"
 _SCRIPTS = (
-    *("model.js", "charts.js", "draw.js", "stage.js", "picture.js", "help.js", "gallery.js", "particles.js"),
+    *(
+        "model.js",
+        "charts.js",
+        "scatter.js",
+        "draw.js",
+        "stage.js",
+        "picture.js",
+        "help.js",
+        "gallery.js",
+        "particles.js",
+    ),
     "controls.js",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,50 @@ def test_sizes_limit_the_picks(page: Watched, out: Path) -> None:
     command = p.locator("#commands code").first.inner_text()
     assert f"--min-diameter {low + 12} --max-diameter 45" in command
     assert "without the size limits" in p.locator("#commands .note").nth(1).inner_text()
+
+
+def test_a_brush_on_scores_and_sizes_chooses_picks_and_becomes_limits(page: Watched, out: Path) -> None:
+    p = page.page
+    box = p.locator("#chart-scatter").bounding_box()
+
+    def place(across: float, score: float) -> tuple[float, float]:
+        left, right, top, bottom = (
+            box["x"] + 40,
+            box["x"] + box["width"] - 8,
+            box["y"] + 6,
+            box["y"] + box["height"] - 18,
+        )
+        return left + across * (right - left), bottom - score * (bottom - top)
+
+    picture = p.locator(".card canvas").nth(3).evaluate("(c) => c.toDataURL()")
+    p.mouse.move(*place(0.3, 0.31))
+    p.mouse.down()
+    p.mouse.move(*place(0.7, 0.8), steps=5)
+    p.mouse.up()
+    page.until("document.getElementById('brush-about').textContent.includes('candidates on')")
+    page.settle()
+    assert p.locator(".card canvas").nth(3).evaluate("(c) => c.toDataURL()") != picture
+    text = p.locator("#brush-about").inner_text()
+    low, high, smallest, largest = map(float, re.search(r"score (\S+) to (\S+), (\d+) to (\d+) ", text).groups())  # type: ignore[union-attr]
+    assert abs(low - 0.31) < 0.03 and abs(high - 0.8) < 0.03
+    chosen = expected(out, low, smallest, largest) - expected(out, high + 0.001, smallest, largest)
+    assert abs(int(text.split(" candidates")[0].replace("\u2009", "")) - chosen) <= 2
+    limits = f"--threshold {low:g} --min-diameter {smallest:g} --max-diameter {largest:g}"
+    assert limits in p.locator("#brush-command code").inner_text()
+    p.locator("#chips button", has_text="In the choice").click()
+    assert "of" in p.locator("#pages").inner_text() or p.locator(".card").count() > 0
+    p.locator("#brush-take").click()
+    page.settle()
+    assert page.count() == expected(out, low, smallest, largest) and not p.locator("#brush-tools").is_visible()
+    assert limits in p.locator("#commands code").first.inner_text()
+    # By keyboard: the first arrow takes the limits, the next ones move and stretch them.
+    p.locator("#chart-scatter").focus()
+    for key in ("ArrowRight", "ArrowRight", "Shift+ArrowRight", "ArrowDown"):
+        p.keyboard.press(key)
+    text = p.locator("#brush-about").inner_text()
+    assert f"{smallest + 1:g} to {largest + 2:g} " in text and f"score {low - 0.01:g} to" in text
+    p.keyboard.press("Escape")
+    page.until("document.getElementById('brush-tools').hidden")
 
 
 def test_everything_by_keyboard(page: Watched) -> None:

@@ -163,6 +163,7 @@ function drawCharts() {
   drawSeries();
   drawScores();
   drawSizes();
+  drawScatter();
   if (data.columns.length) drawColumn();
 }
 
@@ -203,8 +204,10 @@ function startCharts() {
   };
   score.addEventListener("pointerdown", drag);
   score.addEventListener("pointermove", drag);
-  at("score-note").textContent = "(square-root scale; click to set the threshold)";
-  at("size-note").textContent = `(${unit}, at this threshold)`;
+  at("score-note").title = "Square-root scale; a click sets the threshold";
+  at("size-note").title = "At this threshold";
+  at("score-note").textContent = "(click: threshold)";
+  at("size-note").textContent = `(${unit})`;
   for (const c of data.columns) at("column").add(new Option(c.label, c.key));
   at("figure-column").hidden = !data.columns.length;
   at("column").addEventListener("change", drawColumn);

@@ -85,45 +85,51 @@ function showControls() {
 }
 
 function showCommands(t) {
-  let sizeText = "";
-  if (state.lo > sizes.low) sizeText += ` --min-diameter ${state.lo}`;
-  if (state.hi < sizes.high) sizeText += ` --max-diameter ${state.hi}`;
   for (const row of at("commands").children) {
-    const code = row.querySelector("code");
-    code.replaceChildren(...row.parts.map((part) => {
-      if (typeof part === "string") return document.createTextNode(part);
-      const b = document.createElement("b");
-      b.textContent = part.value === "threshold" ? tidy(t) : sizeText;
-      return b;
-    }));
-    // The threshold is what changes: it must be in sight.
-    const bold = code.querySelector("b");
-    if (bold) code.scrollLeft = Math.max(0, bold.offsetLeft - code.offsetLeft + bold.offsetWidth + 60 - code.clientWidth);
+    fillCommand(row, t, state.lo, state.hi);
     row.querySelector(".note").textContent = limited() && !row.parts.some((p) => p.value === "sizes") ? "(without the size limits)" : "";
   }
 }
 
+function fillCommand(row, t, low, high) {
+  let sizeText = "";
+  if (low > sizes.low) sizeText += ` --min-diameter ${low}`;
+  if (high < sizes.high) sizeText += ` --max-diameter ${high}`;
+  const code = row.querySelector("code");
+  code.replaceChildren(...row.parts.map((part) => {
+    if (typeof part === "string") return document.createTextNode(part);
+    const b = document.createElement("b");
+    b.textContent = part.value === "threshold" ? tidy(t) : sizeText;
+    return b;
+  }));
+  // The threshold is what changes: it must be in sight.
+  const bold = code.querySelector("b");
+  if (bold) code.scrollLeft = Math.max(0, bold.offsetLeft - code.offsetLeft + bold.offsetWidth + 60 - code.clientWidth);
+}
+
 function makeCommands() {
-  for (const command of data.commands) {
-    const row = document.createElement("div");
-    row.className = "command";
-    row.parts = command.parts;
-    const label = document.createElement("span");
-    label.className = "label";
-    label.textContent = command.label;
-    const code = document.createElement("code");
-    code.tabIndex = 0;
-    code.setAttribute("aria-label", command.label);
-    const note = document.createElement("span");
-    note.className = "note quiet";
-    const copy = document.createElement("button");
-    copy.type = "button";
-    copy.textContent = "Copy";
-    copy.setAttribute("aria-label", `Copy the command: ${command.label}`);
-    copy.addEventListener("click", () => copyText(code, copy));
-    row.append(label, code, note, copy);
-    at("commands").append(row);
-  }
+  at("commands").append(...data.commands.map(commandRow));
+}
+
+function commandRow(command) {
+  const row = document.createElement("div");
+  row.className = "command";
+  row.parts = command.parts;
+  const label = document.createElement("span");
+  label.className = "label";
+  label.textContent = command.label;
+  const code = document.createElement("code");
+  code.tabIndex = 0;
+  code.setAttribute("aria-label", command.label);
+  const note = document.createElement("span");
+  note.className = "note quiet";
+  const copy = document.createElement("button");
+  copy.type = "button";
+  copy.textContent = "Copy";
+  copy.setAttribute("aria-label", `Copy the command: ${command.label}`);
+  copy.addEventListener("click", () => copyText(code, copy));
+  row.append(label, code, note, copy);
+  return row;
 }
 
 async function copyText(code, button) {
@@ -196,6 +202,7 @@ function start() {
   startGallery();
   startStage();
   startPicture();
+  startScatter();
   startParticles();
   startHelp();
   if (view) { startEditing(); startHistory(); }

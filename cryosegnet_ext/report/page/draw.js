@@ -51,6 +51,7 @@ function drawPicks(ctx, m, scale, left, top, line) {
     ctx.lineWidth = line + 1.2; ctx.strokeStyle = "rgba(0,0,0,.45)"; ctx.stroke(path);
     ctx.lineWidth = line; ctx.strokeStyle = SHADES[shade]; ctx.stroke(path);
   });
+  drawBrushed(ctx, m, scale, left, top, line);
 }
 
 // A length bar of a round number of nanometres (angstrom, pixels), bottom left.

@@ -8,6 +8,7 @@ const SORTS = {
   fewest: ["fewest picks", (a, b) => a.count - b.count || a.i - b.i],
   false: ["most expected to be false", (a, b) => (b.expectedFalse === null ? -1 : b.expectedFalse) - (a.expectedFalse === null ? -1 : a.expectedFalse) || a.i - b.i],
   scores: ["lowest scores", (a, b) => (a.score === null ? 2 : a.score) - (b.score === null ? 2 : b.score) || a.i - b.i],
+  brush: ["most in the choice", (a, b) => (b.brushed || 0) - (a.brushed || 0) || a.i - b.i],
   name: ["name", (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true })],
 };
 const number = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u2009");
@@ -16,6 +17,7 @@ function listMicrographs() {
   const all = gallery.filter === "all" ? [...micrographs, ...failures]
     : gallery.filter === "edited" ? micrographs.filter((m) => edits.has(m.i))
     : gallery.filter === "failed" ? failures
+    : gallery.filter === "brush" ? micrographs.filter((m) => m.brushed)
     : micrographs.filter((m) => m.flag === gallery.filter);
   const wanted = gallery.search.toLowerCase();
   gallery.list = all.filter((m) => !wanted || m.name.toLowerCase().includes(wanted));
@@ -152,6 +154,7 @@ function showChips() {
   const chips = [["all", "All", data.micrographs.name.length + failures.length]];
   for (const [flag, [label]] of Object.entries(FLAGS)) if (counts[flag]) chips.push([flag, label, counts[flag]]);
   if (edits.size && !(view && view.audit)) chips.push(["edited", view && view.blank ? "Labelled" : "Edited", edits.size]);
+  if (brush.box) chips.push(["brush", "In the choice", brush.micrographs]);
   if (!chips.some(([flag]) => flag === gallery.filter)) gallery.filter = "all";
   const parent = at("chips");
   const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.flag : null;
