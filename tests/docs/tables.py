@@ -41,7 +41,16 @@ RUN_WITHOUT: Mapping[str, tuple[str, str]] = {
 
 #: Pages with commands, in two parts, so that two processes can share the work: those whose commands need a host,
 #: several processes or a training, and the others.
-PAGES = ("README.md", "evaluate.md", "facilities.md", "formats.md", "install.md", "report.md", "simulation.md")
+PAGES = (
+    "README.md",
+    "evaluate.md",
+    "facilities.md",
+    "formats.md",
+    "install.md",
+    "report.md",
+    "simulation.md",
+    "will_it_work.md",
+)
 PAGES_OF_HOSTS = ("cluster.md", "cryosparc.md", "relion.md", "training.md")
 
 #: Pages with a test of their own, which runs their code as shell scripts (`tests/docs/test_docs.py`).
@@ -70,7 +79,7 @@ ADDED: Mapping[str, str] = {
 }
 
 #: Page -> word in a command -> another: fewer of what the command makes many of.
-FEWER: Mapping[str, Mapping[str, str]] = {"simulation.md": {"20": "2"}}
+FEWER: Mapping[str, Mapping[str, str]] = {"simulation.md": {"20": "2"}, "will_it_work.md": {"20": "2"}}
 
 #: page -> a word of its commands -> what makes the files that the word names.
 WORLD: Mapping[str, Mapping[str, Builder]] = {
@@ -144,6 +153,7 @@ WORLD: Mapping[str, Mapping[str, Builder]] = {
         "map.mrc": density("map.mrc"),
         "1abc.pdb": model("1abc.pdb"),
     },
+    "will_it_work.md": {"3j9i.cif.gz": model("3j9i.cif.gz")},
 }
 
 #: page -> a micrograph of a data set that grows: one more before every command but the first.
