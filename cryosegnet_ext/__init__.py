@@ -5,7 +5,7 @@ Examples
 >>> from cryosegnet_ext import Picker, read_micrograph
 >>> picker = Picker()
 >>> picks = picker.pick(read_micrograph("mic_001.mrc"))
->>> picks.above(0.5).write("mic_001.star")
+>>> picks.write("mic_001.star")
 
 The names below are imported on first use, so that ``cryosegnet --help`` does not wait for torch.
 """

@@ -24,7 +24,7 @@ saved, so nothing is picked again; they equal those of `cryosegnet pick --thresh
 _EPILOG = """examples:
   cryosegnet report picked
   cryosegnet report picked --star CtfFind/job003/micrographs_ctf.star
-  cryosegnet report picked --threshold 0.63 --min-diameter 90 --write-picks picks_063"""
+  cryosegnet report picked --threshold 0.3 --min-diameter 90 --write-picks picks_chosen"""
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
