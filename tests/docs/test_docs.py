@@ -71,6 +71,13 @@ def test_python_in_the_documentation_names_what_exists(name: str, code: str) -> 
             inspect.signature(function).bind(*node.args, **given)
 
 
+def test_extras_are_spelled_as_they_can_be_installed() -> None:
+    """The package is in no index, and brackets without quotes are a pattern of the shell's."""
+    for page in PAGES:
+        for words in re.findall(r"pip install (\S*\[[a-z,]+\]\S*)", page.read_text()):
+            assert re.match(r"'\.\[[a-z,]+\]'", words), f"{page.name}: pip install {words}"
+
+
 # The tutorial, as a newcomer types it
 
 
