@@ -83,7 +83,7 @@ class ClusterEngine(Engine):
                 f"Dask is not installed ({error}); pip install 'cryosegnet-ext[cluster]' brings it"
             ) from error
         # Lost connections and jobs are reported by us, in a sentence.
-        for name in ("distributed", "tornado.application"):
+        for name in ("distributed", "distributed.client", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._distributed = distributed
         self._patience = patience
@@ -320,7 +320,8 @@ class ClusterEngine(Engine):
             return
         self._looked = now
         with contextlib.suppress(Exception):
-            there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+            # Not `scheduler_info`: what it returns may have been replaced meanwhile by a summary without workers.
+            there = set(self._client.sync(self._client.scheduler.identity)["workers"])
             self.restarts += len(self._seen - there)
             self._seen = there
             self.workers = len(there)
