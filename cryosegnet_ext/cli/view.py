@@ -36,6 +36,7 @@ The page can be opened on this machine only, at an address with a random token. 
 _EPILOG = """examples:
   cryosegnet view picked
   cryosegnet view --micrographs Micrographs/ -o labels
+  cryosegnet view picked --compare topaz/
   cryosegnet view picked --audit labels/
   cryosegnet view picked --port 8090 --no-browser"""
 
@@ -47,6 +48,13 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add("folder", metavar="DIR", type=Path, nargs="?", help="output folder of cryosegnet pick, or of a RELION job")
     add(
         "--micrographs", metavar="INPUT", nargs="+", help="micrographs without picks: files, folders, globs, STAR files"
+    )
+    add(
+        "--compare",
+        metavar="OTHER",
+        type=Path,
+        help="show other picks over these, and count the common ones: the folder of another run, or a file or folder "
+        "of STAR, BOX, CBOX, CSV or .cs files",
     )
     add("--audit", metavar="LABELS", type=Path, help="judge the picks that lie at none of these labels")
     add("--audit-file", metavar="FILE", type=Path, help="where the verdicts are kept (default: DIR/audit.json)")
@@ -93,6 +101,10 @@ def main(args: argparse.Namespace) -> int:
             "at the micrographs and save picks"
         )
     say(_about(session))
+    if session.comparison is not None:
+        say(f"over them, on {plural(len(session.comparison.tables), 'micrograph')}: {session.comparison.name}")
+        for note in session.comparison.notes:
+            log.warning(note)
     say(f"open:  {server.address}\nCtrl-C ends it.")
     with server, contextlib.ExitStack() as files:
         try:
@@ -121,6 +133,8 @@ def _open_browser(address: str, files: contextlib.ExitStack) -> None:
 def _check_audit(args: argparse.Namespace) -> None:
     if args.audit is None and args.audit_file is not None:
         raise UsageError("--audit-file goes with --audit; add the labels")
+    if args.compare is not None and (args.folder is None or args.audit is not None):
+        raise UsageError("--compare needs the folder of a run, and does not go with --audit")
     if args.audit is not None and args.folder is None:
         raise UsageError("--audit needs the folder of a run")
     if args.audit is not None and args.output is not None:
@@ -148,9 +162,7 @@ def _session(args: argparse.Namespace) -> ViewSession:
     if args.audit is not None:
         return open_audit(args.folder, args.audit, args.audit_file, args.diameter)
     if args.folder is not None:
-        session = open_run(args.folder, args.output, args.format)
-        session.diameter = args.diameter or session.diameter
-        return session
+        return open_run(args.folder, args.output, args.format, compare=args.compare, diameter=args.diameter)
     from ..files.inputs import expand_inputs
 
     options = {"diameter": args.diameter, "pixel_size": args.pixel_size, "suffixes": args.format}

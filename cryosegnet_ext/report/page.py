@@ -98,7 +98,11 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
         What the viewer's server adds. With it the page can edit or judge picks, and asks the server for pictures.
     """
     style = _text("style.css")
-    names = _SCRIPTS if view is None else (*_SCRIPTS, "history.js", "audit.js" if view.get("audit") else "edit.js")
+    names = (
+        _SCRIPTS
+        if view is None
+        else (*_SCRIPTS, "history.js", "compare.js", "audit.js" if view.get("audit") else "edit.js")
+    )
     script = '"use strict";\n(() => {\n' + "\n".join(_text(name) for name in names) + "\nstart();\n})();\n"
     everything = {**data, "view": view, "version": __version__, "created": time.strftime("%Y-%m-%d %H:%M")}
     server = "'self'" if view is not None else ""

@@ -22,6 +22,7 @@ from ..report.pack import pack, select_for_page
 from ..runs.edited_picks import FOLDER
 from ..runs.journal import Record
 from .audit import MAX_DISTANCE, AuditSession, unlabelled
+from .comparison import Comparison, read_comparison
 from .session import ViewedMicrograph, ViewSession
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,14 @@ MOST_MICROGRAPHS = 10_000
 _CANDIDATE_BYTES = 60_000_000
 
 
-def open_run(output: str | Path, target: str | Path | None = None, suffixes: Sequence[str] = ("star",)) -> ViewSession:
+def open_run(
+    output: str | Path,
+    target: str | Path | None = None,
+    suffixes: Sequence[str] = ("star",),
+    *,
+    compare: str | Path | None = None,
+    diameter: float | None = None,
+) -> ViewSession:
     """Open the output folder of a run.
 
     Parameters
@@ -42,16 +50,34 @@ def open_run(output: str | Path, target: str | Path | None = None, suffixes: Seq
         Folder for edited picks (default: ``picks_edited`` in the run's folder).
     suffixes
         Formats to save.
+    compare
+        Folder of another run, or file or folder of picks of any program, to show over these.
+    diameter
+        Of new circles, and of the particles for ``compare``, in the page's unit (default: the run's).
 
     Raises
     ------
     CryoSegNetError
-        Nothing was picked into the folder, or ``target`` holds the run's own files.
+        Nothing was picked into the folder, ``target`` holds the run's own files, or there is nothing to compare.
     """
     run = collect(output, fallback=[CHOOSE])
     target = run.output / FOLDER if target is None else Path(target)
     run.refuse_own_folders(target)
-    return _session_of(run, run.done, target, suffixes)
+    session = _session_of(run, run.done, target, suffixes)
+    session.diameter = diameter or session.diameter
+    if compare is not None:
+        session.comparison = _compared(run, session, compare)
+    return session
+
+
+def _compared(run: RunData, session: ViewSession, path: str | Path) -> Comparison:
+    """Other picks of the session's micrographs."""
+    records = {record.name: record for record in run.done}
+    shown = session.micrographs
+    own = {i: run.candidates(records[m.name])[0].candidates.above(run.threshold) for i, m in enumerate(shown)}
+    shapes = [own[i].shape or (0, 0) for i in range(len(shown))]
+    pixel_sizes = [m.pixel_size for m in shown]
+    return read_comparison(path, [m.name for m in shown], shapes, pixel_sizes, session.diameter, own)
 
 
 def open_audit(

@@ -152,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not hmac.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
             raise _Refused(HTTPStatus.FORBIDDEN, "the token is missing")
         body = self._body()
+        if path == "common":
+            return "application/json", json.dumps(self.server.session.common(*_fields(body, "sets"))).encode()
         match = _ONE.fullmatch(path)
         if match is None or match[1] == "thumbnail":
             raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")

@@ -15,6 +15,7 @@ from ..files.micrograph import Micrograph, read_micrograph
 from ..runs.candidates import read_candidates
 from ..runs.edited_picks import SUFFIXES, edited_file
 from .audit import AuditSession
+from .comparison import Comparison
 from .edits import picks_of, read_rows
 from .tiles import LOWPASS, TileRenderer
 
@@ -86,6 +87,8 @@ class ViewSession:
         self.audit = audit
         #: Commands of the page that hand on what it shows.
         self.hand_on: list[dict[str, Any]] = []
+        #: Picks of another run or program, to show over these.
+        self.comparison: Comparison | None = None
         self._output = output
         self._tiles = TileRenderer(self._read, lambda number: self.micrographs[number].pixel_size)
         self._saving = threading.Lock()
@@ -101,6 +104,7 @@ class ViewSession:
             "target": str(self.target),
             "edited": edited,
             "unreadable": unreadable,
+            "compare": None if self.comparison is None else self.comparison.rows(),
             "audit": None if self.audit is None else self._audited(self.audit),
         }
 
@@ -152,6 +156,12 @@ class ViewSession:
         if self.audit is None:
             raise CryoSegNetError("nothing is audited here.")
         return self.audit.mark(micrograph.stem, pick, verdict)
+
+    def common(self, sets: object) -> dict[str, Any]:
+        """As `Comparison.common`."""
+        if self.comparison is None:
+            raise CryoSegNetError("nothing is compared here.")
+        return self.comparison.common(sets)
 
     def discard(self, number: int) -> dict[str, Any]:
         """Remove the edited picks of a micrograph; the run's own picks stay."""

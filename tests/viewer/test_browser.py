@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cryosegnet_ext.evaluation.matching import agreement
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.runs.candidates import read_candidates
@@ -241,6 +243,73 @@ def test_contrast_inversion_and_low_pass_change_the_picture_and_the_slider_is_th
         assert "undo, also on other micrographs" in page.locator("#help").inner_text()
         page.keyboard.press("Escape")
         watched.until("!document.getElementById('help').open && document.getElementById('large').open")
+        assert watched.complaints == []
+        page.close()
+
+
+def test_two_sets_of_picks_lie_over_each_other_and_the_counts_follow_sliders_and_edits(
+    browser: Any, tmp_path: Path
+) -> None:
+    out = make_run(tmp_path, NAMES, 0.5, count=30)
+    other = make_run(tmp_path, NAMES, 0.8, "other", count=30)
+    for n in (3, 4):
+        (other / "picks" / f"mic_{n}.star").unlink()
+    (other / "picks").rename(tmp_path / "topaz")
+    own = {n: read_candidates(out, f"mic_{n}").candidates for n in range(3)}  # type: ignore[union-attr]
+    session = open_run(out, compare=tmp_path / "topaz")
+
+    def expected(threshold: float) -> list[int]:
+        found = []
+        for n, candidates in own.items():
+            mine, theirs = candidates.above(threshold), read_picks(tmp_path / "topaz" / f"mic_{n}.star")
+            places = np.floor(np.c_[mine.x, mine.y] + 0.5), np.c_[theirs.x, theirs.y]
+            found.append(agreement(*places, 0.3 * session.diameter))
+        right = sum(one.right for one in found)
+        return [right, sum(one.picks for one in found) - right, sum(one.labels for one in found) - right]
+
+    def told(numbers: list[int]) -> str:
+        ids = "['common', 'own', 'other'].map((k) => parseInt(document.getElementById('compare-' + k).innerText))"
+        return f"{ids}.join() === '{','.join(map(str, numbers))}'"
+
+    with serve(session) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        watched.until("document.getElementById('compare-about').textContent.startsWith('on 3 micrographs')")
+        first = expected(0.5)
+        watched.until(told(first))
+        assert first[1] > 3 and "2 of 5 micrographs have no picks there" in page.locator("#compare").inner_text()
+        assert page.locator(".card .false").nth(4).inner_text() == "not in the other set"
+        # Fewer picks here: some are now only in the other set.
+        page.locator("#threshold-number").fill("0.9")
+        watched.until(told(expected(0.9)))
+        assert expected(0.9)[2] > 0
+        page.locator("#threshold-number").fill("0.5")
+        watched.until(told(first))
+        # A rectangle over all of a micrograph leaves the other set alone there.
+        page.locator(".card").first.click()
+        watched.settle()
+        page.keyboard.press("r")
+        page.mouse.move(*at(page, -0.4, -0.4))
+        page.mouse.down()
+        page.mouse.move(*at(page, 95.4, 63.4), steps=4)
+        page.mouse.up()
+        mine = len(own[0].above(0.5))
+        theirs = len(read_picks(tmp_path / "topaz" / "mic_0.star"))
+        watched.until(f"document.getElementById('large-about').textContent.includes('0 common, 0 / {theirs} alone')")
+        page.keyboard.press("u")
+        watched.until(told(first))
+        best = own[0].take([0])
+        page.mouse.move(*at(page, round(best.x[0]), round(best.y[0])))
+        watched.until("document.getElementById('tip').textContent.endsWith(', in both')")
+        assert page.locator("#large-about").inner_text().startswith(f"{mine} picks")
+        page.keyboard.press("Escape")
+        picture = "document.querySelector('.card canvas').toDataURL()"
+        before = page.evaluate(picture)
+        page.locator("#compare-common").click()
+        watched.settle()
+        assert page.locator("#compare-common").get_attribute("aria-pressed") == "false"
+        assert page.evaluate(picture) != before
+        page.locator("#sort").select_option("apart")
         assert watched.complaints == []
         page.close()
 

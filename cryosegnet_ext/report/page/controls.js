@@ -45,6 +45,7 @@ function refresh(quick = false) {
     later = setTimeout(refreshRest, 150);
   } else refreshRest();
   drawCharts();
+  if (view && view.compare) compareAgain();
   if (stage.m) drawStage();
 }
 
@@ -206,6 +207,7 @@ function start() {
   startParticles();
   startHelp();
   if (view) { startEditing(); startHistory(); }
+  if (view && view.compare) startCompare();
   const layout = () => document.documentElement.style.setProperty("--head", `${Math.round(document.querySelector("header").offsetHeight) + 12}px`);
   layout();
   const shape = median(micrographs.filter((m) => m.width).map((m) => m.width / m.height)) || 1;

@@ -36,6 +36,7 @@ function pictureOf(m, ready) {
 
 // Circles of a micrograph's picks; (x, y) -> screen is scale * (x + 0.5) + offset.
 function drawPicks(ctx, m, scale, left, top, line) {
+  if (view && view.compare && drawCompared(ctx, m, scale, left, top, line)) { drawBrushed(ctx, m, scale, left, top, line); return; }
   const paths = SHADES.map(() => null);
   const least = Math.max(1.5, line);
   eachPick(m, (x, y, d, s) => {

@@ -23,6 +23,7 @@ function change(m, picks) {
 
 function afterChange(m) {
   m.count = picksOf(m).length;
+  if (view.compare) compareAgain(m);
   editing.status = "";
   showEditing(m);
   drawStage();

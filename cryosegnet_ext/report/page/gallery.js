@@ -65,6 +65,7 @@ function fillCard(card) {
   const expected = card.querySelector(".false");
   expected.textContent = m.expectedFalse === null ? "" : `${Math.round(100 * m.expectedFalse)} % false`;
   expected.title = m.expectedFalse === null ? "" : `${inPercent(m.expectedFalse)} of the picks are expected to be false`;
+  if (view && view.compare) expected.textContent = inWords(m);
   const defocus = m.values.defocus;
   card.querySelector(".middle").textContent = defocus === undefined || defocus === null ? (m.score === null || m.expectedFalse !== null ? "" : `score ${m.score.toFixed(2)}`) : `${defocus.toFixed(1)} µm`;
   card.setAttribute("aria-label", `${m.name}: ${m.count} ${m.count === 1 ? "pick" : "picks"}${expected.title ? `, ${inPercent(m.expectedFalse)} expected to be false` : ""}${m.flag ? `, ${FLAGS[m.flag][0]}` : ""}`);

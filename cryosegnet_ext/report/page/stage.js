@@ -97,8 +97,10 @@ function pickAt(m, x, y) {
 function hover(event) {
   const m = stage.m;
   if (!m || stage.hide || !m.width) return;
-  const pick = pickAt(m, ...toMicrograph(event.offsetX, event.offsetY))[1];
-  showTip(event, pick ? `score ${pick.s.toFixed(2)}, ${Number.isFinite(pick.d) && pick.d > 0 ? `${short(pick.d)} ${unit}` : "size not known"}` : "");
+  const place = toMicrograph(event.offsetX, event.offsetY);
+  const [k, pick] = pickAt(m, ...place);
+  const text = pick ? `score ${pick.s.toFixed(2)}, ${Number.isFinite(pick.d) && pick.d > 0 ? `${short(pick.d)} ${unit}` : "size not known"}` : "";
+  showTip(event, text + (view && view.compare ? comparedTip(m, ...place, k) : ""));
 }
 
 // Tiles of the coarsest level that is sharp on this screen.
@@ -130,6 +132,7 @@ function describe(m) {
   if (m.expectedFalse !== null && !edits.has(m.i)) facts.push(`${inPercent(m.expectedFalse)} expected to be false`);
   if (m.score !== null && !edits.has(m.i)) facts.push(`median score ${m.score.toFixed(2)}`);
   if (m.flag) facts.push(FLAGS[m.flag][0].toLowerCase());
+  if (view && view.compare) facts.push(inWords(m));
   if (m.pixel) facts.push(`${+m.pixel.toPrecision(4)} A per pixel`);
   if (m.width && !m.guessed) facts.push(`${m.width} × ${m.height} pixels`);
   for (const c of data.columns) if (m.values[c.key] !== null) facts.push(`${c.label.replace(/ \(.*/, "").replace(/^[A-Z](?=[a-z])/, (a) => a.toLowerCase())} ${short(m.values[c.key])}${c.unit ? ` ${c.unit}` : ""}`);
