@@ -212,3 +212,10 @@ KINDS: tuple[Callable[[bytes, np.ndarray, np.random.Generator], Variant], ...] =
     _jpeg_cut,
     _tiff_cut,
 )
+
+
+def flip(data: bytes, bit: int) -> bytes:
+    """The same bytes with one bit changed."""
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)

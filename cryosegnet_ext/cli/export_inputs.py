@@ -16,6 +16,7 @@ from ..files.text import spelt
 from ..runs.edited_picks import FOLDER, EditedPicks, edited_files
 from ..runs.finished import FinishedRun, open_finished, run_holding
 from ..runs.journal import Record
+from ..runs.written import refuse_changed
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class ExportInput:
     def read(self, pixel_size: float | None, shape: tuple[int, int] | None) -> dict[str, Picks]:
         """As `CoordinateFile.read`; diameters, pixel size and shape that are not in the file are those of the run."""
         record = self.record
+        if self.edits is None or record is None or self.edits.of(record) is None:
+            refuse_changed(self.file.path)
         if self.run is None:
             return self.file.read(pixel_size, shape)
         if record is None:

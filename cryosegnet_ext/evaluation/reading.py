@@ -16,6 +16,7 @@ from ..files.labels import CoordinateFile, coordinate_files, match_names, stem_o
 from ..files.masks import in_micrograph, is_mask
 from ..files.micrograph import read_shape
 from ..files.picks import Picks
+from ..runs.written import refuse_changed
 from .measures import Shape
 
 
@@ -64,6 +65,7 @@ def read_labels(files: Iterable[CoordinateFile], pixel_size: float | None = None
     found = PickSet()
     pictures: list[Path] = []
     for file in files:
+        refuse_changed(file.path)
         tables = file.read_labels(pixel_size)
         if not tables:
             pictures.append(file.path)
@@ -167,6 +169,7 @@ def _add_file(found: PickSet, stem: str, file: CoordinateFile, pixel_size: float
         found.notes.append(f"micrograph {stem} has picks in {exact} and in {other}; the first is used.")
         if exact != file.path:
             return
+    refuse_changed(file.path)
     tables = list(file.read(pixel_size).values())
     if len(tables) > 1:
         raise CryoSegNetError(
@@ -185,6 +188,7 @@ def _add_tables(
     joined: list[str] = []
     others: list[str] = []
     for file in files:
+        refuse_changed(file.path)
         tables = file.read(pixel_size)
         named = match_names(tables, stems)
         if alone and list(tables) == [str(file.path)] and len(stems) == 1 and not named:

@@ -142,11 +142,16 @@ def write_picks(picks: Picks, path: str | Path, box_size: int | None = None) -> 
         Unknown suffix, a coordinate or score that is not finite, a box without a size, .cs without the micrograph's
         shape, or a file that cannot be written.
     """
-    path = Path(path)
+    write_atomic(path, encode_picks(picks, Path(path), box_size))
+
+
+def encode_picks(picks: Picks, path: Path, box_size: int | None = None) -> bytes:
+    """The content of the file that `write_picks` writes; it raises the same."""
     writer = WRITERS.get(path.suffix.lower())
     if writer is None:
         raise bad(path, f"cannot write picks as '{path.suffix}'", f"use one of {', '.join(WRITERS)}")
-    write_atomic(path, writer(picks, path, box_size))
+    content = writer(picks, path, box_size)
+    return content.encode(errors="surrogateescape") if isinstance(content, str) else content
 
 
 def read_picks(path: str | Path, pixel_size: float | None = None, shape: tuple[int, int] | None = None) -> Picks:

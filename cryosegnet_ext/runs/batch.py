@@ -15,7 +15,7 @@ from .engines.base import Engine
 from .engines.threads import engine_for
 from .journal import Journal, Record
 from .monitor import Monitor
-from .outputs import FORMATS, RunOutputs
+from .outputs import RunOutputs
 from .pick_task import MicrographPicker, PickTask
 from .progress import EstimateProgress, Progress, SentenceHandler, heard_by
 from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, shortfall
@@ -23,6 +23,7 @@ from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
 from .watch import Watch
+from .written import FORMATS
 
 __all__ = ["FORMATS", "BatchResult", "MicrographPicker", "run"]
 

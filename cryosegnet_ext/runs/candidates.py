@@ -93,6 +93,11 @@ def candidates_path(output: Path, stem: str) -> Path:
     return inside(output / STATE_FOLDER, f"{CANDIDATES_FOLDER}/{stem}{SUFFIX}")
 
 
+def candidates_name(stem: str) -> str:
+    """The same file below the output folder."""
+    return f"{STATE_FOLDER}/{CANDIDATES_FOLDER}/{stem}{SUFFIX}"
+
+
 def write_candidates(output: Path, stem: str, content: bytes) -> None:
     """Write what `encode_candidates` returned; raises CryoSegNetError if it cannot be written."""
     path = candidates_path(output, stem)

@@ -26,6 +26,7 @@ from ..files.text import Floats
 from .edited_picks import EditedPicks
 from .journal import Record, read_records
 from .summary import SCHEMA
+from .written import refuse_changed
 
 #: The first of these pick files that exists is read.
 _FORMATS = ("star", "csv", "cbox", "box")
@@ -187,7 +188,9 @@ def _picks(
     edited = edits.of(record) if edits is not None and record is not None else None
     if edited is None:
         files = [inside(run, f"picks/{stem}.{suffix}") for suffix in _FORMATS]
-        picks = read_picks(next((file for file in files if os.path.exists(file)), files[0]), pixel_size=size)
+        file = next((file for file in files if os.path.exists(file)), files[0])
+        refuse_changed(file)
+        picks = read_picks(file, pixel_size=size)
     else:
         # Without a pixel size the diameters of the run are in pixels.
         picks = replace(edited, diameter=from_pixels(edited.diameter_px, size), pixel_size=size)

@@ -18,8 +18,9 @@ from ..errors import CryoSegNetError
 from ..files.inputs import STATE_FOLDER
 from ..files.inside import inside
 from ..files.picks import Picks, read_picks
-from .candidates import SavedCandidates, read_candidates
+from .candidates import SavedCandidates, candidates_name, read_candidates
 from .journal import Record, read_records, read_settings
+from .written import without_changed
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class FinishedRun:
 
     def candidates(self, record: Record, thumbnail: bool = False) -> tuple[SavedCandidates, bool]:
         """The saved candidates of a micrograph, and whether they are complete: else they come from its pick file."""
-        kept = read_candidates(self.output, record.stem, thumbnail)
+        known = record.checksums is None or candidates_name(record.stem) in record.checksums
+        kept = read_candidates(self.output, record.stem, thumbnail) if known else None
         if kept is not None:
             return kept, True
         return SavedCandidates(self._picks(record)), False
@@ -138,7 +140,7 @@ def open_finished(output: str | Path) -> FinishedRun:
     """
     output = Path(output)
     settings = read_settings(output)
-    records = list(read_records(output).values())
+    records = without_changed(output, read_records(output).values())
     if settings is None or not records:
         raise CryoSegNetError(
             f"{output}: nothing was picked into this folder; give the folder of `cryosegnet pick -o`."

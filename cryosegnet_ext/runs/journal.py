@@ -3,85 +3,51 @@
 ``OUT/.cryosegnet/journal.jsonl`` holds one JSON object a line: the settings first, then the dataset's diameter with its
 warnings, and one record for each finished or failed micrograph. If a micrograph has several records, the last one
 counts. A micrograph that was found again at another path has a line that says so.
+
+Each line has a checksum. The next run takes damaged lines out, names their micrographs, and picks those again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import logging
 import os
 import shutil
-from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..errors import CryoSegNetError, plural
-from ..files.atomic import explained, remove_temporaries
+from ..errors import CryoSegNetError
+from ..files.atomic import explained, remove_temporaries, write_atomic
+from ..files.checksums import seal, unseal
 from ..files.diameter import Diameter
 from ..files.inputs import CANDIDATES_FOLDER, OUTPUT_FOLDERS, STATE_FOLDER, Input, file_identity
 from ..files.inside import is_below
-from ..files.json_text import from_json, parse_json
 from .folder import goes_on, locked, plain, remove
+from .records import (
+    DAMAGED,
+    HEAD,
+    Record,
+    field_of,
+    forget,
+    journal_path,
+    read_records,
+    read_settings,
+    replay,
+    warn_of_damage,
+)
+
+__all__ = ["Journal", "Record", "read_records", "read_settings"]
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 _REMOVABLE = {(name,) for name in OUTPUT_FOLDERS}
-#: What reading a line raises that no run wrote.
-_DAMAGED = (ValueError, TypeError, AttributeError, KeyError)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What became of one micrograph.
-
-    Attributes
-    ----------
-    key, name, stem
-        The file's real path, the name the user knows, and the path of its outputs below ``picks/``.
-    status
-        ``done`` or ``failed``; a failed one has a ``reason`` and is tried again by the next run.
-    picks, diameter
-        Number of picks and their median diameter (angstrom, or pixels where ``pixel_size`` is None).
-    expected_false
-        Expected share of false picks, 0..1; None without picks or calibrated scores, and in records of versions that
-        did not estimate it.
-    pixel_size, given_pixel_size
-        Angstrom per pixel as picked, and as the list of inputs gave it.
-    file_pixel_size
-        Angstrom per pixel that the micrograph's own header says, where it contradicts the list of inputs.
-    seconds
-        Time for reading and picking.
-    size, mtime_ns
-        Of the input file, to notice that it has changed.
-    files
-        Output below the output folder -> its size in bytes; None for an overlay that could not be drawn.
-    """
-
-    key: str
-    name: str
-    stem: str
-    status: str
-    picks: int = 0
-    diameter: float | None = None
-    pixel_size: float | None = None
-    given_pixel_size: float | None = None
-    seconds: float = 0.0
-    reason: str | None = None
-    size: int = -1
-    mtime_ns: int = -1
-    files: Mapping[str, int | None] | None = None
-    expected_false: float | None = None
-    file_pixel_size: float | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether the micrograph was picked."""
-        return self.status == "done"
 
 
 class Journal:
@@ -106,7 +72,7 @@ class Journal:
     def __init__(self, output: Path, settings: Mapping[str, object], overwrite: bool = False) -> None:
         self.output = output
         self.folder = output / STATE_FOLDER
-        self.path = self.folder / "journal.jsonl"
+        self.path = journal_path(output)
         self.settings = plain(settings)
         self.records: dict[str, Record] = {}
         self.diameter: Diameter | None = None
@@ -114,6 +80,10 @@ class Journal:
         self.has_diameter = False
         #: What was found odd about the dataset, for the summary.
         self.warnings: list[str] = []
+        #: Lines that no run wrote.
+        self._damaged: list[bytes] = []
+        #: Key -> stem of micrographs whose lines are damaged and whose files are there: their new files replace those.
+        self._stems: dict[str, str] = {}
         #: Every file that any run into this folder wrote, also in formats that later runs left out.
         self._written: set[str] = set()
         #: Name, size and time of change of a file -> keys of the records of such files; made when needed.
@@ -188,7 +158,7 @@ class Journal:
         entry = {"record": "moved", "from": old[0], "to": one.key, "name": one.name}
         with explained(self.path):
             self._append(entry)
-        _replay(entry, self.records)
+        replay(entry, self.records)
         return old[0]
 
     def set_diameter(self, diameter: Diameter | None) -> None:
@@ -196,6 +166,7 @@ class Journal:
         entry = {"diameter": None, "in_angstrom": None} if diameter is None else diameter.as_json()
         self._append({"record": "diameter", **entry})
         self.diameter, self.has_diameter = diameter, True
+        self._write_head()
 
     def warn(self, sentence: str) -> None:
         """Log a warning about the dataset, and remember it for the summaries of this run and of later ones."""
@@ -211,14 +182,25 @@ class Journal:
             self.warnings.clear()
 
     def stems(self) -> dict[str, str]:
-        """Key -> stem of every micrograph that has a record."""
-        return {key: record.stem for key, record in self.records.items()}
+        """Key -> stem of every micrograph that has a record, or had one before its line was damaged."""
+        return self._stems | {key: record.stem for key, record in self.records.items()}
 
     def _append(self, entry: Mapping[str, object]) -> None:
         # One write for a whole line: a reader, or a run after a kill, finds at most the last line cut off.
-        line = json.dumps(entry).encode() + b"\n"
+        line = _line(entry)
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def _head(self) -> bytes:
+        """The lines that concern all micrographs."""
+        lines = _line({"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings})
+        if self.has_diameter:
+            entry = {"diameter": None, "in_angstrom": None} if self.diameter is None else self.diameter.as_json()
+            lines += _line({"record": "diameter", **entry})
+        return lines
+
+    def _write_head(self) -> None:
+        write_atomic(self.path.with_name(HEAD), self._head())
 
     def _refuse_foreign_picks(self, overwrite: bool) -> None:
         if overwrite or self.path.exists():
@@ -238,19 +220,24 @@ class Journal:
                 self._remove_outputs()
                 os.truncate(self.path, 0)
                 self.records, self.diameter, self.has_diameter, self.warnings = {}, None, False, []
+                self._stems, self._damaged = {}, []
                 before = None
             # In the folder itself: of summary.json, which is the longest write, the heartbeat and the report.
             remove_temporaries(self.output)
             for name in (*OUTPUT_FOLDERS, STATE_FOLDER):
                 remove_temporaries(self.output / name, below=True)
+            if self._damaged:
+                self._take_out_damaged()
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close())
         if before is None:
             self._append({"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings})
+        if before is None or not self.path.with_name(HEAD).exists():
+            self._write_head()
 
     def _read(self) -> dict[str, object] | None:
         """Read the file, and remove a last line that was cut off; the settings, None if nothing was written yet."""
         known: dict[str, object] | None = None
-        whole = damaged = 0
+        whole = 0
         try:
             file = open(self.path, "r+b")  # noqa: SIM115 (closed below)
         except FileNotFoundError:
@@ -258,31 +245,71 @@ class Journal:
         with file:
             for line in file:
                 if not line.endswith(b"\n"):
+                    with contextlib.suppress(*DAMAGED):
+                        unseal(line[:-1])
+                        self._damaged.append(line)  # it is whole but for its end, and so it was not cut off
                     break
                 whole += len(line)
-                try:
-                    entry = parse_json(line)
-                    kind = entry.get("record")
-                    if kind == "settings":
-                        known = dict(entry["settings"])
-                    elif kind == "diameter":
-                        self.diameter, self.has_diameter = Diameter.from_json(entry), True
-                    elif kind == "warning":
-                        self.warnings.append(str(entry["text"]))
-                    elif kind == "warnings forgotten":
-                        self.warnings.clear()
-                    else:
-                        _replay(entry, self.records)
-                        if kind == "micrograph":
-                            self._written.update(entry.get("files") or ())
-                except _DAMAGED:
-                    damaged += 1
+                known = self._apply(line, known)
             file.truncate(whole)
-        if damaged:
-            _warn_of_damage(self.path, damaged)
+        if self._damaged:
+            warn_of_damage(self.path, self._damaged)
+            for line in self._damaged:
+                self._keep_stem(line)
+            known = self._read_head(known)
         if known is None and whole:
             known = {}
         return known
+
+    def _apply(self, line: bytes, known: dict[str, object] | None) -> dict[str, object] | None:
+        """Apply a line; the settings as they are known now."""
+        try:
+            entry = unseal(line)
+            kind = entry.get("record")
+            if kind == "settings":
+                return dict(entry["settings"])
+            if kind == "diameter":
+                self.diameter, self.has_diameter = Diameter.from_json(entry), True
+            elif kind == "warning":
+                self.warnings.append(str(entry["text"]))
+            elif kind == "warnings forgotten":
+                self.warnings.clear()
+            else:
+                replay(entry, self.records)
+                if kind == "micrograph":
+                    self._written.update(entry.get("files") or ())
+        except DAMAGED:
+            self._damaged.append(line)
+            forget(line, self.records)
+        return known
+
+    def _read_head(self, known: dict[str, object] | None) -> dict[str, object] | None:
+        """The settings, and the diameter, from the copy of their lines where they are not known."""
+        with contextlib.suppress(OSError, *DAMAGED):
+            settings, *others = self.path.with_name(HEAD).read_bytes().splitlines()
+            known = dict(unseal(settings)["settings"]) if known is None else known
+            if others and not self.has_diameter:
+                self.diameter, self.has_diameter = Diameter.from_json(unseal(others[0])), True
+        return known
+
+    def _keep_stem(self, line: bytes) -> None:
+        """Keep the stem of a damaged line, if it seems to be whole."""
+        for key, stem in zip(field_of(line, "key"), field_of(line, "stem")):
+            if os.path.lexists(key) and is_below(f"{stem}.star") and list(self._pick_files(stem)):
+                self._stems[key] = stem
+
+    def _pick_files(self, stem: str) -> Iterator[Path]:
+        path = self.output / "picks" / stem
+        return path.parent.glob(f"{glob.escape(path.name)}.*")
+
+    def _take_out_damaged(self) -> None:
+        """Write the journal without damaged lines, so that they are said once; they go to ``journal.damaged``."""
+        damaged = set(self._damaged)
+        with open(self.path, "rb") as file:
+            good = [line for line in file if line not in damaged]
+        with open(self.path.with_name("journal.damaged"), "ab") as file:
+            file.writelines(self._damaged)
+        write_atomic(self.path, self._head() + b"".join(good))
 
     def _remove_outputs(self) -> None:
         # Anybody may have edited the journal: no other files are removed, whatever it says.
@@ -290,56 +317,8 @@ class Journal:
         shutil.rmtree(self.folder / CANDIDATES_FOLDER, ignore_errors=True)
 
 
-def read_settings(output: str | Path) -> dict[str, object] | None:
-    """The settings of the run in an output folder; None without a run."""
-    path = Path(output) / STATE_FOLDER / "journal.jsonl"
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError), open(path, "rb") as file:
-        return dict(parse_json(file.readline())["settings"])
-    return None
-
-
-def read_records(output: str | Path) -> dict[str, Record]:
-    """The last record of each micrograph of an output folder, by its key, in the order of the first records."""
-    records: dict[str, Record] = {}
-    path = Path(output) / STATE_FOLDER / "journal.jsonl"
-    damaged = 0
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        for line in file:
-            try:
-                _replay(parse_json(line), records)
-            except _DAMAGED:
-                damaged += line.endswith(b"\n")  # else it is being written
-    if damaged:
-        _warn_of_damage(path, damaged)
-    return records
-
-
-def _warn_of_damage(path: Path, lines: int) -> None:
-    log.warning(
-        f"{path}: {plural(lines, 'line')} of the journal cannot be used, so it was damaged or changed; "
-        "the next run picks the micrographs again that it does not know"
-    )
-
-
-def _replay(entry: Mapping[str, Any], records: dict[str, Record]) -> None:
-    """Apply a line of the journal to the records."""
-    if entry.get("record") == "micrograph":
-        record = _checked(from_json(Record, entry))
-        records[record.key] = record
-    elif entry.get("record") == "moved":
-        moved = _checked(
-            from_json(Record, {**asdict(records[entry["from"]]), "key": entry["to"], "name": entry["name"]})
-        )
-        del records[entry["from"]]
-        records[moved.key] = moved
-
-
-def _checked(record: Record) -> Record:
-    """The same record; raises ValueError if no run wrote it."""
-    sized = record.pixel_size is None or record.pixel_size > 0
-    if not (sized and record.status in ("done", "failed") and record.picks >= 0 and is_below(f"{record.stem}.star")):
-        raise ValueError("impossible values")
-    return record
+def _line(entry: Mapping[str, object]) -> bytes:
+    return seal(json.dumps(entry)).encode() + b"\n"
 
 
 def _file_of(record: Record) -> tuple[str, int, int]:

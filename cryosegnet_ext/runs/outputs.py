@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, plural, some
 from ..files.atomic import write_atomic
+from ..files.checksums import checksum
 from ..files.inputs import Input, file_identity
 from ..files.inside import inside
-from ..files.picks import Picks
-from .candidates import write_candidates
+from ..files.picks import encode_picks
+from .candidates import candidates_name, write_candidates
 from .folder import log_error, remove
 from .journal import Journal, Record
 from .pick_task import PickOutcome, failed
+from .written import changed_files, each, keep_if_changed, pick_names
 
-FORMATS = ("star", "box", "cbox", "csv")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,24 @@ class RunOutputs:
         """The output folder."""
         return self.journal.output
 
-    def is_finished(self, one: Input, stem: str) -> bool:
-        """Whether an earlier run picked this file, the file has not changed, and its outputs exist."""
+    def finished(self, every: Sequence[tuple[Input, str]]) -> list[bool]:
+        """Whether an earlier run picked these micrographs (with their stems), and neither they nor its outputs changed.
+
+        Outputs that were damaged or edited are said.
+        """
+        there = [self._is_finished(one, stem) for one, stem in every]
+        done = [self.journal.records[one.key] for (one, _), known in zip(every, there) if known]
+        changed = {r.key for r, names in zip(done, each(lambda r: changed_files(self.folder, r), done)) if names}
+        if changed:
+            names = [one.name for one, _ in every if one.key in changed]
+            log.warning(
+                f"{self.folder}: the files of {plural(len(names), 'micrograph')} were damaged or edited after they "
+                f"were written, and are made again: {some(names)}"
+            )
+        return [known and one.key not in changed for (one, _), known in zip(every, there)]
+
+    def _is_finished(self, one: Input, stem: str) -> bool:
+        """Whether an earlier run picked this file, the file has not changed, and its outputs exist in their sizes."""
         record = self.journal.records.get(one.key)
         if record is None or not record.done or record.given_pixel_size != one.pixel_size:
             return False
@@ -71,44 +91,59 @@ class RunOutputs:
         for what, trace in outcome.log:
             log_error(self.journal.folder, what, trace)
         record = outcome.record
+        before = self.journal.records.get(record.key)
         if outcome.picks is None:
-            every = [_picks(record.stem, suffix) for suffix in FORMATS]
-            remove(self.folder, [*every, _overlay(record.stem)])
+            for name in pick_names(record.stem):
+                self._keep(name, before, b"")
+            remove(self.folder, [*pick_names(record.stem), _overlay(record.stem)])
             return record
         if outcome.candidates is not None:
             write_candidates(self.folder, record.stem, outcome.candidates)
         try:
-            return replace(record, files=self._write(record.stem, outcome.picks, outcome.picture))
+            return self._write(outcome, before)
         except (OSError, CryoSegNetError):
             raise
         except Exception as error:
             return self.write(failed(record, error))
 
-    def _write(self, stem: str, picks: Picks, picture: bytes | None) -> dict[str, int | None]:
-        """Write pick files and overlay; file -> size, None for an overlay that could not be drawn."""
+    def _write(self, outcome: PickOutcome, before: Record | None) -> Record:
+        """Write pick files and overlay; the record with their sizes (None: it could not be drawn) and checksums."""
+        record, stem = outcome.record, outcome.record.stem
+        assert outcome.picks is not None
         sizes: dict[str, int | None] = {}
+        sums: dict[str, int] = {}
+        if outcome.candidates is not None:
+            sums[candidates_name(stem)] = checksum(outcome.candidates)
         for name in self._names(stem):
             path = inside(self.folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             if name != _overlay(stem):
-                picks.write(path, self.box_size)
-            elif picture is not None:
-                write_atomic(path, picture)
+                if path.exists():
+                    self._keep(name, before, encode_picks(outcome.picks, path, self.box_size))
+                outcome.picks.write(path, self.box_size)
+                sums[name] = checksum(path.read_bytes())
+            elif outcome.picture is not None:
+                write_atomic(path, outcome.picture)
             else:
                 path.unlink(missing_ok=True)
                 sizes[name] = None
                 continue
             sizes[name] = path.stat().st_size
-        return sizes
+        return replace(record, files=sizes, checksums=sums)
+
+    def _keep(self, name: str, before: Record | None, content: bytes) -> None:
+        """Keep a pick file that is about to be replaced, if it is not what an earlier run wrote."""
+        sizes = (before and before.files) or {}
+        earlier_version = before is not None and before.checksums is None
+        if earlier_version and name in sizes and _has_size(self.folder / name, sizes[name]):
+            return  # those knew sizes only
+        known = None if before is None else (before.checksums or {}).get(name)
+        keep_if_changed(self.folder, name, known, content)
 
     def _names(self, stem: str) -> list[str]:
         """The files of a micrograph below the output folder."""
-        picks = [_picks(stem, suffix) for suffix in self.formats]
+        picks = pick_names(stem, self.formats)
         return [*picks, _overlay(stem)] if self.overlays else picks
-
-
-def _picks(stem: str, suffix: str) -> str:
-    return f"picks/{stem}.{suffix}"
 
 
 def _overlay(stem: str) -> str:

@@ -72,8 +72,8 @@ class MicrographList(MicrographSource):
         keys = {one.key for one in self._inputs}
         for one in self._inputs:
             outputs.journal.adopt(one, listed=keys)
-        every = zip(self._inputs, output_stems(self._inputs, outputs.journal.stems()))
-        self._todo = [(one, stem) for one, stem in every if not outputs.is_finished(one, stem)]
+        every = list(zip(self._inputs, output_stems(self._inputs, outputs.journal.stems())))
+        self._todo = [pair for pair, finished in zip(every, outputs.finished(every)) if not finished]
         self.total = len(self._inputs)
         self.skipped = len(self._inputs) - len(self._todo)
 

@@ -150,19 +150,23 @@ class Watch(MicrographSource):
         self._look_if_due()
         taken: list[tuple[Input, str]] = []
         while self._ready and len(taken) < count:
-            one = self._ready.popleft()
-            old = self._outputs.journal.adopt(one)
-            if old is not None:
-                self._stems.move(old, one.key)
-            stem = self._stems.of(one)
-            if self._outputs.is_finished(one, stem):
-                self.skipped += 1
-            else:
-                taken.append((one, stem))
-                self._taken[one.key] = one
+            some = [self._ready.popleft() for _ in range(min(len(self._ready), count - len(taken)))]
+            pairs = [(one, self._stem(one)) for one in some]
+            for pair, finished in zip(pairs, self._outputs.finished(pairs)):
+                self.skipped += finished
+                if not finished:
+                    taken.append(pair)
+                    self._taken[pair[0].key] = pair[0]
         if taken:
             self._active = time.monotonic()
         return taken
+
+    def _stem(self, one: Input) -> str:
+        """The stem of a micrograph, also if it was moved since it was picked."""
+        old = self._outputs.journal.adopt(one)
+        if old is not None:
+            self._stems.move(old, one.key)
+        return self._stems.of(one)
 
     def add(self, record: Record) -> None:
         """Remember a failed micrograph, to pick it again when its file changes."""

@@ -14,6 +14,7 @@ from ..files.labels import label_files, match_name, stem_of
 from ..files.masks import in_micrograph, is_mask
 from ..files.micrograph import micrograph_stem
 from ..files.text import Floats
+from ..runs.written import refuse_changed
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
         if is_mask(file.path) and match_name(file.name, by_stem) is None:
             unknown.append(file.name)  # any image may lie in a folder, and is read only where it is asked for
             continue
+        refuse_changed(file.path)
         for name, picks in file.read_labels(1.0).items():
             owner = _micrograph_of(name, inputs, by_stem)
             if owner is None:

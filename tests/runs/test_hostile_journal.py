@@ -32,10 +32,11 @@ def world(tmp_path: Path) -> Path:
 
 
 def change(out: Path, **fields: Any) -> None:
-    """Change the journal's record of micrograph a."""
+    """Change the journal's record of micrograph a, and leave out its checksum."""
     lines = journal_lines(out)
     for line in lines:
         if line.get("stem") == "a":
+            del line["crc32"]
             line.update(fields)
     (out / ".cryosegnet" / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
