@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cryosegnet_ext.errors import CryoSegNetError, plural
+from cryosegnet_ext.errors import CryoSegNetError, plural, some
 from cryosegnet_ext.files.atomic import atomic_path, write_atomic
+from cryosegnet_ext.files.checksums import checksum, is_changed
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs.diameter import MICROGRAPHS, Estimate, doubted, find_diameter, given_diameter
@@ -29,8 +31,12 @@ from .micrographs import ProjectMicrographs
 from .outputs import JobOutputs
 from .picking_job import PickingJob, PickingResult
 
+log = logging.getLogger(__name__)
+
 _ANNOTATED = 4
 _CROPS_EACH = 9
+#: Name of the saved picks among a record's checksums.
+_PICKS = "picks"
 _WAIT_SECONDS = 0.2
 #: The wait for a result while the engine has room: a file that was fetched meanwhile waits no longer than this.
 _SHORT_WAIT_SECONDS = 0.02
@@ -73,6 +79,7 @@ class ExposurePicker:
         self.folder = journal.output / "picks"
         self.show_progress = show_progress
         self._annotated: set[int] = set()
+        self._damaged: set[int] = set()
         self._remarks: set[str] = set()
 
     def every(self, exposures: Sequence[Exposure]) -> PickingResult:
@@ -85,6 +92,7 @@ class ExposurePicker:
         EngineLost
             Nothing can be picked here any more.
         """
+        self._look_for_damage(exposures)
         todo = [one for one in exposures if not self.is_done(one)]
         if len(todo) < len(exposures):
             kept = len(exposures) - len(todo)
@@ -105,7 +113,18 @@ class ExposurePicker:
     def is_done(self, exposure: Exposure) -> bool:
         """Whether the journal has the picks of an exposure."""
         record = self.journal.records.get(str(exposure.uid))
-        return record is not None and record.done and record.name == exposure.path and self._file(exposure).is_file()
+        there = record is not None and record.done and record.name == exposure.path and self._file(exposure).is_file()
+        return there and exposure.uid not in self._damaged
+
+    def _look_for_damage(self, exposures: Sequence[Exposure]) -> None:
+        """Say which picks of an earlier run are not as they were saved; they do not count as done."""
+        done = [one for one in exposures if self.is_done(one)]
+        sums = [(self.journal.records[str(one.uid)].checksums or {}).get(_PICKS) for one in done]
+        found = [one for one, known in zip(done, sums) if known is not None and is_changed(self._file(one), known)]
+        self._damaged = {one.uid for one in found}
+        if found:
+            count, names = plural(len(found), "exposure"), some([one.path for one in found])
+            log.warning(f"the saved picks of {count} were damaged or changed and are made again: {names}")
 
     def load(self, exposure: Exposure) -> Picks:
         """The picks of an exposure that `is_done`."""
@@ -186,8 +205,11 @@ class ExposurePicker:
             self._annotate(exposure, picks)
         # The shape stands where other journals have the name of the pick file; `load` needs it.
         stem = f"{shape[0]}x{shape[1]}"
+        sums = {_PICKS: checksum(self._file(exposure).read_bytes())}
+        self._damaged.discard(exposure.uid)
         with self.run.stop.delayed():
-            self.journal.add(replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem))
+            record = replace(outcome.record, key=str(exposure.uid), name=exposure.path, stem=stem, checksums=sums)
+            self.journal.add(record)
         if outcome.remark is not None and outcome.remark not in self._remarks:
             self._remarks.add(outcome.remark)
             self.run.log.write(f"{exposure.path}: {outcome.remark}")

@@ -230,6 +230,7 @@ def _pick(
 ) -> BatchResult:
     """Pick the micrographs that are not finished, and put their coordinates where RELION looks for them."""
     from cryosegnet_ext.runs import batch
+    from cryosegnet_ext.runs.journal import read_records
 
     places: dict[str, list[str]] = {}
     for one, file in zip(inputs, files):
@@ -243,10 +244,11 @@ def _pick(
         from .coordinates import forget_changed
 
         forget_changed(arguments.folder, existing, unique)
+    before = {} if anew else read_records(arguments.folder)
 
     def watch(record: Record, finished: int, total: int) -> None:
         for file in places[record.key]:
-            outputs.write_coordinates(arguments.folder, record, file)
+            outputs.write_coordinates(arguments.folder, record, file, before.get(record.key))
 
     return batch.run(
         picker,

@@ -32,11 +32,23 @@ _SHOWN_FAILURES = 5
 _LONG_VIEWS, _MOST_READ = 90, 500
 
 
-def write_coordinates(folder: Path, record: Record, file: str) -> None:
+def write_coordinates(folder: Path, record: Record, file: str, earlier: Record | None = None) -> None:
     """Copy a micrograph's picks to where RELION looks for them; one that failed gets a file without picks.
 
     A copy, not a link: RELION's Display edits these files, and the originals keep what was picked. Those of a TIFF are
-    as RELION reads it.
+    as RELION reads it. A copy that was edited stays if the picks are those of before, made again after damage; else it
+    is kept aside.
+
+    Parameters
+    ----------
+    folder
+        The job's directory.
+    record
+        Of the micrograph.
+    file
+        The copy, below the folder.
+    earlier
+        The micrograph's record before this run, if it had one.
 
     Raises
     ------
@@ -45,19 +57,33 @@ def write_coordinates(folder: Path, record: Record, file: str) -> None:
     """
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
+    name = f"picks/{record.stem}.star"
+    known = None if earlier is None else (earlier.checksums or {}).get(name)
+    if path.exists() and known is not None and known == (record.checksums or {}).get(name):
+        return
+    content = _coordinates(folder, record)
+    if path.exists() and (earlier is None or earlier.checksums is not None or not earlier.done):
+        from cryosegnet_ext.files.checksums import checksum
+        from cryosegnet_ext.runs.written import keep_if_changed
+
+        keep_if_changed(folder, file, {known, checksum(nodes.NO_PICKS.encode())}, content)
+    write_atomic(path, content)
+
+
+def _coordinates(folder: Path, record: Record) -> bytes:
+    """What RELION's copy of a micrograph's picks is to hold."""
     picked = folder / "picks" / f"{record.stem}.star"
     if not record.done:
-        write_atomic(path, nodes.NO_PICKS)
-    elif not is_flipped(record.name):
-        write_atomic(path, picked.read_bytes())
-    else:
-        from cryosegnet_ext.files.micrograph import read_shape
-        from cryosegnet_ext.files.picks import as_relion_reads, read_picks
-        from cryosegnet_ext.runs.candidates import read_candidates
+        return nodes.NO_PICKS.encode()
+    if not is_flipped(record.name):
+        return picked.read_bytes()
+    from cryosegnet_ext.files.micrograph import read_shape
+    from cryosegnet_ext.files.picks import as_relion_reads, encode_picks, read_picks
+    from cryosegnet_ext.runs.candidates import read_candidates
 
-        saved = read_candidates(folder, record.stem)
-        shape = read_shape(record.key) if saved is None else saved.candidates.shape
-        as_relion_reads(replace(read_picks(picked), shape=shape), record.name).write(path)
+    saved = read_candidates(folder, record.stem)
+    shape = read_shape(record.key) if saved is None else saved.candidates.shape
+    return encode_picks(as_relion_reads(replace(read_picks(picked), shape=shape), record.name), picked)
 
 
 def write_results(

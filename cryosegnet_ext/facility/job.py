@@ -26,9 +26,10 @@ from ..files.picks import Picks, read_picks
 from ..files.text import read_bytes
 from ..runs.diameter import MICROGRAPHS, seen_diameter
 from ..runs.folder import log_error, plain
-from ..runs.journal import Record
+from ..runs.journal import Record, read_records
 from ..runs.overlay import encode_overlay
 from ..runs.pick_task import MicrographPicker
+from ..runs.written import each
 from . import layout
 from .layout import PickedMicrograph
 
@@ -123,10 +124,13 @@ class FacilityJob:
             blank = replace(blank, size=identity[0], mtime_ns=identity[1])
         pixel_size = pixel_size or self.pixel_size
         before = layout.read_json(self.folder, stem)
+        wrong = layout.damaged(self.folder, stem, (before and before.checksums) or {})
+        if wrong is not None:
+            log.warning(f"{name}: {self.folder / wrong} was damaged or edited; the micrograph is picked again")
         if before is not None and before.done and _differ(before.micrograph, name):
             reason = f"{before.micrograph} has the same stem and was picked into this folder; use another job folder"
             return replace(blank, reason=reason)
-        if before is not None and self._is_current(before, blank, pixel_size):
+        if before is not None and wrong is None and self._is_current(before, blank, pixel_size):
             return before
         with explained(self.folder), layout.working(self.folder, stem):
             return self._pick(path, pixel_size, blank)
@@ -148,8 +152,7 @@ class FacilityJob:
             return result
         picture = self._picture(micrograph, picks)
         result = _done(replace(blank, seconds=_since(start)), picks, picture)
-        layout.write_done(self.folder, result, _contents(picks, picks, picture))
-        return result
+        return layout.write_done(self.folder, result, _contents(picks, picks, picture))
 
     def _is_current(self, before: PickedMicrograph, now: PickedMicrograph, pixel_size: float | None) -> bool:
         """Whether the same file was picked with the same settings, and its pick files exist."""
@@ -223,17 +226,23 @@ class Publisher:
         layout.write_done(folder, result, contents)
 
     def finish(self) -> None:
-        """Write the missing files of micrographs that were picked without this layout, or whose files were lost."""
-        summary = json.loads((self._folder / "summary.json").read_text())
-        for entry in summary["micrographs"]:
-            names = (layout.file_of(entry["stem"], kind) for kind in (layout.STAR, layout.CBOX, layout.JSON))
-            if entry["status"] == "done" and not all((self._folder / name).exists() for name in names):
-                known = {name: entry[name] for name in ("name", "stem", "status", "picks", "pixel_size", "seconds")}
-                record = Record(key=os.path.realpath(entry["name"]), **known)
-                identity = file_identity(record.key)
-                if identity is not None:
-                    record = replace(record, size=identity[0], mtime_ns=identity[1])
+        """Write files anew that are missing, damaged or edited; also of micrographs picked without this layout."""
+        done = [record for record in read_records(self._folder).values() if record.done]
+        for record, wrong in zip(done, each(self._is_wrong, done)):
+            if wrong:
                 self(record)
+
+    def _is_wrong(self, record: Record) -> bool:
+        """Whether files of a micrograph are missing, or not as they were written, which is said."""
+        kinds = (layout.STAR, layout.CBOX, layout.JSON)
+        if not all(layout.path_of(self._folder, record.stem, kind).exists() for kind in kinds):
+            return True
+        copied = {f"picks/{record.stem}{kind[1]}": layout.file_of(record.stem, kind) for kind in kinds[:2]}
+        sums = record.checksums or {}
+        wrong = layout.damaged(self._folder, record.stem, {copied[name]: sums[name] for name in copied if name in sums})
+        if wrong is not None:
+            log.warning(f"{record.name}: {self._folder / wrong} was damaged or edited; it is written anew")
+        return wrong is not None
 
 
 def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | Path | None) -> PickedMicrograph:

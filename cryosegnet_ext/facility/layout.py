@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ import numpy as np
 
 from .._version import __version__
 from ..files.atomic import link_atomic, write_atomic
+from ..files.checksums import checksum, is_changed, seal, unseal
 from ..files.inside import inside
-from ..files.json_text import from_json, parse_json
-from ..files.picks import Picks
+from ..files.json_text import from_json
+from ..files.picks import Picks, encode_picks
+from ..runs.written import keep_if_changed
 
 SCHEMA = 1
 
@@ -61,6 +63,9 @@ class PickedMicrograph:
         Version of this program, and everything that changes picks.
     size, mtime_ns
         Size and modification time of the micrograph's file. A message that is delivered twice is recognised by them.
+    checksums
+        Checksum (CRC-32) of the STAR and the CBOX file, by their paths relative to the job folder; None without them,
+        and in files of earlier versions.
     """
 
     micrograph: str
@@ -81,6 +86,7 @@ class PickedMicrograph:
     settings: Mapping[str, Any] | None = None
     size: int = -1
     mtime_ns: int = -1
+    checksums: Mapping[str, int] | None = None
 
     @property
     def done(self) -> bool:
@@ -123,8 +129,8 @@ def working(folder: Path, stem: str) -> Iterator[None]:
 
 def write_done(
     folder: Path, result: PickedMicrograph, contents: Mapping[tuple[str, str], Picks | bytes | Path]
-) -> None:
-    """Write the files of a picked micrograph, the STAR file last.
+) -> PickedMicrograph:
+    """Write the files of a picked micrograph, the STAR file last; returns the result with their checksums.
 
     Parameters
     ----------
@@ -140,20 +146,29 @@ def write_done(
     CryoSegNetError, OSError
         They cannot be written.
     """
+    stem = result.stem
+    written: dict[tuple[str, str], bytes] = {}
+    for kind, content in contents.items():
+        if isinstance(content, Picks):
+            written[kind] = encode_picks(content, path_of(folder, stem, kind))
+        elif isinstance(content, bytes):
+            written[kind] = content
+    result = replace(result, checksums={file_of(stem, kind): checksum(written[kind]) for kind in (STAR, CBOX)})
+    known = known_checksums(folder, stem)
     for kind in (CBOX, JPEG, JSON, STAR):
-        path = path_of(folder, result.stem, kind)
+        path = path_of(folder, stem, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = contents.get(kind)
         if kind is JSON:
             write_json(folder, result)
-        elif isinstance(content, Picks):
-            content.write(path)
-        elif isinstance(content, Path):
+        elif kind in written:
+            if kind in (STAR, CBOX) and known:
+                keep_if_changed(folder, file_of(stem, kind), {known.get(file_of(stem, kind))}, written[kind])
+            write_atomic(path, written[kind])
+        elif isinstance(content := contents.get(kind), Path):
             link_atomic(content, path)
-        elif content is not None:
-            write_atomic(path, content)
         else:
             path.unlink(missing_ok=True)
+    return result
 
 
 def write_failed(folder: Path, result: PickedMicrograph) -> None:
@@ -173,16 +188,43 @@ def write_json(folder: Path, result: PickedMicrograph) -> None:
     """Write ``JSON/<stem>.json``."""
     path = path_of(folder, result.stem, JSON)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(result.as_json(), indent=1) + "\n")
+    write_atomic(path, seal(json.dumps(result.as_json(), indent=1)) + "\n")
 
 
 def read_json(folder: Path, stem: str) -> PickedMicrograph | None:
-    """The result that an earlier run wrote; None if there is none or it cannot be read."""
+    """The result that an earlier run wrote; None if there is none or it is damaged."""
     with contextlib.suppress(OSError, ValueError):
-        entry = parse_json(path_of(folder, stem, JSON).read_bytes())
+        entry = unseal(path_of(folder, stem, JSON).read_bytes())
         picked = from_json(PickedMicrograph, entry)
         if entry.get("schema") == SCHEMA:
             return picked
+    return None
+
+
+def known_checksums(folder: Path, stem: str) -> Mapping[str, int]:
+    """Checksums of a micrograph's STAR and CBOX file, as its JSON file gives them; empty if it does not."""
+    before = read_json(folder, stem)
+    return (before and before.checksums) or {}
+
+
+def damaged(folder: Path, stem: str, checksums: Mapping[str, int]) -> str | None:
+    """The first of a micrograph's files that is there and not as it was written; None if all are.
+
+    Parameters
+    ----------
+    folder, stem
+        As for `path_of`.
+    checksums
+        Of the other files beside the JSON file, which has its own.
+    """
+    for name, known in checksums.items():
+        if is_changed(inside(folder, name), known):
+            return name
+    with contextlib.suppress(OSError):
+        try:
+            unseal(path_of(folder, stem, JSON).read_bytes())
+        except ValueError:
+            return file_of(stem, JSON)
     return None
 
 

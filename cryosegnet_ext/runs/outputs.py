@@ -138,7 +138,7 @@ class RunOutputs:
         if earlier_version and name in sizes and _has_size(self.folder / name, sizes[name]):
             return  # those knew sizes only
         known = None if before is None else (before.checksums or {}).get(name)
-        keep_if_changed(self.folder, name, known, content)
+        keep_if_changed(self.folder, name, {known}, content)
 
     def _names(self, stem: str) -> list[str]:
         """The files of a micrograph below the output folder."""

@@ -7,7 +7,7 @@ lost: the next run picks the micrograph again, and keeps what was there below ``
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -75,7 +75,7 @@ def _failed(record: Record, changed: Sequence[str]) -> Record:
     return replace(record, status="failed", reason=reason, picks=0, diameter=None, expected_false=None)
 
 
-def keep_if_changed(output: Path, name: str, known: int | None, content: bytes) -> None:
+def keep_if_changed(output: Path, name: str, known: Collection[int | None], content: bytes) -> None:
     """Keep a file that is about to get another content, if it is not what the run wrote: it may be a person's work.
 
     Parameters
@@ -85,7 +85,7 @@ def keep_if_changed(output: Path, name: str, known: int | None, content: bytes) 
     name
         The file below it.
     known
-        Checksum of what the run wrote; None: not known.
+        Checksums of what the run may have written; None is none.
     content
         What it is to get; empty if it is to be removed.
 
@@ -98,7 +98,7 @@ def keep_if_changed(output: Path, name: str, known: int | None, content: bytes) 
         old = inside(output, name).read_bytes()
     except (OSError, CryoSegNetError):  # there is none, or nobody can read it
         return
-    if old == content or checksum(old) == known:
+    if old == content or checksum(old) in known:
         return
     kept = inside(output, f"{STATE_FOLDER}/{CHANGED_FOLDER}/{name}")
     first, number = kept, 1

@@ -16,6 +16,7 @@ from cryosparc_job.connection import connect
 from cryosparc_job.errors import ServerError
 from cryosparc_job.external_job import ExternalJobRun
 from tests.cryosparc_job.helpers import add_exposures, environment, killed_in_cryosparc, start
+from tests.damage import flip
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.waiting import FOREVER, LIMIT, wait_until
@@ -108,6 +109,21 @@ def test_a_crash_is_continued_with_the_same_particles(fake: FakeCryoSPARC, world
     process.communicate(timeout=LIMIT)
     assert world.jobs["J2"].status == "running"
     finish(start(fake, tmp_path, "--job", "J2"))
+    finish(start(fake, tmp_path))
+    one, two = world.outputs["J2", "particles"], world.outputs["J3", "particles"]
+    assert all(np.array_equal(one[name], two[name]) for name in one.fields())
+
+
+def test_saved_picks_that_are_damaged_are_made_again(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+    process = start(fake, tmp_path, stuck_at=2)
+    wait_until(lambda: picking(fake), "the first picture", process)
+    process.kill()
+    process.communicate(timeout=LIMIT)
+    saved = sorted(tmp_path.rglob("picks/*.npy"), key=lambda path: len(path.name))[0]
+    saved.write_bytes(flip(saved.read_bytes(), 8 * (len(saved.read_bytes()) - 9)))
+    finish(start(fake, tmp_path, "--job", "J2"))
+    said = " ".join(str(entry) for entry in world.jobs["J2"].log)
+    assert "the saved picks of 1 exposure were damaged or changed and are made again" in said
     finish(start(fake, tmp_path))
     one, two = world.outputs["J2", "particles"], world.outputs["J3", "particles"]
     assert all(np.array_equal(one[name], two[name]) for name in one.fields())

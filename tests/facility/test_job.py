@@ -18,9 +18,12 @@ import pytest
 
 from cryosegnet_ext import CryoSegNetError, read_picks
 from cryosegnet_ext.facility import FacilityJob, PickedMicrograph, schema
+from cryosegnet_ext.facility.job import Publisher
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.runs import batch
+from tests.damage import flip
 from tests.stub_picker import StubPicker, write_micrograph
 from tests.waiting import LIMIT, start, wait_until
 
@@ -143,6 +146,40 @@ def test_no_picks_is_no_failure(tmp_path: Path) -> None:
     assert star_rows(tmp_path / "job" / "STAR" / "mic.star") == []
     assert len((tmp_path / "job" / "STAR" / "mic.star").read_text().splitlines()) == 6
     check(picked.as_json(), "micrograph")
+
+
+@pytest.mark.parametrize("name", ["STAR/m.star", "CBOX/m.cbox", "JSON/m.json"])
+@pytest.mark.parametrize("layout", [False, True])
+def test_a_flipped_bit_is_noticed_and_the_files_are_made_again(
+    tmp_path: Path, name: str, layout: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, folder = write_micrograph(tmp_path / "mics/m.mrc"), tmp_path / "job"
+
+    def again() -> None:
+        if layout:
+            pick_with_layout(tmp_path / "mics", folder)
+        else:
+            assert FacilityJob(StubPicker(), folder, pictures=False).pick(path).done
+
+    again()
+    whole = (folder / name).read_bytes()
+    for bit in (8 * len(whole) // 2, 8 * len(whole) - 100):
+        (folder / name).write_bytes(flip(whole, bit))
+        caplog.clear()
+        again()
+        text = (folder / name).read_bytes()
+        assert text == whole or (name.startswith("JSON") and json.loads(text)["status"] == "done")
+        assert f"{folder / name} was damaged or edited" in caplog.text and "m.mrc" in caplog.text
+        caplog.clear()
+        again()
+        assert not caplog.records
+
+
+def pick_with_layout(mics: Path, folder: Path) -> None:
+    publish = Publisher(folder, StubPicker().settings)
+    inputs = expand_inputs([mics])
+    batch.run(StubPicker(), inputs, folder, formats=("star", "cbox"), progress=False, watch=publish)
+    publish.finish()
 
 
 def test_same_stem_from_another_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def summary(output: Path) -> dict:
 def journal(output: Path) -> list[str]:
     """The journal's lines, without the times, in an order of their own."""
     lines = [json.loads(line) for line in (output / ".cryosegnet/journal.jsonl").read_text().splitlines()]
-    return sorted(json.dumps({k: v for k, v in line.items() if k != "seconds"}) for line in lines)
+    return sorted(json.dumps({k: v for k, v in line.items() if k not in ("seconds", "crc32")}) for line in lines)
 
 
 def pick(make: Callable[[str], StubPicker], mics: Path, out: Path, count: int = 2) -> batch.BatchResult:
