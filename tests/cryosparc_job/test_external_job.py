@@ -122,7 +122,7 @@ def test_saved_picks_that_are_damaged_are_made_again(fake: FakeCryoSPARC, world:
     saved = sorted(tmp_path.rglob("picks/*.npy"), key=lambda path: len(path.name))[0]
     saved.write_bytes(flip(saved.read_bytes(), 8 * (len(saved.read_bytes()) - 9)))
     finish(start(fake, tmp_path, "--job", "J2"))
-    said = " ".join(str(entry) for entry in world.jobs["J2"].log)
+    said = " ".join(str(entry) for entry in world.events["J2"])
     assert "the saved picks of 1 exposure were damaged or changed and are made again" in said
     finish(start(fake, tmp_path))
     one, two = world.outputs["J2", "particles"], world.outputs["J3", "particles"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -335,6 +336,8 @@ def test_one_that_cannot_be_published_does_not_end_the_run(tmp_path: Path) -> No
     assert run_stub(*words, "--format", "star,cbox").returncode == 0
     cbox = tmp_path / "job" / "picks" / "mic_0.cbox"
     cbox.write_bytes(b"?" * cbox.stat().st_size)
+    journal = tmp_path / "job" / ".cryosegnet" / "journal.jsonl"  # as of an earlier version, which knows sizes only
+    journal.write_text(re.sub(r', "(checksums": {[^}]*}|crc32": "\w+")', "", journal.read_text()))
     done = run_stub(*words, "--layout", "facility")
     assert "Traceback" not in done.stderr and "mic_0.cbox" in done.stderr
     assert [one.name for one in (tmp_path / "job" / "STAR").iterdir()] == ["mic_1.star"]
