@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +29,6 @@ from .locations import Exposure
 from .micrographs import ProjectMicrographs
 from .outputs import JobOutputs
 from .picking_job import PickingJob, PickingResult
-
-log = logging.getLogger(__name__)
 
 _ANNOTATED = 4
 _CROPS_EACH = 9
@@ -124,7 +121,8 @@ class ExposurePicker:
         self._damaged = {one.uid for one in found}
         if found:
             count, names = plural(len(found), "exposure"), some([one.path for one in found])
-            log.warning(f"the saved picks of {count} were damaged or changed and are made again: {names}")
+            text = f"the saved picks of {count} were damaged or changed and are made again: {names}"
+            self.run.log.write(text, warning=True)
 
     def load(self, exposure: Exposure) -> Picks:
         """The picks of an exposure that `is_done`."""

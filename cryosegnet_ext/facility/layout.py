@@ -164,8 +164,8 @@ def write_done(
             if kind in (STAR, CBOX) and known:
                 keep_if_changed(folder, file_of(stem, kind), {known.get(file_of(stem, kind))}, written[kind])
             write_atomic(path, written[kind])
-        elif isinstance(content := contents.get(kind), Path):
-            link_atomic(content, path)
+        elif isinstance(source := contents.get(kind), Path):
+            link_atomic(source, path)
         else:
             path.unlink(missing_ok=True)
     return result

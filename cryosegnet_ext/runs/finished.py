@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..files.inputs import STATE_FOLDER
+from ..files.inputs import STATE_FOLDER, natural_key
 from ..files.inside import inside
+from ..files.json_text import parse_json
 from ..files.picks import Picks, read_picks
 from .candidates import SavedCandidates, candidates_name, read_candidates
 from .journal import Record, read_records, read_settings
@@ -34,7 +35,7 @@ class FinishedRun:
     settings
         As in the journal.
     records
-        One for each micrograph, in the order in which they were first picked.
+        One for each micrograph, in the order of the input.
     """
 
     output: Path
@@ -140,12 +141,24 @@ def open_finished(output: str | Path) -> FinishedRun:
     """
     output = Path(output)
     settings = read_settings(output)
-    records = without_changed(output, read_records(output).values())
+    records = without_changed(output, _in_order(output, read_records(output).values()))
     if settings is None or not records:
         raise CryoSegNetError(
             f"{output}: nothing was picked into this folder; give the folder of `cryosegnet pick -o`."
         )
     return FinishedRun(output, settings, records)
+
+
+def _in_order(output: Path, records: Iterable[Record]) -> list[Record]:
+    """Records in the order of the summary, which is that of the input; those that it lacks come last, by their paths.
+
+    The journal has them in the order in which they were finished, which depends on the engine.
+    """
+    places: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        entries = parse_json((output / "summary.json").read_bytes())["micrographs"]
+        places = {str(entry["stem"]): i for i, entry in enumerate(entries)}
+    return sorted(records, key=lambda record: (places.get(record.stem, len(places)), natural_key(record.key)))
 
 
 def run_holding(path: str | Path) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .._version import __version__
 from ..files.atomic import write_atomic
+from ..files.inputs import natural_key
 from .false_picks import expected_false
 from .journal import Journal, Record
 from .result import shortfall, warnings_of
@@ -47,14 +48,16 @@ def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) ->
     Parameters
     ----------
     journal
-        The journal. Micrographs that earlier runs picked into the same folder are part of the summary.
+        The journal. Micrographs that earlier runs picked into the same folder are part of the summary, before the
+        others, in natural order of their paths.
     records
         Records of the micrographs of this run, in its order.
     stopped
         Whether the run was stopped before its end.
     """
     ours = {record.key for record in records}
-    earlier = [r for key, r in journal.records.items() if key not in ours and r.done]
+    earlier = [journal.records[key] for key in sorted(journal.records, key=natural_key) if key not in ours]
+    earlier = [record for record in earlier if record.done]
     every = [*earlier, *records]
     done = [record for record in every if record.done]
     without_picks = sum(record.picks == 0 for record in done)
