@@ -106,6 +106,8 @@ def main(args: argparse.Namespace) -> int:
         for note in session.comparison.notes:
             log.warning(note)
     say(f"open:  {server.address}\nCtrl-C ends it.")
+    if session.hand_on:
+        say(_commands(session))
     with server, contextlib.ExitStack() as files:
         try:
             if not args.no_browser and _has_display():
@@ -145,15 +147,19 @@ def _about(session: ViewSession) -> str:
     """What is opened, and where the work goes."""
     many = plural(len(session.micrographs), "micrograph")
     if session.audit is None:
-        words = [f"{many}; saved picks go to {session.target}"]
-        if session.hand_on:
-            from ..report.command import in_words
-
-            words.append("to hand on the picks that you see:")
-            words += [f"  {in_words(one, session.data['threshold'])}" for one in session.hand_on]
-        return "\n".join(words)
+        return f"{many}; saved picks go to {session.target}"
     audit = session.audit
     return f"{many}; {audit.judged} of {plural(audit.total, 'unlabelled pick')} judged; verdicts go to {audit.path}"
+
+
+def _commands(session: ViewSession) -> str:
+    """The commands that hand the picks on, at the threshold of the run."""
+    from ..report.command import in_words
+
+    threshold = session.data["threshold"]
+    return "\n".join(
+        ["to hand on the picks that you see:", *(f"  {in_words(one, threshold)}" for one in session.hand_on)]
+    )
 
 
 def _session(args: argparse.Namespace) -> ViewSession:

@@ -180,7 +180,7 @@ def test_evaluate_judges_the_program_and_knows_the_diameter_of_the_run(
 
 
 def test_view_shows_the_commands_that_hand_on_the_edits(out: Path, tmp_path: Path) -> None:
-    from cryosegnet_ext.cli.view import _about
+    from cryosegnet_ext.cli.view import _commands
     from cryosegnet_ext.viewer.opening import open_audit, open_run
 
     def text(session: ViewSession) -> list[str]:
@@ -198,6 +198,6 @@ def test_view_shows_the_commands_that_hand_on_the_edits(out: Path, tmp_path: Pat
     assert all("my edits" in one for one in text(other))
     assert (
         f"  CryoSPARC: cryosegnet-cryosparc pick --project P1 --workspace W1 --exposures J12:exposures --from-run {out}"
-        in _about(other)
+        in _commands(other)
     )
-    assert "hand on" not in _about(open_audit(out, out / "picks_edited", diameter=20))
+    assert not open_audit(out, out / "picks_edited", diameter=20).hand_on
