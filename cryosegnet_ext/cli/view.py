@@ -17,6 +17,7 @@ from .logs import say
 from .readers import PICK_FORMATS, number, pick_formats, whole
 
 if TYPE_CHECKING:
+    from ..viewer.server import PageServer
     from ..viewer.session import ViewSession
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,15 @@ change. With --micrographs it shows micrographs without picks, to label them for
 With --audit LABELS it shows one after the other the picks that lie at no label, to mark them as particle (key 1), junk
 (2) or unsure (3). The verdicts are kept in DIR/audit.json; a later session goes on there.
 
+With --live it follows a run that goes on, or has not begun: state, counts, time left, failures and the latest
+micrographs. It only reads the run's folder, so it cannot disturb the run.
+
 The page can be opened on this machine only, at an address with a random token. To open it on another machine, give
 --port N here, run `ssh -L N:localhost:N` there, and open the printed address there."""
 
 _EPILOG = """examples:
   cryosegnet view picked
+  cryosegnet view --live picked
   cryosegnet view --micrographs Micrographs/ -o labels
   cryosegnet view picked --compare topaz/
   cryosegnet view picked --audit labels/
@@ -56,6 +61,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="show other picks over these, and count the common ones: the folder of another run, or a file or folder "
         "of STAR, BOX, CBOX, CSV or .cs files",
     )
+    add("--live", action="store_true", help="follow the run of DIR while it goes on; DIR need not exist yet")
     add("--audit", metavar="LABELS", type=Path, help="judge the picks that lie at none of these labels")
     add("--audit-file", metavar="FILE", type=Path, help="where the verdicts are kept (default: DIR/audit.json)")
     add("-o", "--output", metavar="DIR", type=Path, help="folder for saved picks (default: DIR/picks_edited)")
@@ -91,22 +97,31 @@ def main(args: argparse.Namespace) -> int:
     if args.folder is not None and args.pixel_size is not None:
         raise UsageError("--pixel-size goes with --micrographs; a run knows its own")
     _check_audit(args)
+    if args.live and (
+        args.folder is None or args.audit is not None or args.compare is not None or args.output is not None
+    ):
+        raise UsageError("--live follows the folder of a run and saves nothing; leave out the other options")
     from ..viewer.server import LOOPBACK, ViewServer
 
-    session = _session(args)
-    server = ViewServer(session, args.host, args.port)
+    session: ViewSession | None = None
+    server: PageServer
+    if args.live:
+        server = _live_server(args)
+    else:
+        session = _session(args)
+        server = ViewServer(session, args.host, args.port)
     if args.host not in LOOPBACK:
         log.warning(
             f"--host {args.host} lets other machines connect without encryption: anyone who knows the address can look "
-            "at the micrographs and save picks"
+            "at the micrographs" + ("" if args.live else " and save picks")
         )
-    say(_about(session))
-    if session.comparison is not None:
+    say(f"following {args.folder}" if session is None else _about(session))
+    if session is not None and session.comparison is not None:
         say(f"over them, on {plural(len(session.comparison.tables), 'micrograph')}: {session.comparison.name}")
         for note in session.comparison.notes:
             log.warning(note)
     say(f"open:  {server.address}\nCtrl-C ends it.")
-    if session.hand_on:
+    if session is not None and session.hand_on:
         say(_commands(session))
     with server, contextlib.ExitStack() as files:
         try:
@@ -116,6 +131,14 @@ def main(args: argparse.Namespace) -> int:
         except Stopped:
             print("\nended")
     return 0
+
+
+def _live_server(args: argparse.Namespace) -> PageServer:
+    from ..viewer.live import LiveServer
+
+    if args.folder.exists() and not args.folder.is_dir():
+        raise UsageError(f"{args.folder} is a file; name the output folder of a run")
+    return LiveServer(args.folder, args.host, args.port)
 
 
 def _open_browser(address: str, files: contextlib.ExitStack) -> None:

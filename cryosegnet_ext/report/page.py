@@ -97,15 +97,30 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
     view
         What the viewer's server adds. With it the page can edit or judge picks, and asks the server for pictures.
     """
-    style = _text("style.css")
+    style = read_text("style.css")
     names = (
         _SCRIPTS
         if view is None
         else (*_SCRIPTS, "history.js", "compare.js", "audit.js" if view.get("audit") else "edit.js")
     )
-    script = '"use strict";\n(() => {\n' + "\n".join(_text(name) for name in names) + "\nstart();\n})();\n"
+    script = '"use strict";\n(() => {\n' + "\n".join(read_text(name) for name in names) + "\nstart();\n})();\n"
     everything = {**data, "view": view, "version": __version__, "created": time.strftime("%Y-%m-%d %H:%M")}
-    server = "'self'" if view is not None else ""
+    return assemble("page.html", style, script, str(data["title"]), everything, view is not None)
+
+
+def assemble(markup: str, style: str, script: str, title: str, data: Any, served: bool) -> bytes:
+    """A page as UTF-8, with a policy that allows only its own style and script.
+
+    Parameters
+    ----------
+    markup
+        Name of the file with its markup.
+    style, script, title, data
+        What goes into it.
+    served
+        It may ask the server that it comes from, and no other.
+    """
+    server = "'self'" if served else ""
     rules = {
         "default-src": "'none'",
         "script-src": f"'{_hash(script)}'",
@@ -116,12 +131,12 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
         "form-action": "'none'",
     }
     policy = "; ".join(f"{name} {value}".rstrip() for name, value in rules.items())
-    page = _text("page.html")
+    page = read_text(markup)
     for mark, text in (
         ("POLICY", html.escape(policy, quote=True)),
-        ("TITLE", html.escape(str(data["title"]).encode("utf-8", "replace").decode())),
+        ("TITLE", html.escape(title.encode("utf-8", "replace").decode())),
         ("STYLE", style),
-        ("DATA", embed(everything)),
+        ("DATA", embed(data)),
         ("SCRIPT", script),
     ):
         page = page.replace(f"<!--{mark}-->", text, 1)
@@ -138,5 +153,6 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _text(name: str) -> str:
+def read_text(name: str) -> str:
+    """The text of one of the page's files."""
     return (files("cryosegnet_ext.report") / "page" / name).read_text(encoding="utf-8")

@@ -25,6 +25,8 @@ from .progress import PickingPace
 
 SCHEMA = 1
 SECONDS = 10.0
+#: News, such as another state, are written sooner, but not more often than so.
+_SHORTEST_SECONDS = 1.0
 #: In the folder of a run's state, so that everybody who looks at the folder finds it.
 HEARTBEAT = "heartbeat.json"
 
@@ -73,7 +75,7 @@ class Monitor:
         self.heartbeat, self.metrics = heartbeat and Path(heartbeat), metrics and Path(metrics)
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._ended, self._news = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._output = ""
         self._own: Path | None = None
@@ -106,6 +108,7 @@ class Monitor:
         if self._thread is None:
             return
         self._ended.set()
+        self._news.set()
         self._thread.join(timeout=5)
         self.state = state
         with self._lock:
@@ -135,6 +138,8 @@ class Monitor:
     def update(self, state: str, waiting: int, skipped: int, workers: int, restarts: int) -> None:
         """Set the state of the run: ``estimating``, ``picking`` or ``waiting``, and its counts."""
         with self._lock:
+            if state != self.state:
+                self._news.set()
             self.state = state
             self._counts["waiting"], self._counts["skipped"] = waiting, skipped
             self._workers, self._restarts = workers, restarts
@@ -146,6 +151,7 @@ class Monitor:
     def set_estimate(self, looked: int, of: int) -> None:
         """The estimate of the particle size has looked at so many of its micrographs."""
         self._estimate = (looked, of)
+        self._news.set()
 
     def set_diameter(self, diameter: Diameter | None) -> None:
         """The dataset's diameter is known."""
@@ -169,7 +175,11 @@ class Monitor:
             write_atomic(self.metrics, text.encode(errors="surrogateescape"))
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._seconds):
+        while not self._ended.wait(min(self._seconds, _SHORTEST_SECONDS)):
+            self._news.wait(self._seconds)
+            self._news.clear()
+            if self._ended.is_set():
+                return
             with contextlib.suppress(OSError, CryoSegNetError):
                 self.write()
 

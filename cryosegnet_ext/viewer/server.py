@@ -35,13 +35,13 @@ _LENGTH = re.compile(r"[0-9]{1,12}")  # int() fails on 5000 digits
 _ONE = re.compile(r"(thumbnail|save|discard|mark|crops)/(\d{1,6})")
 
 
-class ViewServer(ThreadingHTTPServer):
-    """Serves one session to a browser.
+class PageServer(ThreadingHTTPServer):
+    """Serves a page to a browser that has the token.
 
     Parameters
     ----------
-    session
-        The micrographs and their picks.
+    handler
+        Answers the requests.
     host, port
         Where to listen; port 0 takes a free one.
 
@@ -54,12 +54,11 @@ class ViewServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, session: ViewSession, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.session = session
+    def __init__(self, handler: type[PageHandler], host: str, port: int) -> None:
         self.token = secrets.token_urlsafe(24)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            super().__init__((host, port), _Handler)
+            super().__init__((host, port), handler)
         except (OSError, TypeError, UnicodeError) as error:  # not OSError: the host cannot be a name
             reason = getattr(error, "strerror", None) or error
             raise CryoSegNetError(
@@ -81,6 +80,22 @@ class ViewServer(ThreadingHTTPServer):
             _report(error)
 
 
+class ViewServer(PageServer):
+    """Serves one session to a browser.
+
+    Parameters
+    ----------
+    session
+        The micrographs and their picks.
+    host, port
+        As for `PageServer`, which says what is raised.
+    """
+
+    def __init__(self, session: ViewSession, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.session = session
+        super().__init__(_ViewHandler, host, port)
+
+
 def _report(error: BaseException | None) -> None:
     log.error(f"{type(error).__name__}: {error}")
     log.debug("the error comes from here:", exc_info=True)
@@ -96,8 +111,10 @@ def _names_of(host: str, port: int) -> set[str]:
     return {f"{f'[{name}]' if ':' in name else name}:{port}".lower() for name in names}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: ViewServer
+class PageHandler(BaseHTTPRequestHandler):
+    """Answers whoever has the token, with headers that keep other pages away."""
+
+    server: PageServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = f"cryosegnet/{__version__}", ""
     timeout = _TIMEOUT_SECONDS
@@ -116,8 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, work: Callable[[str], tuple[str, bytes]]) -> None:
         try:
             status, (kind, body) = HTTPStatus.OK, work(self._allowed())
-        except (_Refused, CryoSegNetError) as error:
-            status = error.status if isinstance(error, _Refused) else HTTPStatus.UNPROCESSABLE_ENTITY
+        except (Refused, CryoSegNetError) as error:
+            status = error.status if isinstance(error, Refused) else HTTPStatus.UNPROCESSABLE_ENTITY
             kind, body = "text/plain; charset=utf-8", str(error).encode(errors="replace")
         except (ConnectionError, TimeoutError):
             raise
@@ -130,49 +147,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _allowed(self) -> str:
         """The path below the token."""
         if self.headers.get("Host", "").lower() not in self.server.names:
-            raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, "this server does not have that name")
+            raise Refused(HTTPStatus.MISDIRECTED_REQUEST, "this server does not have that name")
         token, _, path = self.path.lstrip("/").partition("/")
         if not hmac.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
-            raise _Refused(HTTPStatus.NOT_FOUND, "nothing here; use the address that cryosegnet view has printed")
+            raise Refused(HTTPStatus.NOT_FOUND, "nothing here; use the address that cryosegnet view has printed")
         return path
 
     def _get(self, path: str) -> tuple[str, bytes]:
-        session = self.server.session
-        if path == "":
-            return "text/html; charset=utf-8", make_page(session.data, session.view(self.server.token))
-        if match := _TILE.fullmatch(path):
-            number, level, column, row, lowpass = map(int, match.groups())
-            return "image/jpeg", session.tile(number, level, column, row, lowpass)
-        if (match := _ONE.fullmatch(path)) and match[1] == "thumbnail":
-            return "image/jpeg", session.thumbnail(int(match[2]))
-        raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
+        """The kind and the bytes of what lies at a path below the token; raises `Refused`."""
+        raise NotImplementedError
 
     def _post(self, path: str) -> tuple[str, bytes]:
-        token = self.headers.get("X-CryoSegNet-Token", "")
-        if not hmac.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
-            raise _Refused(HTTPStatus.FORBIDDEN, "the token is missing")
-        body = self._body()
-        if path == "common":
-            return "application/json", json.dumps(self.server.session.common(*_fields(body, "sets"))).encode()
-        match = _ONE.fullmatch(path)
-        if match is None or match[1] == "thumbnail":
-            raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
-        number = int(match[2])
-        if match[1] == "crops":
-            return "image/jpeg", self.server.session.crops(number, *_fields(body, "picks", "width"))
-        if match[1] == "discard":
-            answer = self.server.session.discard(number)
-        elif match[1] == "mark":
-            answer = self.server.session.mark(number, *_fields(body, "pick", "verdict"))
-        else:
-            answer = self.server.session.save(number, *_fields(body, "picks"))
-        return "application/json", json.dumps(answer).encode()
+        """The answer to what was sent; nothing can be sent to a page that only shows."""
+        raise Refused(HTTPStatus.NOT_FOUND, "nothing here")
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not _LENGTH.fullmatch(length) or int(length) > _MOST_BODY:
             self.close_connection = True
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large or has no length")
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large or has no length")
         return self.rfile.read(int(length))
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
@@ -194,16 +187,54 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+class _ViewHandler(PageHandler):
+    server: ViewServer
+
+    def _get(self, path: str) -> tuple[str, bytes]:
+        session = self.server.session
+        if path == "":
+            return "text/html; charset=utf-8", make_page(session.data, session.view(self.server.token))
+        if match := _TILE.fullmatch(path):
+            number, level, column, row, lowpass = map(int, match.groups())
+            return "image/jpeg", session.tile(number, level, column, row, lowpass)
+        if (match := _ONE.fullmatch(path)) and match[1] == "thumbnail":
+            return "image/jpeg", session.thumbnail(int(match[2]))
+        raise Refused(HTTPStatus.NOT_FOUND, "nothing here")
+
+    def _post(self, path: str) -> tuple[str, bytes]:
+        token = self.headers.get("X-CryoSegNet-Token", "")
+        if not hmac.compare_digest(token.encode(errors="replace"), self.server.token.encode()):
+            raise Refused(HTTPStatus.FORBIDDEN, "the token is missing")
+        body = self._body()
+        if path == "common":
+            return "application/json", json.dumps(self.server.session.common(*_fields(body, "sets"))).encode()
+        match = _ONE.fullmatch(path)
+        if match is None or match[1] == "thumbnail":
+            raise Refused(HTTPStatus.NOT_FOUND, "nothing here")
+        number = int(match[2])
+        if match[1] == "crops":
+            return "image/jpeg", self.server.session.crops(number, *_fields(body, "picks", "width"))
+        if match[1] == "discard":
+            answer = self.server.session.discard(number)
+        elif match[1] == "mark":
+            answer = self.server.session.mark(number, *_fields(body, "pick", "verdict"))
+        else:
+            answer = self.server.session.save(number, *_fields(body, "picks"))
+        return "application/json", json.dumps(answer).encode()
+
+
 def _fields(body: bytes, *names: str) -> list[Any]:
     """These fields of a request."""
     try:
         sent = json.loads(body)
         return [sent[name] for name in names]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _Refused(HTTPStatus.BAD_REQUEST, f"no {' and '.join(names)} in the request") from error
+        raise Refused(HTTPStatus.BAD_REQUEST, f"no {' and '.join(names)} in the request") from error
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """A request that is not answered: its status and the reason."""
+
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
         self.status = status

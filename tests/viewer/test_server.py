@@ -27,7 +27,7 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.viewer.opening import open_micrographs, open_run
-from cryosegnet_ext.viewer.server import ViewServer
+from cryosegnet_ext.viewer.server import PageServer, ViewServer
 from cryosegnet_ext.viewer.session import ViewSession
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph
@@ -62,7 +62,7 @@ def server(out: Path) -> Iterator[ViewServer]:
 
 
 def ask(
-    server: ViewServer, path: str, method: str = "GET", body: bytes | None = None, token: bool = True, **headers: str
+    server: PageServer, path: str, method: str = "GET", body: bytes | None = None, token: bool = True, **headers: str
 ) -> tuple[int, bytes, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=LIMIT)
     try:
