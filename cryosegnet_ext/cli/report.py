@@ -24,6 +24,7 @@ saved, so nothing is picked again; they equal those of `cryosegnet pick --thresh
 _EPILOG = """examples:
   cryosegnet report picked
   cryosegnet report picked --star CtfFind/job003/micrographs_ctf.star
+  cryosegnet report picked --averages
   cryosegnet report picked --threshold 0.3 --min-diameter 90 --write-picks picks_chosen"""
 
 
@@ -33,6 +34,11 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="output folder of cryosegnet pick, or of a RELION job")
     parser.add_argument(
         "--star", metavar="STAR", action="append", default=[], help="micrographs STAR with defocus and CTF fits to show"
+    )
+    parser.add_argument(
+        "--averages",
+        action="store_true",
+        help="align and average a sample of the picks, and tell whether they may be noise",
     )
     choice = parser.add_argument_group("filter picks")
     add = choice.add_argument
@@ -47,7 +53,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the report, or the picks of ``--write-picks``; returns 0, or 2 if edited picks of some are damaged."""
-    from ..report.collect import check_stars
+    from ..report.averages import write_averages
+    from ..report.collect import check_stars, collect
     from ..report.command import CHOOSE
     from ..report.filter import write_filtered_picks
     from ..report.page import write_report
@@ -59,6 +66,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--threshold and the diameters need --write-picks, the folder for the picks")
     if low is not None and high is not None and low > high:
         raise UsageError(f"--min-diameter {low:g} is above --max-diameter {high:g}; exchange them")
+    if args.write_picks is not None and args.averages:
+        raise UsageError("--averages and --write-picks are two tasks: run the command once for each")
     if args.write_picks is not None:
         edits = edits_of(args, args.folder)
         micrographs, picks, failures = write_filtered_picks(
@@ -76,6 +85,8 @@ def main(args: argparse.Namespace) -> int:
     if args.edits is not None or args.no_edits:
         raise UsageError("--edits and --no-edits need --write-picks; the page shows what the run picked")
     check_stars(args.folder, args.star)
+    if args.averages:
+        say(write_averages(collect(args.folder), say).sentence)
     path = write_report(args.folder, stars=args.star, fallback=[CHOOSE])
     edited = len(EditedPicks(open_finished(args.folder)))
     if edited:

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 #: The folder inside an output folder that holds its journal; it marks a folder as an output of this program.
 STATE_FOLDER = ".cryosegnet"
-#: What this program writes beside it; not searched for input, because overlays are JPEG pictures.
-OUTPUT_FOLDERS = ("picks", "overlays")
+#: What this program writes beside it; not searched for input, because overlays and averages are pictures.
+OUTPUT_FOLDERS = ("picks", "overlays", "averages")
 #: The same for ``--layout facility``.
 FACILITY_FOLDERS = ("STAR", "CBOX", "JPEG", "JSON")
 #: In the state folder: what the report needs of each micrograph.

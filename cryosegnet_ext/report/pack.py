@@ -19,6 +19,7 @@ from ..files.picks import Picks
 from ..runs.candidates import SavedCandidates
 from ..runs.false_picks import has_probabilities
 from ..runs.journal import Record
+from .averages import pack_averages
 from .collect import RunData
 from .command import in_folder
 from .particles import pack_crops
@@ -176,6 +177,7 @@ def pack(
         "candidates": _pack_candidates(sets, levels, floor),
         "thumbnails": thumbnails,
         "crops": crops,
+        "averages": pack_averages(run),
         "others": {"micrographs": len(run.done) - len(records), "scale": chosen.scale, **others},
         "failed": [[r.name, r.reason or ""] for r in run.failed[:_MOST_FAILED]],
         "commands": [in_folder(one, str(run.output)) for one in run.notes.get("command", [])],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError
-from ..files.inputs import STATE_FOLDER, natural_key
+from ..files.inputs import OUTPUT_FOLDERS, STATE_FOLDER, natural_key
 from ..files.inside import inside
 from ..files.json_text import parse_json
 from ..files.picks import Picks, read_picks
@@ -113,7 +113,7 @@ class FinishedRun:
 
     def refuse_own_folders(self, target: Path) -> None:
         """Raise CryoSegNetError if ``target`` is a folder of the run's own files."""
-        for name in ("picks", "overlays", STATE_FOLDER):
+        for name in (*OUTPUT_FOLDERS, STATE_FOLDER):
             own = (self.output / name).resolve()
             if own == target.resolve() or own in target.resolve().parents:
                 raise CryoSegNetError(

@@ -217,6 +217,7 @@ def test_circles_invert_and_keyboard(page: Watched) -> None:
     p.keyboard.press("Enter")
     page.until("document.getElementById('large').open")
     p.keyboard.press("Escape")
+    page.until("document.activeElement.classList.contains('crop')")
     p.locator("[data-panel=particles]").focus()
     p.keyboard.press("ArrowLeft")
     page.settle()

@@ -267,7 +267,30 @@ function arrowsAmong(event) {
   event.stopPropagation();
 }
 
+function showAverages() {
+  const found = data.averages;
+  if (!found) {
+    at("average-verdict").textContent = "No averages were made of this run.";
+    at("average-about").textContent = `This makes them in about a minute: cryosegnet report ${data.folder} --averages`;
+    return;
+  }
+  at("average-verdict").textContent = found.sentence;
+  at("average-verdict").className = found.verdict;
+  const texts = [`${number(found.picks)} picks of ${number(found.micrographs)} micrographs, aligned and sorted into ${found.counts.length === 1 ? "one class" : `${found.counts.length} classes`}.`,
+    "Each half of the picks is judged by averages of the other half. Frequencies that are only noise are left out, so an average of noise is grey. Each picture has its own contrast."];
+  if (found.unreadable) texts.push(`${number(found.unreadable)} micrographs of the sample could not be read.`);
+  if (found.changed) texts.push(`The run had ${number(found.of_picks)} picks when they were made.`);
+  at("average-about").textContent = texts.join(" ");
+  at("average-images").append(...found.images.map((text, k) => {
+    const figure = document.createElement("figure");
+    const image = Object.assign(document.createElement("img"), { src: `data:image/png;base64,${text}`, alt: `Average ${k + 1}` });
+    figure.append(image, Object.assign(document.createElement("figcaption"), { textContent: `${number(Math.round(found.counts[k]))} picks` }));
+    return figure;
+  }));
+}
+
 function startParticles() {
+  showAverages();
   at("crop-modes").append(...Object.entries(CROP_MODES).map(([mode, [label, title]]) => {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: label, title });
     button.dataset.mode = mode;
