@@ -139,7 +139,9 @@ def pack(
             # Below the run's threshold, micrographs with only a pick file would look empty.
             lowest = max(lowest, run.threshold)
         counts = [int((picks.score >= lowest).sum()) for picks in sets]
-        crops = pack_crops(run, chosen.shown, counts, pool, chosen.even)
+        # Crops name candidates by number, so picks of a pick file have none.
+        numbered = {record.stem for record, (_, complete) in zip(chosen.shown, kept) if complete}
+        crops = pack_crops(run, chosen.shown, counts, pool, [r for r in chosen.even if r.stem in numbered])
         thumbnails = []
         if pictures:
             used = int(_EACH * sum(counts)) + sum(len(sheet["jpeg"]) for sheet in crops["sheets"])

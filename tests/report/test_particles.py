@@ -59,6 +59,16 @@ def test_a_run_of_an_earlier_version_has_no_crops(tmp_path: Path) -> None:
     assert packing.pack(run)["crops"]["sheets"] == []
 
 
+def test_picks_of_a_pick_file_have_no_crops(tmp_path: Path) -> None:
+    """Crops name candidates by number; they would be shown at the places of other picks."""
+    run = collect(make_run(tmp_path, NAMES[:2]))
+    path = candidates_path(run.output, run.done[0].stem)
+    content = bytearray(path.read_bytes())
+    content[128] ^= 1  # the version
+    path.write_bytes(content)
+    assert [sheet["micrograph"] for sheet in packing.pack(run)["crops"]["sheets"]] == [1]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with open_browser() as found:
