@@ -48,16 +48,23 @@ class Converted:
     name: str | None = None
 
 
+_DESCRIPTION = """Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs, EMAN2's .json, cisTEM's .plt) between
+formats: one file per micrograph, but one table of all micrographs for cs. Tables of many micrographs are split.
+
+With --relion, write what RELION's Extract takes, from picks of CryoSPARC or any other program.
+With --cryosparc, write what CryoSPARC's import jobs need from the output folder of `cryosegnet pick`.
+
+Micrographs of a run that were edited in `cryosegnet view` have their edited picks. Conventions: docs/formats.md."""
+
+_EPILOG = """examples:
+  cryosegnet export picked/picks --to box --box-size 256 -o boxes
+  cryosegnet export picked --relion CtfFind/job003/micrographs_ctf.star -o for_extract
+  cryosegnet export picked --cryosparc -o for_cryosparc"""
+
+
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``cryosegnet export``."""
-    parser.description = (
-        "Convert pick files (.star, .box, .cbox, .csv, Topaz's .txt, .cs, EMAN2's .json, cisTEM's .plt) between "
-        "formats: one file per micrograph, but one table of all micrographs for cs. Tables of many micrographs are "
-        "split. Or, with --relion, write what RELION's Extract takes, from picks of CryoSPARC or any other program. "
-        "Or, with --cryosparc, write what CryoSPARC's import jobs need from the output folder of 'cryosegnet pick'. "
-        "Micrographs of a run that were edited in 'cryosegnet view' have their edited picks. "
-        "Conventions: docs/formats.md."
-    )
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.add_argument(
         "picks", metavar="PICKS", nargs="+", help="pick files, folders of them, or RELION's lists of coordinate files"
     )

@@ -7,12 +7,19 @@ import argparse
 HELP = "list, download and import named weights"
 
 
+_DESCRIPTION = """Named weights. Downloads are kept in the folder $CRYOSEGNET_CACHE (default: the user's cache folder).
+Their sha256 is checked each time they are used."""
+
+_EPILOG = """examples:
+  cryosegnet weights list                       what there is, and what is on this machine
+  cryosegnet weights download sam_vit_b
+  cryosegnet weights import sam_vit_b sam_vit_b_01ec64.pth     on a machine without network
+  cryosegnet weights path default"""
+
+
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.description = (
-        "Named weights. Downloads are kept in the folder $CRYOSEGNET_CACHE (default: the user's cache folder). Their "
-        "sha256 is checked each time they are used."
-    )
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="list names, sizes, sha256, licences and sources")
     download = actions.add_parser("download", help="download weights, even if they are in the cache")
