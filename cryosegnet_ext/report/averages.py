@@ -108,7 +108,8 @@ def write_averages(run: RunData, say: Callable[[str], None] = lambda text: None)
     say(f"cutting out picks of {plural(len(sampled), 'micrograph')}")
     for record in sampled:
         try:
-            if file_identity(record.key) != (record.size, record.mtime_ns):
+            # Copies, as from an archive, have another time.
+            if (file_identity(record.key) or (-1,))[0] != record.size:
                 raise CryoSegNetError(f"{record.key} is no longer the file that was picked")
             data = read_micrograph(record.key, pixel_size=record.pixel_size).data
         except CryoSegNetError as error:

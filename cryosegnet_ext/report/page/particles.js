@@ -151,11 +151,11 @@ function refreshParticles() {
   const first = particles.page * CROPS_PER_PAGE;
   for (const button of at("crop-modes").children) button.setAttribute("aria-pressed", String(button.dataset.mode === particles.mode));
   at("crop-again").hidden = particles.mode !== "random";
-  at("crops").replaceChildren(...parts.flatMap(([title, list], k) => {
+  at("crops").replaceChildren(...parts.flatMap(([title, list]) => {
     const shown = list.slice(first, first + CROPS_PER_PAGE);
     const grid = document.createElement("div");
     grid.className = "crops";
-    const buttons = shown.map((crop) => cropOf(crop, k === 1));
+    const buttons = shown.map((crop) => cropOf(crop));
     grid.append(...buttons);
     if (buttons.length) buttons[0].tabIndex = 0;
     const heading = Object.assign(document.createElement("h3"), { textContent: `${title}${shown.length ? "" : ": none"}` });
