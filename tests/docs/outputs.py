@@ -65,6 +65,9 @@ def pick(args: argparse.Namespace, ran: Ran) -> None:
 
 def report(args: argparse.Namespace, ran: Ran) -> None:
     assert "<html" in (args.folder / "report.html").read_text()
+    if args.averages:
+        assert json.loads((args.folder / "averages" / "averages.json").read_text())["picks"] > 0
+        return
     assert args.write_picks is not None
     written = files(args.write_picks, "*.star")
     assert [file.name for file in written] == [file.name for file in files(args.folder / "picks", "*.star")]
