@@ -1,10 +1,12 @@
-"""The errors that a user can cause, and the wording of counts in messages."""
+"""The errors that a user can cause, and the wording of options and counts in messages."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+
+_typed = False
 
 #: What libraries say when memory runs out: the loader of libraries, PyTorch's allocator (two), threads, and oneDNN.
 _OUT_OF_MEMORY = re.compile(
@@ -58,6 +60,50 @@ def memory_sentence(error: BaseException) -> str:
     """What to tell of an error for which `out_of_memory` is true."""
     why = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":.")[:150]
     return f"memory ran out ({why}): give the job more (`ulimit -v`, the queue's limit), or run fewer jobs at a time"
+
+
+@contextlib.contextmanager
+def as_typed(typed: bool = True) -> Iterator[None]:
+    """Within it, messages name options as they are typed on a command line, else as parameters in Python.
+
+    Programs run within it. It holds for the whole process, threads included.
+    """
+    global _typed
+    before, _typed = _typed, typed
+    try:
+        yield
+    finally:
+        _typed = before
+
+
+def is_typed() -> bool:
+    """Whether messages name options as they are typed."""
+    return _typed
+
+
+def option(name: str, value: object = None) -> str:
+    """An option in a message, as those write it who read the message.
+
+    Parameters
+    ----------
+    name
+        Of the parameter in Python.
+    value
+        What is given, or could be; True for a switch; None: the name alone.
+
+    Examples
+    --------
+    >>> option("pixel_size"), option("sam", "sam_vit_b"), option("force", True)
+    ('pixel_size=', "sam='sam_vit_b'", 'force=True')
+    >>> with as_typed():
+    ...     option("pixel_size"), option("sam", "sam_vit_b"), option("force", True)
+    ('--pixel-size', '--sam sam_vit_b', '--force')
+    """
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    if _typed:
+        flag = f"--{name.replace('_', '-')}"
+        return flag if value is None or value is True else f"{flag} {shown}"
+    return f"{name}=" + ("" if value is None else repr(value) if isinstance(value, str) else shown)
 
 
 def plural(count: int, noun: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryosegnet_ext.cli.options import add_options, picker_options
 from cryosegnet_ext.cli.readers import above_zero
 from cryosegnet_ext.cli.running_options import engine_from
-from cryosegnet_ext.picking.options import PickerOptions, split_devices
+from cryosegnet_ext.picking.options import PickerOptions, RunOptions, split_devices
 
 if TYPE_CHECKING:
     from cryosegnet_ext.runs.batch import MicrographPicker
@@ -36,7 +37,10 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_picker(parser: argparse.ArgumentParser) -> None:
     """How to pick; CryoSPARC knows the pixel size."""
-    add_options(parser, PickerOptions, "how to pick, as for cryosegnet pick")
+    group = "how to pick, as for cryosegnet pick"
+    add_options(parser, PickerOptions, group)
+    force = next(option for option in fields(RunOptions) if option.name == "force")
+    parser.add_argument("--force", action="store_true", help=force.metadata["help"])
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

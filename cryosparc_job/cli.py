@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cryosegnet_ext.cli.edits import add_edits, edits_of
 from cryosegnet_ext.cli.logs import shown
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
-from cryosegnet_ext.cli.readers import above_zero
+from cryosegnet_ext.cli.readers import above_zero, diameter
 from cryosegnet_ext.errors import CryoSegNetError, UsageError, memory_explained, plural
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, open_engine
@@ -99,6 +99,7 @@ def _picking_job(args: argparse.Namespace, **more: Any) -> PickingJob:
         workspace=args.workspace,
         title=args.title,
         flip_y=args.flip_y,
+        force=args.force,
         cache=args.cache,
         cache_bytes=int(args.cache_size * 1e9),
         download=_download(args),
@@ -309,7 +310,8 @@ def _add_orientation(parser: argparse.ArgumentParser) -> None:
     add("--exposures", metavar="J12:exposures", required=True, help="the exposures that were picked")
     add("--picks", metavar="J34:particles", required=True, help="the picks to check")
     add("--reference", metavar="J20:particles", help="picks or particles that are known to be right")
-    add("--diameter", metavar="A", type=above_zero, help="particle diameter, angstrom (default: stored with the picks)")
+    text = "particle diameter, angstrom, or pixels as 151px (default: stored with the picks)"
+    add("--diameter", metavar="A|Npx", type=diameter, help=text)
     add_reading(parser)
 
 

@@ -14,7 +14,8 @@ from cryosegnet_ext.files.atomic import atomic_path, write_atomic
 from cryosegnet_ext.files.checksums import checksum, is_changed
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.picks import Picks
-from cryosegnet_ext.runs.diameter import MICROGRAPHS, Estimate, doubted, find_diameter, given_diameter
+from cryosegnet_ext.picking.sampling import MICROGRAPHS
+from cryosegnet_ext.runs.diameter import Estimate, find_diameter
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.false_picks import expected_false
 from cryosegnet_ext.runs.journal import Journal
@@ -250,14 +251,14 @@ class ExposurePicker:
             diameter=float(np.median(diameters)) if diameters else None,
             estimated=self.journal.diameter,
             expected_false=expected_false(done),
-            doubt=doubted(given_diameter(self.journal.settings), self.journal.diameter),
+            doubt="; ".join(self.journal.warnings) or None,
         )
 
     def _find_diameter(self, exposures: Sequence[Exposure]) -> None:
         """Put the particle diameter into the journal, once for the job."""
         needed = self.engine.needs_diameter
         if self.spec.estimated is None:
-            find_diameter(self.journal, needed, lambda most: [self._estimate(exposures, most)])
+            find_diameter(self.journal, needed, lambda most: [self._estimate(exposures, most)], self.spec.force)
         elif needed and not self.journal.has_diameter:
             self.journal.set_diameter(self.spec.estimated)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cryosegnet_ext.errors import CryoSegNetError, plural
+from cryosegnet_ext.errors import CryoSegNetError, UsageError, plural
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.stopping import Stop, Stopped
@@ -244,7 +244,7 @@ class _Follower:
         estimated = next((one.estimated for one in self.results if one.estimated is not None), None)
         try:
             result = pick(self._connection, replace(job, estimated=estimated), self._picker)
-        except (ServerError, EngineLost):
+        except (ServerError, EngineLost, UsageError):
             raise
         except CryoSegNetError as error:
             log.warning("%s", error)

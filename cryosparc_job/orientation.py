@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.files.diameter import to_pixels
+from cryosegnet_ext.files.diameter import Diameter, to_pixels
 from cryosegnet_ext.picking.image_evidence import ImageEvidence, stands_out, strength
 from cryosegnet_ext.picking.placements import AS_THEY_ARE, FLIPS, Placement
 
@@ -173,7 +173,7 @@ def check(
     picks: OutputName,
     reference: OutputName | None,
     open_micrographs: Callable[[], ProjectMicrographs],
-    diameter: float | None = None,
+    diameter: float | str | None = None,
 ) -> Verdict:
     """Compare the picks of one job with those of another, or with the images of their exposures.
 
@@ -184,7 +184,7 @@ def check(
     open_micrographs
         Called if the images are read.
     diameter
-        Particle diameter, angstrom; by default that stored with the picks.
+        Particle diameter, angstrom, or pixels as ``"151px"``; by default that stored with the picks.
 
     Raises
     ------
@@ -212,11 +212,11 @@ def _load(connection: Connection, project: str, name: OutputName) -> Dataset:
     return connection.call(f"reading {name}", load, project, name.job, name.output, slots="all")
 
 
-def _diameter_px(table: Dataset, exposure: Exposure, diameter: float | None) -> float:
+def _diameter_px(table: Dataset, exposure: Exposure, diameter: float | str | None) -> float:
     """Particle diameter in pixels: given, stored with the picks, or a thirtieth of the micrograph."""
     shape = exposure.shape or (4096, 4096)
     if diameter is not None:
-        return max(to_pixels(diameter, exposure.pixel_size), 2.0)
+        return max(Diameter.given(diameter).in_pixels(exposure.pixel_size), 2.0)
     if "location/min_dist_A" in table.fields():
         stored = float(np.median(np.asarray(table["location/min_dist_A"])))
         if stored > 0:

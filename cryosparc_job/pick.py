@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.errors import CryoSegNetError, plural
+from cryosegnet_ext.errors import CryoSegNetError, UsageError, plural
 from cryosegnet_ext.runs.batch import MicrographPicker
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.engines.threads import engine_for
@@ -130,7 +130,8 @@ def _with_note(error: CryoSegNetError, uid: str, run: ExternalJobRun) -> CryoSeg
         text = f"{text.rstrip('.')}; {run.note}: kill it there."
     if isinstance(error, ServerError):
         return type(error)(text, error.code, error.passing)
-    return EngineLost(text) if isinstance(error, EngineLost) else CryoSegNetError(text)
+    kind = next((kind for kind in (EngineLost, UsageError) if isinstance(error, kind)), CryoSegNetError)
+    return kind(text)
 
 
 def state_folder(url: str, project: str, job: str) -> Path:

@@ -37,6 +37,8 @@ class PickingJob:
         Mirror the picks top to bottom.
     only
         uids of the exposures to pick; None: all.
+    force
+        Pick with the picker's diameter even if it is far from that of the particles that are seen.
     overwrite
         Discard what an earlier run of ``job`` has picked.
     state
@@ -61,6 +63,7 @@ class PickingJob:
     estimated: Diameter | None = None
     flip_y: bool = False
     only: frozenset[int] | None = None
+    force: bool = False
     overwrite: bool = False
     state: Path | None = None
     cache: Path | None = None
@@ -82,7 +85,7 @@ class PickingResult:
     diameter : median over the picks, angstrom (pixels without a pixel size)
     estimated : particle diameter that was estimated before picking
     expected_false : expected share of false picks, 0..1; None without picks or calibrated scores
-    doubt : a sentence if the given diameter does not fit the micrographs
+    doubt : what does not fit the micrographs in the given diameter or contrast, in words
     late_signal : name of the signal that came while the job was being completed, too late to stop it
     """
 

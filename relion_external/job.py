@@ -257,6 +257,7 @@ def _pick(
         overwrite=anew,
         overlays=False,
         pixel_size=arguments.pixel_size,
+        force=arguments.force,
         watch=watch,
     )
 

@@ -10,6 +10,8 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from cryosegnet_ext.errors import as_typed
+
 from .arguments import in_relion_words
 
 _LABELS = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
@@ -24,7 +26,8 @@ def shown() -> Iterator[None]:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
-        yield
+        with as_typed():  # which `in_relion_words` translates
+            yield
     finally:
         for logger in loggers:
             logger.removeHandler(handler)

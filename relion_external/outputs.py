@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryosegnet_ext.errors import CryoSegNetError, plural, some
 from cryosegnet_ext.files.atomic import remove_temporaries, write_atomic
+from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.relion_paths import is_flipped, twins
 
 from . import nodes
@@ -126,16 +127,16 @@ def write_results(
     sizes = Counter(entry["pixel_size"] for entry in mine if entry["pixel_size"])
     if result.diameter is not None and result.in_angstrom and sizes:
         # Sizes are measured in projection; the user knows the particle.
-        long_axis = arguments.diameter or _long_axis(folder, result.diameter)
-        size = f"given diameter {long_axis:.0f} A"
-        if arguments.diameter is None:
-            size = f"median diameter {result.diameter:.0f} A, long axis {long_axis:.0f} A"
         pixel_size = min(sizes)  # it needs the largest box
+        given = None if arguments.diameter is None else Diameter.given(arguments.diameter).for_picks(pixel_size)
+        long_axis = given or _long_axis(folder, result.diameter)
+        size = f"given diameter {long_axis:.0f} A"
+        if given is None:
+            size = f"median diameter {result.diameter:.0f} A, long axis {long_axis:.0f} A"
         remarks += _boxes_of_each(long_axis, sizes)
         box, binned = nodes.write_suggestion(folder, version, long_axis, pixel_size)
         lines.append(f"{size}; for Extract: box {box} pixels, rescaled to {binned}")
-        diameter = arguments.diameter or result.diameter
-        nodes.write_display_settings(folder, version, diameter, pixel_size, _longest(inputs))
+        nodes.write_display_settings(folder, version, given or result.diameter, pixel_size, _longest(inputs))
     lines += [f"failed: {with_name(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
     if result.failed > _SHOWN_FAILURES:
         lines.append(f"and {result.failed - _SHOWN_FAILURES} more, in {arguments.output}failed.csv")

@@ -113,7 +113,7 @@ class CryoSegNetAutopick(PipelinerJob):
                 "in_continue": True,
                 "jobop_group": "Main" if about["group"] in (SIZE, SCORE) else "Method",
             }
-            if about["limits"]:
+            if about["limits"] and option.name != "diameter":  # which may be in pixels, as 151px
                 low, high = about["limits"]
                 made = FloatJobOption(hard_min=low, hard_max=high, step_value=about["step"], **shown)
             elif about["choices"]:

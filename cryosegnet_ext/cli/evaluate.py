@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..files.diameter import Diameter
 from .logs import say
-from .readers import above_zero, to_float, whole
+from .readers import above_zero, diameter, to_float, whole
 
 HELP = "compare picks of any program with labels"
 
@@ -154,10 +154,7 @@ def _writable(folder: Path) -> bool:
 
 
 def _diameter(text: str) -> Diameter:
-    """A diameter in angstrom (180, 180A), or in pixels (108px)."""
-    if text.lower().endswith("px"):
-        return Diameter(above_zero(text[:-2]), "pixels")
-    return Diameter(above_zero(text.rstrip("Aa")), "angstrom")
+    return Diameter.given(diameter(text))
 
 
 def _threshold(text: str) -> tuple[str | None, float]:

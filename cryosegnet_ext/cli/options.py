@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
+from ..errors import as_typed
 from ..picking.options import PickerOptions, flag
 from . import readers
 
@@ -37,6 +38,8 @@ def add_options(parser: argparse.ArgumentParser, table: type[PickerOptions], tit
 def reader_of(option: Field[Any]) -> Callable[[str], Any]:
     """The reader of an option: text in, value out."""
     limits, choices = option.metadata["limits"], option.metadata["choices"]
+    if option.name == "diameter":
+        return readers.diameter
     if limits:
         low, high = limits
         return readers.whole(low, high) if isinstance(low, int) else readers.number(low, high, option.metadata["unit"])
@@ -69,4 +72,5 @@ def make_picker(options: PickerOptions, device: str) -> Picker:
     from ..picking.picker import Picker
 
     values = {option.name: getattr(options, option.name) for option in fields(PickerOptions)}
-    return Picker(**values | {"device": device})
+    with as_typed():  # a process of its own does not know that a command started it
+        return Picker(**values | {"device": device})

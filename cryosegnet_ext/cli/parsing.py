@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .._version import __version__
-from ..errors import UsageError
+from ..errors import UsageError, as_typed
 from ..runs.stopping import stops_at_once
 from . import logs
 from .logs import say
@@ -187,6 +187,10 @@ class Program:
 
     def run(self, words: Sequence[str]) -> int:
         """Run the command that the first word names; returns the exit code."""
+        with as_typed():
+            return self._run(words)
+
+    def _run(self, words: Sequence[str]) -> int:
         try:
             if not words or words[0] not in self.commands:
                 return self._without_command(words)

@@ -116,6 +116,7 @@ def main(args: argparse.Namespace) -> int:
             watch=publish,
             monitor=Monitor(heartbeat, args.metrics),
             box_size=args.box_size,
+            force=args.force,
         )
         if publish is not None:
             publish.finish()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from ..errors import UsageError
-from ..picking.options import is_device, not_between, split_devices
+from ..picking.options import check_diameter, is_device, not_between, split_devices
 
 #: Formats of pick files with one micrograph in each.
 PICK_FORMATS = ("star", "box", "cbox", "csv")
@@ -34,6 +34,14 @@ def number(low: float, high: float, unit: str = "") -> Callable[[str], float]:
         return value
 
     return read
+
+
+def diameter(given: str) -> float | str:
+    """A particle diameter: angstrom (180), or pixels (151px)."""
+    try:
+        return check_diameter(given).as_given
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

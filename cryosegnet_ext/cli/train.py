@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..picking.options import DIAMETERS, PIXEL_SIZES
+from ..picking.options import PIXEL_SIZES
 from .logs import say
 from .parsing import DONE, NOTHING_DONE, STOPPED
-from .readers import device, number, whole
+from .readers import device, diameter, number, whole
 
 if TYPE_CHECKING:
     from ..training.folder import TrainingFolder
@@ -55,8 +55,6 @@ examples:
   cryosegnet train --micrographs corrected_micrographs.star --labels Select/job020/particles.star -o trained
   cryosegnet train --micrographs mics/ --labels cryoppp_csv/ -o published --recipe published"""
 
-_length = number(*DIAMETERS, "angstrom")
-
 
 def crop_side(given: str) -> int:
     """Pixels of a side that every network of up to five levels can halve."""
@@ -75,9 +73,9 @@ def add_data_args(parser: argparse.ArgumentParser, labels_required: bool) -> Non
     add("-o", "--output", metavar="DIR", required=True, type=Path, help="folder for the network and its records")
     add(
         "--diameter",
-        metavar="A",
-        type=_length,
-        help="particle diameter in angstrom (default: from labels, or estimated)",
+        metavar="A|Npx",
+        type=diameter,
+        help="particle diameter, angstrom, or pixels as 151px (default: from labels, or estimated)",
     )
     pixel = number(*PIXEL_SIZES, "angstrom")
     add("--pixel-size", metavar="A", type=pixel, help="angstrom per pixel (default: from STAR or file header)")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CryoSegNetError, UsageError, plural
-from ..picking.options import DIAMETERS, PIXEL_SIZES
+from ..picking.options import PIXEL_SIZES
 from ..runs.stopping import Stopped
 from .logs import say
-from .readers import PICK_FORMATS, number, pick_formats, whole
+from .readers import PICK_FORMATS, diameter, number, pick_formats, whole
 
 if TYPE_CHECKING:
     from ..viewer.server import PageServer
@@ -68,10 +68,10 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add("--format", metavar="F", type=pick_formats, default=("star",), help=f"{','.join(PICK_FORMATS)} (default: star)")
     add(
         "--diameter",
-        metavar="A",
-        type=number(*DIAMETERS),
-        help="of new circles: angstrom, but pixels with --micrographs unless --pixel-size or their STAR file gives the "
-        "pixel size; with --audit, of the labels: a pick within 0.3 of it is labelled",
+        metavar="A|Npx",
+        type=diameter,
+        help="of new circles: angstrom, or pixels as 151px; with --micrographs always pixels unless --pixel-size or "
+        "their STAR file gives the pixel size; with --audit, of the labels: a pick within 0.3 of it is labelled",
     )
     pixel = number(*PIXEL_SIZES, "angstrom")
     add(

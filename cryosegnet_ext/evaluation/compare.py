@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CryoSegNetError, UsageError, plural
+from ..errors import CryoSegNetError, UsageError, option, plural
 from ..files.diameter import Diameter, to_pixels
 from ..files.inputs import expand_inputs
 from ..files.labels import label_files
@@ -130,7 +130,7 @@ def score(
     if guessed:
         notes.append(
             f"the shape of {guessed} of {plural(len(labels), 'micrograph')} is not known; Dice and 'as published' use "
-            "a frame guessed from the labels: give --shape NY NX or --micrographs."
+            f"a frame guessed from the labels: give {option('shape')} (rows and columns) or {option('micrographs')}."
         )
     frame = extent(labels, diameter)
     shapes = {stem: known.get(stem, frame) for stem in labels}
@@ -161,7 +161,7 @@ def _in_common(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> tupl
     """Labels and picks of the micrographs that every set has picks of; raises CryoSegNetError if there are none."""
     shared = {s: p for s, p in labels.items() if all(s in of.tables for of in sets.values())}
     if not shared:
-        raise CryoSegNetError("--common: no micrograph has picks of all sets; leave the option out.")
+        raise CryoSegNetError(f"{option('common', True)}: no micrograph has picks of all sets; leave the option out.")
     return shared, {
         name: replace(of, tables={s: p for s, p in of.tables.items() if s in shared}) for name, of in sets.items()
     }
@@ -205,7 +205,8 @@ def diameter_px(
     if given is not None:
         if given.unit == "angstrom" and pixel_size is None:
             raise UsageError(
-                f"--diameter {given.value:g} is in angstrom and no pixel size is known; add --pixel-size, "
+                f"{option('diameter', given.value)} is in angstrom and no pixel size is known; add "
+                f"{option('pixel_size')}, "
                 f"or give the diameter in pixels: {given.value:g}px"
             )
         return given.in_pixels(pixel_size), "as given"
@@ -216,7 +217,7 @@ def diameter_px(
         if found is not None:
             return to_pixels(found, pixel_size), f"the run {run.output}"
     if not len(sizes):
-        raise UsageError("the labels have no particle diameter; add --diameter, in angstrom or as 108px")
+        raise UsageError(f"the labels have no particle diameter; add {option('diameter')}, in angstrom or as 108px")
     return float(np.median(sizes)), "the labels' median"
 
 

@@ -24,7 +24,8 @@ from ..files.json_text import parse_json
 from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
 from ..files.picks import Picks, read_picks
 from ..files.text import read_bytes
-from ..runs.diameter import MICROGRAPHS, seen_diameter
+from ..picking.sampling import MICROGRAPHS
+from ..runs.diameter import doubted, given_diameter, seen_diameter
 from ..runs.folder import log_error, plain
 from ..runs.journal import Record, read_records
 from ..runs.overlay import encode_overlay
@@ -50,6 +51,8 @@ class FacilityJob:
 
     Without a given diameter the job estimates one from each of the first eight micrographs and uses the median so far.
     It stays in the folder for later processes. The picks of those eight may differ a little from those of a later run.
+    A given diameter is compared with what the first micrograph shows; a warning is logged if it does not fit, and
+    picking goes on.
 
     Parameters
     ----------
@@ -86,6 +89,7 @@ class FacilityJob:
             self._state.mkdir(parents=True, exist_ok=True)
         self._settings = plain(picker.settings)
         self._estimates = self._read_estimates()
+        self._given = given_diameter(self._settings)
 
     @property
     def diameter(self) -> float | None:
@@ -162,6 +166,11 @@ class FacilityJob:
         return before.done and same and sized and there
 
     def _diameter_for(self, micrograph: Micrograph) -> float | None:
+        if self._given is not None and self._given.unit == "angstrom":
+            # A service goes on: one odd micrograph must not stop it.
+            given, self._given = self._given, None
+            if doubt := doubted(given, seen_diameter(self.picker, [micrograph])):
+                log.warning(f"{micrograph.name}: {doubt}")
         if self.picker.needs_diameter and len(self._estimates) < MICROGRAPHS:
             seen = seen_diameter(self.picker, [micrograph])
             if seen is not None:

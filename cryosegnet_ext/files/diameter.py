@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, option
 
 if TYPE_CHECKING:
     # The command line needs `Diameter` before anything heavy is loaded.
@@ -34,6 +34,17 @@ def to_pixels(length: Length, pixel_size: float | None) -> Length:
 def from_pixels(length: Length, pixel_size: float | None) -> Length:
     """A length in pixels as picks hold it: angstrom, or pixels where the pixel size is not known."""
     return length if pixel_size is None else length * pixel_size
+
+
+def as_picks_hold(given: float | str, pixel_size: float | None) -> float:
+    """A given diameter as picks hold it, where a number without a pixel size counts as pixels.
+
+    >>> as_picks_hold(180.0, 1.5), as_picks_hold("100px", 1.5), as_picks_hold(100, None)
+    (180.0, 150.0, 100.0)
+    """
+    if isinstance(given, str):
+        return Diameter.given(given).for_picks(pixel_size)
+    return float(given)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,28 @@ class Diameter:
         """The diameter of a length as picks hold it."""
         return cls(float(length), "pixels" if pixel_size is None else "angstrom")
 
+    @classmethod
+    def given(cls, value: float | str) -> Diameter:
+        """The diameter that a user gives: a number or text in angstrom, or text in pixels.
+
+        >>> str(Diameter.given(180)), str(Diameter.given("180A")), str(Diameter.given("151px"))
+        ('180 A', '180 A', '151 pixels')
+
+        Raises
+        ------
+        ValueError
+            The text is not that of a number.
+        """
+        text = str(value).strip().lower()
+        if text.endswith("px"):
+            return cls(float(text[:-2]), "pixels")
+        return cls(float(text.removesuffix("a")), "angstrom")
+
+    @property
+    def as_given(self) -> float | str:
+        """The diameter as options and settings hold it: a number in angstrom, or text such as ``"151px"``."""
+        return f"{self.value:.10g}px" if self.unit == "pixels" else float(self.value)
+
     def __str__(self) -> str:
         unit = {"angstrom": " A", "pixels": " pixels", None: ""}[self.unit]
         return f"{self.value:.0f}{unit}"
@@ -78,7 +111,7 @@ class Diameter:
         if self.unit == "angstrom" and pixel_size is None:
             raise CryoSegNetError(
                 f"the particle diameter is known in angstrom ({self}) and the pixel size of this micrograph is not: "
-                "give it with --pixel-size, in angstrom per pixel"
+                f"give it with {option('pixel_size')}, in angstrom per pixel"
             )
         return self.value
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, option
 from .atomic import write_atomic
 from .diameter import from_pixels
 from .formats import READERS, WRITERS, PickColumns, TableOfPicks, check_finite, cs_bytes
@@ -45,6 +45,8 @@ class Picks(PickColumns):
     sought : float or None
         The particle diameter that the picker used, in the unit of ``diameter``: given, or estimated for the data set.
         One size for all micrographs, which box files need.
+    micrograph : str or None
+        Name of the micrograph, where it is known: its path, as it was given to the picker.
 
     Raises
     ------
@@ -217,7 +219,7 @@ def read_many(
         if table.from_last_row:
             if shape is None:
                 what = "y is counted from the last row, and the file lacks the micrograph's height"
-                raise bad(path, what, "convert it with 'cryosegnet export --to star --shape NY NX'")
+                raise bad(path, what, f"give {option('shape')} (rows and columns)")
             table = replace(table, y=shape[0] - 1 - table.y)
         return _by_micrograph(table, path, pixel_size, shape)
 

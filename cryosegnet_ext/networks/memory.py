@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import CryoSegNetError, out_of_memory
+from ..errors import CryoSegNetError, option, out_of_memory
 
 T = TypeVar("T")
 
@@ -45,7 +45,9 @@ def with_less(work: Callable[[int], T], size: int, least: int, what: str, device
             if not ran_out(error):
                 raise
             if size // 2 < least:
-                remedy = "close other programs" if device.type == "cpu" else "close its other users or use --device cpu"
+                remedy = f"close its other users or use {option('device', 'cpu')}"
+                if device.type == "cpu":
+                    remedy = "close other programs"
                 raise CryoSegNetError(
                     f"{what} ran out of memory on {device} even with the smallest pieces: {remedy}."
                 ) from error

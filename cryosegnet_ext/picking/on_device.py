@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..cores import usable_cores
-from ..errors import UsageError
+from ..errors import UsageError, option
 from ..files.micrograph import Micrograph
 from ..networks.memory import OutOfMemoryError, with_less
 from ..networks.unet import AttentionUNet, map_of_tensor
@@ -69,15 +69,17 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     if not is_device(name):
-        raise UsageError(f"--device {name} is not known: use auto, cpu, cuda or cuda:0.")
+        raise UsageError(f"{option('device', name)} is not known: use auto, cpu, cuda or cuda:0.")
     if not torch.cuda.is_available():
         raise UsageError(
-            f"--device {name}: PyTorch finds no GPU here{_visible()}; run `cryosegnet doctor` to see why, or use "
-            "--device cpu."
+            f"{option('device', name)}: PyTorch finds no GPU here{_visible()}; run `cryosegnet doctor` to see why, or "
+            f"use {option('device', 'cpu')}."
         )
     number = name.partition(":")[2]
     if number and int(number) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+        raise UsageError(
+            f"{option('device', name)}: this machine has {torch.cuda.device_count()} GPUs, counted from 0."
+        )
     return torch.device(name)
 
 

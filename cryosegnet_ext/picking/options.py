@@ -1,17 +1,19 @@
 """The picker's options: allowed values, their combinations, and help. All programs derive theirs from this table.
 
-Imports nothing heavy, so that errors appear before torch loads. Errors name the options as the command line does.
+Imports nothing heavy, so that errors appear before torch loads.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, option
+from ..files.diameter import Diameter
 from ..files.limits import PIXEL_SIZES
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "PickerOptions",
     "RunOptions",
     "about",
+    "check_diameter",
     "flag",
     "is_device",
     "not_between",
@@ -72,7 +75,7 @@ def about(
     return shown | {"limits": limits, "unit": unit, "choices": choices}
 
 
-_size = partial(about, limits=DIAMETERS, unit="angstrom", metavar="A", group=SIZE, step=10.0)
+_size = partial(about, limits=DIAMETERS, unit="angstrom", group=SIZE, step=10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +88,22 @@ class PickerOptions:
         A value is not allowed, or does not go with another one.
     """
 
-    diameter: float | None = field(
+    diameter: float | str | None = field(
         default=None,
         metadata=_size(
-            help="particle diameter, angstrom (default: estimated from the data)",
+            help="particle diameter, angstrom, or pixels as 151px (default: estimated from the data)",
+            metavar="A|Npx",
             relion="particle_diameter",
             label="Particle diameter (A):",
         ),
     )
     min_diameter: float | None = field(
-        default=None, metadata=_size(help="smallest diameter to keep, angstrom", label="Smallest diameter (A):")
+        default=None,
+        metadata=_size(help="smallest diameter to keep, angstrom", metavar="A", label="Smallest diameter (A):"),
     )
     max_diameter: float | None = field(
-        default=None, metadata=_size(help="largest diameter to keep, angstrom", label="Largest diameter (A):")
+        default=None,
+        metadata=_size(help="largest diameter to keep, angstrom", metavar="A", label="Largest diameter (A):"),
     )
     threshold: float | None = field(
         default=None,
@@ -168,32 +174,39 @@ class PickerOptions:
             value, limits, choices = getattr(self, one.name), one.metadata.get("limits"), one.metadata.get("choices")
             if value is None:
                 continue
-            if limits and not limits[0] <= value <= limits[1]:
+            if one.name == "diameter":
+                try:
+                    check_diameter(value)
+                except ValueError as error:
+                    raise UsageError(f"{option(one.name)} {error}.") from None
+            elif limits and not limits[0] <= value <= limits[1]:
                 wrong = not_between(limits[0], limits[1], one.metadata["unit"], f"{value:g}")
-                raise UsageError(f"{flag(one.name)} {wrong}.")
+                raise UsageError(f"{option(one.name)} {wrong}.")
             if choices and value not in choices:
-                raise UsageError(f"{flag(one.name)} must be one of {', '.join(choices)} (got {value}).")
+                raise UsageError(f"{option(one.name)} must be one of {', '.join(choices)} (got {value}).")
         split_devices(self.device)
         if self.segmenter == "grid" and self.sam is None:
             raise UsageError(
-                "--segmenter grid needs a SAM of the published sizes and none is built in: "
-                "add --sam sam_vit_b (or a file), or use peaks or watershed."
+                f"{option('segmenter', 'grid')} needs a SAM of the published sizes and none is built in: "
+                f"add {option('sam', 'sam_vit_b')} (or a file), or use peaks or watershed."
             )
         if self.segmenter == "watershed" and self.sam is not None:
-            raise UsageError("--segmenter watershed does not use SAM: leave out --sam, or choose peaks or grid.")
+            raise UsageError(
+                f"{option('segmenter', 'watershed')} does not use SAM: leave out {option('sam')}, or choose peaks or "
+                "grid."
+            )
         low, high = self.min_diameter, self.max_diameter
         if low is not None and high is not None and low >= high:
-            raise UsageError(f"--min-diameter {low:g} is not below --max-diameter {high:g}: exchange them.")
+            lower, upper = option("min_diameter", float(low)), option("max_diameter", float(high))
+            raise UsageError(f"{lower} is not below {upper}: exchange them.")
         if self.diameter is not None and (low is not None or high is not None):
-            raise UsageError(
-                "--diameter sets the range by itself: give one or the other, --diameter or "
-                "--min-diameter and --max-diameter."
-            )
+            given, limit = option("diameter"), f"{option('min_diameter')} and {option('max_diameter')}"
+            raise UsageError(f"{given} sets the range by itself: give one or the other, {given} or {limit}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(PickerOptions):
-    """The options of a run over many micrographs: the picker's, and the pixel size."""
+    """The options of a run over many micrographs: the picker's, and those that it does not know."""
 
     pixel_size: float | None = field(
         default=None,
@@ -208,6 +221,12 @@ class RunOptions(PickerOptions):
             step=0.01,
         ),
     )
+    force: bool = field(
+        default=False,
+        metadata=about(
+            "pick with the given diameter even if it is far from that of the particles that are seen", group=SIZE
+        ),
+    )
 
 
 def flag(name: str) -> str:
@@ -217,6 +236,25 @@ def flag(name: str) -> str:
     '--min-diameter'
     """
     return f"--{name.replace('_', '-')}"
+
+
+def check_diameter(given: float | str) -> Diameter:
+    """The particle diameter that a user gives, angstrom, or pixels as ``"151px"``.
+
+    Raises
+    ------
+    ValueError
+        It is not a diameter; the text is an error message without the option's name in front.
+    """
+    try:
+        found = Diameter.given(given)
+    except ValueError:
+        found = Diameter(math.nan, "angstrom")
+    low, high = DIAMETERS
+    if not low <= found.value <= high:
+        shown = given if isinstance(given, str) else f"{given:g}"
+        raise ValueError(not_between(low, high, found.unit or "", shown))
+    return found
 
 
 def not_between(low: float, high: float, unit: str, got: str) -> str:
@@ -249,5 +287,6 @@ def split_devices(names: str) -> list[str]:
         follows = name.strip().isdigit() and bool(found) and found[-1].startswith("cuda:")
         found.append(f"cuda:{name.strip()}" if follows else name.strip())
         if not is_device(found[-1]):
-            raise UsageError(f"--device must be auto, cpu, cuda, cuda:0, or a list like cuda:0,1 (got {names}).")
+            name = option("device")
+            raise UsageError(f"{name} must be auto, cpu, cuda, cuda:0, or a list like cuda:0,1 (got {names}).")
     return found

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import CryoSegNetError, UsageError
+from ..errors import CryoSegNetError, UsageError, option
 from ..files.diameter import Diameter, from_pixels, to_pixels
 from ..files.micrograph import Micrograph, inverted, require_pixel_size
 from ..files.picks import Picks
@@ -22,6 +22,7 @@ from ..weights import load_sam, load_unet, metadata_of, resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter, other_diameter
 from .evidence import MOST_FALSE, height_map, heights_of, null_peaks, peaks_of, true_share
+from .given import OneMicrograph, as_list, as_micrograph, pick_each
 from .masks import Masks
 from .on_device import OnCpu, OnDevice, choose_device
 from .options import BUILT_IN_SAM, PickerOptions
@@ -64,7 +65,8 @@ class Picker:
         The particles are brighter than the ice, as in negative stain. The picker then inverts the contrast of each
         micrograph before anything else.
     diameter
-        Particle diameter, angstrom. Default: estimated from the micrographs.
+        Particle diameter: a number in angstrom, or text in pixels such as ``"151px"``. Default: estimated from the
+        micrographs.
     min_diameter, max_diameter
         Limits of the particle diameter, angstrom. They bound the estimate, and picks outside are dropped.
     threshold
@@ -80,7 +82,8 @@ class Picker:
     Examples
     --------
     >>> picker = Picker(diameter=180)
-    >>> picks = picker.pick(read_micrograph("mic_001.mrc"))
+    >>> picker.pick("sample.mrc")
+    <Picks: 41 picks>
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Picker:
         recipe: str | None = None,
         denoised: bool = False,
         invert: bool = False,
-        diameter: float | None = None,
+        diameter: float | str | None = None,
         min_diameter: float | None = None,
         max_diameter: float | None = None,
         threshold: float | None = None,
@@ -114,7 +117,7 @@ class Picker:
         self.device = choose_device(device)
         self._on_device = self.device.type != "cpu"
         self.denoised = denoised
-        self.diameter = diameter
+        self.diameter = None if diameter is None else Diameter.given(diameter)
         unet, note = load_unet(weights)
         self._unet: AttentionUNet = unet.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained_for = str(note.get("recipe", "published"))
@@ -122,7 +125,7 @@ class Picker:
         if self.recipe != trained_for:
             raise UsageError(
                 f"The weights {weights} were trained for the {trained_for} recipe, not the {self.recipe} one: leave "
-                "out --recipe or choose other weights."
+                f"out {option('recipe')} or choose other weights."
             )
         self._working_diameter = float(note.get("diameter", 32.0))
         self._label_share = float(note.get("label_share", 1.0))
@@ -131,11 +134,13 @@ class Picker:
         self._windows = self._sam is not None and is_windowed(self._sam)
         if self._windows and self.recipe == "published":
             raise UsageError(
-                f"--sam {sam} works with the default recipe only: for the published one use --sam sam_vit_b"
+                f"{option('sam', str(sam))} works with the default recipe only: for the published one use "
+                f"{option('sam', 'sam_vit_b')}"
             )
         if self._windows and self.segmenter == "grid":
             raise UsageError(
-                f"--sam {sam} works with --segmenter peaks only: use that, or --sam sam_vit_b for the grid"
+                f"{option('sam', str(sam))} works with {option('segmenter', 'peaks')} only: use that, or "
+                f"{option('sam', 'sam_vit_b')} for the grid"
             )
         fitted = _fitted_for(self.segmenter, self._windows, note, sam)
         try:
@@ -167,8 +172,17 @@ class Picker:
         """Whether the picker uses a particle size estimated over the data set: default recipe, size not given."""
         return self.recipe == "default" and self.diameter is None
 
-    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+    def estimate_diameter(
+        self, micrographs: OneMicrograph | Iterable[OneMicrograph], *, pixel_size: float | None = None
+    ) -> float | None:
         """Estimate the particle diameter of a data set from a few of its micrographs.
+
+        Parameters
+        ----------
+        micrographs
+            A few of them (eight are enough), in the forms that `pick` takes.
+        pixel_size
+            Angstrom per pixel of all of them; default: their own.
 
         Returns
         -------
@@ -180,8 +194,17 @@ class Picker:
         ------
         UsageError
             Some of the micrographs have a pixel size and others have none.
+        CryoSegNetError
+            One of them cannot be read.
+
+        Examples
+        --------
+        >>> round(Picker().estimate_diameter("sample.mrc"))
+        176
         """
-        return next(iter(self.estimate_sizes(micrographs)), None)
+        several = as_list(micrographs)
+        given = [micrographs] if several is None else several
+        return next(iter(self.estimate_sizes([as_micrograph(one, pixel_size) for one in given])), None)
 
     def estimate_sizes(
         self, micrographs: Sequence[Micrograph], looked: Callable[[int], None] = lambda number: None
@@ -195,7 +218,7 @@ class Picker:
         if 0 < len(unknown) < len(micrographs):
             raise UsageError(
                 f"{unknown[0]} has no pixel size but other micrographs have one, so no common particle size can be "
-                "estimated: give --pixel-size, or leave out the micrographs without one."
+                f"estimated: give {option('pixel_size')}, or leave out the micrographs without one."
             )
         return self._sizes_seen([self._seen(micrograph) for micrograph in micrographs], looked)
 
@@ -233,33 +256,85 @@ class Picker:
         others = () if other is None or not low <= other <= high else (other,)
         return (float(np.clip(size, low, high)), *others)
 
-    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
-        """Pick the particles of one micrograph.
+    @overload
+    def pick(  # type: ignore[overload-overlap]  # a path is an iterable of letters, too
+        self, micrograph: OneMicrograph, diameter: float | None = None, *, pixel_size: float | None = None
+    ) -> Picks: ...
+    @overload
+    def pick(
+        self, micrograph: Iterable[OneMicrograph], diameter: float | None = None, *, pixel_size: float | None = None
+    ) -> list[Picks | None]: ...
+    def pick(
+        self,
+        micrograph: OneMicrograph | Iterable[OneMicrograph],
+        diameter: float | None = None,
+        *,
+        pixel_size: float | None = None,
+    ) -> Picks | list[Picks | None]:
+        """Pick the particles of one micrograph, or of each of several.
 
         Parameters
         ----------
         micrograph
-            As `read_micrograph` gives it.
+            The path of a file, an array (ny, nx), a `Micrograph`, or one of `expand_inputs`; or a list of these. An
+            array with three axes is not a list: ``list(stack)`` is.
         diameter
             Particle diameter estimated over the data set (`estimate_diameter`), angstrom, or pixels where the
             micrograph has no pixel size. The picker's own ``diameter`` wins. Default: estimated from this micrograph
-            alone.
+            alone; of a list, from eight of its micrographs spread evenly over it, for all of them.
+        pixel_size
+            Angstrom per pixel; wins over that of the micrograph.
 
         Returns
         -------
-        Picks
-            Best score first; empty if there are none.
+        Picks, or list of Picks
+            Best score first; empty if there are none. A list has the order of the micrographs, so that ``zip`` joins
+            them. In the place of one that cannot be read or picked it has None, and a warning is logged that says why.
 
         Raises
         ------
         CryoSegNetError
-            The diameter does not fit the micrograph, or memory ran out.
-        """
-        return self.candidates(micrograph, diameter).above(self.threshold)
+            The micrograph cannot be read, the diameter does not fit it, or memory ran out. Of a list: none could be
+            picked.
 
-    def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        Examples
+        --------
+        >>> picker = Picker()
+        >>> picker.pick("sample.mrc")
+        <Picks: 41 picks>
+        >>> picker.pick(np.random.normal(size=(512, 512)), pixel_size=1.2)
+        <Picks: 0 picks>
+        >>> names = ["sample.mrc", "sample.mrc"]
+        >>> for name, picks in zip(names, picker.pick(names)):
+        ...     print(name, len(picks))
+        """
+        every = self.candidates(micrograph, diameter, pixel_size=pixel_size)
+        if isinstance(every, Picks):
+            return every.above(self.threshold)
+        return [None if picks is None else picks.above(self.threshold) for picks in every]
+
+    @overload
+    def candidates(  # type: ignore[overload-overlap]  # a path is an iterable of letters, too
+        self, micrograph: OneMicrograph, diameter: float | None = None, *, pixel_size: float | None = None
+    ) -> Picks: ...
+    @overload
+    def candidates(
+        self, micrograph: Iterable[OneMicrograph], diameter: float | None = None, *, pixel_size: float | None = None
+    ) -> list[Picks | None]: ...
+    def candidates(
+        self,
+        micrograph: OneMicrograph | Iterable[OneMicrograph],
+        diameter: float | None = None,
+        *,
+        pixel_size: float | None = None,
+    ) -> Picks | list[Picks | None]:
         """All candidates, whatever their score: `pick` with a threshold of 0."""
-        return self.candidates_and_features(micrograph, diameter)[0]
+        several = as_list(micrograph)
+        if several is not None:
+            estimate = self.estimate_diameter if self.needs_diameter else None
+            return pick_each(self.candidates, several, pixel_size, diameter, estimate)
+        read = as_micrograph(micrograph, pixel_size)
+        return replace(self.candidates_and_features(read, diameter)[0], micrograph=read.name)
 
     def candidates_and_features(
         self, micrograph: Micrograph, diameter: float | None = None
@@ -267,21 +342,21 @@ class Picker:
         """`candidates` and the features of their scores, in the same order. For calibration."""
         if self.recipe == "published":
             return self._pick_published(micrograph)
-        size = self.diameter if self.diameter is not None else diameter
+        size = diameter
+        if self.diameter is not None:
+            size = self._given_size(micrograph)
         if size is None:
             size = self.estimate_diameter([micrograph])
         shape = (micrograph.data.shape[0], micrograph.data.shape[1])
         if size is None:
             return Picks.empty(micrograph.pixel_size, shape), MaskFeatures(np.zeros(0), np.zeros(0))
-        if self.diameter is not None:
-            require_pixel_size(micrograph, "a diameter in angstrom")
         diameter_px = to_pixels(size, micrograph.pixel_size)
         largest = max(shape) * self._working_diameter / diameter_px
         if not 4 <= diameter_px <= max(shape) or largest > LARGEST_WORKING_SIDE:
             given = Diameter.of(size, micrograph.pixel_size)
             raise CryoSegNetError(
                 f"{micrograph.name}: a diameter of {given} is {diameter_px:.3g} pixels, too small or too large "
-                "for this micrograph: check --diameter and --pixel-size."
+                f"for this micrograph: check {option('diameter')} and {option('pixel_size')}."
             )
         view = self._view(micrograph)
         work, probability = view.working_image_and_map(self._working_diameter / diameter_px)
@@ -360,10 +435,10 @@ class Picker:
         if self.segmenter == "grid":
             picks = published_rule(self._masks(np.ascontiguousarray(probability), 0.0), geometry)
             return picks, MaskFeatures(picks.score, np.zeros(len(picks)))
-        size = self.diameter or self._options.max_diameter
+        size = self._given_size(micrograph) or self._options.max_diameter
         scale = float(np.sqrt(geometry.scale_y * geometry.scale_x))
         if size is not None:
-            guess = size / require_pixel_size(micrograph, "a diameter in angstrom") * scale
+            guess = to_pixels(size, micrograph.pixel_size) * scale
         else:
             # in a frame that is not square discs become ellipses, of which the short axis is measured
             squeeze = float(np.sqrt(max(geometry.scale_y, geometry.scale_x) / min(geometry.scale_y, geometry.scale_x)))
@@ -386,6 +461,14 @@ class Picker:
         squeezed = cv2.resize(data, (PUBLISHED_SIDE, PUBLISHED_SIDE), interpolation=cv2.INTER_LINEAR)
         squeezed = (squeezed - np.float32(low)) / np.float32((high - low) or 1.0)
         return np.ascontiguousarray(self._map(np.ascontiguousarray(squeezed[::-1]))[::-1])  # as it was trained
+
+    def _given_size(self, micrograph: Micrograph) -> float | None:
+        """The given diameter as picks of this micrograph hold it; None if none was given."""
+        if self.diameter is None:
+            return None
+        if self.diameter.unit == "angstrom":
+            require_pixel_size(micrograph, "a diameter in angstrom")
+        return self.diameter.for_picks(micrograph.pixel_size)
 
     def _limits_px(self, micrograph: Micrograph) -> tuple[float, float]:
         low, high = self._options.min_diameter, self._options.max_diameter

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import CryoSegNetError, plural
+from ..errors import CryoSegNetError, UsageError, plural
 from ..files.inputs import Input
-from .diameter import MICROGRAPHS, Estimate, find_diameter
+from ..picking.sampling import MICROGRAPHS
+from .diameter import Estimate, find_diameter
 from .engines.base import Engine
 from .engines.threads import engine_for
 from .journal import Journal, Record
@@ -18,7 +19,7 @@ from .monitor import Monitor
 from .outputs import RunOutputs
 from .pick_task import MicrographPicker, PickTask
 from .progress import EstimateProgress, Progress, SentenceHandler, heard_by
-from .result import ONE_ANGSTROM, BatchResult, ended, is_header_of_one, result_of, shortfall
+from .result import BatchResult, ended, is_header_of_one, one_angstrom, result_of, shortfall
 from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
@@ -48,6 +49,7 @@ def run(
     say: Callable[[str], None] | None = None,
     monitor: Monitor | None = None,
     box_size: int | None = None,
+    force: bool = False,
 ) -> BatchResult:
     """Pick micrographs into a folder; micrographs that an earlier run finished there are not picked again.
 
@@ -87,9 +89,14 @@ def run(
         Writes a heartbeat and metrics during the run.
     box_size
         Side of the boxes in box and cbox files, pixels, even; None: the particle diameter of the dataset.
+    force
+        Pick with the picker's diameter even if it is far from that of the particles that are seen.
 
     Raises
     ------
+    UsageError
+        The picker was given a diameter that is at least 2.5 times too large or too small for what the first micrographs
+        surely show; nothing is picked.
     CryoSegNetError
         There is no input, the folder is in use or was picked with other settings, or nothing more can be picked or
         written.
@@ -106,7 +113,7 @@ def run(
         source.begin(outputs)
         if source.skipped:
             log.info(f"{source.skipped} finished by an earlier run, {source.total - source.skipped} to pick")
-        picking = PickingRun(engine, source, outputs, pixel_size, monitor or Monitor(), stopping, progress)
+        picking = PickingRun(engine, source, outputs, pixel_size, monitor or Monitor(), stopping, progress, force)
         try:
             picking.pick(watch)
         finally:
@@ -127,7 +134,8 @@ def _check(inputs: Sequence[Input] | Watch, formats: Sequence[str]) -> None:
 class PickingRun:
     """One run over many micrographs: the engine picks, this process writes files and journal.
 
-    ``pixel_size`` wins over that of the inputs; ``stopping`` ends the run early; ``progress`` is reported on stderr.
+    ``pixel_size`` wins over that of the inputs; ``stopping`` ends the run early; ``progress`` is reported on stderr;
+    ``force`` goes on with a given diameter that is far from what is seen.
     """
 
     engine: Engine
@@ -137,6 +145,7 @@ class PickingRun:
     monitor: Monitor
     stopping: Stop
     progress: bool
+    force: bool = False
     _in_progress: int = 0
     _tried: set[str] = field(default_factory=set)
     _remarks: set[str] = field(default_factory=set)
@@ -155,6 +164,9 @@ class PickingRun:
                 self._pick(shown, watch)
         except Stopped:
             self._cut = True
+        except UsageError:
+            self.monitor.close("failed")
+            raise
         except (OSError, CryoSegNetError) as error:
             self._failure = error
 
@@ -179,14 +191,13 @@ class PickingRun:
     def _find_diameter(self) -> None:
         """Find the diameter of the dataset, once for all runs into this folder."""
         source, needed = self.source, self.engine.needs_diameter
-        # Only to check a given one, a growing source is not made to wait for its first micrographs.
-        if needed if source.growing else not source.over:
-            find_diameter(self.outputs.journal, needed, self._estimates)
+        if needed or not source.over:
+            find_diameter(self.outputs.journal, needed, self._estimates, self.force)
         self.monitor.set_diameter(self.outputs.journal.diameter)
 
     def _estimates(self, most: int) -> Iterator[Estimate]:
         """Estimates from at most ``most`` micrographs each."""
-        for inputs in self.source.samples(self.stopping):
+        for inputs in self.source.samples(self.stopping, min(most, MICROGRAPHS)):
             self._tell("estimating")
             count = plural(min(len(inputs), most, MICROGRAPHS), "micrograph")
             needed = self.engine.needs_diameter
@@ -225,7 +236,7 @@ class PickingRun:
             log.debug(f"{record.name}: {record.reason or plural(record.picks, 'pick')}")
             if not self._warned and is_header_of_one(record, self.pixel_size):
                 self._warned = True
-                log.warning(ONE_ANGSTROM)
+                log.warning(one_angstrom())
             yield record
 
     def _tell(self, state: str) -> None:

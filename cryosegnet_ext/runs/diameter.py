@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from ..errors import UsageError, option
 from ..files.diameter import Diameter
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph
+from ..picking.sampling import TRIES, readable
 from .folder import log_error
 from .journal import Journal
 from .pick_task import MicrographPicker
@@ -24,16 +28,13 @@ log = logging.getLogger(__name__)
 #: Called with the number of micrographs that an estimate has looked at so far, and of those to look at.
 Looked = Callable[[int, int], None]
 
-#: The diameter is estimated from at most this many micrographs; no more are read beyond this many pixels.
-MICROGRAPHS = 8
-_PIXELS = 400_000_000
-#: At most this many files are tried to find as many that can be read.
-TRIES = 100
 #: A given diameter is compared with an estimate from this many micrographs.
 CHECKED = 2
 #: A given diameter that differs from the estimate by this factor is doubted. On labelled data the estimate is right
 #: within a factor of 1.2; mistakes are mostly a factor of two.
 DOUBTED_FACTOR = 1.4
+#: One that differs by this factor is refused, if the estimate is sure. Where it is, it is right within a factor of 2.1.
+REFUSED_FACTOR = 2.5
 
 
 def unheard(looked: int, of: int) -> None:
@@ -56,6 +57,11 @@ class Estimate:
         No particles are seen, but they are once the contrast is inverted.
     other
         A second size of which particles are seen.
+    pixel_size
+        Angstrom per pixel of the first micrograph, if ``diameter`` is in angstrom.
+    sure
+        Each micrograph alone shows about this diameter, and there are at least two; or the halves of the only one do.
+        It is found out only where the given diameter is far from it.
     """
 
     diameter: Diameter | None = None
@@ -63,6 +69,15 @@ class Estimate:
     problem: str | None = None
     inverted: bool = False
     other: Diameter | None = None
+    pixel_size: float | None = None
+    sure: bool = False
+
+    def beside(self, given: Diameter) -> Diameter | None:
+        """The diameter in the unit of a given one; None if there is none, or no pixel size to convert it."""
+        if self.diameter is None or self.diameter.unit == given.unit:
+            return self.diameter
+        known = given.unit == "pixels" and self.pixel_size is not None
+        return Diameter(self.diameter.in_pixels(self.pixel_size), "pixels") if known else None
 
 
 def estimate(
@@ -87,17 +102,13 @@ def estimate(
     looked
         Called with the number of micrographs that were looked at so far, and of those to look at.
     """
-    chosen: list[Micrograph] = []
-    pixels = 0
-    for one in inputs[:TRIES]:
-        check()
-        try:
-            chosen.append(one.read(pixel_size))
-        except Exception:
-            continue
-        pixels += chosen[-1].data.size
-        if len(chosen) == MICROGRAPHS or pixels > _PIXELS:
-            break
+
+    def checked() -> Iterator[Input]:
+        for one in inputs[:TRIES]:
+            check()
+            yield one
+
+    chosen = readable(checked(), lambda one: one.read(pixel_size))
     if not chosen:
         return Estimate()
     try:
@@ -105,9 +116,31 @@ def estimate(
         found, other = sizes[:2]
         look = getattr(picker, "looks_inverted", None)
         bright = found is None and look is not None and look(chosen[:CHECKED])
-        return Estimate(found, len(chosen), inverted=bool(bright), other=other)
+        size = next((one.pixel_size for one in chosen if one.pixel_size is not None), None)
+        result = Estimate(found, len(chosen), inverted=bool(bright), other=other, pixel_size=size)
+        given = given_diameter(picker.settings)
+        if given is not None and _differ(given, result.beside(given), REFUSED_FACTOR):
+            result = replace(result, sure=_is_sure(picker, chosen, result, given))
+        return result
     except Exception:
         return Estimate(None, len(chosen), traceback.format_exc())
+
+
+def _is_sure(picker: MicrographPicker, chosen: Sequence[Micrograph], found: Estimate, given: Diameter) -> bool:
+    """Whether the given diameter is that of no particle here: see `Estimate.sure`."""
+    other = replace(found, diameter=found.other).beside(given)
+    if other is not None and not _differ(given, other, DOUBTED_FACTOR):
+        return False
+    parts = list(chosen)
+    if len(parts) == 1:
+        one, middle = parts[0], parts[0].data.shape[1] // 2
+        parts = [
+            replace(one, data=np.ascontiguousarray(one.data[:, half]), valid=None)
+            for half in (slice(middle), slice(middle, None))
+        ]
+    assert found.diameter is not None
+    alone = [seen_diameter(picker, [part]) for part in parts]
+    return all(one is not None and not _differ(found.diameter, one, DOUBTED_FACTOR) for one in alone)
 
 
 def seen_diameter(picker: MicrographPicker, micrographs: Sequence[Micrograph]) -> Diameter | None:
@@ -132,11 +165,14 @@ def seen_diameters(
     return [Diameter.of(size, comparable[0].pixel_size) for size in sizes]
 
 
-def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable[Estimate]]) -> None:
+def find_diameter(
+    journal: Journal, needed: bool, look: Callable[[int], Iterable[Estimate]], force: bool = False
+) -> None:
     """Put the diameter of a data set into its journal: once for all runs, before anything is picked.
 
     If the picker needs a diameter, it is estimated. If the estimate fails, the next run tries again, unless micrographs
     were picked without a diameter. A given diameter is checked; a doubt is logged as a warning, and picking goes on.
+    One that is far from what is surely seen ends the run.
 
     Parameters
     ----------
@@ -147,6 +183,13 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
     look
         Called with the largest number of micrographs to try. Yields estimates, each from other micrographs; the next
         one is asked for if an estimate has no diameter.
+    force
+        Go on with a given diameter that is far from what is seen; there is a warning.
+
+    Raises
+    ------
+    UsageError
+        The given diameter is far from what is surely seen. The journal does not remember it.
     """
     given = given_diameter(journal.settings)
     if needed and journal.diameter is None:
@@ -154,23 +197,32 @@ def find_diameter(journal: Journal, needed: bool, look: Callable[[int], Iterable
             journal.forget_warnings()
             _estimate(journal, look)
         if journal.diameter is None and journal.has_diameter:
-            bright = "" if journal.settings.get("invert") else "; --invert is for particles brighter than the ice"
-            journal.warn(f"no particle diameter could be estimated from the dataset; --diameter A gives one{bright}")
+            how = option("invert", True)
+            bright = "" if journal.settings.get("invert") else f"; {how} is for particles brighter than the ice"
+            one = option("diameter")
+            journal.warn(f"no particle diameter could be estimated from the dataset; {one} gives one{bright}")
     elif given is not None and not journal.has_diameter:
         journal.forget_warnings()
         found = _first(journal, look(CHECKED))
         _warn_if_inverted(journal, found)
-        # An estimate in pixels cannot be compared with the given angstrom.
-        if found.read and (found.diameter is None or found.diameter.unit == "angstrom"):
-            journal.set_diameter(found.diameter)
-            doubt = doubted(given, found.diameter)
-            if doubt:
-                log.warning(doubt)
+        seen = found.beside(given)
+        # An estimate in pixels cannot be compared with a given one in angstrom.
+        if not found.read or (found.diameter is not None and seen is None):
+            return
+        doubt = doubted(given, seen)
+        if doubt and found.sure and not force:
+            raise UsageError(
+                f"{doubt}: correct it, leave it out to have the size estimated, or add {option('force', True)} to pick "
+                "with it"
+            )
+        journal.set_diameter(found.diameter)
+        if doubt:
+            journal.warn(doubt)
 
 
 def _warn_if_inverted(journal: Journal, found: Estimate) -> None:
     if found.inverted:
-        how = "leave out --invert" if journal.settings.get("invert") else "add --invert"
+        how = f"{'leave out' if journal.settings.get('invert') else 'add'} {option('invert', True)}"
         side = "darker" if journal.settings.get("invert") else "brighter"
         journal.warn(f"the particles look {side} than the ice: {how}")
 
@@ -185,7 +237,8 @@ def _estimate(journal: Journal, look: Callable[[int], Iterable[Estimate]]) -> No
         log.info(f"the particles are about {found.diameter} large; all micrographs are picked with this size")
         if found.other is not None:
             journal.warn(
-                f"particles of about {found.other} are seen, too: a run with --diameter into another folder picks them"
+                f"particles of about {found.other} are seen, too: a run with {option('diameter')} into another folder "
+                "picks them"
             )
 
 
@@ -205,24 +258,22 @@ def given_diameter(settings: Mapping[str, object]) -> Diameter | None:
     """The given diameter, if the picker of these settings can check it; else None."""
     given = settings.get("diameter")
     ours = settings.get("recipe") == "default"
-    return Diameter(float(given), "angstrom") if ours and isinstance(given, int | float) else None
+    return Diameter.given(given) if ours and isinstance(given, int | float | str) else None
 
 
 def doubted(given: Diameter | None, seen: Diameter | None) -> str | None:
     """A sentence if the given and the estimated diameter differ much; None if not, or if they cannot be compared.
 
     >>> doubted(Diameter(85, "angstrom"), Diameter(170, "angstrom"))
-    'the particles look about 170 A; --diameter 85 was given'
+    'the particles look about 170 A; diameter=85 was given'
     """
-    if given is None or seen is None or seen.unit != "angstrom":
+    if given is None or seen is None or not _differ(given, seen, DOUBTED_FACTOR):
         return None
-    if 1 / DOUBTED_FACTOR < given.value / seen.value < DOUBTED_FACTOR:
-        return None
-    return f"the particles look about {seen}; --diameter {given.value:g} was given"
+    return f"the particles look about {seen}; {option('diameter', given.as_given)} was given"
 
 
-def spread(count: int) -> list[int]:
-    """The numbers below ``count`` in an order of which any first few are evenly spaced."""
-    bits = max(count - 1, 1).bit_length()
-    fractions = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits))
-    return list(dict.fromkeys(fraction * count >> bits for fraction in fractions))
+def _differ(one: Diameter, other: Diameter | None, factor: float) -> bool:
+    """Whether two diameters in one unit differ by this factor at least; not if they cannot be compared."""
+    if other is None or other.unit != one.unit:
+        return False
+    return not 1 / factor < one.value / other.value < factor

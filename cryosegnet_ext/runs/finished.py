@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError
+from ..files.diameter import as_picks_hold
 from ..files.inputs import OUTPUT_FOLDERS, STATE_FOLDER, natural_key
 from ..files.inside import inside
 from ..files.json_text import parse_json
@@ -97,11 +98,12 @@ class FinishedRun:
             if sizes:
                 found[known] = float(np.median(sizes))
         size = self.settings.get("diameter")
-        if not isinstance(size, int | float):
+        if not isinstance(size, int | float | str):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 size = json.loads((self.output / "summary.json").read_bytes())["dataset_diameter"]
-        if isinstance(size, int | float):
-            found[any(record.pixel_size is not None for record in self.done)] = float(size)
+        if isinstance(size, int | float | str):
+            pixel_size = next((record.pixel_size for record in self.done if record.pixel_size is not None), None)
+            found[pixel_size is not None] = as_picks_hold(size, pixel_size)
         return found
 
     def with_diameters(self, picks: Picks, record: Record) -> Picks:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, option
 from ..files.atomic import explained
 from ..files.inside import inside
 
@@ -119,7 +119,7 @@ def goes_on(
     if changes and begun and not overwrite:
         raise CryoSegNetError(
             f"{folder} holds a run with other settings: {', '.join(changes)}; {_quicker(folder, before, settings)}give "
-            "--overwrite to begin anew, or another output folder"
+            f"{option('overwrite', True)} to begin anew, or another output folder"
         )
     return not changes and not overwrite
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, option
 from ..files.atomic import explained, remove_temporaries, write_atomic
 from ..files.checksums import seal, unseal
 from ..files.diameter import Diameter
@@ -209,7 +209,7 @@ class Journal:
         if picks.is_dir() and any(picks.iterdir()):
             raise CryoSegNetError(
                 f"{picks} holds files but no journal of an earlier run; choose another output folder, "
-                "or --overwrite to write among them"
+                f"or {option('overwrite', True)} to write among them"
             )
 
     def _open(self, overwrite: bool) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from ..errors import CryoSegNetError, memory_sentence, out_of_memory
+from ..errors import CryoSegNetError, as_typed, is_typed, memory_sentence, out_of_memory
 from ..files.diameter import Diameter
 from ..files.inputs import Input, file_identity
 from ..files.inside import check_stem
@@ -82,6 +82,8 @@ class PickTask:
         Particle diameter of the dataset, if it was estimated.
     overlay
         Draw the picks.
+    typed
+        How messages name options (`errors.as_typed`): as in the process that made the task.
     """
 
     input: Input
@@ -89,13 +91,15 @@ class PickTask:
     pixel_size: float | None = None
     diameter: Diameter | None = None
     overlay: bool = False
+    typed: bool = field(default_factory=is_typed)
 
     def read(self) -> ReadMicrograph:
         """Read the micrograph; an error is returned, not raised."""
         got = ReadMicrograph(*(file_identity(self.input.path) or (-1, -1)))
         start = time.monotonic()
         try:
-            got.micrograph = self.input.read(self.pixel_size)
+            with as_typed(self.typed):
+                got.micrograph = self.input.read(self.pixel_size)
         except Exception as error:
             got.error = error
         got.seconds = time.monotonic() - start
@@ -140,8 +144,9 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
             raise got.error
         check_stem(task.stem)
         assert got.micrograph is not None
-        size = None if task.diameter is None else task.diameter.for_picks(got.micrograph.pixel_size)
-        picks, candidates = _pick(picker, got.micrograph, size)
+        with as_typed(task.typed):
+            size = None if task.diameter is None else task.diameter.for_picks(got.micrograph.pixel_size)
+            picks, candidates = _pick(picker, got.micrograph, size)
     except Exception as error:
         return failed(record, error, one.path)
     sizes = picks.diameter[np.isfinite(picks.diameter)]

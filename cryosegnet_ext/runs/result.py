@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import CryoSegNetError, plural
-from .diameter import doubted, given_diameter
+from ..errors import CryoSegNetError, option, plural
 from .engines.base import EngineError
 from .false_picks import expected_false
 from .journal import Journal, Record
 
 #: There is a warning if more than this share of the micrographs failed or have no picks.
 _WARN_SHARE = 0.1
-ONE_ANGSTROM = (
-    "the headers say exactly 1.0 A per pixel, which many programs write when they do not know it; --pixel-size sets it"
-)
 
 
 @dataclass(frozen=True)
@@ -105,10 +101,9 @@ def result_of(journal: Journal, records: Sequence[Record], tried: Container[str]
 def warnings_of(journal: Journal, records: Iterable[Record]) -> tuple[str, ...]:
     """Sentences about the particle's size, the contrast or the pixel size, where something does not fit the data."""
     records = list(records)
-    doubt = doubted(given_diameter(journal.settings), journal.diameter)
-    sentences = [*journal.warnings, doubt, _contradicting(records)]
+    sentences = [*journal.warnings, _contradicting(records)]
     if any(is_header_of_one(record, journal.settings.get("pixel_size")) for record in records):
-        sentences.append(ONE_ANGSTROM)
+        sentences.append(one_angstrom())
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -121,7 +116,15 @@ def _contradicting(records: Sequence[Record]) -> str | None:
     return (
         f"the STAR file and the header disagree about the pixel size of {len(found)} of {of_all} "
         f"({first.name}: {first.given_pixel_size:.6g} and {first.file_pixel_size:.6g} A); the STAR file's was taken: "
-        "check it, or set --pixel-size"
+        f"check it, or set {option('pixel_size')}"
+    )
+
+
+def one_angstrom() -> str:
+    """The sentence about micrographs of `is_header_of_one`."""
+    return (
+        "the headers say exactly 1.0 A per pixel, which many programs write when they do not know it; "
+        f"{option('pixel_size')} sets it"
     )
 
 

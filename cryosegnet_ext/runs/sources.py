@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from ..files.inputs import Input, output_stems
-from .diameter import TRIES, spread
+from ..picking.sampling import TRIES, spread
 from .journal import Journal, Record
 from .outputs import RunOutputs
 from .stopping import Stop
@@ -43,8 +43,11 @@ class MicrographSource(ABC):
         """Whether nothing is left to give out, and nothing will come."""
 
     @abstractmethod
-    def samples(self, stopping: Stop) -> Iterator[list[Input]]:
-        """Micrographs to estimate the diameter from, in the order to try them; others if those tell nothing."""
+    def samples(self, stopping: Stop, enough: int) -> Iterator[list[Input]]:
+        """Micrographs to estimate the diameter from, in the order to try them; others if those tell nothing.
+
+        A source that grows waits for ``enough`` of them, but not for long.
+        """
 
     @abstractmethod
     def take(self, count: int) -> list[tuple[Input, str]]:
@@ -87,7 +90,7 @@ class MicrographList(MicrographSource):
         """Whether all were given out."""
         return self._next == len(self._todo)
 
-    def samples(self, stopping: Stop) -> Iterator[list[Input]]:
+    def samples(self, stopping: Stop, enough: int) -> Iterator[list[Input]]:
         """Micrographs spread evenly over the list; always the same ones of the same list."""
         yield [self._inputs[i] for i in spread(len(self._inputs))[:TRIES]]
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from ..errors import CryoSegNetError
 from ..files.folder_images import described, may_be_micrograph
 from ..files.inputs import Input, Stems, expand_one, file_identity, natural_key, search
-from .diameter import MICROGRAPHS
 from .journal import Journal, Record
 from .outputs import RunOutputs
 from .sources import MicrographSource
@@ -123,13 +122,13 @@ class Watch(MicrographSource):
         self._ended = why
         log.info(why)
 
-    def samples(self, stopping: Stop) -> Iterator[list[Input]]:
+    def samples(self, stopping: Stop, enough: int) -> Iterator[list[Input]]:
         """The first micrographs, when there are enough of them; then newer ones."""
         used = 0
         patience = min(_PATIENCE_SECONDS, self._idle or math.inf)
         for _ in range(_ATTEMPTS):
             first = time.monotonic()
-            while len(self._ready) < used + MICROGRAPHS and not self.over:
+            while len(self._ready) < used + enough and not self.over:
                 self._look_if_due()
                 new = len(self._ready) > used
                 if new and time.monotonic() - first > patience:
@@ -137,7 +136,7 @@ class Watch(MicrographSource):
                 if not new:
                     first = time.monotonic()
                 stopping.pause(min(1.0, self._interval))
-            sample = list(self._ready)[used : used + MICROGRAPHS]
+            sample = list(self._ready)[used : used + enough]
             if not sample:
                 return
             yield sample

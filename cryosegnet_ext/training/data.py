@@ -190,7 +190,8 @@ def known_diameter(
         It cannot be found.
     """
     if options.diameter is not None:
-        return KnownDiameter(options.diameter, "angstrom", "given")
+        given = Diameter.given(options.diameter)
+        return KnownDiameter(given.value, given.unit, "given")
     note = folder / FRAMES / f"size-{_size_key(options, inputs, weights)}.json"
     if note.exists():
         found = json.loads(note.read_text())

@@ -47,7 +47,7 @@ class Options:
     labels: Sequence[str]
     recipe: Literal["default", "published"] = "default"
     pixel_size: float | None = None
-    diameter: float | None = None
+    diameter: float | str | None = None
     denoised: bool = False
     invert: bool = False
     flip_labels: str | None = None

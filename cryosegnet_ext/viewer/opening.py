@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import CryoSegNetError, plural
 from ..evaluation.reading import on_micrographs, read_labels
-from ..files.diameter import from_pixels, to_pixels
+from ..files.diameter import as_picks_hold, from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
 from ..files.labels import label_files, match_name
 from ..files.micrograph import read_shape
@@ -38,7 +38,7 @@ def open_run(
     suffixes: Sequence[str] = ("star",),
     *,
     compare: str | Path | None = None,
-    diameter: float | None = None,
+    diameter: float | str | None = None,
 ) -> ViewSession:
     """Open the output folder of a run.
 
@@ -64,7 +64,8 @@ def open_run(
     target = run.output / FOLDER if target is None else Path(target)
     run.refuse_own_folders(target)
     session = _session_of(run, run.done, target, suffixes)
-    session.diameter = diameter or session.diameter
+    if diameter is not None:
+        session.diameter = as_picks_hold(diameter, session.micrographs[0].pixel_size)
     if compare is not None:
         session.comparison = _compared(run, session, compare)
     return session
@@ -81,7 +82,7 @@ def _compared(run: RunData, session: ViewSession, path: str | Path) -> Compariso
 
 
 def open_audit(
-    output: str | Path, labels: str | Path, file: str | Path | None = None, diameter: float | None = None
+    output: str | Path, labels: str | Path, file: str | Path | None = None, diameter: float | str | None = None
 ) -> ViewSession:
     """Open the output folder of a run to judge its picks that lie at no label.
 
@@ -125,10 +126,10 @@ def open_audit(
     return _session_of(run, records, run.output / FOLDER, ("star",), audit)
 
 
-def _label_diameter(labels: Mapping[str, Picks], given: float | None, picks: Picks) -> float:
+def _label_diameter(labels: Mapping[str, Picks], given: float | str | None, picks: Picks) -> float:
     """In pixels: as given, or the median of the labels, or of the picks where labels have none."""
     if given is not None:
-        return to_pixels(given, picks.pixel_size)
+        return to_pixels(as_picks_hold(given, picks.pixel_size), picks.pixel_size)
     for sizes in (np.concatenate([p.diameter_px for p in labels.values()]), picks.diameter_px):
         if np.isfinite(sizes).any():
             return float(np.nanmedian(sizes))
@@ -159,7 +160,10 @@ def _session_of(
         for r, shape in zip(shown, shapes)
     ]
     sizes = [record.diameter for record in shown if record.diameter]
-    typical = float(np.median(sizes)) if sizes else float(run.settings.get("diameter") or 100.0)
+    typical = float(np.median(sizes)) if sizes else 100.0
+    given = run.settings.get("diameter")
+    if not sizes and isinstance(given, int | float | str):
+        typical = as_picks_hold(given, shown[0].pixel_size)
     session = ViewSession(micrographs, data, target, typical, suffixes, blank=False, output=run.output, audit=audit)
     session.hand_on = hand_on
     return session
@@ -169,7 +173,7 @@ def open_micrographs(
     inputs: Sequence[Input],
     target: str | Path,
     *,
-    diameter: float | None = None,
+    diameter: float | str | None = None,
     pixel_size: float | None = None,
     suffixes: Sequence[str] = ("star",),
 ) -> ViewSession:
@@ -215,7 +219,8 @@ def open_micrographs(
             "their diameters are in pixels: give --pixel-size"
         )
     longest = float(np.median([max(micrograph.shape) for micrograph in micrographs]))
-    typical = diameter or round(from_pixels(longest / 30, float(np.median(sizes)) if sizes else None))
+    pixel = float(np.median(sizes)) if sizes else None
+    typical = round(from_pixels(longest / 30, pixel)) if diameter is None else as_picks_hold(diameter, pixel)
     data = _blank(micrographs, failed, "A" if sizes else "px")
     return ViewSession(micrographs, data, Path(target), typical, suffixes, blank=True)
 

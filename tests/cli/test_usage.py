@@ -87,7 +87,7 @@ def test_the_options_are_those_of_the_picker() -> None:
     assert defaults == {name: one.default for name, one in inspect.signature(Picker).parameters.items()}
     choices = {option.name: option.metadata["choices"] for option in fields(PickerOptions)}
     assert all(callable(getattr(segment, name)) for name in choices["segmenter"])
-    assert set(arguments.LABELS) == {*defaults, "pixel_size"}
+    assert set(arguments.LABELS) == {*defaults, "pixel_size", "force"}
 
 
 def test_a_gpu_that_is_not_there(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.cli import running_options
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs.journal import Journal, Record
@@ -290,10 +290,18 @@ def test_a_diameter_that_does_not_fit_is_doubted(
 ) -> None:
     add_exposures(world, [(512, 512)] * 3)
     result = pick(connection, picking_job(), Given(given))
-    sentence = f"the particles look about 17 A; --diameter {given:g} was given"
+    sentence = f"the particles look about 17 A; diameter={given:g} was given"
     assert result.doubt == (sentence if doubted else None)
     warned = [event["text"] for event in world.events[result.job] if event["type"] == "warning"]
     assert warned == [sentence] * doubted
+
+
+def test_a_diameter_far_from_what_is_seen_is_refused(connection: Connection, world: World) -> None:
+    add_exposures(world, [(512, 512)] * 3)
+    with pytest.raises(UsageError, match=r"J2: the particles look about 17 A; diameter=4 was given: .*force=True"):
+        pick(connection, picking_job(), Given(4.0))
+    assert world.jobs["J2"].status == "failed"
+    assert pick(connection, picking_job(job="J2", force=True), Given(4.0)).picks
 
 
 def test_the_command(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

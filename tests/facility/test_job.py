@@ -518,3 +518,19 @@ def test_sample_service_survives_a_kill_and_a_polite_stop(tmp_path: Path) -> Non
     service.send_signal(signal.SIGTERM)
     service.communicate(timeout=LIMIT)
     assert service.returncode == 0
+
+
+def test_a_diameter_that_does_not_fit_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Given(StubPicker):
+        needs_diameter = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.settings = {"diameter": 3.0, "recipe": "default"}
+
+    job = FacilityJob(Given(), tmp_path / "job", pictures=False)
+    for i in range(2):
+        assert job.pick(write_micrograph(tmp_path / f"m{i}.mrc", i)).done
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "the particles look about 20 A; diameter=3 was given"
+    ]

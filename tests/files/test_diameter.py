@@ -11,7 +11,7 @@ def test_units() -> None:
     assert (str(angstrom), str(pixels)) == ("180 A", "120 pixels")
     assert (angstrom.for_picks(1.5), angstrom.in_pixels(1.5)) == (180, 120)
     assert (pixels.for_picks(1.5), pixels.in_pixels(1.5), pixels.for_picks(None)) == (180, 120, 120)
-    with pytest.raises(CryoSegNetError, match=r"in angstrom \(180 A\).*--pixel-size"):
+    with pytest.raises(CryoSegNetError, match=r"in angstrom \(180 A\).*pixel_size="):
         angstrom.in_pixels(None)
 
 

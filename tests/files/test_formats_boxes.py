@@ -37,7 +37,7 @@ def test_box_of_a_given_size(tmp_path: Path) -> None:
     assert (tmp_path / "a.box").read_text() == "-28\t72\t256\t256\n"
     with pytest.raises(CryoSegNetError, match="even"):
         write_picks(some_picks(), tmp_path / "a.box", box_size=255)
-    with pytest.raises(CryoSegNetError, match="--box-size"):
+    with pytest.raises(CryoSegNetError, match="box_size="):
         Picks([1], [1], [np.nan], [1]).write(tmp_path / "a.box")
 
 

@@ -70,7 +70,7 @@ def test_cistem_plt_needs_the_height(tmp_path: Path, caplog: pytest.LogCaptureFi
     path = written(tmp_path / "mic_1.plt", "C comment\n" + plt(10, 20, 300) + plt(399, 0, 300))
     picks = read_picks(path, shape=(300, 400))
     assert picks.x.tolist() == [10, 399] and picks.y.tolist() == [20, 0] and picks.shape == (300, 400)
-    with pytest.raises(CryoSegNetError, match=r"last row.*--shape NY NX"):
+    with pytest.raises(CryoSegNetError, match=r"last row.*shape="):
         read_picks(path)
     words = ["export", str(tmp_path), "--to", "star", "-o", str(tmp_path / "out")]
     assert main(words) == 3 and "--shape" in caplog.text

@@ -25,23 +25,23 @@ from tests.picking.micrographs import NOTE, micrograph, offsets, scattered, writ
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"segmenter": "otsu"}, "--segmenter must be one of peaks, grid, watershed (got otsu)"),
-        ({"segmenter": "grid"}, "--sam"),
-        ({"recipe": "secret"}, "--recipe must be one of default, published (got secret)"),
+        ({"segmenter": "otsu"}, "segmenter= must be one of peaks, grid, watershed (got otsu)"),
+        ({"segmenter": "grid"}, "sam="),
+        ({"recipe": "secret"}, "recipe= must be one of default, published (got secret)"),
         ({"recipe": "published"}, "default recipe"),
-        ({"diameter": 0}, "--diameter must be between 1 and 10000 angstrom (got 0)"),
-        ({"diameter": -50}, "--diameter must be between 1 and 10000 angstrom (got -50)"),
-        ({"diameter": 1e6}, "--diameter must be between 1 and 10000 angstrom (got 1e+06)"),
-        ({"diameter": float("nan")}, "--diameter must be between 1 and 10000 angstrom (got nan)"),
-        ({"min_diameter": 0.5}, "--min-diameter must be between 1 and 10000 angstrom (got 0.5)"),
-        ({"max_diameter": float("inf")}, "--max-diameter must be between 1 and 10000 angstrom (got inf)"),
-        ({"min_diameter": 200, "max_diameter": 100}, "--max-diameter 100"),
-        ({"min_diameter": 200, "max_diameter": 200}, "--max-diameter 200"),
-        ({"diameter": 100, "min_diameter": 50}, "--min-diameter"),
-        ({"diameter": 100, "max_diameter": 150}, "--max-diameter"),
-        ({"threshold": 1.5}, "--threshold must be between 0 and 1 (got 1.5)"),
-        ({"threshold": -0.1}, "--threshold must be between 0 and 1 (got -0.1)"),
-        ({"threshold": float("nan")}, "--threshold must be between 0 and 1 (got nan)"),
+        ({"diameter": 0}, "diameter= must be between 1 and 10000 angstrom (got 0)"),
+        ({"diameter": -50}, "diameter= must be between 1 and 10000 angstrom (got -50)"),
+        ({"diameter": 1e6}, "diameter= must be between 1 and 10000 angstrom (got 1e+06)"),
+        ({"diameter": float("nan")}, "diameter= must be between 1 and 10000 angstrom (got nan)"),
+        ({"min_diameter": 0.5}, "min_diameter= must be between 1 and 10000 angstrom (got 0.5)"),
+        ({"max_diameter": float("inf")}, "max_diameter= must be between 1 and 10000 angstrom (got inf)"),
+        ({"min_diameter": 200, "max_diameter": 100}, "max_diameter=100"),
+        ({"min_diameter": 200, "max_diameter": 200}, "max_diameter=200"),
+        ({"diameter": 100, "min_diameter": 50}, "min_diameter="),
+        ({"diameter": 100, "max_diameter": 150}, "max_diameter="),
+        ({"threshold": 1.5}, "threshold= must be between 0 and 1 (got 1.5)"),
+        ({"threshold": -0.1}, "threshold= must be between 0 and 1 (got -0.1)"),
+        ({"threshold": float("nan")}, "threshold= must be between 0 and 1 (got nan)"),
         ({"device": "tpu"}, "(got tpu)"),
         ({"device": "cuda:x"}, "(got cuda:x)"),
         ({"sam": "no-such-sam.pth"}, "no-such-sam.pth"),
@@ -104,7 +104,7 @@ def test_settings_tell_every_option_apart(tmp_path, default_weights, published_w
 
 def test_the_built_in_sam_serves_peaks(default_weights, published_weights, tmp_path):
     assert Picker(default_weights, device="cpu", segmenter="peaks").settings["sam"] == "sam_small"
-    with pytest.raises(UsageError, match="works with --segmenter peaks only"):
+    with pytest.raises(UsageError, match="works with segmenter='peaks' only"):
         Picker(default_weights, device="cpu", segmenter="grid", sam="sam_small")
     with pytest.raises(UsageError, match="works with the default recipe only"):
         Picker(published_weights, device="cpu", segmenter="peaks")
@@ -212,13 +212,13 @@ def test_limits_drop_picks(default_weights, network):
 @pytest.mark.parametrize("recipe", ["default", "published"])
 def test_angstroms_need_a_pixel_size(default_weights, published_weights, network, options, recipe):
     chosen = Picker(default_weights if recipe == "default" else published_weights, device="cpu", **options)
-    with pytest.raises(CryoSegNetError, match="--pixel-size"):
+    with pytest.raises(CryoSegNetError, match="pixel_size="):
         chosen.pick(micrograph([(60.0, 60)], 30, (128, 160)), None if recipe == "default" else 30)
 
 
 @pytest.mark.parametrize("diameter", [3, 2000])
 def test_diameters_that_no_micrograph_can_hold(default_weights, network, diameter):
-    with pytest.raises(CryoSegNetError, match="--diameter"):
+    with pytest.raises(CryoSegNetError, match="diameter="):
         Picker(default_weights, device="cpu", diameter=diameter).pick(micrograph([], 30, (200, 200), 1.0))
 
 

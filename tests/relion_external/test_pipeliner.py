@@ -113,7 +113,7 @@ def test_every_option_is_one_that_the_program_takes(project: Path) -> None:
 
     job = new_job_of_type(NAME)
     job.output_dir = "AutoPick/job001/"
-    values = {"particle_diameter": 170.0, "threshold": 0.0, "angpix": 2.5, "weights": "default", "gpu": "cpu"}
+    values = {"particle_diameter": "151px", "threshold": 0.0, "angpix": 2.5, "weights": "default", "gpu": "cpu"}
     for name, value in values.items():
         job.joboptions[name].value = value
     job.joboptions["input_file"].value = "micrographs.star"

@@ -18,8 +18,8 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_picks
+from cryosegnet_ext.picking.sampling import spread
 from cryosegnet_ext.runs import batch, pick_task
-from cryosegnet_ext.runs.diameter import spread
 from tests.damage import damaged_files
 from tests.runs.helpers import FORMATS, journal_lines, outputs, pick
 from tests.stub_picker import StubPicker, write_micrograph
@@ -89,7 +89,7 @@ def test_estimate_that_fails(
     picker = Unsure()
     with shown("cryosegnet"):
         assert pick(mics, tmp_path / "out", picker, progress=True).exit_code == 0
-    assert "--diameter A gives one" in capsys.readouterr().err
+    assert "diameter= gives one" in capsys.readouterr().err
     assert {diameter for _, diameter in picker.picked} == {None}
     # What was picked without an estimate stays comparable with what comes later.
     write_micrograph(mics / "m99.mrc", 99)

@@ -24,7 +24,7 @@ class Given(StubPicker):
 
     needs_diameter = False
 
-    def __init__(self, diameter: float, recipe: str = "default", seen: float | None = 170.0) -> None:
+    def __init__(self, diameter: float | str, recipe: str = "default", seen: float | None = 170.0) -> None:
         super().__init__()
         self.settings = {"diameter": diameter, "recipe": recipe}
         self.seen = seen
@@ -58,7 +58,7 @@ def in_summary(output: Path) -> list[str]:
 def test_a_diameter_that_does_not_fit_is_doubted(tmp_path: Path, given: float, doubted: bool) -> None:
     picker = Given(given)
     result, said = run(picker, mics(tmp_path / "mics"), tmp_path / "out")
-    sentence = f"the particles look about 170 A; --diameter {given} was given"
+    sentence = f"the particles look about 170 A; diameter={given} was given"
     assert said == [f"warning: {sentence}"] * doubted
     assert list(result.warnings) == in_summary(tmp_path / "out") == [sentence] * doubted
     # cheap: a few micrographs, once for all runs into the folder
@@ -66,6 +66,48 @@ def test_a_diameter_that_does_not_fit_is_doubted(tmp_path: Path, given: float, d
     (tmp_path / "mics" / "m0.mrc").touch()
     result, said = run(picker, expand_inputs([tmp_path / "mics"]), tmp_path / "out")
     assert (len(picker.estimated), said, len(result.warnings)) == (1, [], doubted)
+
+
+class Unsure(Given):
+    """Sees another size on each micrograph."""
+
+    def estimate_diameter(self, micrographs: list[Micrograph]) -> float | None:
+        super().estimate_diameter(micrographs)
+        return self.seen if len(micrographs) > 1 else 170.0 * (2.0 if Path(micrographs[0].name).stem == "m0" else 1.0)
+
+
+@pytest.mark.parametrize("given", [12, 67, 430, "6px"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_diameter_far_from_what_is_seen_is_refused(tmp_path: Path, given: float | str, count: int) -> None:
+    inputs = mics(tmp_path / "mics", count)
+    shown = f"{given!r}" if isinstance(given, str) else f"{given}"
+    seen = "85 pixels" if isinstance(given, str) else "170 A"
+    sentence = f"the particles look about {seen}; diameter={shown} was given"
+    with pytest.raises(UsageError, match=rf"^{sentence}: correct it, .*force=True"):
+        run(Given(given), inputs, tmp_path / "out")
+    picker = Given(given)
+    with pytest.raises(UsageError, match=sentence):  # it is refused as long as it is given
+        run(picker, inputs, tmp_path / "out")
+    assert picker.picked == [] and not list((tmp_path / "out" / "picks").glob("*"))
+    # neither the right one nor an insistent user needs another folder
+    result, said = run(Given(170.0), inputs, tmp_path / "out")
+    assert (result.done, said) == (count, [])
+    result, said = run(Given(given), inputs, tmp_path / "forced", force=True)
+    assert (result.done, said, list(result.warnings)) == (count, [f"warning: {sentence}"], [sentence])
+    # what was begun with it goes on without force
+    (tmp_path / "mics" / "m0.mrc").touch()
+    assert run(Given(given), expand_inputs([tmp_path / "mics"]), tmp_path / "forced")[0].done == 1
+
+
+def test_where_the_size_is_unsure_there_is_a_warning_only(tmp_path: Path) -> None:
+    result, said = run(Unsure(12), mics(tmp_path / "mics"), tmp_path / "out")
+    assert result.done == 5 and len(said) == len(result.warnings) == 1
+
+    class Two(Given):
+        def estimate_sizes(self, micrographs: list[Micrograph]) -> tuple[float, ...]:
+            return 170.0, 55.0
+
+    assert run(Two(50), mics(tmp_path / "mics"), tmp_path / "two")[0].done == 5
 
 
 @pytest.mark.slow
@@ -118,8 +160,8 @@ class Bright(Given):
 @pytest.mark.parametrize(
     ("invert", "sentence"),
     [
-        (False, "the particles look brighter than the ice: add --invert"),
-        (True, "the particles look darker than the ice: leave out --invert"),
+        (False, "the particles look brighter than the ice: add invert=True"),
+        (True, "the particles look darker than the ice: leave out invert=True"),
     ],
 )
 def test_bright_particles_are_told(tmp_path: Path, needed: bool, invert: bool, sentence: str) -> None:
@@ -142,7 +184,7 @@ def test_two_sizes_are_told(tmp_path: Path) -> None:
     assert [f"warning: {one}" for one in in_summary(tmp_path / "out")] == said
     assert list(result.warnings) == in_summary(tmp_path / "out")
     assert said == [
-        "warning: particles of about 230 A are seen, too: a run with --diameter into another folder picks them"
+        "warning: particles of about 230 A are seen, too: a run with diameter= into another folder picks them"
     ]
     assert {diameter for _, diameter in picker.picked} == {90.0}
 
@@ -162,7 +204,7 @@ def test_the_picker_tells_an_inverted_micrograph_from_an_empty_one() -> None:
 def test_a_header_of_exactly_one_is_doubted_once(tmp_path: Path) -> None:
     inputs = mics(tmp_path / "mics", pixel_size=1.0)
     result, said = run(StubPicker(), inputs, tmp_path / "out")
-    assert len(said) == 1 and "exactly 1.0 A per pixel" in said[0] and "--pixel-size" in said[0]
+    assert len(said) == 1 and "exactly 1.0 A per pixel" in said[0] and "pixel_size=" in said[0]
     assert in_summary(tmp_path / "out") == list(result.warnings) == [said[0].removeprefix("warning: ")]
 
 
@@ -196,7 +238,7 @@ def test_micrographs_with_and_without_a_pixel_size(tmp_path: Path, first: str, m
     result, _ = run(picker, inputs, tmp_path / "out")
     if first == "known":
         assert (result.done, result.failed) == (2, 2)
-        assert all("--pixel-size" in reason and "angstrom" in reason for _, reason in result.failures)
+        assert all("pixel_size=" in reason and "angstrom" in reason for _, reason in result.failures)
         assert dict(picker.picked) == {"m0.mrc": 40.0, "m1.mrc": 40.0}
     else:
         # 40 pixels; with 2 A per pixel these are 80 A
@@ -231,7 +273,7 @@ def test_the_picker_refuses_a_mixture(tmp_path: Path) -> None:
     from cryosegnet_ext import Picker
 
     some = [Micrograph(np.zeros((64, 64), np.float32), size, f"{size}.mrc") for size in (1.5, None)]
-    with pytest.raises(UsageError, match=r"None.mrc has no pixel size but other micrographs have one.*--pixel-size"):
+    with pytest.raises(UsageError, match=r"None.mrc has no pixel size but other micrographs have one.*pixel_size="):
         Picker(device="cpu").estimate_diameter(some)
 
 
@@ -257,6 +299,6 @@ def test_a_header_that_contradicts_the_star_file_is_said(tmp_path: Path) -> None
     result, _ = run(StubPicker(), told, tmp_path / "a")
     (said,) = result.warnings
     assert in_summary(tmp_path / "a") == [said]
-    assert f"1 of {len(told)} micrographs (first: 2.12 and 1.06 A)" in said and "--pixel-size" in said
+    assert f"1 of {len(told)} micrographs (first: 2.12 and 1.06 A)" in said and "pixel_size=" in said
     assert run(StubPicker(), told, tmp_path / "b", pixel_size=1.5)[0].warnings == ()
     assert run(StubPicker(), inputs, tmp_path / "c")[0].warnings == ()

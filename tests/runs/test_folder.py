@@ -127,7 +127,7 @@ def test_when_a_run_goes_on() -> None:
         assert not goes_on(out, before, now, begun, overwrite=True)
     assert not goes_on(out, before, now, begun=False, overwrite=False)
     with pytest.raises(
-        CryoSegNetError, match=r"out holds a run with other settings: seed \(0 then, 1 now\); give --over"
+        CryoSegNetError, match=r"out holds a run with other settings: seed \(0 then, 1 now\); give over"
     ):
         goes_on(out, before, now, begun=True, overwrite=False)
 

@@ -245,6 +245,6 @@ def test_lists_of_devices() -> None:
     assert split_devices("cuda:3,cuda:5") == ["cuda:3", "cuda:5"]
     assert split_devices("cpu,cpu") == ["cpu", "cpu"]
     for wrong in ("", "gpu", "0,1", "cpu,1", "cuda:0,", "cuda:0;1"):
-        with pytest.raises(UsageError, match="--device"):
+        with pytest.raises(UsageError, match="device="):
             split_devices(wrong)
     assert np.all([split_devices(name) == [name] for name in ("auto", "cpu", "cuda", "cuda:7")])

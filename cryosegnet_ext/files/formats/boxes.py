@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ...errors import CryoSegNetError
+from ...errors import CryoSegNetError, option
 from ..diameter import to_pixels
 from ..star import Block, star_blocks
 from ..text import Columns, Floats, bad, text_lines, text_of
@@ -142,6 +142,8 @@ def one_box(picks: PickColumns, path: Path, box_size: int | None) -> int:
     else:
         known = picks.diameter_px[picks.diameter_px > 0]
         if len(known) == 0:
-            raise bad(path, "the picks have no diameter, and boxes need one", "give a box size (--box-size N)")
+            raise bad(
+                path, "the picks have no diameter, and boxes need one", f"give a box size with {option('box_size')}"
+            )
         diameter = float(np.median(known))
     return max(2, 2 * int(np.floor(diameter / 2 + 0.5)))

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import option
 from ..text import Floats, bad
 from .table import PickColumns, TableOfPicks, check_finite, concatenated
 
@@ -111,7 +112,9 @@ def cs_bytes(table: Mapping[str, PickColumns], path: Path) -> bytes:
     for name, picks in table.items():
         check_finite(picks, path)
         if picks.shape is None:
-            raise bad(path, f"the shape of micrograph {name} is not known", "give it (--shape NY NX)")
+            raise bad(
+                path, f"the shape of micrograph {name} is not known", f"give it: {option('shape')} (rows and columns)"
+            )
         ny, nx = picks.shape
         part = np.zeros(len(picks), dtype=fields)
         part["uid"] = _uids(name, picks)

@@ -84,6 +84,7 @@ class PickColumns:
     pixel_size: float | None = None
     shape: tuple[int, int] | None = None
     sought: float | None = None
+    micrograph: str | None = None
 
     def __post_init__(self) -> None:
         columns = [np.array(c, dtype=np.float64).reshape(-1) for c in (self.x, self.y, self.diameter, self.score)]

@@ -17,8 +17,8 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
-from ...errors import CryoSegNetError
-from ..limits import PIXEL_SIZES, BadFile, is_utf8, one_line, plausible, shown, take, whole
+from ...errors import CryoSegNetError, option
+from ..limits import PIXEL_SIZES, BadFile, check_shape, is_utf8, one_line, plausible, shown, take, whole
 from .em import is_em, read_em
 from .gatan import is_dm, read_dm
 from .mrc import mrc_image_header, read_compressed_mrc, read_mrc
@@ -29,6 +29,7 @@ __all__ = [
     "MICROGRAPH_SUFFIXES",
     "Micrograph",
     "inverted",
+    "micrograph_of",
     "micrograph_stem",
     "read_micrograph",
     "read_pixels",
@@ -58,7 +59,7 @@ _LARGEST_VALUE = 1e15
 _MOST_INVALID = 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Micrograph:
     """One micrograph in memory.
 
@@ -85,6 +86,13 @@ class Micrograph:
     valid: NDArray[np.bool_] | None = None
     remark: str | None = None
     file_pixel_size: float | None = None
+
+    def __repr__(self) -> str:
+        """A summary in one line, without the pixels."""
+        ny, nx = self.data.shape
+        size = "pixel size not known" if self.pixel_size is None else f"{self.pixel_size:g} A/px"
+        bad = "" if self.valid is None else f", {int((~self.valid).sum())} bad pixels"
+        return f"<Micrograph {shown(self.name)}: {ny} x {nx} (ny x nx), {size}{bad}>"
 
 
 def inverted(micrograph: Micrograph) -> Micrograph:
@@ -119,7 +127,7 @@ def require_pixel_size(micrograph: Micrograph, why: str) -> float:
     if micrograph.pixel_size is None:
         raise CryoSegNetError(
             f"{shown(micrograph.name)} has no pixel size, which {why} needs: "
-            "give it with --pixel-size, in angstrom per pixel."
+            f"give it with {option('pixel_size')}, in angstrom per pixel."
         )
     return micrograph.pixel_size
 
@@ -167,6 +175,43 @@ def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = Non
             data, valid = _clean(image.pixels)
     given = image.pixel_size if pixel_size is None else pixel_size
     return Micrograph(data, given, name, valid, image.remark, image.pixel_size)
+
+
+def micrograph_of(array: Any, pixel_size: float | None = None, name: str = "the array") -> Micrograph:
+    """A micrograph of an array in memory, which stays as it is; it is checked as `read_micrograph` checks a file.
+
+    Parameters
+    ----------
+    array : (ny, nx)
+        Integers or real numbers, row 0 first; or whatever NumPy makes such an array of.
+    pixel_size
+        Angstrom per pixel.
+    name
+        What messages call it.
+
+    Raises
+    ------
+    CryoSegNetError
+        The array has no two axes, or not of real numbers, or the errors of `read_micrograph` about pixels.
+    """
+    with _explained(name):
+        if pixel_size is not None:
+            pixel_size = _callers_pixel_size(pixel_size)
+        pixels = np.asarray(array)
+        if pixels.ndim == 3 and pixels.shape[0] == 1:
+            pixels = pixels[0]
+        if pixels.ndim != 2:
+            raise BadFile(
+                f"has the shape {pixels.shape}, and a micrograph has two axes (ny, nx): give those of a stack as a list"
+            )
+        if pixels.dtype.kind not in "fiub":
+            raise BadFile(f"has values of the type {pixels.dtype}: give real numbers")
+        check_shape(*pixels.shape)
+        pixels = pixels.view()
+        pixels.flags.writeable = False
+        with np.errstate(all="ignore"):
+            data, valid = _clean(pixels)
+    return Micrograph(data, pixel_size, name, valid)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[Any]:

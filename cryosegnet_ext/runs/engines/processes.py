@@ -25,7 +25,7 @@ from multiprocessing import connection
 from typing import Any
 
 from ...cores import usable_cores
-from ...errors import CryoSegNetError, UsageError, memory_explained, plural
+from ...errors import CryoSegNetError, UsageError, memory_explained, option, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, Looked, estimate, unheard
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, refused
@@ -76,7 +76,7 @@ class ProcessEngine(Engine):
 
     def __init__(self, make: MakePicker, devices: Sequence[str], threads: int | None = None) -> None:
         if not devices:
-            raise UsageError("no device was named; give --device auto, cpu, cuda:0 or a list like cuda:0,1")
+            raise UsageError(f"no device was named; give {option('device')}: auto, cpu, cuda:0 or a list like cuda:0,1")
         self._make = make
         given = threads or os.environ.get("OMP_NUM_THREADS", "")
         shared = max(1, usable_cores() // len(devices))
