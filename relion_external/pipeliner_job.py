@@ -36,7 +36,7 @@ except ImportError as error:
     ) from error
 
 from cryosegnet_ext._version import __version__
-from cryosegnet_ext.errors import UsageError
+from cryosegnet_ext.errors import UsageError, as_typed
 from cryosegnet_ext.files.relion_paths import COORDINATE_SUFFIX
 from cryosegnet_ext.picking.options import SCORE, SIZE, RunOptions
 
@@ -128,7 +128,8 @@ class CryoSegNetAutopick(PipelinerJob):
     def additional_joboption_validation(self) -> list[JobOptionValidationResult]:
         """Check values and their combinations before the job runs."""
         try:
-            RunOptions(**{_OPTIONS[label].name: read(label, text) for label, text in self._given().items()})
+            with as_typed():  # which `in_relion_words` translates
+                RunOptions(**{_OPTIONS[label].name: read(label, text) for label, text in self._given().items()})
         except UsageError as error:
             raised_by = [self.joboptions[label] for label in _OPTIONS]
             return [JobOptionValidationResult("error", raised_by, in_relion_words(str(error)))]
