@@ -131,7 +131,7 @@ def test_every_option_is_one_that_the_program_takes(project: Path) -> None:
     job.joboptions["min_diameter"].value = 100
     told = [one.message for one in job.validate_joboptions() if one.type == "error"]
     assert len(told) == 1 and "particle_diameter" in told[0] and "min_diameter" in told[0]
-    job.joboptions["particle_diameter"].value = None
+    job.joboptions["particle_diameter"].value = ""
     job.joboptions["max_diameter"].value = 90
     told = [one.message for one in job.validate_joboptions() if one.type == "error"]
     assert len(told) == 1 and "min_diameter 100 is not below max_diameter 90" in told[0]
