@@ -185,7 +185,7 @@ def test_a_guessed_frame_is_the_same_whatever_else_is_compared(project, capsys):
     for sets in (["picks"], ["picks", "far"]):
         words = ["--labels", project / "labels", "--diameter", "40px", *(f"{s}={project / s}" for s in sets)]
         assert run(*words, "-o", project / "out") == 0
-        assert capsys.readouterr().out.count("guessed from the labels: give --shape NY NX") == 1
+        assert capsys.readouterr().out.count("guessed from the labels: give --shape (rows and columns)") == 1
         one = json.loads((project / "out" / "evaluation.json").read_text())["sets"][0]
         dice.append((one["total"]["dice"], one["as_published"]))
     assert dice[0] == dice[1]
@@ -218,7 +218,7 @@ def test_labels_outside_are_noted(project, capsys):
         (["--labels", "labels"], 1, "name the picks to judge"),
         (["--labels", "nowhere", "picks"], 1, "--labels nowhere: no such file"),
         (["--labels", "labels", "--diameter", "40px", "nowhere"], 3, "nowhere: no such file or folder"),
-        (["--labels", "labels", "--diameter", "0px", "picks"], 1, "above zero"),
+        (["--labels", "labels", "--diameter", "0px", "picks"], 1, "must be between 1 and 10000 pixels (got 0px)"),
         (["--labels", "labels", "--threshold", "x=1", "picks"], 1, "no set has this name; the sets are picks"),
         (["--labels", "labels", "--threshold", "high", "picks"], 1, "must be a score, as S or NAME=S (got high)"),
         (["--cryoppp", "labels", "-o", "out"], 3, "no CryoPPP data set"),

@@ -387,7 +387,7 @@ def test_require_pixel_size() -> None:
     with pytest.raises(CryoSegNetError) as caught:
         require_pixel_size(Micrograph(picture(), None, "a.mrc"), "a diameter in angstrom")
     assert str(caught.value) == (
-        "a.mrc has no pixel size, which a diameter in angstrom needs: give it with --pixel-size, in angstrom per pixel."
+        "a.mrc has no pixel size, which a diameter in angstrom needs: give it with pixel_size=, in angstrom per pixel."
     )
 
 
