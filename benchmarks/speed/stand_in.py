@@ -20,6 +20,7 @@ from cryosegnet_ext.files.picks import Picks
 
 ROOT = Path(__file__).resolve().parents[2]
 _SLOW_SECONDS = 0.3
+_DIAMETER = 20.0
 _TRIES = 1200
 _TRY_SECONDS = 0.25
 
@@ -43,7 +44,7 @@ class LocalMaxima:
 
     def estimate_diameter(self, micrographs: Sequence[object]) -> float:
         # The same whichever micrographs happened to be there.
-        return 20.0
+        return _DIAMETER
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         if self._picked == 1 and self._started is not None:
@@ -55,7 +56,7 @@ class LocalMaxima:
         at = cells.argmax(axis=2)
         y, x = np.mgrid[:ny, :nx] * cell + np.array([at // cell, at % cell])
         score = np.clip(cells.max(axis=2) / 5, 0, 1)
-        return Picks(x, y, np.full(x.size, diameter), score, micrograph.pixel_size, data.shape)
+        return Picks(x, y, np.full(x.size, diameter or _DIAMETER), score, micrograph.pixel_size, data.shape)
 
 
 def make_picker(cell: int, started: Path | None, device: str) -> LocalMaxima:
