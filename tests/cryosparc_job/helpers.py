@@ -32,16 +32,17 @@ class BlobPicker:
     From exposure number ``stuck_at`` on it never ends; ``stuck`` is a file that it makes then.
     """
 
-    needs_diameter = True
-
     def __init__(
         self,
         threshold: float = 0.5,
         stuck_at: float = float("inf"),
         stuck: Path = Path(),
         invert: bool = False,
+        diameter: float | None = None,
     ) -> None:
         self.threshold = threshold
+        self.given = diameter
+        self.needs_diameter = diameter is None
         self._stuck_at = stuck_at
         self._stuck = stuck
         self.picked: list[str] = []
@@ -53,6 +54,7 @@ class BlobPicker:
         return from_pixels(2.0 * RADIUS, micrographs[0].pixel_size)
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        diameter = self.given or diameter
         name = Path(micrograph.name).name
         self.picked.append(name)
         # The names of downloads have no number.

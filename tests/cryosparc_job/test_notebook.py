@@ -43,4 +43,5 @@ def test_the_notebook(
     assert "J2 has 32 particles on 4 exposures" in said
     assert "abinit: J6 queued" in caplog.messages
     assert names["jobs"] == {"extract": "J3", "classify": "J4", "select": "J5", "abinit": "J6"}
+    assert names["picker"].given == names["diameter"]
     assert all(fake.world.jobs[uid].status == "completed" for uid in ("J2", "J3", "J4", "J5", "J6"))

@@ -156,12 +156,12 @@ def test_temporary_files_are_removed(tmp_path: Path) -> None:
 
 
 def test_another_threshold_needs_no_picking(tmp_path: Path) -> None:
-    advice = r"now\); `cryosegnet report .*out --threshold 0.5 --write-picks DIR` writes .* seconds, .*; or give --over"
+    advice = r"now\); `cryosegnet report .*out --threshold 0.5 --write-picks DIR` writes .* seconds, .*; or give over"
     with pytest.raises(CryoSegNetError, match=advice):
         goes_on(tmp_path / "out", {"threshold": 0.3, "seed": 0}, {"threshold": 0.5, "seed": 0}, True, False)
     for more in ({"seed": 1}, {"threshold": None}):
-        with pytest.raises(CryoSegNetError, match=r"now\); give --over"):
+        with pytest.raises(CryoSegNetError, match=r"now\); give over"):
             goes_on(tmp_path / "out", {"threshold": 0.3, "seed": 0}, {"threshold": 0.5, "seed": 0, **more}, True, False)
     of_server = {"server": "http://localhost:39000"}
-    with pytest.raises(CryoSegNetError, match=r"now\); give --over"):
+    with pytest.raises(CryoSegNetError, match=r"now\); give over"):
         goes_on(tmp_path / "out", {"threshold": 0.3, **of_server}, {"threshold": 0.5, **of_server}, True, False)

@@ -84,7 +84,7 @@ def test_changed_settings_are_noticed(mics: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pick(mics, out)
     before = outputs(out)
-    with pytest.raises(CryoSegNetError, match=r"threshold \(not set then, 0.5 now\); give overwrite=True"):
+    with pytest.raises(CryoSegNetError, match=r"threshold \(not set then, 0.5 now\);.* give overwrite=True"):
         pick(mics, out, StubPicker(threshold=0.5))
     with pytest.raises(CryoSegNetError, match="pixel_size"):
         pick(mics, out, pixel_size=1.5)
