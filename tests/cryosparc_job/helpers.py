@@ -32,6 +32,8 @@ class BlobPicker:
     From exposure number ``stuck_at`` on it never ends; ``stuck`` is a file that it makes then.
     """
 
+    needs_diameter = True
+
     def __init__(
         self,
         threshold: float = 0.5,
@@ -42,7 +44,8 @@ class BlobPicker:
     ) -> None:
         self.threshold = threshold
         self.given = diameter
-        self.needs_diameter = diameter is None
+        if diameter is not None:
+            self.needs_diameter = False
         self._stuck_at = stuck_at
         self._stuck = stuck
         self.picked: list[str] = []
