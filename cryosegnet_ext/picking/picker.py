@@ -82,8 +82,7 @@ class Picker:
     Examples
     --------
     >>> picker = Picker(diameter=180)
-    >>> picker.pick("sample.mrc")
-    <Picks: 41 picks>
+    >>> picks = picker.pick("mic_001.mrc")
     """
 
     def __init__(
@@ -199,8 +198,7 @@ class Picker:
 
         Examples
         --------
-        >>> round(Picker().estimate_diameter("sample.mrc"))
-        176
+        >>> size = Picker().estimate_diameter(["mic_001.mrc", "mic_002.mrc"])
         """
         several = as_list(micrographs)
         given = [micrographs] if several is None else several
@@ -300,13 +298,11 @@ class Picker:
         Examples
         --------
         >>> picker = Picker()
-        >>> picker.pick("sample.mrc")
-        <Picks: 41 picks>
-        >>> picker.pick(np.random.normal(size=(512, 512)), pixel_size=1.2)
-        <Picks: 0 picks>
-        >>> names = ["sample.mrc", "sample.mrc"]
+        >>> picks = picker.pick("mic_001.mrc")
+        >>> picks = picker.pick(array, pixel_size=1.2)
+        >>> names = ["mic_001.mrc", "mic_002.mrc"]
         >>> for name, picks in zip(names, picker.pick(names)):
-        ...     print(name, len(picks))
+        ...     print(name, "failed" if picks is None else len(picks))
         """
         every = self.candidates(micrograph, diameter, pixel_size=pixel_size)
         if isinstance(every, Picks):
