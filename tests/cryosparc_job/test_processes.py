@@ -198,6 +198,7 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
     connection: Connection, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "_MOST_DEATHS", 0)
+    monkeypatch.setattr(devices, "PAUSES", ())
     add_exposures(world, [(256, 256)] * 4, particles=8)
     with ProcessEngine(make_dead, ["cpu"]) as engine, pytest.raises(CryoSegNetError, match=r"has died.*SIGKILL"):
         pick(connection, picking_job(), engine)

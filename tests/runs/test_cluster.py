@@ -22,11 +22,22 @@ from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs import batch
-from cryosegnet_ext.runs.engines import cluster_file
+from cryosegnet_ext.runs.engines import cluster, cluster_file
+from cryosegnet_ext.runs.engines.base import EngineError
 from cryosegnet_ext.runs.engines.cluster import ClusterEngine
 from cryosegnet_ext.runs.journal import Record
 from cryosegnet_ext.runs.stopping import Stop
-from tests.runs.test_processes import files, journal, make_deadly, make_nothing, make_stub, summary
+from tests.runs.test_processes import (
+    files,
+    journal,
+    make_at_last,
+    make_dead,
+    make_deadly,
+    make_dying_estimate,
+    make_nothing,
+    make_stub,
+    summary,
+)
 from tests.stub_picker import StubPicker, write_micrograph
 from tests.waiting import LIMIT, wait_until
 
@@ -124,6 +135,35 @@ def test_what_kills_workers_fails_by_name(tmp_path: Path, two_workers: Path, mon
     assert "died" in result.failures[0][1] and "twice" in result.failures[0][1]
 
 
+def test_workers_that_die_while_they_load(tmp_path: Path, two_workers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+
+    monkeypatch.setattr(cluster, "PAUSES", (0.0, 0.0))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        ClusterEngine(functools.partial(make_at_last, str(tmp_path), 2), file=two_workers) as engine,
+    ):
+        assert engine.settings == StubPicker().settings
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        ClusterEngine(make_dead, file=two_workers) as engine,
+        pytest.raises(EngineError, match=r"workers die while they load the models.*, in 3 tries; look at their memory"),
+    ):
+        assert engine.settings
+
+
+def test_workers_that_die_of_the_estimate(mics: Path, two_workers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+
+    monkeypatch.setattr(cluster, "PAUSES", (0.0,))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        ClusterEngine(make_dying_estimate, file=two_workers) as engine,
+    ):
+        found = engine.estimate(expand_inputs([mics]), None, Stop())
+    assert found.diameter is None and "die while they estimate the size" in str(found.problem)
+
+
 def test_workers_are_not_taken_for_lost(two_workers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ClusterEngine(make_stub, file=two_workers) as engine:
 
@@ -219,8 +259,6 @@ def wait_for_port(port: int) -> None:
 
 
 def test_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cryosegnet_ext.runs.engines import cluster
-
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
     with pytest.raises(CryoSegNetError, match=r"--scheduler tcp://127.0.0.1:9 cannot be reached"):
         ClusterEngine(make_stub, address="tcp://127.0.0.1:9")

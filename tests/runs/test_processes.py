@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.engines import processes as devices
 from cryosegnet_ext.runs.engines.processes import ProcessEngine
 from cryosegnet_ext.runs.pick_task import PickTask
-from cryosegnet_ext.runs.stopping import Stop
+from cryosegnet_ext.runs.stopping import Stop, Stopped
 from tests.stub_picker import StubPicker, write_micrograph
+from tests.waiting import FOREVER
 
 # Each test starts processes, which costs a second or two; a test shows several things where it can.
 
@@ -47,6 +48,16 @@ class Deadly(StubPicker):
         if "poison" in name or ("unlucky" in name and tries == 1):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().pick(micrograph, diameter)
+
+
+class DyingEstimate(StubPicker):
+    def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def make_dying_estimate(device: str) -> StubPicker:
+    return DyingEstimate()
 
 
 def make_stub(device: str) -> StubPicker:
@@ -101,6 +112,15 @@ def make_talking(device: str) -> StubPicker:
 
 def make_nothing(device: str) -> StubPicker:
     raise UsageError(f"--device {device}: there is no such device.")
+
+
+def make_at_last(folder: str, lives: int, device: str) -> StubPicker:
+    """A picker that cannot be made before ``lives`` processes have died, as while another program has the memory."""
+    with open(Path(folder) / "made", "a") as file:
+        file.write("x")
+    if len((Path(folder) / "made").read_text()) <= lives:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return StubPicker()
 
 
 def make_dead(device: str) -> StubPicker:
@@ -189,8 +209,32 @@ def test_nothing_can_be_made_there(mics: Path, tmp_path: Path) -> None:
 
 def test_processes_that_always_die_are_given_up(mics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_MOST_DEATHS", 1)
-    with pytest.raises(CryoSegNetError, match=r"every worker process has died.*SIGKILL"):
+    monkeypatch.setattr(devices, "PAUSES", (0.0, 0.0))
+    with pytest.raises(CryoSegNetError, match=r"every worker process has died \(SIGKILL.*, 4 times in a row.*memory"):
         pick(make_dead, mics, tmp_path / "out", count=1)
+
+
+def test_when_every_process_has_died_all_are_started_again(
+    mics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "_MOST_DEATHS", 0)
+    monkeypatch.setattr(devices, "PAUSES", (0.0, 0.0, 0.0))
+    result = pick(functools.partial(make_at_last, str(tmp_path), 3), mics, tmp_path / "out", count=1)
+    assert (result.done, result.failed) == (8, 0)
+    assert sum("all are started again in 0 s" in text for text in caplog.messages) == 3
+
+
+def test_a_signal_ends_the_wait_for_processes(
+    mics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "_MOST_DEATHS", 0)
+    monkeypatch.setattr(devices, "PAUSES", (FOREVER,))
+    caplog.set_level(logging.WARNING)
+    stop = Stop(lambda: any("all are started again" in text for text in caplog.messages))
+    with ProcessEngine(make_dead, ["cpu"]) as engine, pytest.raises(Stopped):
+        engine.submit(PickTask(expand_inputs([mics])[0], "m0"))
+        while True:
+            engine.wait(stop, 0.1)
 
 
 def test_a_device_that_drops_off_is_given_up_and_the_others_go_on(mics: Path, tmp_path: Path) -> None:

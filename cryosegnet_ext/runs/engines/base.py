@@ -12,6 +12,9 @@ from ..diameter import Estimate, Looked, unheard
 from ..pick_task import PickOutcome, PickTask
 from ..stopping import Stop
 
+#: Seconds to wait, each time that all workers have died, before the next try; after the last one the run ends.
+PAUSES = (1.0, 4.0, 15.0)
+
 
 class EngineError(CryoSegNetError):
     """The engine can pick nothing any more; the text is the first half of a sentence, without a full stop."""

@@ -26,7 +26,7 @@ from ..diameter import Estimate, Looked, unheard
 from ..pick_task import PickOutcome, PickTask, blank_record, failed, refused
 from ..progress import duration
 from ..stopping import Stop
-from .base import Engine, EngineError
+from .base import PAUSES, Engine, EngineError
 from .cluster_jobs import ClusterJobs
 from .cluster_worker import MakePicker, describe, estimate_diameter, pick, topic_of
 
@@ -43,6 +43,10 @@ PATIENCE_SECONDS = 600.0
 _CONNECT_SECONDS = 10.0
 #: How long to wait for workers of a scheduler that others run.
 _WAIT_SECONDS = 3600.0
+
+
+class _WorkersDiedError(EngineError):
+    """Workers died at each try."""
 
 
 class ClusterEngine(Engine):
@@ -131,7 +135,7 @@ class ClusterEngine(Engine):
 
     def _describe(self) -> tuple[Mapping[str, object], bool]:
         if self._about is None:
-            self._about = self._ask(Stop(), describe)
+            self._about = self._ask(Stop(), "load the models", describe)
         return self._about
 
     def estimate(
@@ -143,7 +147,10 @@ class ClusterEngine(Engine):
         with contextlib.suppress(Exception):
             self._client.subscribe_topic(topic, lambda event: looked(*event[1]))
         try:
-            found: Estimate = self._ask(stopping, estimate_diameter, [_absolute(one) for one in inputs], pixel_size)
+            sample = [_absolute(one) for one in inputs]
+            found: Estimate = self._ask(stopping, "estimate the size", estimate_diameter, sample, pixel_size)
+        except _WorkersDiedError as error:
+            return Estimate(problem=str(error))  # one of these micrographs kills them; the others can be picked
         finally:
             with contextlib.suppress(Exception):
                 self._client.unsubscribe_topic(topic)
@@ -293,8 +300,9 @@ class ClusterEngine(Engine):
         for task in list(self._tasks.values()):
             self._send(task)
 
-    def _ask(self, stopping: Stop, function: Callable[..., Any], *values: object) -> Any:
-        """Run a function on any worker; its result."""
+    def _ask(self, stopping: Stop, what: str, function: Callable[..., Any], *values: object) -> Any:
+        """Run a function on any worker, which says ``what`` they do; its result."""
+        pauses = list(PAUSES)
         while True:
             future = self._client.submit(
                 function, self._run, self._make, self._device, *values, pure=False, key=f"ask-{uuid.uuid4().hex}"
@@ -302,7 +310,12 @@ class ClusterEngine(Engine):
             try:
                 return self._result(future, stopping)
             except self._distributed.scheduler.KilledWorker as error:
-                raise EngineError(f"workers die while they load the models ({_first_line(error)})") from error
+                died = f"workers die while they {what} ({_first_line(error)})"
+                if not pauses:
+                    tries = f"{len(PAUSES) + 1} tries"
+                    raise _WorkersDiedError(f"{died}, in {tries}; look at their memory and at their output") from error
+                log.warning(f"{died}; trying again in {pauses[0]:g} s")
+                stopping.pause(pauses.pop(0))
             except CryoSegNetError:
                 raise
             except (Exception, asyncio.CancelledError) as error:

@@ -8,35 +8,27 @@ second process is recorded as failed.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import logging.handlers
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
 from ...cores import usable_cores
-from ...errors import CryoSegNetError, UsageError, memory_explained, option, plural
+from ...errors import UsageError, option, plural
 from ...files.inputs import Input
-from ..diameter import Estimate, Looked, estimate, unheard
-from ..pick_task import MicrographPicker, PickOutcome, PickTask, blank_record, refused
-from ..stopping import Stop, leave_to_owner
-from .base import Engine, EngineError
-from .threads import engine_for
+from ..diameter import Estimate, Looked, unheard
+from ..pick_task import PickOutcome, PickTask, blank_record, refused
+from ..stopping import Stop
+from .base import PAUSES, Engine, EngineError
+from .process_worker import MakePicker, work
 
 log = logging.getLogger(__name__)
-
-#: Makes the picker of a device. It is pickled, so it must be a function of a module, or a partial of one.
-MakePicker = Callable[[str], MicrographPicker]
 
 #: Micrographs given to a process: one is picked, the others are read meanwhile.
 _DEPTH = 3
@@ -90,6 +82,8 @@ class ProcessEngine(Engine):
         self._estimate: Estimate | None = None
         self._looked: Looked = unheard
         self._why = ""
+        self._pauses = list(PAUSES)
+        self._died = 0
         self._workers = [_Worker(device) for device in devices]
         for worker in self._workers:
             self._start(worker)
@@ -106,7 +100,7 @@ class ProcessEngine(Engine):
 
     def _loaded(self) -> tuple[Mapping[str, object], bool]:
         while self._about is None:
-            self._listen(_POLL_SECONDS)
+            self._listen(Stop(), _POLL_SECONDS)
         return self._about
 
     def estimate(
@@ -124,7 +118,7 @@ class ProcessEngine(Engine):
                 if free is not None:
                     tries += 1
                     free.estimating = self._send(free, ("estimate", list(inputs), pixel_size))
-            self._listen(_POLL_SECONDS)
+            self._listen(stopping, _POLL_SECONDS)
         return self._estimate
 
     @property
@@ -143,7 +137,7 @@ class ProcessEngine(Engine):
         end = time.monotonic() + seconds
         while True:
             stopping.check()
-            self._listen(min(_POLL_SECONDS, max(0.0, end - time.monotonic())))
+            self._listen(stopping, min(_POLL_SECONDS, max(0.0, end - time.monotonic())))
             if self._outcomes or time.monotonic() >= end:
                 outcomes, self._outcomes = self._outcomes, []
                 return outcomes
@@ -164,7 +158,7 @@ class ProcessEngine(Engine):
     def _start(self, worker: _Worker) -> None:
         worker.pipe, theirs = self._context.Pipe()
         worker.process = self._context.Process(
-            target=_work,
+            target=work,
             args=(theirs, self._make, worker.device, self._threads),
             name=f"cryosegnet on {worker.device}",
             daemon=True,
@@ -193,6 +187,23 @@ class ProcessEngine(Engine):
             if not self._send(worker, worker.tasks[-1]):
                 open_ones.remove(worker)
 
+    def _start_all(self, stopping: Stop) -> None:
+        """Start all processes again after a pause; what killed them may be over, such as another program's memory."""
+        died = f"every worker process has died ({self._why})"
+        if not self._pauses:
+            raise EngineError(
+                f"{died}, {self._died} times in a row without picking anything; look at the memory that is free on the "
+                "machine, on the GPU and within the job's limit"
+            )
+        pause = self._pauses.pop(0)
+        log.warning(f"{died}; all are started again in {pause:g} s")
+        stopping.pause(pause)
+        for worker in self._workers:
+            # Not 0: a device that was there before and is lost must not end the run at once.
+            worker.deaths, worker.refusal = 1, ""
+            self.restarts += 1
+            self._start(worker)
+
     def _send(self, worker: _Worker, message: object) -> bool:
         """Send a message; False if the process has died, as its sentinel will tell soon."""
         try:
@@ -201,12 +212,12 @@ class ProcessEngine(Engine):
             return False
         return True
 
-    def _listen(self, seconds: float) -> None:
+    def _listen(self, stopping: Stop, seconds: float) -> None:
         """Wait for messages and for processes that die, and act on them."""
+        if all(w.process is None for w in self._workers):
+            self._start_all(stopping)
         alive = {w.pipe: w for w in self._workers if w.process is not None}
         alive |= {w.process.sentinel: w for w in alive.values()}
-        if not alive:
-            raise EngineError(f"every worker process has died ({self._why})")
         heard = {id(worker): worker for worker in (alive[what] for what in connection.wait(list(alive), seconds))}
         for worker in heard.values():
             over = not worker.process.is_alive()
@@ -226,6 +237,7 @@ class ProcessEngine(Engine):
             worker.tasks.popleft()
             worker.alone = False
             worker.deaths = 0
+            self._pauses, self._died = list(PAUSES), 0
             outcome: PickOutcome = message[1]
             self._deaths.pop(outcome.record.key, None)
             self._outcomes.append(outcome)
@@ -253,6 +265,7 @@ class ProcessEngine(Engine):
         worker.pipe.close()
         worker.process, worker.ready, worker.estimating, worker.alone = None, False, False, False
         worker.deaths += 1
+        self._died += 1
         lost, worker.tasks = worker.tasks, deque()
         for task in lost:
             deaths = self._deaths.get(task.input.key, 0) + 1
@@ -282,78 +295,3 @@ def _cause(code: int | None) -> str:
             name = signal.Signals(-code).name
             return f"{name}; the system kills programs this way when memory runs out" if name == "SIGKILL" else name
     return f"exit code {code}"
-
-
-def _work(pipe: Any, make: MakePicker, device: str, threads: int) -> None:
-    """The work of a process: load the models, then pick the micrographs that come."""
-    leave_to_owner()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    owner = _Owner(pipe)
-    logging.getLogger().addHandler(owner)
-    # The owner decides what is shown.
-    logging.getLogger(__name__.partition(".")[0]).setLevel(logging.DEBUG)
-    with contextlib.suppress(EOFError, OSError):
-        try:
-            with memory_explained():
-                threading.Thread(target=_end_with_parent, daemon=True).start()
-                import cv2
-
-                cv2.setNumThreads(threads)
-                picker = make(device)
-        except CryoSegNetError as error:
-            owner.send("refused", error)
-            return
-        except Exception as error:
-            text = f"the picker cannot be made on {device} ({type(error).__name__}: {error})"
-            owner.send("refused", CryoSegNetError(f"{text}; please report it:\n{traceback.format_exc()}"))
-            return
-        owner.send("ready", dict(picker.settings), picker.needs_diameter)
-        try:
-            with memory_explained():
-                _serve(pipe, owner, picker)
-        except CryoSegNetError as error:
-            log.error(str(error))
-            sys.exit(1)
-
-
-class _Owner(logging.handlers.QueueHandler):
-    """Sends messages and log records of all threads of a process to its owner, one after another."""
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):
-            self.send("log", record)
-
-    def send(self, *message: object) -> None:
-        self.acquire()
-        try:
-            self.queue.send(message)  # type: ignore[attr-defined]
-        finally:
-            self.release()
-
-
-def _serve(pipe: Any, owner: _Owner, picker: MicrographPicker) -> None:
-    engine = engine_for(picker)
-    never = Stop()
-    in_progress = 0
-    while True:
-        while pipe.poll(0 if in_progress else None):
-            message = pipe.recv()
-            if isinstance(message, PickTask):
-                engine.submit(message)
-                in_progress += 1
-            else:
-                looked = functools.partial(owner.send, "looked")
-                _, inputs, pixel_size = message
-                owner.send("estimate", estimate(picker, inputs, pixel_size, looked=looked))
-        for outcome in engine.wait(never, 0.0):
-            in_progress -= 1
-            owner.send("outcome", outcome)
-
-
-def _end_with_parent() -> None:
-    """End this process when its owner was killed, since nobody would read the answers."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
