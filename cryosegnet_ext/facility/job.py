@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..errors import CryoSegNetError
+from ..errors import CryoSegNetError, memory_explained
 from ..files.atomic import explained, write_atomic
 from ..files.diameter import Diameter
 from ..files.inputs import file_identity
@@ -142,10 +142,11 @@ class FacilityJob:
     def _pick(self, path: str | Path, pixel_size: float | None, blank: PickedMicrograph) -> PickedMicrograph:
         start = time.monotonic()
         try:
-            micrograph = read_micrograph(path, pixel_size=pixel_size)
-            # The contract promises diameters in angstrom.
-            require_pixel_size(micrograph, "the size of its particles")
-            picks = self.picker.pick(micrograph, self._diameter_for(micrograph))
+            with memory_explained():
+                micrograph = read_micrograph(path, pixel_size=pixel_size)
+                # The contract promises diameters in angstrom.
+                require_pixel_size(micrograph, "the size of its particles")
+                picks = self.picker.pick(micrograph, self._diameter_for(micrograph))
         except Exception as error:
             known = isinstance(error, CryoSegNetError)
             if not known:

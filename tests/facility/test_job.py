@@ -137,6 +137,17 @@ def test_a_bug_fails_one_micrograph_and_is_logged(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in (tmp_path / "job" / ".cryosegnet" / "errors.log").read_text()
 
 
+class Hungry(StubPicker):
+    def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+        raise RuntimeError("can't start new thread")
+
+
+def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
+    failed = FacilityJob(Hungry(), tmp_path / "job").pick(write_micrograph(tmp_path / "mic.mrc"))
+    assert failed.reason is not None and failed.reason.startswith("memory ran out")
+    assert not (tmp_path / "job" / ".cryosegnet" / "errors.log").exists()
+
+
 class Empty(StubPicker):
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         return Picks.empty(micrograph.pixel_size, (64, 96))
