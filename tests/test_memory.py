@@ -106,3 +106,16 @@ def test_what_counts_as_memory(error: Exception, memory: bool) -> None:
     task = PickTask(Input(Path("m.mrc"), "m.mrc"), "m")
     reason = failed(blank_record(task), error).record.reason
     assert reason is not None and reason.startswith("memory ran out" if memory else "unexpected error")
+
+
+def test_who_owns_the_folder_of_a_cluster_run_loads_no_torch() -> None:
+    modules = (
+        "cli.pick",
+        "runs.batch",
+        "runs.engines.processes",
+        "runs.engines.cluster",
+        "facility.job",
+        "report.page",
+    )
+    code = f"import sys, {', '.join(f'cryosegnet_ext.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -11,7 +11,7 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import mrcfile
@@ -25,8 +25,10 @@ from ..files.inputs import file_identity
 from ..files.json_text import from_json, parse_json
 from ..files.micrograph import read_micrograph
 from ..files.picks import Picks
-from ..picking.averages import Averages, boxes, classify, compare, ratio_map, whitened
 from .collect import RunData
+
+if TYPE_CHECKING:
+    from ..picking.averages import Averages
 
 STACK, TABLE = "averages/averages.mrcs", "averages/averages.json"
 #: Particle diameter and side of the averages, pixels.
@@ -129,6 +131,8 @@ def write_averages(run: RunData, say: Callable[[str], None] = lambda text: None)
     if count < LEAST:
         raise CryoSegNetError(f"{run.output}: {plural(count, 'pick')} cannot be averaged; {LEAST} are needed.")
     say(f"averaging {plural(count, 'pick')}")
+    from ..picking.averages import boxes, classify
+
     pile = np.concatenate([boxes(image, *at, SIDE) for image, at in zip(images, places)])
     averages = classify(pile, diameter=DIAMETER, classes=_classes(count), iterations=_ITERATIONS)
     verdict, share = ("few", 0.0) if count < FEW else judge(images, places)
@@ -194,6 +198,8 @@ def working(data: Image, picks: Picks, diameter_px: float) -> tuple[Image, NDArr
     middle = float(np.median(small))
     spread = 1.4826 * float(np.median(np.abs(small - middle)))
     calm = np.clip(small, middle - 5 * spread, middle + 5 * spread) if spread > 0 else small
+    from ..picking.averages import whitened  # PyTorch; to show averages needs none
+
     return whitened(np.asarray(calm, np.float32)), (picks.x + 0.5) * scale - 0.5, (picks.y + 0.5) * scale - 0.5
 
 
@@ -214,6 +220,8 @@ def judge(images: Sequence[Image], places: Sequence[Points]) -> tuple[str, float
     share : float
         Least share of the picks that agree better than noise.
     """
+    from ..picking.averages import boxes, classify, compare
+
     random = np.random.default_rng(1)
     halves: list[list[Image]] = [[], []]
     area = [0.0, 0.0]
@@ -276,6 +284,8 @@ def _halved(images: Sequence[Image], places: Sequence[Points]) -> list[tuple[Ima
 
 def _best_noise(averages: Averages, density: float, random: np.random.Generator) -> NDArray[np.float64]:
     """Agreement (n,) of the best places in white noise with averages, ``density`` places a pixel."""
+    from ..picking.averages import boxes, compare, ratio_map
+
     found: list[NDArray[np.float64]] = []
     reach = 2 * int(0.4 * DIAMETER / np.sqrt(2)) + 1
     for _ in range(_NOISE_IMAGES):
