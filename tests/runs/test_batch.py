@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cryosegnet_ext.cli.logs import shown
-from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.errors import CryoSegNetError, memory_sentence
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_picks
@@ -150,7 +150,7 @@ def test_failures_of_picking_are_isolated(mics: Path, tmp_path: Path) -> None:
     result = pick(mics, out, Failing())
     reasons = {Path(name).stem: reason for name, reason in result.failures}
     assert reasons == {
-        "m3": "unexpected error MemoryError:",
+        "m3": memory_sentence(MemoryError()),
         "m4": "unexpected error ZeroDivisionError: a bug of two lines",
         "m5": "too dark; give another one",
     }
