@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,14 @@ from pathlib import Path
 from ..errors import CryoSegNetError, UsageError, plural
 from ..files.inputs import Input
 from ..picking.sampling import MICROGRAPHS
+from .deaths import ESTIMATING, Deaths
 from .diameter import Estimate, find_diameter
 from .engines.base import Engine
 from .engines.threads import engine_for
 from .journal import Journal, Record
 from .monitor import Monitor
 from .outputs import RunOutputs
-from .pick_task import MicrographPicker, PickTask
+from .pick_task import MicrographPicker, PickOutcome, PickTask, died
 from .progress import EstimateProgress, Progress, SentenceHandler, heard_by
 from .result import BatchResult, ended, is_header_of_one, one_angstrom, result_of, shortfall
 from .sources import MicrographList, MicrographSource
@@ -113,10 +115,14 @@ def run(
         source.begin(outputs)
         if source.skipped:
             log.info(f"{source.skipped} finished by an earlier run, {source.total - source.skipped} to pick")
-        picking = PickingRun(engine, source, outputs, pixel_size, monitor or Monitor(), stopping, progress, force)
+        deaths = Deaths(None if engine.remote else journal.folder, journal.records)
+        stopping.before_exit = deaths.close
+        how = (monitor or Monitor(), stopping, progress, force)
+        picking = PickingRun(engine, source, outputs, deaths, pixel_size, *how)
         try:
             picking.pick(watch)
         finally:
+            deaths.close()
             if engine is not picker:
                 engine.close()
         return picking.end()
@@ -141,11 +147,15 @@ class PickingRun:
     engine: Engine
     source: MicrographSource
     outputs: RunOutputs
+    deaths: Deaths
     pixel_size: float | None
     monitor: Monitor
     stopping: Stop
     progress: bool
     force: bool = False
+    _suspects: deque[tuple[Input, str]] = field(default_factory=deque)
+    _alone: bool = False
+    _given_up: list[PickOutcome] = field(default_factory=list)
     _in_progress: int = 0
     _tried: set[str] = field(default_factory=set)
     _remarks: set[str] = field(default_factory=set)
@@ -197,9 +207,13 @@ class PickingRun:
 
     def _estimates(self, most: int) -> Iterator[Estimate]:
         """Estimates from at most ``most`` micrographs each."""
-        for inputs in self.source.samples(self.stopping, min(most, MICROGRAPHS)):
+        for sample in self.source.samples(self.stopping, min(most, MICROGRAPHS)):
+            inputs = [one for one in sample if not self.deaths.is_suspect(one)][:most]
+            if not inputs:
+                continue
             self._tell("estimating")
-            count = plural(min(len(inputs), most, MICROGRAPHS), "micrograph")
+            first = inputs[:MICROGRAPHS]
+            count = plural(len(first), "micrograph")
             needed = self.engine.needs_diameter
             log.info(f"{'estimating' if needed else 'checking'} the particle size {'from' if needed else 'on'} {count}")
             with contextlib.closing(EstimateProgress(self.progress)) as shown:
@@ -208,25 +222,50 @@ class PickingRun:
                     shown(number, of)
                     self.monitor.set_estimate(number, of)
 
-                yield self.engine.estimate(inputs[:most], self.pixel_size, self.stopping, looked)
+                self.deaths.begin(first, ESTIMATING)
+                found = self.engine.estimate(inputs, self.pixel_size, self.stopping, looked)
+                self.deaths.survived(one.key for one in first)
+                yield found
 
     def _submit(self) -> None:
-        """Give the engine as many micrographs as it wants now."""
+        """Give the engine as many micrographs as it wants now; suspects of an earlier death come last, each alone."""
+        if self._alone and self._in_progress:
+            return
+        self._alone = False
+        while pairs := self.source.take(self.engine.room):
+            suspects = {one.key for one, _ in pairs if self.deaths.is_suspect(one)}
+            self._suspects += [pair for pair in pairs if pair[0].key in suspects]
+            self._begin([pair for pair in pairs if pair[0].key not in suspects])
+        if self._suspects and not self._in_progress and (self.source.over or not self.source.waiting):
+            self._alone = True
+            self._begin([self._suspects.popleft()])
+
+    def _begin(self, pairs: Sequence[tuple[Input, str]]) -> None:
+        """Give these micrographs to the engine, but for those at which this process died too often."""
+        reasons = [self.deaths.reason(one) for one, _ in pairs]
+        self.deaths.begin([one for (one, _), reason in zip(pairs, reasons) if reason is None])
         outputs = self.outputs
-        for one, stem in self.source.take(self.engine.room):
+        for (one, stem), reason in zip(pairs, reasons):
+            task = PickTask(one, stem, self.pixel_size, outputs.journal.diameter, outputs.overlays)
             self.monitor.begin(one.key, one.name)
-            self.engine.submit(PickTask(one, stem, self.pixel_size, outputs.journal.diameter, outputs.overlays))
             self._in_progress += 1
+            if reason is None:
+                self.engine.submit(task)
+            else:
+                self._given_up.append(died(task, reason))
 
     def _finished(self) -> Iterator[Record]:
         """Wait a little for the engine; write the files of each micrograph that is finished, then its record."""
         if not self._in_progress:
             self.stopping.pause(_WAIT_SECONDS)
             return
-        for outcome in self.engine.wait(self.stopping, _WAIT_SECONDS):
+        given_up, self._given_up = self._given_up, []
+        for outcome in given_up or self.engine.wait(self.stopping, _WAIT_SECONDS):
             record = self.outputs.write(outcome)
             self._in_progress -= 1
             self.outputs.journal.add(record)
+            if not given_up:
+                self.deaths.survived([record.key])
             self._tried.add(record.key)
             self.source.add(record)
             self.monitor.add(record)

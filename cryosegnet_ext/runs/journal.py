@@ -31,6 +31,7 @@ from ..files.inside import is_below
 from .folder import goes_on, locked, plain, remove
 from .records import (
     DAMAGED,
+    DEATHS,
     HEAD,
     Record,
     field_of,
@@ -315,6 +316,7 @@ class Journal:
         # Anybody may have edited the journal: no other files are removed, whatever it says.
         remove(self.output, (name for name in sorted(self._written) if Path(name).parts[:1] in _REMOVABLE))
         shutil.rmtree(self.folder / CANDIDATES_FOLDER, ignore_errors=True)
+        (self.folder / DEATHS).unlink(missing_ok=True)
 
 
 def _line(entry: Mapping[str, object]) -> bytes:

@@ -203,6 +203,12 @@ def failed(record: Record, error: Exception, path: Path | None = None) -> PickOu
     return PickOutcome(refused(record, text), log=((record.name, trace),))
 
 
+def died(task: PickTask, reason: str) -> PickOutcome:
+    """The outcome of a micrograph that ended what picked it; with --watch it is tried again when its file changes."""
+    size, mtime_ns = file_identity(task.input.path) or (-1, -1)
+    return PickOutcome(refused(replace(blank_record(task), size=size, mtime_ns=mtime_ns), reason))
+
+
 def refused(record: Record, reason: str) -> Record:
     """The record of a failed micrograph, with the reason."""
     reason = " ".join(reason.split())[:_LONGEST_REASON]

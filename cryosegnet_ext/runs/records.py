@@ -80,6 +80,8 @@ class Record:
 DAMAGED = (ValueError, TypeError, AttributeError, KeyError)
 #: A copy of the lines that concern all micrographs (settings, diameter): one damaged line does not cost a whole run.
 HEAD = "journal.head"
+#: Beside the journal: see `cryosegnet_ext.runs.deaths`.
+DEATHS = "deaths.json"
 _FIELD = r'"{}": ("(?:[^"\\]|\\.)*")'
 
 

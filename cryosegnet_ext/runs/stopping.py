@@ -47,6 +47,8 @@ class Stop:
         Name of the signal that came first, such as ``SIGTERM``; None if none came.
     at_once
         Whether a signal raises `Stopped` wherever the main thread is.
+    before_exit
+        Called by the second signal, before it ends the process.
     """
 
     def __init__(self, wish: Callable[[], bool] | None = None) -> None:
@@ -54,6 +56,7 @@ class Stop:
         self.signal: str | None = None
         self._wish = wish
         self.at_once = False
+        self.before_exit: Callable[[], None] = lambda: None
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Stop:
@@ -101,6 +104,8 @@ class Stop:
             raise Stopped(name)
 
     def _receive_again(self, name: str) -> NoReturn:
+        with contextlib.suppress(Exception):
+            self.before_exit()
         _tell("cryosegnet: ended at once; the same command goes on from here\n")
         os._exit(4)
 

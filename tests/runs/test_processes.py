@@ -194,6 +194,8 @@ def test_dead_processes(mics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     done = [json.loads(line) for line in (out / ".cryosegnet/journal.jsonl").read_text().splitlines()]
     keys = [line["key"] for line in done if line["record"] == "micrograph"]
     assert len(keys) == len(set(keys)) == 11
+    # With --watch a failed micrograph is tried again when its file changes, so its size is known.
+    assert all(line["size"] > 0 for line in done if line["record"] == "micrograph")
     undisturbed = tmp_path / "undisturbed"
     good = [one for one in expand_inputs([mics]) if "poison" not in one.name]
     batch.run(StubPicker(), good, undisturbed, progress=False)

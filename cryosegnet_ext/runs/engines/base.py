@@ -30,6 +30,8 @@ class Engine(ABC):
     workers: int = 1
     #: Workers that died and were replaced so far.
     restarts: int = 0
+    #: Micrographs are read and picked on other machines: none of them can take this process with it.
+    remote: bool = False
 
     def __enter__(self) -> Engine:
         return self

@@ -23,7 +23,7 @@ from typing import Any
 from ...errors import CryoSegNetError, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, Looked, unheard
-from ..pick_task import PickOutcome, PickTask, blank_record, failed, refused
+from ..pick_task import PickOutcome, PickTask, blank_record, died, failed
 from ..progress import duration
 from ..stopping import Stop
 from .base import PAUSES, Engine, EngineError
@@ -70,6 +70,8 @@ class ClusterEngine(Engine):
     CryoSegNetError
         Dask is not installed, the file is wrong, or the scheduler cannot be reached.
     """
+
+    remote = True
 
     def __init__(
         self,
@@ -249,7 +251,7 @@ class ClusterEngine(Engine):
             self._send(task)
             return []
         self._drop(key)
-        return [PickOutcome(refused(blank_record(task), f"{reason}, twice"))]
+        return [died(task, f"{reason}, twice")]
 
     def _drop(self, key: str) -> None:
         del self._tasks[key]

@@ -23,7 +23,7 @@ from ...cores import usable_cores
 from ...errors import UsageError, option, plural
 from ...files.inputs import Input
 from ..diameter import Estimate, Looked, unheard
-from ..pick_task import PickOutcome, PickTask, blank_record, refused
+from ..pick_task import PickOutcome, PickTask, died
 from ..stopping import Stop
 from .base import PAUSES, Engine, EngineError
 from .process_worker import MakePicker, work
@@ -276,7 +276,7 @@ class ProcessEngine(Engine):
             del self._deaths[task.input.key]
             worker.deaths = 0
             reason = f"the process that picked it died, twice ({self._why})"
-            self._outcomes.append(PickOutcome(refused(blank_record(task), reason)))
+            self._outcomes.append(died(task, reason))
         taken = f"; {plural(len(lost), 'micrograph')} will be tried again" if lost else ""
         if worker.deaths > _MOST_DEATHS:
             log.warning(f"the process on {worker.device} died again ({self._why}) and is given up{taken}")
