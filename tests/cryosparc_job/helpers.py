@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import mrcfile
@@ -70,7 +71,7 @@ class BlobPicker:
         y, x = np.nonzero((smooth == smallest) & (smooth < -0.35))
         score = np.clip(-smooth[y, x], 0, 1).astype(float)
         shape = (micrograph.data.shape[0], micrograph.data.shape[1])
-        picks = Picks(x, y, np.full(len(x), diameter), score, micrograph.pixel_size, shape)
+        picks = Picks(x.astype(float), y.astype(float), np.full(len(x), diameter), score, micrograph.pixel_size, shape)
         return picks.above(self.threshold).by_score()
 
 
@@ -85,7 +86,8 @@ def simulate(shape: tuple[int, int], count: int, seed: int) -> tuple[np.ndarray,
     """A micrograph and its truth, (n, 2) of x, y: more particles in the upper left, so that no flip fits by chance."""
     rng = np.random.default_rng(seed)
     ny, nx = shape
-    margin, places = 3 * RADIUS, []
+    margin = 3 * RADIUS
+    places: list[tuple[float, float]] = []
     for _ in range(100 * count):
         x = margin + rng.beta(1.0, 1.6) * (nx - 2 * margin)
         y = margin + rng.beta(1.0, 1.6) * (ny - 2 * margin)
@@ -207,5 +209,5 @@ if __name__ == "__main__":
     from cryosparc_job import cli, external_job
 
     external_job.WATCH_SECONDS = 0.5
-    running_options.make_picker = make_blobs
-    sys.exit(cli.main())
+    with mock.patch.object(running_options, "make_picker", make_blobs):
+        sys.exit(cli.main())
