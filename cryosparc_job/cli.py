@@ -15,6 +15,7 @@ from cryosegnet_ext.cli.edits import add_edits, edits_of
 from cryosegnet_ext.cli.logs import shown
 from cryosegnet_ext.cli.parsing import DONE, NOTHING_DONE, SOME_FAILED, STOPPED, Command, Program
 from cryosegnet_ext.cli.readers import above_zero, diameter
+from cryosegnet_ext.cli.shell_completion import completion_command
 from cryosegnet_ext.errors import CryoSegNetError, UsageError, memory_explained, plural
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, open_engine
@@ -62,7 +63,8 @@ def program() -> Program:
     return Program(
         name=PROGRAM,
         about="Pick the exposures of a CryoSPARC project with CryoSegNet.",
-        commands={name: partial(_load, name) for name in COMMANDS},
+        commands={name: partial(_load, name) for name in COMMANDS}
+        | {"completion": lambda: completion_command(PROGRAM, lambda: program().parser())},
         epilog=_EPILOG,
     )
 

@@ -10,7 +10,7 @@ import argparse
 from cryosegnet_ext.cli import program
 from cryosegnet_ext.cli.parsing import CommandParser
 from cryosparc_job import cli
-from relion_external import arguments, schemes
+from relion_external import arguments, commands
 
 _HEAD = """# Every option
 
@@ -33,7 +33,7 @@ def options_page() -> str:
     parts = [_HEAD, *sections(program().parser()), _RELION]
     rows = [(f"`{label}`", "", text) for label, text in arguments.HELP.items()]
     parts += [table(("parameter", "default", "meaning"), rows)]
-    parts += sections(schemes.program().parser())
+    parts += sections(commands.program().parser())
     return "\n".join([*parts, *sections(cli.program().parser())])
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 USAGE = """usage: cryosegnet-relion --o External/jobNNN/ --in_mics MICS.star [--PARAMETER VALUE ...] [--j THREADS]
        cryosegnet-relion scheme --install PROJECT [...]
+       cryosegnet-relion completion bash|zsh|fish
 
 Picks particles in RELION's External job: enter `cryosegnet-relion` as 'External executable', a micrographs STAR file as
 'Input micrographs', and parameters on the 'Params' tab, each with its name as label. To run it by hand, start it in the
@@ -49,11 +50,11 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job, or write a Scheme; returns 0 for success, 1 or 3 for failure, 4 where it was stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["scheme"]:
-        from . import schemes
+    if words[:1] in (["scheme"], ["completion"]):
+        from .commands import program
 
         try:
-            return schemes.program().run(words)
+            return program().run(words)
         except CryoSegNetError as error:
             log.error(str(error))
             return NOTHING_DONE

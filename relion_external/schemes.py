@@ -13,7 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
-from cryosegnet_ext.cli.parsing import DONE, Command, Program
+from cryosegnet_ext.cli.parsing import DONE, Command
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.atomic import write_atomic
 
@@ -51,12 +51,11 @@ _WHOLE = ("threads", "nr_classes", "nr_iter", "min_nr_parts_2d", "min_nr_parts_3
 _NUMBERS = ("angpix", "kV", "Cs", "Q0", "dose_per_frame", "bin_factor", "rank_threshold", "wait_sec", "maxtime_hr")
 
 
-def program() -> Program:
-    """``cryosegnet-relion`` with the one command that is not a job."""
-    command = Command(
+def command() -> Command:
+    """The command ``cryosegnet-relion scheme``."""
+    return Command(
         "write a Scheme (RELION 4 and 5) or a Schedule (3.1) with this picker into a project", _add_args, _main
     )
-    return Program("cryosegnet-relion", "Particle picking in RELION.", {"scheme": lambda: command}, epilog="")
 
 
 def _add_args(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The command line: ``cryosegnet COMMAND``.
 
-Each command is a module of this folder with ``HELP`` (one line), ``add_args(parser)`` and ``main(args) -> exit code``.
+Each command but ``completion`` is a module of this folder with ``HELP`` (one line), ``add_args(parser)`` and
+``main(args) -> exit code``.
 They import nothing heavy at their top, so that help does not wait for torch.
 """
 
@@ -16,6 +17,7 @@ from importlib import import_module
 from ..errors import CryoSegNetError, memory_explained
 from .logs import shown, silence
 from .parsing import DONE, NOTHING_DONE, STOPPED, Command, Program
+from .shell_completion import completion_command
 
 __all__ = ["COMMANDS", "main", "program"]
 
@@ -82,5 +84,7 @@ def program() -> Program:
 
 
 def _load(name: str) -> Command:
+    if name == "completion":
+        return completion_command("cryosegnet", lambda: program().parser())
     module = import_module(f".{name}", __name__)
     return Command(module.HELP, module.add_args, module.main)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cryosegnet_ext import cli
 from cryosparc_job import cli as cryosparc
-from relion_external import arguments, schemes
+from relion_external import arguments, commands
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTES = ROOT / "benchmarks" / "NOTES.md"
@@ -124,7 +124,7 @@ def parse(words: tuple[str, ...] | list[str]) -> argparse.Namespace | None:
     if program == "cryosegnet-cryosparc":
         return cryosparc.program().parser().parse_args(rest)
     if rest[:1] == ["scheme"]:
-        return schemes.program().parser().parse_args(rest)
+        return commands.program().parser().parse_args(rest)
     if rest not in (["--help"], ["--version"]):
         known = {*arguments.OPTIONS, "o"}
         for word in rest:
