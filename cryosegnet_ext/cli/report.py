@@ -38,7 +38,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--averages",
         action="store_true",
-        help="align and average a sample of the picks, and tell whether they may be noise",
+        help="align and average a sample of the picks, edited ones first, and tell whether they may be noise",
     )
     choice = parser.add_argument_group("filter picks")
     add = choice.add_argument
@@ -52,9 +52,9 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the report, or the picks of ``--write-picks``; returns 0, or 2 if edited picks of some are damaged."""
+    """Write the report, or the picks of ``--write-picks``; returns 0, or 2 if edited picks are damaged."""
     from ..report.averages import write_averages
-    from ..report.collect import check_stars, collect
+    from ..report.collect import check_stars
     from ..report.command import CHOOSE
     from ..report.filter import write_filtered_picks
     from ..report.page import write_report
@@ -82,17 +82,20 @@ def main(args: argparse.Namespace) -> int:
         for sentence in failures:
             log.error(sentence)
         return 2 if failures else 0
-    if args.edits is not None or args.no_edits:
-        raise UsageError("--edits and --no-edits need --write-picks; the page shows what the run picked")
+    if (args.edits is not None or args.no_edits) and not args.averages:
+        raise UsageError("--edits and --no-edits need --write-picks or --averages; the page shows what the run picked")
     check_stars(args.folder, args.star)
+    damaged = False
     if args.averages:
-        say(write_averages(collect(args.folder), say).sentence)
+        edits = edits_of(args, args.folder)
+        say(write_averages(edits, say).sentence)
+        damaged = bool(edits.damaged)
     path = write_report(args.folder, stars=args.star, fallback=[CHOOSE])
     edited = len(EditedPicks(open_finished(args.folder)))
     if edited:
         say(
-            f"{plural(edited, 'micrograph')} of this run {'is' if edited == 1 else 'are'} edited; the page shows what "
-            f"the run picked: `cryosegnet view {args.folder}` shows the edits, and --write-picks writes them"
+            f"{plural(edited, 'micrograph')} of this run {'is' if edited == 1 else 'are'} edited; the pictures show "
+            f"what the run picked: `cryosegnet view {args.folder}` shows the edits, and --write-picks writes them"
         )
     say(f"look at: {path}")
-    return 0
+    return 2 if damaged else 0

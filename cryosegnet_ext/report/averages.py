@@ -8,7 +8,9 @@ that agree best with the same classes, as many on the same area. A picker that f
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,10 @@ from ..files.inputs import file_identity
 from ..files.json_text import from_json, parse_json
 from ..files.micrograph import read_micrograph
 from ..files.picks import Picks
-from .collect import RunData
+from ..runs.candidates import candidates_name
+from ..runs.edited_picks import FOLDER, EditedPicks
+from ..runs.finished import FinishedRun
+from ..runs.journal import Record
 
 if TYPE_CHECKING:
     from ..picking.averages import Averages
@@ -55,7 +60,7 @@ class AveragesTable:
     picks, micrographs
         How many were averaged.
     of_picks
-        Picks of the run at that time.
+        Picks of the run at that time, edited ones where there were.
     counts
         Picks in each average.
     verdict
@@ -68,6 +73,12 @@ class AveragesTable:
         Of the averages, angstrom; None without a pixel size.
     unreadable
         Micrographs of the sample that could not be read where they were picked.
+    edited
+        Micrographs of the sample whose edited picks were averaged.
+    edits
+        Folder of edited picks, seen from that of the run; None: they were ignored.
+    state
+        Tells these picks from others: `_state`.
     """
 
     picks: int
@@ -79,15 +90,18 @@ class AveragesTable:
     sentence: str
     pixel_size: float | None = None
     unreadable: int = 0
+    edited: int = 0
+    edits: str | None = None
+    state: str = ""
 
 
-def write_averages(run: RunData, say: Callable[[str], None] = lambda text: None) -> AveragesTable:
+def write_averages(edits: EditedPicks, say: Callable[[str], None] = lambda text: None) -> AveragesTable:
     """Average a sample of a run's picks; write ``averages.mrcs`` and ``averages.json`` into its ``averages`` folder.
 
     Parameters
     ----------
-    run
-        The run. Its micrographs must still be where they were picked.
+    edits
+        The edited picks of the run; they are those of their micrographs. Micrographs must be where they were picked.
     say
         Called with each step.
 
@@ -96,17 +110,19 @@ def write_averages(run: RunData, say: Callable[[str], None] = lambda text: None)
     CryoSegNetError
         There are too few picks or sizes, no micrograph can be read, or the files cannot be written.
     """
-    sizes = [(r.diameter, r.pixel_size) for r in run.done if r.picks and r.diameter]
+    run = edits.run
+    counts = {record.stem: _count(edits, record) for record in run.done}
+    sizes = [(r.diameter, r.pixel_size) for r in run.done if counts[r.stem] and r.diameter]
     if not sizes:
         raise CryoSegNetError(f"{run.output}: it has no picks to average; lower the threshold and pick again.")
     known = [s for s in sizes if s[1] is not None] or sizes
     diameter = float(np.median([d for d, _ in known]))
-    picked = [r for r in run.done if r.picks and (r.pixel_size is not None) == (known[0][1] is not None)]
+    picked = [r for r in run.done if counts[r.stem] and (r.pixel_size is not None) == (known[0][1] is not None)]
     sampled = [picked[k] for k in sorted({*np.linspace(0, len(picked) - 1, MOST_MICROGRAPHS).round().astype(int)})]
     images: list[Image] = []
     places: list[Points] = []
     random = np.random.default_rng(0)
-    unreadable, reason = 0, ""
+    unreadable, edited, reason = 0, 0, ""
     say(f"cutting out picks of {plural(len(sampled), 'micrograph')}")
     for record in sampled:
         try:
@@ -117,7 +133,8 @@ def write_averages(run: RunData, say: Callable[[str], None] = lambda text: None)
         except CryoSegNetError as error:
             unreadable, reason = unreadable + 1, reason or str(error)
             continue
-        picks = run.candidates(record)[0].candidates.above(run.threshold)
+        picks = edits.picks(record)
+        edited += record in edits
         chosen = random.permutation(len(picks))[: -(-MOST_PICKS // len(sampled))]
         image, x, y = working(data, picks.take(np.sort(chosen)), to_pixels(diameter, record.pixel_size))
         images.append(image)
@@ -140,13 +157,16 @@ def write_averages(run: RunData, say: Callable[[str], None] = lambda text: None)
     table = AveragesTable(
         picks=count,
         micrographs=len(images),
-        of_picks=sum(r.picks for r in run.done),
+        of_picks=sum(counts.values()),
         counts=tuple(round(float(c), 1) for c in averages.counts),
         verdict=verdict,
         share=round(share, 3),
         sentence=sentence(verdict, share, count),
         pixel_size=pixel_size,
         unreadable=unreadable,
+        edited=edited,
+        edits=os.path.relpath(edits.folder, run.output) if edits.used else None,
+        state=_state(edits),
     )
     make_folder((run.output / STACK).parent)
     with atomic_path(run.output / STACK) as temporary, mrcfile.new(temporary) as mrc:
@@ -158,7 +178,7 @@ def write_averages(run: RunData, say: Callable[[str], None] = lambda text: None)
     return table
 
 
-def read_averages(run: RunData) -> tuple[AveragesTable, Image] | None:
+def read_averages(run: FinishedRun) -> tuple[AveragesTable, Image] | None:
     """The averages that were written into a run's folder, (k, 48, 48); None if there are none or they are damaged."""
     try:
         table = from_json(AveragesTable, parse_json((run.output / TABLE).read_bytes()))
@@ -166,19 +186,47 @@ def read_averages(run: RunData) -> tuple[AveragesTable, Image] | None:
             images = np.asarray(mrc.data, np.float32)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    if images.ndim == 2:
+        images = images[None]  # a stack of one is read like this
     if images.shape != (len(table.counts), SIDE, SIDE) or not np.isfinite(images).all():
         return None
     return table, images
 
 
-def pack_averages(run: RunData) -> dict[str, Any] | None:
-    """The averages of the page, JSON-able; None if the run has none."""
+def pack_averages(run: FinishedRun) -> dict[str, Any] | None:
+    """The averages of the page, JSON-able, and whether the picks are ``old``: others now; None if the run has none."""
     found = read_averages(run)
     if found is None:
         return None
     table, images = found
-    now = sum(record.picks for record in run.done)
-    return {**asdict(table), "changed": now != table.of_picks, "images": [_png(image) for image in images]}
+    return {**asdict(table), "old": _is_old(table, run), "images": [_png(image) for image in images]}
+
+
+def _count(edits: EditedPicks, record: Record) -> int:
+    """Picks of a micrograph; none if its edited ones are damaged."""
+    if record not in edits:
+        return record.picks
+    return 0 if record.stem in edits.damaged else len(edits.picks(record))
+
+
+def _state(edits: EditedPicks) -> str:
+    """Changes with the run's picks, its threshold, and the edits: 16 hexadecimal digits; wherever the folder lies."""
+    run = edits.run
+    picked = [[r.stem, r.picks, r.diameter, (r.checksums or {}).get(candidates_name(r.stem))] for r in run.done]
+    digest = hashlib.sha256(json.dumps([run.threshold, sorted(picked, key=str)]).encode())
+    for record in sorted(run.done, key=lambda record: record.stem):
+        if (file := edits.file(record)) is not None:
+            digest.update(record.stem.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_old(table: AveragesTable, run: FinishedRun) -> bool:
+    """Whether the picks that were averaged are others now: picked or edited again."""
+    folder = None if table.edits in (None, FOLDER) else run.output / str(table.edits)
+    try:
+        return table.state != _state(EditedPicks(run, folder, table.edits is not None))
+    except (CryoSegNetError, OSError):
+        return True
 
 
 def _png(image: Image) -> str:

@@ -46,6 +46,8 @@ class EditedPicks:
 
     Attributes
     ----------
+    run, folder, used
+        As given; the default folder is named.
     damaged
         Stem -> why the edited picks of this micrograph cannot be used. It then has no picks at all: the run's own are
         those that a person has corrected.
@@ -64,6 +66,7 @@ class EditedPicks:
         if folder is not None and not os.path.isdir(folder):
             raise CryoSegNetError(f"{folder}: there is no such folder of edited picks; check the path.")
         self.run = run
+        self.used = used
         self.folder = run.output / FOLDER if folder is None else Path(folder)
         self.damaged: dict[str, str] = {}
         self.remarks: list[str] = []

@@ -148,6 +148,7 @@ class ViewSession:
                 path = self._path(micrograph, suffix)
                 make_folder(path.parent)
                 picks.write(path)
+            self._averages_are_old()
         return {"path": str(self._path(micrograph, self.suffixes[0])), "picks": len(picks)}
 
     def mark(self, number: int, pick: object, verdict: object) -> dict[str, Any]:
@@ -172,7 +173,14 @@ class ViewSession:
                     self._path(micrograph, suffix[1:]).unlink(missing_ok=True)
                 except OSError as error:
                     raise CryoSegNetError(f"cannot remove the edited picks ({error.strerror}): check them.") from error
+            self._averages_are_old()
         return {"picks": None}
+
+    def _averages_are_old(self) -> None:
+        """Averages that were made with edits are of other picks now; the page may be loaded again."""
+        averages = self.data["averages"]
+        if averages is not None and averages["edits"] is not None:
+            averages["old"] = True
 
     def _micrograph(self, number: int) -> ViewedMicrograph:
         if not 0 <= number < len(self.micrographs):

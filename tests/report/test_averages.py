@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,21 @@ from scipy.ndimage import rotate
 from cryosegnet_ext.cli import main
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
-from cryosegnet_ext.files.picks import Picks
-from cryosegnet_ext.report.averages import STACK, TABLE, judge, read_averages, sentence, working, write_averages
-from cryosegnet_ext.report.collect import collect
+from cryosegnet_ext.files.picks import Picks, read_picks
+from cryosegnet_ext.report.averages import (
+    STACK,
+    TABLE,
+    judge,
+    pack_averages,
+    read_averages,
+    sentence,
+    working,
+    write_averages,
+)
 from cryosegnet_ext.report.page import write_report
 from cryosegnet_ext.runs import batch
+from cryosegnet_ext.runs.edited_picks import EditedPicks
+from cryosegnet_ext.runs.finished import open_finished
 from tests.browser import Watched, open_browser
 
 SIDE, PITCH = 520, 46
@@ -104,6 +115,7 @@ class _Picker:
 
     needs_diameter = False
     threshold = 0.5
+    shift = 0.0
 
     def __init__(self) -> None:
         self.settings: dict[str, object] = {"threshold": self.threshold}
@@ -113,7 +125,9 @@ class _Picker:
 
     def candidates(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         x, y = grid(int(Path(micrograph.name).stem[1:]))
-        return Picks(x, y, np.full(len(x), 64.0), np.ones(len(x)), micrograph.pixel_size, micrograph.data.shape)
+        return Picks(
+            x + self.shift, y, np.full(len(x), 64.0), np.ones(len(x)), micrograph.pixel_size, micrograph.data.shape
+        )
 
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         return self.candidates(micrograph)
@@ -145,7 +159,7 @@ def test_the_command_writes_stack_table_and_page(tmp_path: Path, capsys: pytest.
             for a in range(0, 360, 15)
         ]
         assert max(likeness) > 0.5
-    found = read_averages(collect(out))
+    found = read_averages(open_finished(out))
     assert found is not None and found[0].sentence == table["sentence"]
     assert [one.path.name for one in expand_inputs([tmp_path])] == ["m0.mrc", "m1.mrc", "m2.mrc"]
     assert main(["report", str(out)]) == 0, "a later report shows them, too"
@@ -158,7 +172,7 @@ def test_moved_and_changed_micrographs_are_left_out_or_an_error(
 ) -> None:
     out = make(tmp_path, 3, 0.0)
     (tmp_path / "mics" / "m0.mrc").unlink()
-    assert write_averages(collect(out)).unreadable == 1
+    assert write_averages(EditedPicks(open_finished(out))).unreadable == 1
     for i in (1, 2):
         (tmp_path / "mics" / f"m{i}.mrc").write_bytes(b"other")
     assert main(["report", str(out), "--averages"]) == 3
@@ -169,9 +183,9 @@ def test_moved_and_changed_micrographs_are_left_out_or_an_error(
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"picks": 3}'])
 def test_damaged_averages_are_not_shown(tmp_path: Path, content: bytes) -> None:
     out = make(tmp_path, 1, 0.0)
-    write_averages(collect(out))
+    write_averages(EditedPicks(open_finished(out)))
     (out / TABLE).write_bytes(content)
-    assert read_averages(collect(out)) is None
+    assert read_averages(open_finished(out)) is None
     write_report(out)
 
 
@@ -192,7 +206,7 @@ def test_the_tab_shows_averages_or_how_to_make_them(browser: Any, tmp_path: Path
     out = make(tmp_path, 2, 0.3)
     for made in (False, True):
         if made:
-            write_averages(collect(out))
+            write_averages(EditedPicks(open_finished(out)))
         path = write_report(out)
         watched = Watched(browser)
         page = watched.open(path.as_uri())
@@ -210,3 +224,119 @@ def test_the_tab_shows_averages_or_how_to_make_them(browser: Any, tmp_path: Path
             assert f"cryosegnet report {out} --averages" in page.locator("#average-about").inner_text()
         assert watched.complaints == []
         page.close()
+
+
+def edit(out: Path, stem: str, keep: int) -> Path:
+    """Keep this many picks of a micrograph, as somebody would in the viewer."""
+    picks = read_picks(out / "picks" / f"{stem}.star")
+    path = out / "picks_edited" / f"{stem}.star"
+    path.parent.mkdir(exist_ok=True)
+    picks.take(np.arange(keep)).write(path)
+    return path
+
+
+def is_old(out: Path) -> bool:
+    packed = pack_averages(open_finished(out))
+    assert packed is not None
+    return bool(packed["old"])
+
+
+def test_edited_picks_are_averaged_for_their_micrographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = make(tmp_path, 3, 0.3)
+    each = len(grid(0)[0])
+    edit(out, "m0", 40)
+    edit(out, "m1", 0)
+    assert main(["report", str(out), "--averages"]) == 0
+    said = "".join(capsys.readouterr())
+    assert "2 of 3 micrographs are edited: picks from" in said and "no picks left" in said
+    table = json.loads((out / TABLE).read_text())
+    assert (table["picks"], table["of_picks"], table["micrographs"], table["edited"]) == (each + 40, each + 40, 2, 1)
+    assert main(["report", str(out), "--averages", "--no-edits"]) == 0
+    assert "the edits are ignored, as asked" in capsys.readouterr().out
+    table = json.loads((out / TABLE).read_text())
+    assert (table["picks"], table["edited"], table["edits"]) == (3 * each, 0, None)
+    edit(out, "m1", 7)
+    assert not is_old(out), "edits were ignored, so they change nothing"
+
+
+def test_damaged_edits_are_not_replaced_by_the_picks_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = make(tmp_path, 2, 0.3)
+    edit(out, "m0", 5).write_bytes(b"damaged")
+    assert main(["report", str(out), "--averages"]) == 2
+    assert "the edited picks of 1 micrograph cannot be used" in capsys.readouterr().err
+    assert json.loads((out / TABLE).read_text())["picks"] == len(grid(0)[0])
+
+
+def test_averages_are_old_after_other_edits_or_picks_and_only_then(tmp_path: Path) -> None:
+    out = make(tmp_path, 2, 0.3)
+    edit(out, "m0", 60)
+    write_averages(EditedPicks(open_finished(out)))
+    assert not is_old(out)
+    shutil.move(out, tmp_path / "moved")
+    assert not is_old(tmp_path / "moved"), "the folder may have another name"
+    shutil.move(tmp_path / "moved", out)
+
+    kept = edit(out, "m0", 60).read_bytes()
+    (out / "picks_edited" / "m0.star").write_bytes(kept)
+    assert not is_old(out), "the same picks were saved again"
+    picks = read_picks(out / "picks_edited" / "m0.star")
+    picks.take(np.arange(60)[::-1]).write(out / "picks_edited" / "m0.star")
+    assert is_old(out), "the count is the same"
+    (out / "picks_edited" / "m0.star").write_bytes(kept)
+    assert not is_old(out)
+    edit(out, "m1", 3)
+    assert is_old(out)
+    shutil.rmtree(out / "picks_edited")
+    assert is_old(out)
+
+    write_averages(EditedPicks(open_finished(out)))
+    picker, inputs = _Picker(), expand_inputs([tmp_path / "mics"])
+    for shift in (0.0, 3.0):
+        picker.shift = shift
+        batch.run(picker, inputs, out, progress=False, overlays=False, overwrite=True)
+        assert is_old(out) == (shift > 0), "as many picks, at other places"
+
+
+def test_averages_with_edits_from_another_folder_are_old_without_it(tmp_path: Path) -> None:
+    out = make(tmp_path, 2, 0.3)
+    shutil.move(edit(out, "m0", 60).parent, tmp_path / "mine")
+    assert main(["report", str(out), "--averages", "--edits", str(tmp_path / "mine")]) == 0
+    assert not is_old(out)
+    shutil.move(tmp_path / "mine", tmp_path / "elsewhere")
+    assert is_old(out)
+
+
+@pytest.mark.browser
+def test_the_page_says_that_averages_are_old(browser: Any, tmp_path: Path) -> None:
+    from cryosegnet_ext.viewer.opening import open_run
+    from tests.viewer.test_server import serve
+
+    out = make(tmp_path, 2, 0.3)
+    edit(out, "m0", 60)
+    write_averages(EditedPicks(open_finished(out)))
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        page.locator("[data-panel=averages]").click()
+        assert not page.locator("#average-old").is_visible()
+        assert "1 of them with edited picks" in page.locator("#average-about").inner_text()
+        page.locator("[data-panel=panel-micrographs]").click()
+        page.locator(".card").nth(1).click()
+        page.locator("#stage").click()
+        page.keyboard.press("s")
+        watched.until("document.getElementById('edit-status').textContent.startsWith('saved')")
+        page.locator("#large-close").click()
+        for again in (False, True):
+            if again:
+                watched.open(server.address)
+            page.locator("[data-panel=averages]").click()
+            assert f"cryosegnet report {out} --averages" in page.locator("#average-old").inner_text()
+        assert watched.complaints == []
+        page.close()
+    watched = Watched(browser)
+    page = watched.open(write_report(out).as_uri())
+    page.locator("[data-panel=averages]").click()
+    assert page.locator("#average-old").is_visible()
+    page.close()

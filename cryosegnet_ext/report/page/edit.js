@@ -22,6 +22,7 @@ function change(m, picks) {
 }
 
 function afterChange(m) {
+  particles.edited = true;
   m.count = picksOf(m).length;
   if (view.compare) compareAgain(m);
   editing.status = "";

@@ -1,7 +1,7 @@
 // The gallery of particles: crops of the picks that the run kept, over the run and, beside the large picture, of one
 // micrograph. With a server, those of one micrograph are cut out at once, all of them.
 const CROPS_PER_PAGE = 120;
-const particles = { mode: "random", page: 0, seed: 1, mark: null, strip: null, beside: false };
+const particles = { mode: "random", page: 0, seed: 1, mark: null, strip: null, beside: false, edited: false };
 const crops = []; // of the sheets, best score first in each: { m, k, sheet, place }
 const sheets = data.crops.sheets.map((sheet) => ({ ...sheet, image: null, waiting: [] }));
 sheets.forEach((sheet) => {
@@ -245,6 +245,7 @@ function toggleBeside() {
 }
 
 function showPanel(name) {
+  if (name === "averages" && data.averages) tellAverages(data.averages);
   for (const tab of at("tabs").children) {
     const chosen = tab.dataset.panel === name;
     tab.setAttribute("aria-selected", String(chosen));
@@ -267,6 +268,16 @@ function arrowsAmong(event) {
   event.stopPropagation();
 }
 
+function tellAverages(found) {
+  // Edits of this session count as soon as they are made.
+  const old = found.old || (particles.edited && found.edits !== null);
+  at("average-old").hidden = !old;
+  at("average-old").textContent = `These averages are old: since they were made, the micrographs were picked or edited again. New ones take about a minute: cryosegnet report ${data.folder} --averages`;
+  at("average-verdict").textContent = old ? `At that time: ${found.sentence}` : found.sentence;
+  at("average-verdict").className = old ? "" : found.verdict;
+  at("average-images").classList.toggle("old", old);
+}
+
 function showAverages() {
   const found = data.averages;
   if (!found) {
@@ -274,12 +285,12 @@ function showAverages() {
     at("average-about").textContent = `This makes them in about a minute: cryosegnet report ${data.folder} --averages`;
     return;
   }
-  at("average-verdict").textContent = found.sentence;
-  at("average-verdict").className = found.verdict;
-  const texts = [`${number(found.picks)} picks of ${number(found.micrographs)} micrographs, aligned and sorted into ${found.counts.length === 1 ? "one class" : `${found.counts.length} classes`}.`,
+  tellAverages(found);
+  const of = `${number(found.picks)} picks of ${number(found.micrographs)} micrographs`;
+  const texts = [`${of}${found.edited ? `, ${number(found.edited)} of them with edited picks` : ""}, aligned and sorted into ${found.counts.length === 1 ? "one class" : `${found.counts.length} classes`}.`,
     "Each half of the picks is judged by averages of the other half. Frequencies that are only noise are left out, so an average of noise is grey. Each picture has its own contrast."];
   if (found.unreadable) texts.push(`${number(found.unreadable)} micrographs of the sample could not be read.`);
-  if (found.changed) texts.push(`The run had ${number(found.of_picks)} picks when they were made.`);
+  if (found.edits === null) texts.push("Edited picks were ignored, as asked.");
   at("average-about").textContent = texts.join(" ");
   at("average-images").append(...found.images.map((text, k) => {
     const figure = document.createElement("figure");
