@@ -314,6 +314,29 @@ def test_two_sets_of_picks_lie_over_each_other_and_the_counts_follow_sliders_and
         page.close()
 
 
+def test_the_commands_that_hand_on_are_folded_and_whole(browser: Any, tmp_path: Path) -> None:
+    out = make_run(tmp_path, NAMES[:2])
+    with serve(open_run(out)) as server:
+        watched = Watched(browser)
+        page = watched.open(server.address)
+        codes = page.locator("#commands code")
+        assert [codes.nth(k).is_visible() for k in range(codes.count())] == [True] + [False] * (codes.count() - 1)
+        head = page.locator("header").bounding_box()["height"]
+        page.locator("#hand-on summary").click()
+        watched.until(f"document.querySelector('header').offsetHeight > {head}")
+        for width in (1366, 760):
+            page.set_viewport_size({"width": width, "height": 900})
+            for k in range(1, codes.count()):
+                assert codes.nth(k).is_visible() and codes.nth(k).evaluate("(c) => c.scrollWidth <= c.clientWidth")
+        threshold = page.locator("#threshold-number")
+        threshold.fill("0.83")
+        watched.settle()
+        for name in ("cryosegnet-relion", "cryosegnet-cryosparc"):
+            assert "0.83" in next(text for text in codes.all_inner_texts() if name in text)
+        assert watched.complaints == []
+        page.close()
+
+
 def test_zoom_asks_for_full_resolution(browser: Any, tmp_path: Path) -> None:
     for name in ("m0.mrc", "m1.mrc"):
         write_micrograph(tmp_path / "mics" / name, shape=(3000, 2600))

@@ -86,7 +86,7 @@ function showControls() {
 }
 
 function showCommands(t) {
-  for (const row of at("commands").children) {
+  for (const row of at("commands").querySelectorAll(".command")) {
     fillCommand(row, t, state.lo, state.hi);
     row.querySelector(".note").textContent = limited() && !row.parts.some((p) => p.value === "sizes") ? "(without the size limits)" : "";
   }
@@ -109,7 +109,14 @@ function fillCommand(row, t, low, high) {
 }
 
 function makeCommands() {
-  at("commands").append(...data.commands.map(commandRow));
+  const rows = data.commands.map(commandRow);
+  const fold = rows.length > 2;
+  at("commands").append(...rows.slice(0, fold ? 1 : 2));
+  if (!fold) return;
+  const details = Object.assign(document.createElement("details"), { id: "hand-on" });
+  details.append(Object.assign(document.createElement("summary"), { textContent: "Hand on to RELION, CryoSPARC and others; pick again" }), ...rows.slice(1));
+  details.addEventListener("toggle", layout);
+  at("commands").append(details);
 }
 
 function commandRow(command) {
@@ -196,6 +203,10 @@ function startControls() {
   makeCommands();
 }
 
+function layout() {
+  document.documentElement.style.setProperty("--head", `${Math.round(document.querySelector("header").offsetHeight) + 12}px`);
+}
+
 function start() {
   describeRun();
   startControls();
@@ -208,7 +219,6 @@ function start() {
   startHelp();
   if (view) { startEditing(); startHistory(); }
   if (view && view.compare) startCompare();
-  const layout = () => document.documentElement.style.setProperty("--head", `${Math.round(document.querySelector("header").offsetHeight) + 12}px`);
   layout();
   const shape = median(micrographs.filter((m) => m.width).map((m) => m.width / m.height)) || 1;
   at("gallery").style.setProperty("--aspect", String(Math.max(0.6, Math.min(1.6, shape))));
