@@ -47,7 +47,9 @@ function axes(canvas, xs, ys, xLabel = "", root = false) {
     ctx.fillText(short(v), box.left - 5, y(v));
   }
   ctx.textBaseline = "top";
-  for (const v of ticks(xs[0], xs[1], 6)) {
+  // As many labels as fit without touching.
+  const fitting = Math.floor((box.right - box.left) / (ctx.measureText(short(Math.round(xs[1]))).width + 9));
+  for (const v of ticks(xs[0], xs[1], Math.max(2, Math.min(6, fitting)))) {
     ctx.textAlign = x(v) > box.right - 12 ? "right" : "center";
     ctx.fillText(short(v), Math.min(x(v), box.right), box.bottom + 4);
   }

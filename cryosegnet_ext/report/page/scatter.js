@@ -35,7 +35,7 @@ function densityPictures(width, height) {
     ctx.fillStyle = name;
     cells.forEach((n, place) => {
       if (!n) return;
-      ctx.globalAlpha = 0.25 + 0.75 * (Math.log1p(n) / most);
+      ctx.globalAlpha = 0.45 + 0.55 * (Math.log1p(n) / most);
       ctx.fillRect(place % width, Math.floor(place / width), 1, 1);
     });
     return picture;
