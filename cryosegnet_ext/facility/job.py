@@ -37,6 +37,8 @@ from .layout import PickedMicrograph
 log = logging.getLogger(__name__)
 
 _DIAMETER = "diameter.json"
+#: A micrograph at which the process was killed so often is not picked any more.
+_MOST_DEATHS = 2
 #: Of the files of a micrograph: what they hold, or the file that gets a second name.
 Contents: TypeAlias = dict[tuple[str, str], Picks | bytes | Path]
 
@@ -136,8 +138,33 @@ class FacilityJob:
             return replace(blank, reason=reason)
         if before is not None and wrong is None and self._is_current(before, blank, pixel_size):
             return before
-        with explained(self.folder), layout.working(self.folder, stem):
-            return self._pick(path, pixel_size, blank)
+        with explained(self.folder):
+            kept = self._state / "deaths" / f"{stem}.json"
+            deaths = self._deaths(kept, blank)
+            with layout.working(self.folder, stem):
+                if deaths < _MOST_DEATHS:
+                    result = self._pick(path, pixel_size, blank)
+                    kept.unlink(missing_ok=True)
+                    return result
+                reason = (
+                    f"the program was killed {deaths} times while it picked this micrograph, perhaps for lack of "
+                    f"memory; give it more memory and remove {kept}, then pick it again"
+                )
+                failed = replace(blank, reason=reason)
+                layout.write_failed(self.folder, failed)
+                return failed
+
+    def _deaths(self, kept: Path, now: PickedMicrograph) -> int:
+        """How often a process was killed while it picked this file; what it left tells of the last time."""
+        deaths = 0
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            count, *identity = parse_json(kept.read_bytes())
+            deaths = count if type(count) is int and identity == [now.size, now.mtime_ns] else 0
+        if layout.left_by_kill(self.folder, now.stem):
+            deaths += 1
+            kept.parent.mkdir(exist_ok=True)
+            write_atomic(kept, json.dumps([deaths, now.size, now.mtime_ns]) + "\n")
+        return deaths
 
     def _pick(self, path: str | Path, pixel_size: float | None, blank: PickedMicrograph) -> PickedMicrograph:
         start = time.monotonic()

@@ -24,6 +24,7 @@ from ..files.checksums import checksum, is_changed, seal, unseal
 from ..files.inside import inside
 from ..files.json_text import from_json
 from ..files.picks import Picks, encode_picks
+from ..runs.folder import is_gone
 from ..runs.written import keep_if_changed
 
 SCHEMA = 1
@@ -125,6 +126,15 @@ def working(folder: Path, stem: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def left_by_kill(folder: Path, stem: str) -> bool:
+    """Whether a process of this machine was killed in `working`; what one of another machine left may still go on."""
+    with contextlib.suppress(OSError, ValueError):
+        _, process, _, host = path_of(folder, stem, WORKING).read_text().split()
+        own = (int(process), host) == (os.getpid(), socket.gethostname())  # in a container numbers come again
+        return own or is_gone(int(process), host)
+    return False
 
 
 def write_done(

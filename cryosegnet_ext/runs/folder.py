@@ -94,6 +94,19 @@ def _is_at(descriptor: int, path: Path) -> bool:
     return False
 
 
+def is_gone(process: object, host: object) -> bool:
+    """Whether a process, which noted its number and its host, was on this machine and is there no more."""
+    if host != socket.gethostname() or not isinstance(process, int) or process <= 0:
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
 def goes_on(
     folder: Path, before: Mapping[str, object], settings: Mapping[str, object], begun: bool, overwrite: bool
 ) -> bool:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
-import socket
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,6 +19,7 @@ from typing import Any
 from ..files.checksums import unseal
 from ..files.inputs import STATE_FOLDER
 from ..files.json_text import parse_json
+from ..runs.folder import is_gone
 from ..runs.monitor import HEARTBEAT, SECONDS
 from ..runs.progress import duration
 from ..runs.records import DAMAGED, Record, forget, journal_path, replay
@@ -167,7 +166,8 @@ class Following:
             if silent < SILENT_SECONDS:
                 return "running", "the journal grows"
             return "unknown", "the run has no heartbeat (an older version wrote it), and its journal does not grow"
-        if silent >= SILENT_SECONDS or ((silent >= 2 * SECONDS or self._changed is None) and self._is_gone(beat)):
+        gone = is_gone(beat.get("process"), beat.get("host"))
+        if silent >= SILENT_SECONDS or ((silent >= 2 * SECONDS or self._changed is None) and gone):
             since = _ago(silent)
             why = f"process {beat.get('process')} on {beat.get('host')} gave its last sign of life {since} ago"
             return "died", f"{why}: it was killed, or its machine or file system is away; the same command goes on"
@@ -203,19 +203,6 @@ class Following:
             return max(0.0, time.time() - written)
         except (ValueError, OverflowError, OSError):
             return math.inf
-
-    def _is_gone(self, beat: Mapping[str, Any]) -> bool:
-        """Whether the process was on this machine and is there no more."""
-        process = beat.get("process")
-        if beat.get("host") != socket.gethostname() or not isinstance(process, int) or process <= 0:
-            return False
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):
-            return False
-        return False
 
     def progress(self) -> dict[str, Any]:
         """Total, waiting, rate and time left, as the heartbeat has them; None for what is not known."""

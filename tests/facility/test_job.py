@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -529,6 +530,47 @@ def test_sample_service_survives_a_kill_and_a_polite_stop(tmp_path: Path) -> Non
     service.send_signal(signal.SIGTERM)
     service.communicate(timeout=LIMIT)
     assert service.returncode == 0
+
+
+def test_a_message_at_which_the_service_is_killed_twice_fails(tmp_path: Path) -> None:
+    queue, job = tmp_path / "queue", tmp_path / "job"
+    path = write_micrograph(tmp_path / "mic.mrc")
+    send(queue, "m0", {"micrograph": str(path)})
+    for _ in range(2):
+        killed_while_it_picks(queue, job)
+    send(queue, "m1", {"micrograph": str(write_micrograph(tmp_path / "other.mrc"))})
+    service = start_service(queue, job, "--idle", "0.1", STUB_HOLD="mic.mrc")
+    service.communicate(timeout=LIMIT)
+    answers = {one.stem: json.loads(one.read_text()) for one in (queue / "answers").iterdir()}
+    assert {name: answer["status"] for name, answer in answers.items()} == {"m0": "failed", "m1": "done"}
+    assert "the program was killed 2 times while it picked this micrograph" in answers["m0"]["reason"]
+    check(answers["m0"], "micrograph")
+    assert not (job / "STAR" / "mic.tmp").exists()
+    kept = job / ".cryosegnet" / "deaths" / "mic.json"
+    assert str(kept) in answers["m0"]["reason"]
+    assert FacilityJob(StubPicker(), job).pick(path).status == "failed"
+    write_micrograph(path, seed=1)  # another file
+    assert FacilityJob(StubPicker(), job).pick(path).status == "done" and not kept.exists()
+
+
+def killed_while_it_picks(queue: Path, job: Path) -> None:
+    working = job / "STAR" / "mic.tmp"
+    service = start_service(queue, job, STUB_HOLD="mic.mrc")
+    wait_until(lambda: working.exists() and f"process {service.pid} " in working.read_text(), "the picking", service)
+    service.kill()
+    service.communicate()
+
+
+@pytest.mark.parametrize("left", ["", "process 1e9 on x", "process {pid} on elsewhere", "process 1 on {host}"])
+def test_what_others_left_is_no_death(tmp_path: Path, left: str) -> None:
+    path = write_micrograph(tmp_path / "mic.mrc")
+    job = FacilityJob(StubPicker(), tmp_path / "job")
+    kept = tmp_path / "job" / ".cryosegnet" / "deaths" / "mic.json"
+    for part in (kept.parent, tmp_path / "job" / "STAR"):
+        part.mkdir()
+    kept.write_text("[1e999, 1, 2]")
+    (tmp_path / "job" / "STAR" / "mic.tmp").write_text(left.format(pid=os.getpid(), host=socket.gethostname()))
+    assert job.pick(path).status == "done" and not kept.exists()
 
 
 def test_a_diameter_that_does_not_fit_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
