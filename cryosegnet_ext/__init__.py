@@ -19,15 +19,26 @@ from .errors import CryoSegNetError
 
 if TYPE_CHECKING:
     from .files.micrograph import Micrograph, read_micrograph
+    from .files.overlay import draw_overlay
     from .files.picks import Picks, read_picks
     from .picking.picker import Picker
 
-__all__ = ["CryoSegNetError", "Micrograph", "Picker", "Picks", "__version__", "read_micrograph", "read_picks"]
+__all__ = [
+    "CryoSegNetError",
+    "Micrograph",
+    "Picker",
+    "Picks",
+    "__version__",
+    "draw_overlay",
+    "read_micrograph",
+    "read_picks",
+]
 
 _HOMES = {
     "Micrograph": "micrograph",
     "read_micrograph": "micrograph",
     "Picker": "picker",
+    "draw_overlay": "overlay",
     "Picks": "picks",
     "read_picks": "picks",
 }

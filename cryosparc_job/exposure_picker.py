@@ -13,13 +13,13 @@ from cryosegnet_ext.errors import CryoSegNetError, plural, some
 from cryosegnet_ext.files.atomic import atomic_path, write_atomic
 from cryosegnet_ext.files.checksums import checksum, is_changed
 from cryosegnet_ext.files.inputs import Input
+from cryosegnet_ext.files.overlay import draw_overlay
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.picking.sampling import MICROGRAPHS
 from cryosegnet_ext.runs.diameter import Estimate, find_diameter
 from cryosegnet_ext.runs.engines.base import Engine
 from cryosegnet_ext.runs.false_picks import expected_false
 from cryosegnet_ext.runs.journal import Journal
-from cryosegnet_ext.runs.overlay import draw_overlay
 from cryosegnet_ext.runs.pick_task import PickOutcome, PickTask
 from cryosegnet_ext.runs.progress import EstimateProgress, Pace, Progress, duration, looked_at
 
@@ -219,7 +219,7 @@ class ExposurePicker:
         """Write the picture of an exposure with its picks, and crops of particles; good picks need neither."""
         with contextlib.suppress(ValueError, CryoSegNetError):
             data = self.micrographs.read(exposure).data
-            picture = plots.png(draw_overlay(data, picks))
+            picture = plots.png(np.ascontiguousarray(draw_overlay(data, picks)[:, :, ::-1]))
             with self.run.stop.delayed():
                 write_atomic(self._file(exposure, ".png"), picture)
             self._write(self._file(exposure, "-crops.npy"), plots.crops(data, picks, _CROPS_EACH))

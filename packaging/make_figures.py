@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cryosegnet_ext import Picker, read_micrograph, read_picks
 from cryosegnet_ext.files.diameter import to_pixels
+from cryosegnet_ext.files.overlay import draw_overlay
 from cryosegnet_ext.picking.denoise import bad_areas, working_image
 from cryosegnet_ext.picking.masks import Masks
-from cryosegnet_ext.runs.overlay import draw_overlay
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 WIDTH = 720
@@ -51,7 +51,7 @@ def main() -> None:
     save("stage_3_map", colour(probability))
     masks = picker._masks(probability, picker._working_diameter, work.data)
     save("stage_4_particles", particles(work.data, probability, masks))
-    save("stage_5_picks", draw_overlay(micrograph.data, picks))
+    save("stage_5_picks", draw_overlay(micrograph, picks)[:, :, ::-1])
     truth = read_picks(str(data / "sample_truth.star"))
     print(f"diameter {diameter:.0f} A, {len(candidates)} candidates, {len(picks)} picks, {len(truth)} true particles")
     print(f"segmenter {picker.segmenter}")

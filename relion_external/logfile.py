@@ -17,9 +17,9 @@ from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.files.atomic import atomic_path
 from cryosegnet_ext.files.inputs import Input
 from cryosegnet_ext.files.micrograph import read_micrograph
+from cryosegnet_ext.files.overlay import draw_overlay
 from cryosegnet_ext.files.picks import read_picks
 from cryosegnet_ext.runs.false_picks import in_percent
-from cryosegnet_ext.runs.overlay import draw_overlay
 
 from .arguments import Arguments
 from .nodes import LOGFILE, spread
@@ -151,7 +151,7 @@ def _picture(folder: Path, entry: Mapping[str, Any], inputs: Mapping[str, Input]
     picks = read_picks(folder / "picks" / f"{entry['stem']}.star")
     size = np.full(len(picks), entry["diameter"] or np.nan)
     known = type(picks)(picks.x, picks.y, size, picks.score, micrograph.pixel_size, micrograph.data.shape)
-    return np.ascontiguousarray(draw_overlay(micrograph.data, known, max_side=750)[:, :, ::-1])
+    return draw_overlay(micrograph, known, max_side=750)
 
 
 def _wrapped(text: str, width: int = 105) -> str:

@@ -211,8 +211,8 @@ class CryoSegNetAutopick(PipelinerJob):
             import numpy as np
 
             from cryosegnet_ext.files.micrograph import read_micrograph
+            from cryosegnet_ext.files.overlay import save_overlay
             from cryosegnet_ext.files.picks import Picks, read_picks
-            from cryosegnet_ext.runs.overlay import save_overlay
         except ImportError:
             return make_particle_coords_thumb(micrograph, star, self.output_dir)
         entries = json.loads(Path(self.output_dir, "summary.json").read_text())["micrographs"]

@@ -22,13 +22,13 @@ from ..files.inputs import file_identity
 from ..files.inside import check_stem, inside
 from ..files.json_text import parse_json
 from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
+from ..files.overlay import encode_overlay
 from ..files.picks import Picks, read_picks
 from ..files.text import read_bytes
 from ..picking.sampling import MICROGRAPHS
 from ..runs.diameter import doubted, given_diameter, seen_diameter
 from ..runs.folder import log_error, plain
 from ..runs.journal import Record, read_records
-from ..runs.overlay import encode_overlay
 from ..runs.pick_task import MicrographPicker
 from ..runs.written import each
 from . import layout

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CryoSegNetError, option
 from .atomic import write_atomic
@@ -16,6 +18,9 @@ from .diameter import from_pixels
 from .formats import READERS, WRITERS, PickColumns, TableOfPicks, check_finite, cs_bytes
 from .relion_paths import is_flipped
 from .text import bad, opened
+
+if TYPE_CHECKING:
+    from .micrograph import Micrograph
 
 __all__ = ["Picks", "read_many", "read_picks", "write_cs", "write_picks"]
 
@@ -74,6 +79,12 @@ class Picks(PickColumns):
             words.append(f"micrograph {self.shape[0]} x {self.shape[1]} (ny x nx)")
         return f"<Picks: {', '.join(words)}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary, the first rows, and a picture where the micrograph is read quickly."""
+        from .plotting import html_of
+
+        return html_of(self, repr(self).strip("<>"))
+
     @property
     def expected_false(self) -> float:
         """Expected share of false picks, 0..1: one minus the mean score.
@@ -103,6 +114,41 @@ class Picks(PickColumns):
     def by_score(self) -> Picks:
         """The same picks, best first; ties by y, then x, so that the order is always the same."""
         return self.take(np.lexsort((self.x, self.y, -self.score)))
+
+    def plot(
+        self, micrograph: Micrograph | str | os.PathLike[str] | NDArray[np.floating] | None = None, ax: Any = None
+    ) -> Any:
+        """Draw the picks on their micrograph with matplotlib.
+
+        The micrograph has the contrast of a run's pictures. Circles have the sizes of the picks (see `draw_overlay` for
+        picks without a size) and the colours of their scores, 0 to 1, or wider where scores lie outside. Axes are
+        pixels of the micrograph's array: x to the right, y downwards, no flip.
+
+        Parameters
+        ----------
+        micrograph
+            A `Micrograph`, a path, or an array (ny, nx). Default: the file that was picked, read again.
+        ax
+            Matplotlib's Axes to draw on. Default: a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        CryoSegNetError
+            matplotlib is not installed; the micrograph is not known, cannot be read, or has another shape than the one
+            of the picks.
+
+        Examples
+        --------
+        >>> picks = Picker().pick("mic_001.mrc")
+        >>> picks.plot().figure.savefig("mic_001.png")
+        """
+        from .plotting import plot_picks  # OpenCV and more, which few readers of picks need
+
+        return plot_picks(self, micrograph, ax)
 
     def write(self, path: str | Path, box_size: int | None = None) -> None:
         """Write to ``path``; its suffix (.star, .box, .cbox, .csv, .cs) names the format.

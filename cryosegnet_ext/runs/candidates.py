@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from ..files.atomic import make_folder, write_atomic
 from ..files.inputs import CANDIDATES_FOLDER, STATE_FOLDER
 from ..files.inside import inside
+from ..files.overlay import to_grey
 from ..files.picks import Picks
 from .crops import MOST_KEPT, Crops, choose, make_crops
-from .overlay import to_grey
 
 SUFFIX = ".cand"
 _VERSION = 1

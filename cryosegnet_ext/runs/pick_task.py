@@ -20,11 +20,11 @@ from ..files.diameter import Diameter
 from ..files.inputs import Input, file_identity
 from ..files.inside import check_stem
 from ..files.micrograph import Micrograph
+from ..files.overlay import encode_overlay
 from ..files.picks import Picks
 from .candidates import encode_candidates
 from .false_picks import expected_false_of
 from .journal import Record
-from .overlay import encode_overlay
 
 _LONGEST_REASON = 500
 #: Pixel sizes that differ by more than this share are not the same one, calibrated or rounded.

@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import CryoSegNetError, plural
+from ..files.overlay import save_overlay
 from ..files.picks import Picks
 from ..networks.memory import ran_out
 from ..networks.unet import AttentionUNet
 from ..picking.picker import Picker
 from ..picking.scoring import Calibration
-from ..runs.overlay import save_overlay
 from ..runs.stopping import Stop
 from ..simulation.micrograph import ProjectionStack
 from ..weights import load_unet

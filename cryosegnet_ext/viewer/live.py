@@ -18,11 +18,11 @@ import numpy as np
 from .._version import __version__
 from ..errors import CryoSegNetError
 from ..files.inside import inside
+from ..files.overlay import encode_overlay
 from ..report.collect import RunData
 from ..report.page import assemble, read_text
 from ..runs.candidates import read_candidates
 from ..runs.false_picks import expected_false
-from ..runs.overlay import encode_overlay
 from ..runs.records import Record
 from .following import Following
 from .server import PageHandler, PageServer, Refused

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cryosegnet_ext.files.overlay import draw_overlay, encode_overlay, save_overlay
 from cryosegnet_ext.files.picks import Picks
-from cryosegnet_ext.runs.overlay import draw_overlay, encode_overlay, save_overlay
 
 
 def picks(n: int = 1, pixel_size: float | None = 2.0, **columns: object) -> Picks:
@@ -19,7 +19,7 @@ def test_circle_lies_where_the_particle_is() -> None:
     data = np.random.default_rng(0).normal(size=(1600, 2400)).astype(np.float32)
     with_pick, without = draw_overlay(data, picks()), draw_overlay(data, picks(0))
     assert with_pick.dtype == np.uint8 and with_pick.shape[1:] == (1200, 3) and with_pick.shape[0] > 800
-    yellow = np.all(np.abs(with_pick[:800].astype(int) - (37, 231, 253)) < 12, axis=2)
+    yellow = np.all(np.abs(with_pick[:800].astype(int) - (253, 231, 37)) < 12, axis=2)
     rows, columns = np.nonzero(yellow)
     assert without.shape == with_pick.shape
     assert (columns.min() + columns.max()) / 2 == pytest.approx(300 / 2, abs=1)

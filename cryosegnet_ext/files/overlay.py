@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.atomic import write_atomic
-from ..files.picks import Picks
+from ..errors import CryoSegNetError
+from .atomic import write_atomic
+from .diameter import to_pixels
+from .formats import PickColumns
+from .micrograph import Micrograph, read_micrograph
 
 _JPEG_QUALITY = 85
 _SMALLEST_SIDE = 700
@@ -21,46 +25,90 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LOWEST_COLOUR = 0.25
 
 
-def draw_overlay(data: NDArray[np.floating], picks: Picks, max_side: int = 1200) -> NDArray[np.uint8]:
+def draw_overlay(
+    micrograph: Micrograph | str | os.PathLike[str] | NDArray[np.floating], picks: PickColumns, max_side: int = 1200
+) -> NDArray[np.uint8]:
     """A picture of a micrograph with a circle around each pick and a legend below.
 
-    Each circle has the diameter of its pick. The colour is the score (viridis, 0 to 1 on every picture, so that
-    pictures can be compared). The legend gives the number of picks, their median diameter, a scale bar and the colours.
+    Each circle has the diameter of its pick, or that of the data set's particles where the pick has none; where neither
+    is known, a fortieth of the micrograph's longer side. The colour is the score (viridis, 0 to 1 on every picture, so
+    that pictures can be compared). The legend gives the number of picks, their median diameter, a scale bar and the
+    colours.
 
     Parameters
     ----------
-    data : (ny, nx)
-        The micrograph.
+    micrograph
+        A `Micrograph`, the path of a file, or an array (ny, nx).
     picks
-        Its picks. Without a pixel size the scale bar is in pixels.
+        Its `Picks`. Without a pixel size the scale bar is in pixels.
     max_side
         Longest side of the micrograph in the picture, pixels. A small micrograph is enlarged to 700 or ``max_side``.
 
     Returns
     -------
     (h, w, 3) uint8
-        Blue, green, red.
+        Red, green, blue; row 0 is row 0 of the micrograph.
+
+    Raises
+    ------
+    CryoSegNetError
+        The file cannot be read, or the picks belong to a micrograph of another shape.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> Image.fromarray(draw_overlay("mic_001.mrc", picks)).save("mic_001.png")
     """
+    return np.ascontiguousarray(_drawn(pixels_for(micrograph, picks), picks, max_side)[:, :, ::-1])
+
+
+def pixels_for(
+    micrograph: Micrograph | str | os.PathLike[str] | NDArray[np.floating], picks: PickColumns
+) -> NDArray[np.floating]:
+    """The pixels (ny, nx) of the picks' micrograph; raises CryoSegNetError if the picks are of another shape."""
+    if isinstance(micrograph, str | os.PathLike):
+        micrograph = read_micrograph(micrograph)
+    data = micrograph.data if isinstance(micrograph, Micrograph) else np.asarray(micrograph)
+    if data.ndim != 2:
+        raise CryoSegNetError(f"a micrograph has two axes (ny, nx), and this array has the shape {data.shape}.")
+    if picks.shape is not None and tuple(picks.shape) != data.shape:
+        (ny, nx), (rows, columns) = picks.shape, data.shape
+        raise CryoSegNetError(
+            f"the picks are of a micrograph of {ny} x {nx} pixels, and this one has {rows} x {columns}: "
+            "give the micrograph that was picked."
+        )
+    return data
+
+
+def circle_diameters(picks: PickColumns, longest: int) -> NDArray[np.float64]:
+    """Diameters of the picks' circles, pixels (n,): also of picks without a size, on a micrograph ``longest`` wide."""
+    size = math.nan if picks.sought is None else to_pixels(picks.sought, picks.pixel_size)
+    known = picks.diameter_px
+    return np.where(np.isfinite(known), known, size if math.isfinite(size) else longest / 40)
+
+
+def _drawn(data: NDArray[np.floating], picks: PickColumns, max_side: int) -> NDArray[np.uint8]:
+    """The picture of `draw_overlay`, as OpenCV orders colours: blue, green, red."""
     ny, nx = data.shape
     longest = max(ny, nx)
     scale = min(max_side, max(longest, _SMALLEST_SIDE)) / longest
     size = max(1, round(nx * scale)), max(1, round(ny * scale))
     grey = to_grey(np.asarray(data, np.float32), size, scale, picks)
     image = np.repeat(grey[:, :, None], 3, axis=2)
-    _draw_circles(image, picks, scale)
+    _draw_circles(image, picks, scale, circle_diameters(picks, longest))
     return np.vstack([image, _legend(picks, image.shape[1], scale, nx)])
 
 
-def encode_overlay(data: NDArray[np.floating], picks: Picks, max_side: int = 1200) -> bytes:
+def encode_overlay(data: NDArray[np.floating], picks: PickColumns, max_side: int = 1200) -> bytes:
     """The picture of `draw_overlay` as a JPEG file."""
-    picture = draw_overlay(data, picks, max_side)
+    picture = _drawn(data, picks, max_side)
     ok, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not ok:
         raise ValueError(f"OpenCV cannot encode a JPEG of {picture.shape}")
     return encoded.tobytes()
 
 
-def save_overlay(path: str | Path, data: NDArray[np.floating], picks: Picks, max_side: int = 1200) -> None:
+def save_overlay(path: str | Path, data: NDArray[np.floating], picks: PickColumns, max_side: int = 1200) -> None:
     """Write the picture of `draw_overlay` as a JPEG file, whole or not at all.
 
     Raises
@@ -71,7 +119,7 @@ def save_overlay(path: str | Path, data: NDArray[np.floating], picks: Picks, max
     write_atomic(path, encode_overlay(data, picks, max_side))
 
 
-def to_grey(data: NDArray[np.float32], size: tuple[int, int], scale: float, picks: Picks) -> NDArray[np.uint8]:
+def to_grey(data: NDArray[np.float32], size: tuple[int, int], scale: float, picks: PickColumns) -> NDArray[np.uint8]:
     """Resize a micrograph to ``size`` (w, h), smooth it in proportion to the diameter, and stretch it to 0 to 255."""
     small = cv2.resize(data, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     diameter = float(np.median(picks.diameter_px)) if len(picks) else max(data.shape) / 20
@@ -91,14 +139,14 @@ def _colours(scores: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), np.uint8).reshape(-1, 3) if len(grey) else grey
 
 
-def _draw_circles(image: NDArray[np.uint8], picks: Picks, scale: float) -> None:
+def _draw_circles(image: NDArray[np.uint8], picks: PickColumns, scale: float, diameters: NDArray[np.float64]) -> None:
     # Coordinates in sixteenths of a pixel; the best picks last, so that they lie on top.
     bits = 4
-    best_last = picks.take(np.argsort(picks.score, kind="stable"))
-    x = ((best_last.x + 0.5) * scale - 0.5) * 2**bits
-    y = ((best_last.y + 0.5) * scale - 0.5) * 2**bits
-    radius = np.clip(best_last.diameter_px * scale / 2, 2, 4 * max(image.shape)) * 2**bits
-    colours = _colours(best_last.score)
+    best_last = np.argsort(picks.score, kind="stable")
+    x = ((picks.x[best_last] + 0.5) * scale - 0.5) * 2**bits
+    y = ((picks.y[best_last] + 0.5) * scale - 0.5) * 2**bits
+    radius = np.clip(diameters[best_last] * scale / 2, 2, 4 * max(image.shape)) * 2**bits
+    colours = _colours(picks.score[best_last])
     height, width = (side * 2**bits for side in image.shape[:2])
     # False for NaN as well.
     seen = (x > -radius) & (x < width + radius) & (y > -radius) & (y < height + radius)
@@ -109,7 +157,7 @@ def _draw_circles(image: NDArray[np.uint8], picks: Picks, scale: float) -> None:
         cv2.circle(image, centre, r, colour, 2, cv2.LINE_AA, bits)
 
 
-def _legend(picks: Picks, width: int, scale: float, nx: int) -> NDArray[np.uint8]:
+def _legend(picks: PickColumns, width: int, scale: float, nx: int) -> NDArray[np.uint8]:
     """A strip with the scale bar, the counts and the colours of the scores."""
     size = min(0.6, width / 1100)
     height = max(16, round(80 * size))
@@ -144,13 +192,14 @@ def _write_colours(strip: NDArray[np.uint8], right: int, size: float) -> int:
     return begin
 
 
-def _counts(picks: Picks) -> list[str]:
+def _counts(picks: PickColumns) -> list[str]:
     """Texts about the picks, the longest first."""
     count = f"{len(picks)} pick{'' if len(picks) == 1 else 's'}"
     if not len(picks):
         return [count]
     unit = "A" if picks.pixel_size else "px"
-    return [f"{count}, diameter {np.median(picks.diameter):.0f} {unit}", count]
+    sizes = picks.diameter[np.isfinite(picks.diameter)]
+    return [f"{count}, diameter {np.median(sizes):.0f} {unit}", count] if len(sizes) else [count]
 
 
 def _scale_bar(pixel_size: float | None, nx: int) -> tuple[float, str]:
