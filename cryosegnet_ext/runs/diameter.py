@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import UsageError, option
+from ..errors import CryoSegNetError, UsageError, option
 from ..files.diameter import Diameter
 from ..files.inputs import Input
 from ..files.micrograph import Micrograph
@@ -248,7 +248,8 @@ def _first(journal: Journal, estimates: Iterable[Estimate]) -> Estimate:
     for found in estimates:
         if found.problem:
             log_error(journal.folder, "estimate of the particle diameter", found.problem)
-            journal.warn(f"the estimate of the particle diameter failed: {found.problem.strip().splitlines()[-1]}")
+            why = found.problem.strip().splitlines()[-1].removeprefix(f"{CryoSegNetError.__module__}.CryoSegNetError: ")
+            journal.warn(f"the estimate of the particle diameter failed: {why.rstrip('.')}")
         if found.diameter is not None:
             break
     return found

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import cryosegnet_ext
-from cryosegnet_ext.errors import UsageError
+from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import Input, expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
@@ -171,6 +172,20 @@ def test_bright_particles_are_told(tmp_path: Path, needed: bool, invert: bool, s
     # A later run that finds nothing new to pick remembers it.
     result, _ = run(Bright(invert, needed), inputs, tmp_path / "out")
     assert sentence in result.warnings and in_summary(tmp_path / "out").count(sentence) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(CryoSegNetError("memory ran out: buy some."), "memory ran out: buy some"), (KeyError("x"), "KeyError: 'x'")],
+)
+def test_an_estimate_that_fails_is_told_in_a_sentence(tmp_path: Path, error: Exception, said: str) -> None:
+    class Failing(StubPicker):
+        def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
+            raise error
+
+    write_micrograph(tmp_path / "mics/mic.mrc")
+    result = batch.run(Failing(), expand_inputs([tmp_path / "mics"]), tmp_path / "out", progress=False)
+    assert f"the estimate of the particle diameter failed: {said}" in result.warnings
 
 
 class TwoSizes(StubPicker):
