@@ -121,8 +121,11 @@ function drawTiles(ctx, m, width, height) {
         stage.tiles.set(key, tile);
       }
       if (!tile.complete || !tile.naturalWidth) continue;
-      const w = Math.min(span, m.width - column * span), h = Math.min(span, m.height - row * span);
-      ctx.drawImage(tile, column * span * stage.scale + stage.left, row * span * stage.scale + stage.top, w * stage.scale, h * stage.scale);
+      // Between tiles that end within a pixel of the screen there would be a seam.
+      const whole = (v) => Math.round(v * devicePixelRatio) / devicePixelRatio;
+      const [x, right] = [column * span, Math.min(m.width, (column + 1) * span)].map((v) => whole(v * stage.scale + stage.left));
+      const [y, bottom] = [row * span, Math.min(m.height, (row + 1) * span)].map((v) => whole(v * stage.scale + stage.top));
+      ctx.drawImage(tile, x, y, right - x, bottom - y);
     }
   }
 }
