@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,15 @@ import pytest
 
 import cryosegnet_ext
 from cryosparc_job import chain
-from tests.cryosparc_job.helpers import REPOSITORY, BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.server import FakeCryoSPARC
-
-NOTEBOOK = REPOSITORY / "docs" / "notebooks" / "cryosparc_picking.ipynb"
+from tests.notebooks import CRYOSPARC, check_outputs, executed, text_of
 
 
 def test_the_notebook(
     fake: FakeCryoSPARC,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The notebook sets this level; caplog takes it back.
@@ -34,11 +31,8 @@ def test_the_notebook(
     add_exposures(fake.world, [(256, 320)] * 4, particles=8)
     fake.world.class_info = [{"class_idx": 0, "res_A": 8.0, "num_particles_total": 1000}]
     names: dict[str, Any] = {}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        assert not cell.get("outputs"), "outputs do not belong into the repository"
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
-    said = capsys.readouterr().out
+    said = text_of(executed(CRYOSPARC, names))
+    check_outputs(CRYOSPARC)
     assert "4 exposures; the first: S1/motioncorrected/" in said
     assert "J2 has 32 particles on 4 exposures" in said
     assert "abinit: J6 queued" in caplog.messages
