@@ -64,16 +64,16 @@ def edits_commands(edits: str | None) -> list[dict[str, Any]]:
         The folder of edited picks; None: that in the folder of the run.
     """
     elsewhere = [] if edits is None else [f" --edits {_shell([edits])}"]
-    label = [] if edits is None else [f", edits: {edits}"]
     host = "cryosegnet-cryosparc pick --project P1 --workspace W1 --exposures J12:exposures --from-run "
-    relion: list[Any] = ["cryosegnet-relion, from_run: ", _OUTPUT, ", threshold: ", THRESHOLD, *label]
+    # As it goes into the field 'Additional arguments' of RELION's form, whose values have no quotes.
+    relion = ["--from_run ", _OUTPUT, " --threshold ", THRESHOLD, *([] if edits is None else [f" --edits {edits}"])]
     return [
         {**CHOOSE, "label": "Write what you see", "parts": [*CHOOSE["parts"], *elsewhere]},
         {
             "label": "Other programs, at the run's threshold",
             "parts": ["cryosegnet export ", _OUTPUT, " --to box -o boxes", *elsewhere],
         },
-        {"label": "RELION: External job with Params", "parts": relion},
+        {"label": "RELION: cryosegnet-relion, additional arguments", "parts": relion},
         {"label": "CryoSPARC", "parts": [host, _OUTPUT, " --threshold ", THRESHOLD, *elsewhere]},
     ]
 

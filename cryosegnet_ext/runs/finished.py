@@ -142,11 +142,13 @@ def open_finished(output: str | Path) -> FinishedRun:
         Nothing was picked into the folder.
     """
     output = Path(output)
+    if read_settings(output.parent) is not None:
+        raise CryoSegNetError(f"{output} is part of a run: give the run's folder, {output.parent}.")
     settings = read_settings(output)
     records = without_changed(output, _in_order(output, read_records(output).values()))
     if settings is None or not records:
         raise CryoSegNetError(
-            f"{output}: nothing was picked into this folder; give the folder of `cryosegnet pick -o`."
+            f"{output}: nothing was picked into this folder; give that of `cryosegnet pick -o`, or of a picking job."
         )
     return FinishedRun(output, settings, records)
 

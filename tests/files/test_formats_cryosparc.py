@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,11 @@ def test_written_cs_is_read_by_cryosparc_tools(tmp_path: Path) -> None:
     rows = dataset.Dataset.load(tmp_path / "a.cs")
     assert len(rows) == 3
     assert str(rows["location/micrograph_path"][0]) == "J1/a.mrc"
+
+
+def test_a_file_of_one_micrograph_names_it_as_it_was_given(tmp_path: Path) -> None:
+    known = dataclasses.replace(some_picks(3), micrograph="Movies/mic_1.mrc")
+    known.write(tmp_path / "x.cs")
+    assert set(read_many(tmp_path / "x.cs")) == {"Movies/mic_1.mrc"}
+    some_picks(3).write(tmp_path / "x.cs")
+    assert set(read_many(tmp_path / "x.cs")) == {"x"}

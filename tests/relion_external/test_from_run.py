@@ -103,6 +103,7 @@ def test_another_data_set_or_size_is_an_error(project: Project) -> None:
         (["--no_edits", "Yes"], "go with from_run"),
         (["--from_run", "Micrographs/"], "does not exist"),
         (["--from_run", "CtfFind/"], "nothing was picked into this folder"),
+        (["--from_run", RUN + "summary.json"], "is part of a run: give the run's folder"),
     ],
 )
 def test_wrong_parameters_are_said(project: Project, words: list[str], text: str) -> None:

@@ -190,7 +190,7 @@ def test_view_shows_the_commands_that_hand_on_the_edits(out: Path, tmp_path: Pat
     assert text(open_run(out)) == [
         f"cryosegnet report {out} --threshold <threshold><sizes> --write-picks {out}/picks_chosen",
         f"cryosegnet export {out} --to box -o boxes",
-        f"cryosegnet-relion, from_run: {out}, threshold: <threshold>",
+        f"--from_run {out} --threshold <threshold>",
         "cryosegnet-cryosparc pick --project P1 --workspace W1 --exposures J12:exposures "
         f"--from-run {out} --threshold <threshold>",
     ]

@@ -53,6 +53,7 @@ def test_a_click_removes_a_pick_or_adds_one_and_save_writes_them(browser: Any, t
         watched = Watched(browser)
         page = watched.open(server.address)
         page.locator(".card").nth(1).click()
+        place = page.locator("#stage").bounding_box()
         page.mouse.click(*at(page, before.x[0], before.y[0]))
         watched.until(f"document.getElementById('large-about').textContent.startsWith('{len(before) - 1} pick')")
         free = next(
@@ -68,6 +69,8 @@ def test_a_click_removes_a_pick_or_adds_one_and_save_writes_them(browser: Any, t
         page.mouse.click(*at(page, *free))
         page.keyboard.press("s")
         saved(watched)
+        assert "(−1 +1)" in page.locator("#edit-status").inner_text()
+        assert page.locator("#stage").bounding_box() == place, "the picture moved, so that the next click would miss"
         after = read_picks(out / "picks_edited" / "mic_1.star")
         assert len(after) == len(before)
         assert {(x, y) for x, y in zip(after.x, after.y)} == {*list(zip(before.x, before.y))[1:], free}
@@ -331,7 +334,7 @@ def test_the_commands_that_hand_on_are_folded_and_whole(browser: Any, tmp_path: 
         threshold = page.locator("#threshold-number")
         threshold.fill("0.83")
         watched.settle()
-        for name in ("cryosegnet-relion", "cryosegnet-cryosparc"):
+        for name in ("--from_run ", "cryosegnet-cryosparc"):
             assert "0.83" in next(text for text in codes.all_inner_texts() if name in text)
         assert watched.complaints == []
         page.close()

@@ -150,5 +150,5 @@ def _uids(name: str, picks: PickColumns) -> list[int]:
 
 
 def write_cs_file(picks: PickColumns, path: Path, _: int | None) -> bytes:
-    """The content of a .cs file of one micrograph, named after the file."""
-    return cs_bytes({path.stem: picks}, path)
+    """The content of a .cs file of one micrograph; where its name is not known, that of the file stands for it."""
+    return cs_bytes({picks.micrograph or path.stem: picks}, path)

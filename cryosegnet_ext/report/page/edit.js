@@ -71,6 +71,14 @@ function runPicks(m) {
   return picks;
 }
 
+/** How many of the run's picks are gone, and how many are new. */
+function changesOf(m) {
+  const places = (picks) => new Set(picks.map((p) => `${p.x},${p.y}`));
+  const run = places(runPicks(m)), now = places(picksOf(m));
+  const less = [...run].filter((place) => !now.has(place)).length, more = [...now].filter((place) => !run.has(place)).length;
+  return ` (−${number(less)} +${number(more)})`;
+}
+
 async function post(address, body) {
   const answer = await fetch(address, {
     method: "POST", headers: { "Content-Type": "application/json", "X-CryoSegNet-Token": view.token }, body: JSON.stringify(body),
@@ -88,7 +96,7 @@ async function save(m) {
     // What was changed while the answer was on its way is not saved yet.
     if (now === before) edits.set(m.i, { picks, dirty: false, saved: true });
     else edits.set(m.i, { picks: now ? now.picks : runPicks(m), dirty: true, saved: true });
-    editing.status = `saved ${saved.path}`;
+    editing.status = `saved${changesOf(m)} ${saved.path}`;
   } catch (error) {
     editing.status = `not saved: ${error.message}`;
   }
@@ -135,7 +143,7 @@ function showEditing(m) {
   const unreadable = view.unreadable[m.i];
   at("edit-discard").disabled = !edited && !unreadable;
   keepKeys();
-  at("edit-status").textContent = editing.status || (unreadable ? `the saved picks are not shown: ${unreadable}` : edited && edited.dirty ? "changed, not saved" : "");
+  at("edit-status").textContent = editing.status || (unreadable ? `the saved picks are not shown: ${unreadable}` : edited && edited.dirty ? `changed, not saved${changesOf(m)}` : "");
 }
 
 function drawCursor(ctx) {
