@@ -30,7 +30,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=above_zero,
         default=300.0,
-        help="seconds to wait for a server that is away (300)",
+        help="seconds to wait for a server that does not answer (default: 300)",
     )
     add("--no-prompt", action="store_true", help="never ask for a login")
 

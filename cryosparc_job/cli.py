@@ -36,7 +36,7 @@ _HANDED = ("threshold", "device")
 
 _LOGIN = """the login comes from CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD, from the login that
   python -m cryosparc.tools login --url URL
-saves, or from a prompt; there is no argument for it"""
+saves, or from a prompt; no option takes it"""
 
 _EXIT_CODES = """exit codes: 0 all done, 1 wrong usage, 2 some exposures could not be picked, 3 nothing could be
 done, 4 stopped by a signal or killed in CryoSPARC"""
@@ -208,9 +208,9 @@ def _add_chain(parser: argparse.ArgumentParser) -> None:
         "--max-resolution",
         metavar="A",
         type=above_zero,
-        help="poorest resolution of a class, angstrom (default: 15)",
+        help="worst resolution of a class to keep, angstrom (default: 15)",
     )
-    add("--min-particles", metavar="N", type=int, help="fewest particles of a class (default: 100)")
+    add("--min-particles", metavar="N", type=int, help="smallest number of particles of a class to keep (default: 100)")
     add(
         "--keep",
         metavar="F",
@@ -218,7 +218,7 @@ def _add_chain(parser: argparse.ArgumentParser) -> None:
         help="keep the best classes up to this share of all particles (default: 1)",
     )
     add("--last", choices=STEPS, help="last step to run")
-    add("--hours", metavar="H", type=above_zero, help="most time for one step (default: 72)")
+    add("--hours", metavar="H", type=above_zero, help="longest time for one step, hours (default: 72)")
     add("--dry-run", action="store_true", help="print what would be done, without doing it")
 
 
@@ -265,11 +265,11 @@ def _add_live(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--exposures", metavar="J12:exposures", help="an output that grows")
     add = parser.add_argument
     add("--workspace", metavar="W1", required=True, type=identifier("W"), help="where the jobs go")
-    add("--batch", metavar="N", type=int, default=50, help="new exposures that make a job (default: 50)")
-    add("--wait", metavar="MIN", type=above_zero, default=15.0, help="minutes after which a job is made for fewer (15)")
-    add("--idle-hours", metavar="H", type=above_zero, default=3.0, help="end after so long without new exposures (3)")
-    add("--outage-hours", metavar="H", type=above_zero, default=12.0, help="how long the server may be away (12)")
-    add("--poll", metavar="S", type=above_zero, default=30.0, help="seconds between two looks (default: 30)")
+    add("--batch", metavar="N", type=int, default=50, help="number of new exposures in a job (default: 50)")
+    add("--wait", metavar="MIN", type=above_zero, default=15.0, help="minutes after which a smaller job is made (15)")
+    add("--idle-hours", metavar="H", type=above_zero, default=3.0, help="end after this time without exposures (3)")
+    add("--outage-hours", metavar="H", type=above_zero, default=12.0, help="longest wait for the server (12)")
+    add("--poll", metavar="S", type=above_zero, default=30.0, help="seconds between two checks (default: 30)")
     add_picker(parser)
     add_reading(parser)
     add_writing(parser)

@@ -179,7 +179,7 @@ def connect(
         except RuntimeError as error:
             problem = _explain(error.__cause__ or error, f"connecting to {address}", address)
             if problem.code in (0, 404) and not problem.passing:
-                raise CryoSegNetError(f"What answers at {address} is not CryoSPARC {SUPPORTED}: check --url.") from None
+                raise CryoSegNetError(f"The server at {address} is not CryoSPARC {SUPPORTED}: check --url.") from None
             raise problem from None
         except ValueError:
             raise CryoSegNetError(f"The saved login for {address} has expired: {_relogin(address)}") from None

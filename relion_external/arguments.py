@@ -54,7 +54,7 @@ class Arguments(RunOptions):
     coords: str = field(
         default="rescore",
         metadata=about(
-            "what is done with in_coords: rescore (new scores only) or refine (new centres too)",
+            "what to do with in_coords: rescore (new scores only) or refine (new centres too)",
             choices=("rescore", "refine"),
         ),
     )
@@ -72,9 +72,7 @@ class Arguments(RunOptions):
     )
     relion: str | None = field(
         default=None,
-        metadata=about(
-            "write files for RELION 3.1, 4 or 5 (default: job.star tells which it is)", choices=("3.1", "4", "5")
-        ),
+        metadata=about("write files for RELION 3.1, 4 or 5 (default: read from job.star)", choices=("3.1", "4", "5")),
     )
 
     @property

@@ -17,8 +17,8 @@ HELP = "compare picks of any program with labels"
 
 _DESCRIPTION = """Compare sets of picks with labels: precision, recall, F1, average precision, Dice, offsets.
 
-PICKS is a file or folder of picks of any program (STAR, BOX, CBOX, CSV, Topaz's table, .cs), also a RELION job
-folder or what 'cryosegnet pick' wrote to; NAME=PICKS gives a set its name. Labels come in the same formats or as mask
+PICKS is a file or folder of picks of any program (STAR, BOX, CBOX, CSV, Topaz's table, .cs), a RELION job folder,
+or the output folder of 'cryosegnet pick'. NAME=PICKS gives a set its name. Labels come in the same formats or as mask
 images. Micrographs are matched by their names; one with labels and no picks counts as missed."""
 
 _EPILOG = """examples:
@@ -56,14 +56,14 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_threshold,
         default=[],
-        help="least score that counts, for all sets or the named one (default: all picks there are)",
+        help="lowest score that counts, for all sets or the named one (default: all picks)",
     )
     frame = parser.add_argument_group("the micrographs")
     add, count = frame.add_argument, whole(1, 10**6)
     add("--micrographs", metavar="FOLDER", type=Path, help="folder to read shapes and pixel size from")
     add("--shape", metavar=("NY", "NX"), type=count, nargs=2, help="rows and columns, if they are the same for all")
     add("--flip-labels", action="store_true", help="mirror the labels top to bottom")
-    add("--common", action="store_true", help="only micrographs that every set has picks of")
+    add("--common", action="store_true", help="use only micrographs for which every set has picks")
     add("--limit", metavar="N", type=count, help="the first N micrographs of each data set only")
     method = parser.add_argument_group("picking, with --cryoppp and no PICKS")
     method.add_argument("--weights", metavar="NAME|FILE", default="default", help="network (default: the built-in one)")

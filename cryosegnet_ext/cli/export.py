@@ -107,7 +107,7 @@ def _for_relion(args: argparse.Namespace) -> int:
     for one in inputs:
         path = one.file.path
         if path.name.endswith("autopick.star") and output in path.absolute().parents:
-            raise CryoSegNetError(f"{path} is one of the inputs and in the way: choose another --output.")
+            raise CryoSegNetError(f"{path} is one of the inputs: choose another --output.")
     found, failures = _read(inputs, args)
     if not found:
         return 3

@@ -25,7 +25,7 @@ _EPILOG = """written into DIR: as by 'cryosegnet train'
   unet.safetensors            the network: cryosegnet pick ... --weights DIR/unet.safetensors
 
 On two processor cores without bf16 units the default length takes 10 to 25 minutes; after the first steps the command
-says how long it will be. A run that was stopped or killed goes on with the same command.
+says how long the training will take. The same command continues a run that was stopped or killed.
 
 exit codes: 0 done, 1 wrong usage, 3 it could not be done, 4 stopped
 
@@ -45,7 +45,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add(
         "--self-train", action="store_true", help="learn from the start weights' confident picks (up to 20 micrographs)"
     )
-    add("--confident", metavar="S", type=number(0.3, 0.99), default=0.75, help="least score of such a pick (0.75)")
+    add("--confident", metavar="S", type=number(0.3, 0.99), default=0.75, help="lowest score of such a pick (0.75)")
     add("--steps", metavar="N", type=whole(1, 10**6), help="length (default: 200 of 8 crops)")
     add("--batch", metavar="N", type=whole(1, 4096), help="crops a step (default: 8)")
     add("--learning-rate", metavar="R", type=number(1e-7, 1), help="(default: 5e-4)")
@@ -56,7 +56,7 @@ def _check_self_training(args: argparse.Namespace) -> None:
     """No option is to be without effect."""
     if args.labels:
         idle = {"--split": args.split is not None, "--validation": args.validation is not None}
-        why = "the micrographs with --labels judge, all others are learnt from"
+        why = "labelled micrographs are for validation, all others for training"
     else:
         idle = {"--flip-labels": args.flip_labels is not None, "--label-scale": args.label_scale != 1}
         why = "there are no --labels"

@@ -43,9 +43,9 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_argument_group("filter picks")
     add = choice.add_argument
     add("--write-picks", metavar="DIR", type=Path, help="folder for the picks, one file for each micrograph")
-    add("--threshold", metavar="S", type=number(0, 1), help="least score (default: the run's)")
+    add("--threshold", metavar="S", type=number(0, 1), help="lowest score to keep (default: the run's)")
     size = number(0, 100_000)
-    add("--min-diameter", metavar="A", type=size, help="least diameter, angstrom (pixels without a pixel size)")
+    add("--min-diameter", metavar="A", type=size, help="smallest diameter, angstrom (pixels without a pixel size)")
     add("--max-diameter", metavar="A", type=size, help="largest diameter")
     add("--format", metavar="F", choices=PICK_FORMATS, default="star", help="star, box, cbox or csv (default: star)")
     add_edits(choice)

@@ -37,14 +37,14 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="stop when this file appears; with --watch after those in progress (default: DIR/STOP with --watch)",
     )
-    text = "with --watch: stop when nothing new has come for so long"
+    text = "with --watch: stop after this time without new micrographs"
     add("--idle-stop", metavar="MINUTES", type=above_zero, help=text)
     add(
         "--settle",
         metavar="SECONDS",
         type=above_zero,
         default=5.0,
-        help="with --watch: a file is complete when it has not changed for so long (default: 5)",
+        help="with --watch: a file is complete when it has not changed for this time (default: 5)",
     )
     text = "write a JSON file for monitors (default: DIR/heartbeat.json with --watch)"
     add("--heartbeat", metavar="FILE", type=Path, help=text)

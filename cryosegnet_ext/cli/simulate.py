@@ -41,7 +41,7 @@ examples:
 # option, field of the scene, default, help
 _PARTICLES = (
     ("--coverage", "coverage", "0.15:0.25", "share of the area covered by particles, 0 for none"),
-    ("--crowding", "crowding", "0.9", "least distance between particles, in diameters; below 1 they overlap"),
+    ("--crowding", "crowding", "0.9", "smallest distance between particles, in diameters; below 1 they overlap"),
     ("--clusters", "clusters", "0.2", "share of the particles that lie next to another one"),
     ("--contrast", "contrast", "0.8:1", "factor on the particles' contrast"),
 )
@@ -50,7 +50,7 @@ _ICE = (
     ("--ice-wedge", "ice_wedge", "0", "relative change of the thickness across the micrograph"),
     ("--tilt", "tilt", "0", "degrees; the defocus changes across tilted ice"),
     ("--tilt-axis", "tilt_axis", "0:180", "degrees from x to y"),
-    ("--structural-noise", "structural_noise", "1", "noise of the ice relative to the usual, 0 for none"),
+    ("--structural-noise", "structural_noise", "1", "noise of the ice, relative to usual ice; 0 for none"),
     ("--gradient", "gradient", "0.1", "relative change of the intensity across the micrograph"),
 )
 _MICROSCOPE = (
@@ -121,7 +121,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     add("--device", metavar="D", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--workers", metavar="N", type=_COUNT, default=1, help="processes (default: 1)")
-    add("--overwrite", action="store_true", help="remove what an earlier run made in DIR, and begin anew")
+    add("--overwrite", action="store_true", help="remove the files of an earlier run in DIR, and start over")
     add("--quiet", action="store_true", help="no progress; errors only")
 
 

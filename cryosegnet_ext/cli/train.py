@@ -29,7 +29,7 @@ HELP = "teach a network on labelled micrographs"
 
 _DESCRIPTION = """Teach a network on labelled micrographs: particles that you or another program picked, and checked.
 
-Give the micrographs and their labels; names tell which belong together. A label file holds the
+Give the micrographs and their labels; they are matched by their names. A label file holds the
 particles of one micrograph (mic_001.star, mic_001_autopick.star, mic_001_mask.png) or of many
 (particles.star, .cs). STAR, BOX, CBOX, CSV, Topaz tables, CryoSPARC .cs files and mask images are read.
 Label every particle on a micrograph: what is not labelled is taught as background.
@@ -39,9 +39,9 @@ A few labelled micrographs of one protein are better used with 'cryosegnet finet
 _EPILOG = """written into DIR:
   unet.safetensors            the network: cryosegnet pick ... --weights DIR/unet.safetensors
   model_card.md               what it was trained on and how well it picks the validation micrographs
-  labels.jpg                  the labels of one micrograph, as they are taken
-  curves.png, loss.csv, validation.csv   the course of the training
-  training.json, split.json   everything needed to do it again
+  labels.jpg                  one micrograph with the labels that were read
+  curves.png, loss.csv, validation.csv   loss and validation figures during the training
+  training.json, split.json   everything needed to repeat the run
 
 A run that was stopped or killed goes on with the same command. Labels are checked first: those outside
 their micrograph, or flipped against it, are named with the option that puts them right.
@@ -79,7 +79,7 @@ def add_data_args(parser: argparse.ArgumentParser, labels_required: bool) -> Non
     )
     pixel = number(*PIXEL_SIZES, "angstrom")
     add("--pixel-size", metavar="A", type=pixel, help="angstrom per pixel (default: from STAR or file header)")
-    add("--denoised", action="store_true", help="the micrographs went through the published denoising already")
+    add("--denoised", action="store_true", help="the micrographs already went through the published denoising")
     add(
         "--invert",
         action="store_true",
@@ -105,11 +105,11 @@ def add_run_args(parser: argparse.ArgumentParser) -> None:
         "--crop", metavar="N", type=crop_side, default=256, help="side of a crop, pixels at working scale (default 256)"
     )
     add("--device", metavar="D", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--precision", choices=("auto", "bf16", "float16", "float32"), default="auto", help="of the arithmetic")
+    add("--precision", choices=("auto", "bf16", "float16", "float32"), default="auto", help="precision of the numbers")
     add("--workers", metavar="N", type=whole(0, 256), help="processes that cut crops")
-    add("--seed", metavar="N", type=whole(0, 2**31), default=0, help="another number, another network")
+    add("--seed", metavar="N", type=whole(0, 2**31), default=0, help="random seed (default: 0)")
     add("--tensorboard", action="store_true", help="also write TensorBoard events into DIR/tensorboard")
-    add("--overwrite", action="store_true", help="forget an earlier run in DIR and begin anew")
+    add("--overwrite", action="store_true", help="discard an earlier run in DIR and start over")
     add("--quiet", action="store_true", help="no progress and no summary; errors only")
 
 
@@ -128,7 +128,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )
     # The recipe's old name.
     add("--preset", dest="recipe", choices=("default", "published"), default=SUPPRESS, help=SUPPRESS)
-    add("--start", metavar="NAME|FILE", help="begin with these weights, e.g. default (default: from nothing)")
+    add("--start", metavar="NAME|FILE", help="begin with these weights, e.g. default (default: random weights)")
     add(
         "--simulate",
         metavar="MODEL",
@@ -146,7 +146,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add("--base-channels", metavar="N", type=whole(1, 256), help="width (default: 16, published 64)")
     add("--levels", metavar="N", type=whole(1, 6), help="depth (default: 4, published 5)")
     patience = whole(0, 10**6)
-    add("--patience", metavar="N", type=patience, help="stop after N validations without a better one; 0: never")
+    add("--patience", metavar="N", type=patience, help="stop after N validations without improvement; 0: never")
     add_run_args(parser)
 
 
@@ -160,7 +160,7 @@ def main(args: argparse.Namespace) -> int:
     if args.recipe == "published" and args.simulate:
         raise UsageError("--recipe published does not mix in simulated particles: leave out --simulate")
     if args.start is not None and (args.base_channels is not None or args.levels is not None):
-        raise UsageError("--start tells the network's size: leave out --base-channels and --levels")
+        raise UsageError("--start sets the network's size: leave out --base-channels and --levels")
     if args.recipe == "default" and (args.levels or 0) > 5:
         raise UsageError("--levels 6 is for the published recipe: the default one's crops are too small for it")
 
@@ -176,7 +176,7 @@ def check(args: argparse.Namespace) -> None:
     if os.path.exists(args.output) and not os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a file: name a folder")
     if args.split is not None and not os.path.isfile(args.split):
-        raise UsageError(f"--split {args.split}: no such file; leave it out for a split by chance")
+        raise UsageError(f"--split {args.split}: no such file; leave it out for a random split")
     if args.validation is None:  # finetune asks whether it was given
         args.validation = 0.2
 
@@ -217,7 +217,7 @@ def _run(args: argparse.Namespace, folder: TrainingFolder, group: Group, work: C
                     say(f"stopped before the end; the same command{again} goes on from here")
                 return STOPPED
     elif shown:
-        say(f"the run in {args.output} was finished before; --overwrite does it again")
+        say(f"the run in {args.output} is already finished; --overwrite repeats it")
     if shown:
         say("\n".join(summary(folder.report, args.output)))
     return DONE

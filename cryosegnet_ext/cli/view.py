@@ -28,8 +28,8 @@ _DESCRIPTION = """Open the output folder of a run in the browser: the page of re
 click adds or removes a pick. Edited picks are saved to DIR/picks_edited/<micrograph>.star; the run's own files do not
 change. With --micrographs it shows micrographs without picks, to label them for `cryosegnet finetune`.
 
-With --audit LABELS it shows one after the other the picks that lie at no label, to mark them as particle (key 1), junk
-(2) or unsure (3). The verdicts are kept in DIR/audit.json; a later session goes on there.
+With --audit LABELS it shows the picks that have no label, one after the other. Mark them as particle (key 1), junk (2)
+or unsure (3). The verdicts are saved in DIR/audit.json; a later session continues there.
 
 With --live it follows a run that goes on, or has not begun: state, counts, time left, failures and the latest
 micrographs. It only reads the run's folder, so it cannot disturb the run.
@@ -62,7 +62,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         "of STAR, BOX, CBOX, CSV or .cs files",
     )
     add("--live", action="store_true", help="follow the run of DIR while it goes on; DIR need not exist yet")
-    add("--audit", metavar="LABELS", type=Path, help="judge the picks that lie at none of these labels")
+    add("--audit", metavar="LABELS", type=Path, help="judge the picks that have none of these labels")
     add("--audit-file", metavar="FILE", type=Path, help="where the verdicts are kept (default: DIR/audit.json)")
     add("-o", "--output", metavar="DIR", type=Path, help="folder for saved picks (default: DIR/picks_edited)")
     add("--format", metavar="F", type=pick_formats, default=("star",), help=f"{','.join(PICK_FORMATS)} (default: star)")

@@ -24,7 +24,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="list names, sizes, sha256, licences and sources")
     download = actions.add_parser("download", help="download weights, even if they are in the cache")
     download.add_argument("name", metavar="NAME")
-    take = actions.add_parser("import", help="import a file that you downloaded yourself, perhaps on another machine")
+    take = actions.add_parser("import", help="import a file that you downloaded, for example on another machine")
     take.add_argument("name", metavar="NAME")
     take.add_argument("file", metavar="FILE", help="the weights, or the archive that holds them")
     path = actions.add_parser("path", help="print the path of the file")

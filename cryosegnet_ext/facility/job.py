@@ -278,7 +278,7 @@ class Publisher:
         sums = record.checksums or {}
         wrong = layout.damaged(self._folder, record.stem, {copied[name]: sums[name] for name in copied if name in sums})
         if wrong is not None:
-            log.warning(f"{record.name}: {self._folder / wrong} was damaged or edited; it is written anew")
+            log.warning(f"{record.name}: {self._folder / wrong} was damaged or edited; it is written again")
         return wrong is not None
 
 

@@ -144,12 +144,12 @@ class PickerOptions:
     recipe: str | None = field(
         default=None,
         metadata=about(
-            "filters and rules: default (our own) or published; without it what the weights were trained for",
+            "filters and rules: default (our own) or published; without it, those for which the weights were trained",
             choices=("default", "published"),
         ),
     )
     denoised: bool = field(
-        default=False, metadata=about("the micrographs went through the published denoising already")
+        default=False, metadata=about("the micrographs already went through the published denoising")
     )
     invert: bool = field(
         default=False,
@@ -162,7 +162,7 @@ class PickerOptions:
     device: str = field(
         default="auto",
         metadata=about(
-            "auto, cpu, cuda, cuda:N, or a list like cuda:0,1: a process each (default: auto)",
+            "auto, cpu, cuda, cuda:N, or a list like cuda:0,1, with one process for each (default: auto)",
             metavar="D",
             relion="gpu",
             label="GPU:",
@@ -223,9 +223,7 @@ class RunOptions(PickerOptions):
     )
     force: bool = field(
         default=False,
-        metadata=about(
-            "pick with the given diameter even if it is far from that of the particles that are seen", group=SIZE
-        ),
+        metadata=about("pick with the given diameter even if the particles look much larger or smaller", group=SIZE),
     )
 
 

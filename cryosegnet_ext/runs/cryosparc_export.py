@@ -175,7 +175,7 @@ def _picks(
 ) -> Picks:
     name, stem = str(entry["name"]), str(entry["stem"])
     if not name.isprintable() or '"' in name:
-        raise CryoSegNetError(f"{name!r} is no name that a STAR file can hold: rename the micrograph.")
+        raise CryoSegNetError(f"{name!r} is not a valid name in a STAR file: rename the micrograph.")
     size = _positive(entry.get("pixel_size")) or pixel_size
     if size is None:
         raise CryoSegNetError(f"{name}: its pixel size is not known: give it with --pixel-size A.")

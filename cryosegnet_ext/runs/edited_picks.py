@@ -159,8 +159,8 @@ class EditedPicks:
         if names:
             was, it = ("was", "it") if len(names) == 1 else ("were", "them")
             self.remarks.append(
-                f"{plural(len(names), 'micrograph')} {was} picked again, or copied, after the edits, which are used "
-                f"all the same: {some(names, _SHOWN)}; look at {it} in view"
+                f"{plural(len(names), 'micrograph')} {was} picked again, or copied, after the edits, "
+                f"and the edits are used: {some(names, _SHOWN)}; look at {it} in view"
             )
         names = [record.name for record in edited if not len(self._picks.get(record.stem, [0]))]
         if names:

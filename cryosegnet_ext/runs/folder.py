@@ -132,7 +132,7 @@ def goes_on(
     if changes and begun and not overwrite:
         raise CryoSegNetError(
             f"{folder} holds a run with other settings: {', '.join(changes)}; {_quicker(folder, before, settings)}give "
-            f"{option('overwrite', True)} to begin anew, or another output folder"
+            f"{option('overwrite', True)} to start over, or another output folder"
         )
     return not changes and not overwrite
 

@@ -123,7 +123,7 @@ def warn_of_damage(path: Path, lines: Sequence[bytes]) -> None:
         of = f" ({some(names)})" if names else ""
         log.warning(
             f"{path}: {plural(len(lines), 'line')} of the journal cannot be used{of}, so it was damaged or changed; "
-            "the same command picks the micrographs again that it does not know"
+            "the same command picks their micrographs again"
         )
 
 

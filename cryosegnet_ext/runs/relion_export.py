@@ -170,8 +170,8 @@ def _on_micrograph(picks: Picks, name: str, path: Path, flip_y: bool, shape: tup
         by_y, by_x = ny / theirs_ny, nx / theirs_nx
         if abs(by_y / by_x - 1) > _STRETCH:
             raise CryoSegNetError(
-                f"{name} is {nx} x {ny} pixels, but its picks were made on {theirs_nx} x {theirs_ny}: it was turned or "
-                "cut to another area, so pick it again."
+                f"{name} is {nx} x {ny} pixels, but its picks were made on {theirs_nx} x {theirs_ny}: it was rotated "
+                "or cut to another area, so pick it again."
             )
         # The centre of pixel 0 lies half a pixel from the edge in either size.
         picks = replace(picks, x=(picks.x + 0.5) * by_x - 0.5, y=(picks.y + 0.5) * by_y - 0.5)
@@ -210,7 +210,7 @@ def _warnings(
     unknown = [name for name, picks in filled.items() if picks.shape is None]
     if unknown:
         sentences.append(
-            f"{plural(len(unknown), 'micrograph')} could not be read, so nobody knows whether the picks lie inside: "
+            f"{plural(len(unknown), 'micrograph')} could not be read, so it is not known whether the picks lie inside: "
             f"{some(unknown)}."
         )
     if fits_upside_down([(rows[name], as_relion_reads(p, name)) for name, p in filled.items() if p.shape is not None]):

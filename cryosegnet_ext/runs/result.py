@@ -115,7 +115,7 @@ def _contradicting(records: Sequence[Record]) -> str | None:
     first, of_all = found[0], plural(len(records), "micrograph")
     return (
         f"the STAR file and the header disagree about the pixel size of {len(found)} of {of_all} "
-        f"({first.name}: {first.given_pixel_size:.6g} and {first.file_pixel_size:.6g} A); the STAR file's was taken: "
+        f"({first.name}: {first.given_pixel_size:.6g} and {first.file_pixel_size:.6g} A); the STAR file's is used: "
         f"check it, or set {option('pixel_size')}"
     )
 
@@ -139,8 +139,7 @@ def ended(failure: Exception, finished: int, total: int) -> CryoSegNetError:
     if isinstance(failure, EngineError):
         return CryoSegNetError(f"{_reason(failure)}; {kept}: the same command goes on from there")
     return CryoSegNetError(
-        f"writing stopped ({_reason(failure)}); {kept}: make room or put the folder right, then run the same command "
-        "again"
+        f"writing stopped ({_reason(failure)}); {kept}: make room or repair the folder, then run the same command again"
     )
 
 

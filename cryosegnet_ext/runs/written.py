@@ -107,7 +107,7 @@ def keep_if_changed(output: Path, name: str, known: Collection[int | None], cont
         kept = first.with_name(f"{first.stem}_{number}{first.suffix}")
     make_folder(kept.parent)
     write_atomic(kept, old)
-    log.warning(f"{output / name} was damaged or edited; it is written anew, and what it was is kept in {kept}")
+    log.warning(f"{output / name} was damaged or edited; it is written again, and the old file is kept in {kept}")
 
 
 def refuse_changed(path: Path) -> None:

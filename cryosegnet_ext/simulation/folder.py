@@ -61,7 +61,7 @@ def check_folder(output: Path, record: dict[str, Any], overwrite: bool) -> bool:
     if made and "version" not in before and not overwrite:
         raise CryoSegNetError(
             f"{output} holds {plural(len(made), 'simulated micrograph')}, but its {RECORD} is missing or of an older "
-            "version; give --overwrite to begin anew, or another output folder"
+            "version; give --overwrite to start over, or another output folder"
         )
     return goes_on(output, _decisive(before), _decisive(record), bool(made), overwrite)
 

@@ -329,14 +329,14 @@ class _Run:
             if ran_out(error):
                 raise
             raise CryoSegNetError(
-                f"{self.path} is damaged or not a checkpoint of this program: add --overwrite to begin anew, or give "
+                f"{self.path} is damaged or not a checkpoint of this program: add --overwrite to start over, or give "
                 "another folder"
             ) from error
         if changed:
             name = changed[0]
             raise CryoSegNetError(
                 f"{self.path} belongs to another recipe ({name.replace('_', ' ')} was {before[name]}, is "
-                f"{now.get(name)}): go on where and as it began, or add --overwrite to begin anew"
+                f"{now.get(name)}): continue as it began, or add --overwrite to start over"
             )
 
     def _restore(self, state: dict[str, Any]) -> None:

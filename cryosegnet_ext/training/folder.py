@@ -136,7 +136,7 @@ class TrainingFolder:
                 shown = ", ".join(changed[:3]) + (", ..." if changed[3:] else "")
                 raise CryoSegNetError(
                     f"micrographs or labels changed since the run in {self.path} began ({shown}): put them back, give "
-                    "another folder, or add --overwrite to begin anew"
+                    "another folder, or add --overwrite to start over"
                 )
         else:
             with explained(self.path):

@@ -275,7 +275,7 @@ def test_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("{scheduler: slurm, workers: {minimum: 4, maximum: 2}}", "give a number, or minimum and maximum"),
         ("{scheduler: slurm, workers: 0}", "workers is 0"),
         ("{scheduler: slurm, cores: 0}", "cores is 0"),
-        ("{scheduler: pbs, gpus: 1}", "differs from site to site"),
+        ("{scheduler: pbs, gpus: 1}", "in its own way"),
         ("{scheduler: slurm, options: [1]}", "options must be a mapping"),
         ("{scheduler: slurm, walltime: tomorrow}", "walltime is tomorrow"),
         ("{scheduler: slurm, walltime: '00:30'}", "walltime is 00:30"),

@@ -49,7 +49,7 @@ def read_csv(file: BinaryIO, path: Path, pixel_size: float | None) -> TableOfPic
         if not {"x", "y"} <= where.keys():
             raise bad(path, "the first line does not name columns x and y", "give a table with a header 'x,y,...'")
         if {"width", "height"} <= set(labels):
-            what = "it has boxes (width and height), so nobody knows whether x and y are their corners or centres"
+            what = "it has boxes (width and height), so x and y may be their corners or centres"
             raise bad(path, what, "give a BOX file, or a table of centres with 'x,y,diameter'")
         rows = Columns(len(where))
         for fields in table:

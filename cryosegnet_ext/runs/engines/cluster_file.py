@@ -63,8 +63,8 @@ def read(path: Path) -> dict[str, Any]:
             raise CryoSegNetError(f"{path}: {name} is {given[name]!r}; give a whole number")
     if given["gpus"] and given["scheduler"] not in ("slurm", "local"):
         raise CryoSegNetError(
-            f"{path}: how {given['scheduler']} is asked for GPUs differs from site to site; leave gpus out and give "
-            "what a job script of your site says under options, as job_extra_directives or resource_spec"
+            f"{path}: each site asks {given['scheduler']} for GPUs in its own way; leave gpus out and give "
+            "the line of your site's job scripts under options, as job_extra_directives or resource_spec"
         )
     if not isinstance(given.setdefault("options", {}), dict):
         raise CryoSegNetError(f"{path}: options must be a mapping of names to values")
