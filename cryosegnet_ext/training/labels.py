@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CryoSegNetError, plural
+from ..files.diameter import to_pixels
 from ..files.inputs import Input
-from ..files.labels import label_files, match_name, stem_of
+from ..files.labels import CoordinateFile, label_files, match_name, stem_of
 from ..files.masks import in_micrograph, is_mask
 from ..files.micrograph import micrograph_stem
-from ..files.text import Floats
+from ..files.text import Floats, spelt
+from ..runs.edited_picks import FOLDER, edited_files
+from ..runs.finished import open_finished, run_holding
 from ..runs.written import refuse_changed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,9 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
         The micrographs.
     arguments
         Label files or folders: tables of one or many micrographs (STAR, BOX, CBOX, CSV, Topaz, .cs), RELION's
-        ``autopick.star`` that lists coordinate files, mask images. A file of one micrograph carries its stem, alone or
-        followed by ``_``, ``-`` or ``.`` and anything (``mic_001_autopick.star``).
+        ``autopick.star`` that lists coordinate files, mask images, ``picks_edited`` of a run (the run knows the
+        diameter where its files do not). A file of one micrograph carries its stem, alone or followed by ``_``, ``-``
+        or ``.`` and anything (``mic_001_autopick.star``).
 
     Returns
     -------
@@ -71,7 +80,7 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
         A label file cannot be read, one micrograph has two sets of labels, or no micrograph has any.
     """
     own = {one.key for one in inputs}
-    files = [file for argument in arguments for file in label_files(argument, own)]
+    files = [file for argument in arguments for file in _files(argument, own)]
     by_stem = _by_stem(inputs)
     result: dict[int, Labels] = {}
     unknown: list[str] = []
@@ -90,7 +99,7 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
                     f"{inputs[owner].name} has labels in {result[owner].source} and in {file.path}: give one"
                 )
             sizes = picks.diameter_px[np.isfinite(picks.diameter_px)]
-            diameter = float(np.median(sizes)) if len(sizes) else float("nan")
+            diameter = float(np.median(sizes)) if len(sizes) else _of_run(file.path)
             mask, micrograph = (picks.shape, None) if is_mask(file.path) else (None, picks.shape)
             result[owner] = Labels(str(file.path), picks.x, picks.y, diameter, mask, micrograph)
     if not result:
@@ -100,6 +109,43 @@ def find_labels(inputs: Sequence[Input], arguments: Iterable[str | Path]) -> tup
             "micrographs' names"
         )
     return result, unknown
+
+
+def _files(argument: str | Path, leave_out: Collection[str]) -> list[CoordinateFile]:
+    """The label files in an argument; of a micrograph that was edited in several formats the one that counts."""
+    output = run_holding(argument)
+    if output is None:
+        return label_files(argument, leave_out)
+    within = Path(os.path.abspath(argument)).relative_to(output).parts
+    if within == (FOLDER,):
+        return [CoordinateFile(path, in_folder=True) for path in edited_files(output / FOLDER).values()]
+    edited = len(edited_files(output / FOLDER)) if within[:1] != (FOLDER,) else 0
+    if edited:
+        log.warning(
+            f"{plural(edited, 'micrograph')} of the run {output} {'is' if edited == 1 else 'are'} edited, and the "
+            f"labels are what the program picked: give {output / FOLDER} to train on the edits"
+        )
+    return label_files(argument, leave_out)
+
+
+def _of_run(path: Path) -> float:
+    """The particle diameter, pixels, of the run to which a file of picks belongs; nan if it belongs to none."""
+    output = run_holding(path)
+    if output is None:
+        return float("nan")
+    stem = str(Path(os.path.abspath(path)).relative_to(output).with_suffix("")).partition("/")[2]
+    return _sizes(output).get(spelt(stem), float("nan"))
+
+
+@lru_cache(maxsize=4)
+def _sizes(output: Path) -> dict[str, float]:
+    """The particle diameter of a run, by the stems of its micrographs, in pixels of each."""
+    try:
+        run = open_finished(output)
+    except CryoSegNetError:
+        return {}
+    sizes = [(record, run.diameters.get(record.pixel_size is not None)) for record in run.done]
+    return {spelt(record.stem): to_pixels(size, record.pixel_size) for record, size in sizes if size is not None}
 
 
 def _by_stem(inputs: Sequence[Input]) -> dict[str, list[int]]:

@@ -150,6 +150,7 @@ WORLD: Mapping[str, Mapping[str, Builder]] = {
         "corrected_micrographs.star": corrected("corrected_micrographs.star", MOVIES),
         "Select/job020/particles.star": particles("Select/job020/particles.star", MOVIES),
         "picks/": labels(*(f"picks/mic_{i:03d}.star" for i in range(1, 6))),
+        "picked/picks_edited": labels(*(f"picked/picks_edited/mic_{i:03d}.star" for i in range(1, 6))),
         "map.mrc": density("map.mrc"),
         "1abc.pdb": model("1abc.pdb"),
     },

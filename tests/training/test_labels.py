@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from cryosegnet_ext import CryoSegNetError, Picks
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import write_cs, write_picks
+from cryosegnet_ext.runs.finished import open_finished
 from cryosegnet_ext.training.labels import find_labels, scaled_labels
+from tests.report.runs import make_run
 
 from .helpers import write_mrc, write_star
 
@@ -165,3 +169,44 @@ def test_a_folder_of_labels_holds_other_files_as_well(mics, tmp_path):
     (labelled / "mic_2.star").write_text("")
     with pytest.raises(CryoSegNetError, match=r"mic_2\.star: it is empty or has lost its header"):
         found(mics, labelled)
+
+
+@pytest.mark.parametrize("suffix", ["star", "box", "cbox", "csv"])
+def test_picks_edited_of_a_run(tmp_path, suffix):
+    """STAR and BOX have no diameter, which the run knows; a micrograph without a pick left is one of no particles."""
+    out = make_run(tmp_path, ["a.mrc", "b.mrc", "grid1/c.mrc", "grid2/c.mrc"])
+    edited = {"a": [[10, 20, 30.0]], "grid1/c": [[30, 15, 30.0]], "grid2/c": []}
+    for stem, rows in edited.items():
+        path = out / f"picks_edited/{stem}.{suffix}"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        x, y, size = np.array(rows, float).reshape(-1, 3).T
+        Picks(x, y, size, np.ones(len(x)), 2.0, (64, 96)).write(path)
+    inputs = expand_inputs([tmp_path / "mics"])
+    labels, unknown = find_labels(inputs, [out / "picks_edited"])
+    assert not unknown
+    by_name = {str(inputs[i].path.relative_to(tmp_path / "mics")): one for i, one in labels.items()}
+    places = {name: list(zip(one.x.tolist(), one.y.tolist())) for name, one in by_name.items()}
+    assert places == {"a.mrc": [(10, 20)], "grid1/c.mrc": [(30, 15)], "grid2/c.mrc": []}
+    of_run = open_finished(out).diameters[True] / 2
+    assert 15.5 < of_run < 25
+    assert by_name["a.mrc"].diameter == pytest.approx(of_run if suffix in ("star", "box") else 15)
+
+
+def test_of_several_formats_of_an_edited_micrograph_the_newest_counts(tmp_path):
+    out = make_run(tmp_path, ["a.mrc"])
+    (out / "picks_edited").mkdir()
+    for suffix, x in (("star", 10.0), ("csv", 50.0)):
+        Picks([x], [20.0], [30.0], [1.0], 2.0, (64, 96)).write(out / f"picks_edited/a.{suffix}")
+    os.utime(out / "picks_edited/a.star", ns=(10**9, 10**9))
+    labels, _ = find_labels(expand_inputs([tmp_path / "mics"]), [out / "picks_edited"])
+    assert labels[0].x.tolist() == [50]
+
+
+@pytest.mark.parametrize("what", ["", "picks"])
+def test_labels_of_an_edited_run_that_are_not_the_edits_are_said(tmp_path, caplog, what):
+    out = make_run(tmp_path, ["a.mrc", "b.mrc"])
+    (out / "picks_edited").mkdir()
+    write_picks(picks(), out / "picks_edited/a.star")
+    labels, _ = find_labels(expand_inputs([tmp_path / "mics"]), [out / what])
+    assert len(labels) == 2 and np.isfinite(labels[0].diameter)
+    assert "1 micrograph of the run" in caplog.text and f"give {out / 'picks_edited'}" in caplog.text
