@@ -20,6 +20,7 @@ from ..files.inputs import walk_files
 from ..files.inside import inside
 from ..files.picks import Picks, read_picks
 from ..files.text import spelt
+from .displayed import changed_in_relion
 from .finished import FinishedRun
 from .journal import Record
 
@@ -81,6 +82,7 @@ class EditedPicks:
             self.sentence = f"{of_all} {_are(mine)} edited in {self.folder}; the edits are ignored, as asked"
         elif mine:
             self.sentence = f"{of_all} {_are(mine)} edited: picks from {self.folder}"
+        self._remark_on_relion()
         if not used:
             return
         for stem, path in mine.items():
@@ -139,6 +141,18 @@ class EditedPicks:
     def _read(self, path: Path, record: Record) -> Picks:
         shape = self.run.candidates(record)[0].candidates.shape
         return self.run.with_diameters(read_edited(path, shape, record.pixel_size), record)
+
+    def _remark_on_relion(self) -> None:
+        """Say that coordinates which RELION shows are not those that are handed on."""
+        found = changed_in_relion(self.run)
+        if found is not None and found[1]:
+            listing, names = found
+            was, it = ("was", "it") if len(names) == 1 else ("were", "them")
+            self.remarks.append(
+                f"{plural(len(names), 'micrograph')} {was} changed in RELION's Display, and the coordinates there are "
+                f"not handed on, but what the run picked or what was edited in view: {some(names, _SHOWN)}; give "
+                f"{listing} itself to use {it}"
+            )
 
     def _remark(self, records: dict[str, Record], strangers: list[str]) -> None:
         """Say what about the edits needs a look."""
