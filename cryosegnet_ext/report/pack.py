@@ -171,6 +171,8 @@ def pack(
             "height": [_shape(one.candidates)[0] for one, _ in kept],
             "pixel_size": [r.pixel_size for r in records],
             "seconds": [r.seconds for r in records],
+            # Picks that a person edited, in a job that hands them on: their share of false ones is not known.
+            "by_hand": ["from_run" in run.settings and r.expected_false is None for r in records],
         },
         "columns": [
             {"key": c.key, "label": c.label, "unit": c.unit, "values": [_finite(c.values.get(r.name)) for r in records]}

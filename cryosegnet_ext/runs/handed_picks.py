@@ -13,6 +13,7 @@ from ..files.micrograph_names import match_micrographs
 from ..files.picks import Picks
 from ..files.relion_paths import is_flipped
 from .edited_picks import EditedPicks
+from .false_picks import has_probabilities
 from .journal import Record
 from .upside_down import fits_upside_down
 
@@ -106,6 +107,15 @@ class HandedPicks:
                 f"be mirrored top to bottom: {some(turned, _SHOWN)}; look at the picks"
             )
         self._check_orientation(micrographs)
+        judged = sum(record in self.edits for record in {r.key: r for r in self._records.values()}.values())
+        if judged and has_probabilities(self.edits.run.settings):
+            those = "the edited micrograph" if judged == 1 else f"the {judged} edited micrographs"
+            self.sentences.append(f"the expected share of false picks leaves out {those}, which a person has judged")
+
+    def is_edited(self, micrograph: Micrograph) -> bool:
+        """Whether a person edited the picks of a micrograph: how many of them are false cannot be told from scores."""
+        record = self._records.get(micrograph.name)
+        return record is not None and record in self.edits
 
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:
         """None: nothing is picked."""

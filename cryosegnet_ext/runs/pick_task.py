@@ -147,6 +147,8 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         with as_typed(task.typed):
             size = None if task.diameter is None else task.diameter.for_picks(got.micrograph.pixel_size)
             picks, candidates = _pick(picker, got.micrograph, size)
+            # Of a picker that hands on picks, of which a person has edited some.
+            by_hand = hasattr(picker, "is_edited") and picker.is_edited(got.micrograph)
     except Exception as error:
         return failed(record, error, one.path)
     sizes = picks.diameter[np.isfinite(picks.diameter)]
@@ -156,7 +158,7 @@ def pick_task(picker: MicrographPicker, task: PickTask, got: ReadMicrograph) -> 
         picks=len(picks),
         diameter=round(float(np.median(sizes)), 2) if len(sizes) else None,
         pixel_size=None if picks.pixel_size is None else float(picks.pixel_size),
-        expected_false=expected_false_of(picks, picker.settings),
+        expected_false=None if by_hand else expected_false_of(picks, picker.settings),
         file_pixel_size=_contradicting(got.micrograph, one.pixel_size if task.pixel_size is None else None),
         seconds=round(got.seconds + time.monotonic() - start, 3),
     )

@@ -36,8 +36,8 @@ class Record:
     picks, diameter
         Number of picks and their median diameter (angstrom, or pixels where ``pixel_size`` is None).
     expected_false
-        Expected share of false picks, 0..1; None without picks or calibrated scores, and in records of versions that
-        did not estimate it.
+        Expected share of false picks, 0..1; None without picks or calibrated scores, where a person edited the
+        picks, and in records of versions that did not estimate it.
     pixel_size, given_pixel_size
         Angstrom per pixel as picked, and as the list of inputs gave it.
     file_pixel_size

@@ -241,6 +241,7 @@ def _blank(micrographs: Sequence[ViewedMicrograph], failed: Sequence[Sequence[st
             "width": [micrograph.shape[1] for micrograph in micrographs],
             "height": [micrograph.shape[0] for micrograph in micrographs],
             "pixel_size": [micrograph.pixel_size for micrograph in micrographs],
+            "by_hand": [False] * count,
             "seconds": [0.0] * count,
         },
         "candidates": nothing["candidates"] | {"counts": [0] * count},

@@ -31,7 +31,7 @@ const micrographs = [];
     const values = {};
     for (const column of data.columns) values[column.key] = column.values[i];
     micrographs.push({ i, name, start, end: start + n, width: table.width[i], height: table.height[i],
-      pixel: table.pixel_size[i], seconds: table.seconds[i], values, count: 0, score: null, expectedFalse: null, flag: null, failed: false });
+      pixel: table.pixel_size[i], seconds: table.seconds[i], byHand: table.by_hand[i], values, count: 0, score: null, expectedFalse: null, flag: null, failed: false });
     start += n;
   });
 }
@@ -120,8 +120,8 @@ function evaluate() {
     const edited = edits.get(m.i);
     m.count = edited ? edited.picks.length : count;
     // A person has looked at the picks of an edited micrograph.
-    m.expectedFalse = edited ? null : shareOf(sum, count);
-    if (!edited) { wrong += sum; judged += count; }
+    m.expectedFalse = edited || m.byHand ? null : shareOf(sum, count);
+    if (!edited && !m.byHand) { wrong += sum; judged += count; }
     picks += m.count;
     if (!m.count) none++;
   }
