@@ -166,12 +166,11 @@ def _handed(args: argparse.Namespace) -> HandedPicks | None:
         return None
     from dataclasses import fields
 
-    from cryosegnet_ext.picking.options import PickerOptions, flag
+    from cryosegnet_ext.picking.options import RunOptions, flag
     from cryosegnet_ext.runs.handed_picks import HandedPicks
 
-    unused = [
-        flag(o.name) for o in fields(PickerOptions) if getattr(args, o.name) != o.default and o.name not in _HANDED
-    ]
+    given = [o.name for o in fields(RunOptions) if getattr(args, o.name, o.default) != o.default]
+    unused = [flag(name) for name in given if name not in _HANDED]
     if unused:
         raise UsageError(f"{', '.join(unused)} cannot be used with --from-run, which picks nothing")
     return HandedPicks(edits_of(args, args.from_run), args.threshold)

@@ -17,7 +17,7 @@ from typing import Any
 
 from cryosegnet_ext.cli.options import reader_of
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
-from cryosegnet_ext.picking.options import RunOptions, about, flag, split_devices
+from cryosegnet_ext.picking.options import PickerOptions, RunOptions, about, flag, split_devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,10 @@ class Arguments(RunOptions):
     )
     from_run: str | None = field(
         default=None,
-        metadata=about("folder of a run, whose picks, edited or not, this job hands on: it picks nothing itself"),
+        metadata=about(
+            "folder of a run, whose picks, edited or not, this job hands on: it picks nothing itself",
+            label="Hand on the picks of the run in:",
+        ),
     )
     edits: str | None = field(
         default=None, metadata=about("with from_run: the folder of edited picks (default: picks_edited of the run)")
@@ -106,6 +109,17 @@ def parse(words: Sequence[str]) -> Arguments:
     arguments = Arguments(output=_with_slash(output), unused=unused, **values)
     _check(arguments)
     return arguments
+
+
+def unused_parameters(arguments: Arguments) -> list[str]:
+    """A warning if parameters were given that the job does not use: those of an earlier job stay in RELION's GUI."""
+    given = [label for label, o in OPTIONS.items() if getattr(arguments, o.name) != o.default]
+    if arguments.from_run is not None:
+        unused, why = [label for label in given if label in _OF_PICKING], "from_run hands picks on, and picks nothing"
+    else:
+        unused, why = [label for label in given if label == "coords"], "there are no 'Input coordinates'"
+        unused = unused if arguments.in_coords is None else []
+    return [f"parameters that were given and are not used, because {why}: {', '.join(unused)}."] if unused else []
 
 
 def in_relion_words(text: str) -> str:
@@ -234,6 +248,9 @@ HELP = {label: _help(option) for label, option in OPTIONS.items()}
 
 # What the messages of the picker call an option, and what RELION calls it.
 _WORDS = {flag(name): label for name, label in LABELS.items()}
+
+# What a job with from_run does not use; it has the pixel size, as it writes it for RELION.
+_OF_PICKING = {LABELS[option.name] for option in fields(PickerOptions)} - {"threshold"} | {"force", "coords"}
 
 _OF_RELION = ("o", "pipeline_control")
 _UNUSED_INPUTS = ("in_movies", "in_parts", "in_3dref", "in_mask")

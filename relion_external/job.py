@@ -19,7 +19,7 @@ from cryosegnet_ext.errors import CryoSegNetError, plural
 from cryosegnet_ext.picking.options import split_devices
 
 from . import nodes, outputs
-from .arguments import HELP, LABELS, Arguments, output_folder, parse
+from .arguments import HELP, LABELS, Arguments, output_folder, parse, unused_parameters
 from .messages import shown
 from .supervisor import DONE, FAILED, STOPPED, supervise
 
@@ -113,6 +113,7 @@ def run(arguments: Arguments) -> int:
         count = plural(len(inputs), "micrograph")
         raise CryoSegNetError(f"none of {count} could be picked; the first: {outputs.with_name(name, reason)}")
     said = outputs.edits_remarks(arguments) if handed is None else handed.remarks
+    said = [*unused_parameters(arguments), *said]
     outputs.write_results(arguments, version, mics_star, inputs, files, result, existing, said)
     log.info(f"done in {time.monotonic() - start:.0f} s")
     return DONE

@@ -95,9 +95,9 @@ def write_results(
     files: Sequence[str],
     result: BatchResult,
     existing: ExistingPicks | None,
-    edits: Sequence[str] = (),
+    said: Sequence[str] = (),
 ) -> None:
-    """Write the files of a job that has succeeded, and say what was picked; ``edits`` are remarks on edited picks.
+    """Write the files of a job that has succeeded, and say what was picked; ``said`` are remarks on what it was given.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def write_results(
     own = [replace(records[key], name=name) for key, name in known.items()]
     mine = [asdict(record) for record in own]
     remarks = [*result.warnings, *_on_names(inputs)]
-    remarks += [*edits, *_on_existing(folder, existing, own), *_on_result(arguments, result)]
+    remarks += [*said, *_on_existing(folder, existing, own), *_on_result(arguments, result)]
     nodes.write_coordinate_list(arguments.output, version, mics_star, [one.name for one in inputs])
 
     lines = [_counts(result)]

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ try:
     from pipeliner.external_program_utils import ExternalProgram
     from pipeliner.job_options import (
         BooleanJobOption,
+        DirPathJobOption,
         FileDescription,
         FloatJobOption,
         InputNodeJobOption,
@@ -38,16 +38,16 @@ except ImportError as error:
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.errors import UsageError, as_typed
 from cryosegnet_ext.files.relion_paths import COORDINATE_SUFFIX
-from cryosegnet_ext.picking.options import SCORE, SIZE, RunOptions
+from cryosegnet_ext.picking.options import SCORE, SIZE
 
 from . import nodes
-from .arguments import HELP, LABELS, in_relion_words, read
+from .arguments import HELP, OPTIONS, Arguments, in_relion_words, read
 
 EXECUTABLE_VARIABLE = "CRYOSEGNET_RELION"
 """Environment variable with the path of ``cryosegnet-relion`` if it is installed in another environment."""
 
 #: Options of the form, by their labels in RELION.
-_OPTIONS = {LABELS[option.name]: option for option in fields(RunOptions) if option.metadata["label"]}
+_OPTIONS = {label: option for label, option in OPTIONS.items() if option.metadata["label"]}
 _EITHER = "default"
 #: Micrographs shown, and coordinate files read for the histogram of figures of merit.
 _SHOWN = 3
@@ -120,6 +120,8 @@ class CryoSegNetAutopick(PipelinerJob):
                 made = MultipleChoiceJobOption(choices=[_EITHER, *about["choices"]], default_value_index=0, **shown)
             elif option.default is False:
                 made = BooleanJobOption(default_value=False, **shown)
+            elif option.name == "from_run":
+                made = DirPathJobOption(**shown)
             else:
                 made = StringJobOption(**shown)
             self.joboptions[name] = made
@@ -129,7 +131,8 @@ class CryoSegNetAutopick(PipelinerJob):
         """Check values and their combinations before the job runs."""
         try:
             with as_typed():  # which `in_relion_words` translates
-                RunOptions(**{_OPTIONS[label].name: read(label, text) for label, text in self._given().items()})
+                given = {_OPTIONS[label].name: read(label, text) for label, text in self._given().items()}
+                Arguments(output="", **given)
         except UsageError as error:
             raised_by = [self.joboptions[label] for label in _OPTIONS]
             return [JobOptionValidationResult("error", raised_by, in_relion_words(str(error)))]

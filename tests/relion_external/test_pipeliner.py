@@ -137,6 +137,12 @@ def test_every_option_is_one_that_the_program_takes(project: Path) -> None:
     assert len(told) == 1 and "min_diameter 100 is not below max_diameter 90" in told[0]
     job.joboptions["max_diameter"].value = None
     assert not [one for one in job.validate_joboptions() if one.type == "error"]
+    job.joboptions["from_run"].value = "AutoPick/job009/"
+    told = [one.message for one in job.validate_joboptions() if one.type == "error"]
+    assert told == ["Directory does not exist"]
+    Path("AutoPick/job009").mkdir(parents=True)
+    assert not [one for one in job.validate_joboptions() if one.type == "error"]
+    assert arguments.parse(job.get_commands()[0].get_final_command("")[1:]).from_run == "AutoPick/job009/"
 
 
 @pytest.mark.filterwarnings("ignore")
