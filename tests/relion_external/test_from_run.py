@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from cryosegnet_ext.files.picks import Picks
+from cryosegnet_ext.report.collect import collect
+from cryosegnet_ext.report.pack import pack
 
 from .project import PIXEL, SHAPE, Project
 
@@ -47,6 +50,102 @@ def test_a_job_hands_on_edited_picks(project: Project) -> None:
     assert np.array_equal(after, before[before[:, 2] >= 0.7]) and 0 < len(after) < len(before)
     assert "autopick.star" in project.text(JOB + "RELION_OUTPUT_NODES.star")
     assert (project.folder / JOB / "report.html").is_file() and (project.folder / JOB / "logfile.pdf").is_file()
+
+
+def test_parameters_that_only_picking_uses_are_named(project: Project) -> None:
+    """They stay in the GUI from an earlier job; they were ignored in silence."""
+    words = "--weights other --particle_diameter 120 --gpu cpu --force Yes --coords refine --threshold 0.7 --angpix 4"
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, words, job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_SUCCESS"]
+    lines = [line for line in project.text(JOB + "run.err").splitlines() if "are not used" in line]
+    (line,) = lines
+    assert line.endswith("picks nothing: particle_diameter, weights, gpu, force, coords.")
+    assert line[line.index("parameters") :] in json.loads(project.text(JOB + "summary.json"))["warnings"]
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, "--threshold 0.7 --angpix 4", job=JOB)
+    assert "parameters were changed" not in project.text(JOB + "run.err")
+    project.call("--in_mics", project.mics_star, "--coords refine", job="External/job006/")
+    assert "there are no 'Input coordinates': coords." in project.text("External/job006/run.err")
+
+
+def test_micrographs_that_are_mirrored_are_said(project: Project) -> None:
+    """Another motion correction, which stores the same images with the last row first."""
+    names = [name.replace("job002", "job009") for name in project.names]
+    for old, new in zip(project.names, names):
+        project.write(new, project.image(old)[::-1])
+    project.write_star(names)
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_SUCCESS"]
+    assert "only when mirrored top to bottom" in project.text(JOB + "run.err")
+    for old, new in zip(project.names, names):
+        project.write(new, project.image(old))
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, job="External/job006/")
+    assert "mirrored" not in project.text("External/job006/run.err")
+
+
+def test_tiff_against_mrc_is_said_and_y_is_that_of_relion(project: Project) -> None:
+    """The run picked MRC files; the job has TIFF files of the same arrays, which RELION reads last row first."""
+    tiffs = [name.replace(".mrc", ".tif") for name in project.names]
+    for old, new in zip(project.names, tiffs):
+        tifffile.imwrite(project.folder / new, project.image(old))
+    project.write_star([*tiffs[:2], project.names[2]])
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, job=JOB)
+    assert project.markers(JOB) == ["RELION_JOB_EXIT_SUCCESS"]
+    err = project.text(JOB + "run.err")
+    assert "2 micrographs were picked in a file of another format" in err and "mic_001.tif" in err
+    mine = project.coordinates(JOB, tiffs[1])
+    assert sorted(mine[:, :2].tolist()) == [[100, SHAPE[0] - 1 - 200], [300, SHAPE[0] - 1 - 60]]
+
+
+@pytest.mark.parametrize("version", ["3.1", "5"])
+def test_coordinates_changed_in_display_are_said(project: Project, version: str) -> None:
+    """Whether the displayed coordinates or the run's are handed on was left open."""
+    run = "External/job008/"
+    project.call("--in_mics", project.mics_star, job=run, version=version)
+    before = project.coordinates(run, project.names[0])
+    shown = project.folder / run / "Micrographs/mic_000_autopick.star"
+    # As Display writes them: the same places with other columns are no change, a removed one is.
+    head = "\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnClassNumber #3\n"
+    rows = [f"{x:12.6f} {y:12.6f} 0\n" for x, y, _ in before]
+    shown.write_text(head + "".join(reversed(rows)))
+    words = ("--in_mics", project.mics_star, "--from_run", run)
+    project.call(*words, job=JOB, version=version)
+    assert "Display" not in project.text(JOB + "run.err")
+    shown.write_text(head + "".join(rows[1:]))
+    for job, more in (("External/job006/", ()), ("External/job007/", ("--no_edits", "Yes"))):
+        project.call(*words, *more, job=job, version=version)
+        err = project.text(job + "run.err")
+        assert "1 micrograph was changed in RELION's Display" in err and project.names[0] in err
+        assert run + ("coords_suffix_autopick.star" if version == "3.1" else "autopick.star") + " itself" in err
+        assert np.array_equal(project.coordinates(job, project.names[0]), before)
+
+
+def test_displayed_coordinates_of_tiff_files(project: Project) -> None:
+    for name in project.names:
+        tifffile.imwrite(project.folder / name.replace(".mrc", ".tif"), project.image(name))
+    project.write_star([name.replace(".mrc", ".tif") for name in project.names])
+    run = "External/job008/"
+    project.call("--in_mics", project.mics_star, job=run)
+    shown = project.folder / run / "Micrographs/mic_001_autopick.star"
+    words = ("--in_mics", project.mics_star, "--from_run", run)
+    project.call(*words, job=JOB)
+    assert "Display" not in project.text(JOB + "run.err")
+    shown.write_text(shown.read_text() + "5 5 1\n")
+    project.call(*words, job="External/job006/")
+    err = project.text("External/job006/run.err")
+    assert "1 micrograph was changed in RELION's Display" in err and "mic_001.tif" in err
+
+
+def test_the_expected_share_of_false_picks_leaves_out_what_a_person_judged(project: Project) -> None:
+    edit(project, "mic_001", [[100, 200, 0.01], [300, 60, 0.01]])
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, job=JOB)
+    summary = json.loads(project.text(JOB + "summary.json"))
+    first, second, third = summary["micrographs"]
+    assert second["picks"] == 2 and second["expected_false"] is third["expected_false"] is None
+    merits = project.coordinates(JOB, project.names[0])[:, 2]
+    assert first["expected_false"] == pytest.approx(1 - merits.mean(), abs=0.01)
+    assert summary["totals"]["expected_false"] == first["expected_false"]
+    assert "leaves out the 2 edited micrographs" in project.text(JOB + "run.out")
+    assert pack(collect(project.folder / JOB), pictures=False)["micrographs"]["by_hand"] == [False, True, True]
 
 
 def test_continue_notices_new_edits(project: Project) -> None:
