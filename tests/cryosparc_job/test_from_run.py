@@ -110,7 +110,9 @@ def test_options_that_do_nothing_are_refused(
     fake: FakeCryoSPARC, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert pick(fake, monkeypatch, "--from-run", run, "--diameter", "150") == 1
+    assert pick(fake, monkeypatch, "--from-run", run, "--force") == 1
     assert pick(fake, monkeypatch, "--no-edits") == 1
     assert pick(fake, monkeypatch, "--from-run", run.parent / "nowhere") == 3
     err = capsys.readouterr().err
-    assert "--diameter cannot be used with --from-run" in err and "go with --from-run" in err
+    assert "--diameter cannot be used with --from-run" in err and "--force cannot be used" in err
+    assert "go with --from-run" in err
