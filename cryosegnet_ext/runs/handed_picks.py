@@ -109,8 +109,8 @@ class HandedPicks:
         self._check_orientation(micrographs)
         judged = sum(record in self.edits for record in {r.key: r for r in self._records.values()}.values())
         if judged and has_probabilities(self.edits.run.settings):
-            those = "the edited micrograph" if judged == 1 else f"the {judged} edited micrographs"
-            self.sentences.append(f"the expected share of false picks leaves out {those}, which a person has judged")
+            them = "the edited micrograph" if judged == 1 else f"the {judged} edited micrographs"
+            self.sentences.append(f"the expected share of false picks leaves out {them}, which a person has judged")
 
     def is_edited(self, micrograph: Micrograph) -> bool:
         """Whether a person edited the picks of a micrograph: how many of them are false cannot be told from scores."""
