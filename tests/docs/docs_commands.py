@@ -123,7 +123,7 @@ def parse(words: tuple[str, ...] | list[str]) -> argparse.Namespace | None:
         return cli.program().parser().parse_args(rest)
     if program == "cryosegnet-cryosparc":
         return cryosparc.program().parser().parse_args(rest)
-    if rest[:1] == ["scheme"]:
+    if rest[:1] in (["scheme"], ["completion"]):
         return commands.program().parser().parse_args(rest)
     if rest not in (["--help"], ["--version"]):
         known = {*arguments.OPTIONS, "o"}

@@ -223,6 +223,8 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("cryosegnet", "finetune"): train,
     ("cryosegnet", "evaluate"): evaluate,
     ("cryosegnet", "completion"): completion,
+    ("cryosegnet-relion", "completion"): completion,
+    ("cryosegnet-cryosparc", "completion"): completion,
     ("cryosegnet-relion", "scheme"): scheme,
     ("cryosegnet-cryosparc", "pick"): cryosparc_pick,
     ("cryosegnet-cryosparc", "chain"): cryosparc_chain,
