@@ -137,6 +137,7 @@ WORLD: Mapping[str, Mapping[str, Builder]] = {
         "picked": picked("picked", *MICS),
         "Micrographs/": micrographs(*MICS),
         "labels/": labels(*(f"labels/{stem}.star" for stem in STEMS)),
+        "topaz/": labels(*(f"topaz/{stem}.star" for stem in STEMS)),
     },
     "simulation.md": {
         "3j9i.cif.gz": model("3j9i.cif.gz"),
