@@ -14,7 +14,8 @@ from cryosegnet_ext import CryoSegNetError, Picks, draw_overlay
 from tests.stub_picker import write_micrograph
 
 DATA = np.random.default_rng(0).normal(size=(200, 300)).astype(np.float32)
-PICKS = Picks(*np.array([[10, 250], [20, 150], [40, 60], [0.3, 0.9]]), 2.0, (200, 300))
+COLUMNS = np.array([[10, 250], [20, 150], [40, 60], [0.3, 0.9]])
+PICKS = replace(Picks(*COLUMNS), pixel_size=2.0, shape=(200, 300))
 
 
 @pytest.fixture(autouse=True)
