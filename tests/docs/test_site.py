@@ -13,7 +13,7 @@ import pytest
 
 from cryosegnet_ext import cli
 from cryosparc_job import cli as cryosparc
-from relion_external import arguments, schemes
+from relion_external import arguments, commands
 from tests.browser import Watched, open_browser
 from tests.docs.docs_commands import PAGES, ROOT
 
@@ -43,7 +43,7 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 def test_every_option_is_on_its_page(site: Path) -> None:
     text = (site / "options.html").read_text()
-    parsers = [one for made in (cli, cryosparc, schemes) for one in made.program().parser().all_parsers()]
+    parsers = [one for made in (cli, cryosparc, commands) for one in made.program().parser().all_parsers()]
     seen = 0
     for parser in parsers:
         for _, action in parser.arguments:
