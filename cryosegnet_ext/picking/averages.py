@@ -30,6 +30,8 @@ _SPREAD = 0.08
 _RADIUS, _EDGE = 0.6, 0.12
 """Radius of the averages and the width of their soft edge, in particle diameters."""
 _BLOCK = 512
+_PATCH = 96
+"""Side of the patches from which the spectrum of the noise comes, pixels."""
 
 
 @dataclass(frozen=True)
@@ -83,24 +85,45 @@ def whitened(image: Image, transfer: NDArray[np.floating[Any]] | None = None) ->
     Parameters
     ----------
     image : (h, w) float32
-        Working image. Its spectrum is taken for that of the noise, which holds for faint particles; with strong ones it
-        weighs frequencies by the share that noise has in them.
+        Working image. The median spectrum of its patches is taken for that of the noise, which holds for faint
+        particles; with strong ones it weighs frequencies by the share that noise has in them. Where the image is not
+        like most of it, as on carbon, the result is not white.
     transfer : (h, w // 2 + 1), optional
         Contrast transfer function on the grid of a real FFT. Where it is negative the sign changes, so particles that
         are dark become bright.
     """
-    spectrum = fft.rfft2(image - image.mean(dtype=np.float64))
-    fy, fx = fft.fftfreq(image.shape[0])[:, None], fft.rfftfreq(image.shape[1])[None, :]
-    bins = max(min(image.shape) // 8, 4)
-    where = np.sqrt(fx**2 + fy**2) * 2 * bins
-    shell = np.minimum(where.astype(int), int(np.ceil(bins * np.sqrt(2))))
-    energy = np.bincount(shell.ravel(), (np.abs(spectrum) ** 2).ravel())
-    power = energy / np.maximum(np.bincount(shell.ravel()), 1)
-    level = np.interp(where - 0.5, np.arange(len(power)), np.maximum(power, 1e-12 * max(power.max(), 1e-30)))
-    spectrum *= np.sqrt(image.size / level)
+    flat = image - image.mean(dtype=np.float64)
+    spectrum = fft.rfft2(flat)
+    side = min(_PATCH, *image.shape)
+    level = _noise_level(flat, side)
+    where = _frequency(*image.shape) * side
+    power = np.interp(where, np.arange(len(level)), np.maximum(level, 1e-12 * max(level.max(), 1e-30)))
+    spectrum /= np.sqrt(power)
     if transfer is not None:
         spectrum *= np.where(transfer < 0, -1, 1)
     return np.asarray(fft.irfft2(spectrum, s=image.shape), np.float32)
+
+
+def _noise_level(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.float64]:
+    """Power of an image (h, w) at 0, 1, 2... waves in ``side`` pixels: the median of its overlapping patches.
+
+    So carbon, its edge and contamination, which are many times as strong as ice, do not rule it in the ice.
+    """
+    window = np.outer(*2 * [np.hanning(side + 2)[1:-1]])
+    at = [np.linspace(0, n - side, 2 * n // side - 1).round().astype(int) for n in image.shape]
+    shell = np.rint(_frequency(side, side) * side).astype(int).ravel()
+    size = np.bincount(shell)
+    powers = [
+        np.bincount(shell, (np.abs(fft.rfft2(image[y : y + side, x : x + side] * window)) ** 2).ravel()) / size
+        for y in at[0]
+        for x in at[1]
+    ]
+    return np.asarray(np.median(powers, 0) / np.square(window).sum())
+
+
+def _frequency(height: int, width: int) -> NDArray[np.float64]:
+    """Waves a pixel (height, width // 2 + 1) on the grid of a real FFT."""
+    return np.hypot(fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None, :])
 
 
 def boxes(image: Image, x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]], side: int = 48) -> Image:

@@ -19,6 +19,7 @@ import cv2
 import mrcfile
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..errors import CryoSegNetError, plural
 from ..files.atomic import atomic_path, make_folder, write_atomic
@@ -242,13 +243,20 @@ def working(data: Image, picks: Picks, diameter_px: float) -> tuple[Image, NDArr
     scale = min(DIAMETER / diameter_px, 2.0)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(np.asarray(data, np.float32), None, fx=scale, fy=scale, interpolation=method)
+    # a median follows the edge of carbon, which would ring; particles are smaller than its window
+    coarse = cv2.resize(small, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    level = ndimage.median_filter(coarse, 1 + int(2.5 * DIAMETER / 4))
+    small = small - cv2.resize(level, small.shape[::-1], interpolation=cv2.INTER_LINEAR)
     # ice, gold and dust, which are a hundred times as strong as particles, must not rule the spectrum
     middle = float(np.median(small))
     spread = 1.4826 * float(np.median(np.abs(small - middle)))
     calm = np.clip(small, middle - 5 * spread, middle + 5 * spread) if spread > 0 else small
     from ..picking.averages import whitened  # PyTorch; to show averages needs none
 
-    return whitened(np.asarray(calm, np.float32)), (picks.x + 0.5) * scale - 0.5, (picks.y + 0.5) * scale - 0.5
+    white = whitened(np.asarray(calm, np.float32))
+    # carbon and edges stay stronger than ice, and would agree with any average
+    strength = np.sqrt(cv2.GaussianBlur(white * white, (0, 0), DIAMETER / 2))
+    return white / np.maximum(strength, 1), (picks.x + 0.5) * scale - 0.5, (picks.y + 0.5) * scale - 0.5
 
 
 def judge(images: Sequence[Image], places: Sequence[Points]) -> tuple[str, float]:
@@ -300,11 +308,14 @@ def judge(images: Sequence[Image], places: Sequence[Points]) -> tuple[str, float
 def sentence(verdict: str, share: float, count: int) -> str:
     """The verdict in a sentence for the page."""
     if verdict == "few":
-        return f"{plural(count, 'pick')}: too few to tell whether they average to a particle; {FEW} are needed."
+        return (
+            f"{plural(count, 'pick')}: too few to tell whether they average to a particle, and too few for several "
+            f"views; {FEW} are needed."
+        )
     if verdict == "noise":
         return (
-            "The picks do not average to a particle: they may be noise. Look at the crops, raise the threshold, and "
-            "check the diameter. Very faint particles can look like this, too."
+            "The picks do not average to a particle: they may be noise, or very faint particles. Look at the crops and "
+            "check the diameter. Only if the crops show no particles, raise the threshold; else classify in 2D."
         )
     agree = "agree with averages of other picks better than noise does"
     if share >= 0.5:
