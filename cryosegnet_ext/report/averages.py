@@ -256,7 +256,8 @@ def working(data: Image, picks: Picks, diameter_px: float) -> tuple[Image, NDArr
     white = whitened(np.asarray(calm, np.float32))
     # carbon and edges stay stronger than ice, and would agree with any average
     strength = np.sqrt(cv2.GaussianBlur(white * white, (0, 0), DIAMETER / 2))
-    return white / np.maximum(strength, 1), (picks.x + 0.5) * scale - 0.5, (picks.y + 0.5) * scale - 0.5
+    even = np.asarray(white / np.maximum(strength, 1), np.float32)
+    return even, (picks.x + 0.5) * scale - 0.5, (picks.y + 0.5) * scale - 0.5
 
 
 def judge(images: Sequence[Image], places: Sequence[Points]) -> tuple[str, float]:

@@ -45,7 +45,7 @@ def noise(seed: int, exponent: float = 0.0) -> np.ndarray:
     f = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None])
     f[0, 0] = 1
     image = np.fft.irfft2(spectrum * f ** (-exponent / 2), s=(SIDE, SIDE))
-    return (image / image.std()).astype(np.float32)
+    return np.asarray(image / image.std(), np.float32)
 
 
 def grid(seed: int) -> tuple[np.ndarray, np.ndarray]:
