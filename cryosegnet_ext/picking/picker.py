@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -38,6 +40,11 @@ PUBLISHED_SIDE = 1024
 
 # A larger working image, from a diameter far too small for the micrograph, would not fit in memory.
 LARGEST_WORKING_SIDE = 16384
+
+# Micrographs that are enlarged so many times by a given diameter are slow to pick.
+_ENLARGED = 2.5
+
+log = logging.getLogger(__name__)
 
 
 class Picker:
@@ -354,6 +361,13 @@ class Picker:
                 f"{micrograph.name}: a diameter of {given} is {diameter_px:.3g} pixels, too small or too large "
                 f"for this micrograph: check {option('diameter')} and {option('pixel_size')}."
             )
+        enlarged = self._working_diameter / diameter_px
+        if self.diameter is not None and enlarged >= _ENLARGED:
+            _warn_once(
+                f"a particle diameter of {self.diameter} is only {diameter_px:.3g} pixels: micrographs are enlarged "
+                f"{enlarged:.1f} times, and picking takes about {enlarged**2:.0f} times as long; "
+                f"check {option('diameter')} and {option('pixel_size')}"
+            )
         view = self._view(micrograph)
         work, probability = view.working_image_and_map(self._working_diameter / diameter_px)
         relief = height_map(probability, self._working_diameter)
@@ -479,6 +493,11 @@ class Picker:
         if micrograph.pixel_size is not None:
             low, high = max(low, 50 / micrograph.pixel_size), min(high, 700 / micrograph.pixel_size)
         return low or None, None if high == np.inf else high
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
 
 
 def _choose_segmenter(

@@ -143,3 +143,17 @@ def test_a_micrograph_shows_no_pixels(tmp_path: Path) -> None:
     assert repr(Micrograph(data, None, "x\n", valid)) == (
         r"<Micrograph 'x\n': 64 x 96 (ny x nx), pixel size not known, 3 bad pixels>"
     )
+
+
+def test_a_given_size_of_few_pixels_is_told_once(
+    default_weights: Path, network: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = np.random.default_rng(0).normal(size=(100, 120)).astype(np.float32)
+    with caplog.at_level(logging.WARNING):
+        picker = Picker(default_weights, device="cpu", diameter=12)
+        picker.pick([array, array], pixel_size=1.5)
+        assert [r.message.split(":")[0] for r in caplog.records] == ["a particle diameter of 12 A is only 8 pixels"]
+        assert "enlarged 4.0 times" in caplog.text and "diameter=" in caplog.text
+        caplog.clear()
+        Picker(default_weights, device="cpu", diameter=40).pick(array, pixel_size=1.5)
+        assert caplog.text == ""
