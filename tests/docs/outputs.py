@@ -78,6 +78,10 @@ def report(args: argparse.Namespace, ran: Ran) -> None:
 def view(args: argparse.Namespace, ran: Ran) -> None:
     inputs = args.micrographs or ["Micrographs/"]
     assert "<html" in ran.seen
+    if args.live:
+        assert ran.out.startswith(f"following {args.folder}\n") and "poll();" in ran.seen
+        assert ran.out.endswith("ended\n")
+        return
     assert all(Path(one.path).name in ran.seen for one in expand_inputs(inputs))
     if args.audit is not None:
         assert re.search(rf"0 of \d+ unlabelled picks? judged; verdicts go to {args.folder}/audit.json$", ran.out, re.M)

@@ -95,7 +95,13 @@ WORLD: Mapping[str, Mapping[str, Builder]] = {
         "cluster.yaml": text("cluster.yaml", "scheduler: local\nworkers: 1\n"),
         "session/**/*_DW.mrc": micrographs("session/grid1/a_DW.mrc", "session/grid2/hole/b_DW.mrc"),
     },
-    "cryosparc.md": {"micrographs/": micrographs("micrographs/a.mrc", "micrographs/b.mrc")},
+    "cryosparc.md": {
+        "micrographs/": micrographs("micrographs/a.mrc", "micrographs/b.mrc"),
+        # The files of the server's exposures, see `cryosparc_world`.
+        "picked_J12": picked(
+            "picked_J12", *numbered("files/{:04d}_patch_aligned_doseweighted.mrc", 3, first=10), side=880
+        ),
+    },
     "evaluate.md": {
         "ManualPick/job004": labels(*(f"ManualPick/job004/Micrographs/{stem}_manualpick.star" for stem in STEMS)),
         "AutoPick/job010": labels(*(f"AutoPick/job010/Micrographs/{stem}_autopick.star" for stem in STEMS)),

@@ -64,12 +64,12 @@ def centres(number: int, score: float = 1.0) -> Picks:
     return Picks(x, y, np.full(len(x), DIAMETER), np.full(len(x), score), PIXEL_SIZE, (SIDE, SIDE))
 
 
-def micrographs(*names: str, pixel_size: float = PIXEL_SIZE) -> Builder:
+def micrographs(*names: str, pixel_size: float = PIXEL_SIZE, side: int = SIDE) -> Builder:
     """Micrographs of these names; with a smaller pixel size, of smaller particles."""
 
     def build(folder: Path) -> None:
         for number, name in enumerate(names):
-            write_micrograph(folder / name, number, pixel_size)
+            write_micrograph(folder / name, number, pixel_size, side)
 
     return build
 
@@ -86,8 +86,8 @@ def labels(*names: str, scale: float = 1.0) -> Builder:
     return build
 
 
-def numbered(pattern: str, count: int) -> list[str]:
-    return [pattern.format(i) for i in range(1, count + 1)]
+def numbered(pattern: str, count: int, first: int = 1) -> list[str]:
+    return [pattern.format(i) for i in range(first, first + count)]
 
 
 def together(*builders: Builder) -> Builder:
@@ -157,11 +157,11 @@ def text(name: str, content: str) -> Builder:
     return build
 
 
-def picked(name: str, *files: str) -> Builder:
+def picked(name: str, *files: str, side: int = SIDE) -> Builder:
     """What `cryosegnet pick` writes of these micrographs."""
 
     def build(folder: Path) -> None:
-        micrographs(*files)(folder)
+        micrographs(*files, side=side)(folder)
         words = [*files, "-o", name, "--diameter", f"{DIAMETER}", "--device", "cpu", "--quiet"]
         assert main(["pick", *words]) == 0
 

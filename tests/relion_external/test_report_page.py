@@ -44,4 +44,4 @@ def test_one_micrograph_is_said_as_such(tmp_path: Path) -> None:
     project.write_star()
     project.call("--in_mics", project.mics_star)
     said = project.text(JOB + "run.out")
-    assert "1/1 micrograph, " in said and " on 1 micrograph (0 picked before)" in said
+    assert "1/1 micrograph (100 %)" in said and " on 1 micrograph (0 picked before)" in said

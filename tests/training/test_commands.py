@@ -67,7 +67,7 @@ def test_a_trained_network_picks(tmp_path, capsys):
 
     before = (out / "unet.safetensors").stat().st_mtime_ns
     assert main(arguments(tmp_path, out, "--steps", 60, "--base-channels", 4, "--learning-rate", 0.01)) == 0
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert (out / "unet.safetensors").stat().st_mtime_ns == before
     assert main(arguments(tmp_path, out, "--steps", 70)) == 3
     assert "other settings" in capsys.readouterr().err

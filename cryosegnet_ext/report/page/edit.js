@@ -200,7 +200,9 @@ function startEditing() {
   for (const [i, picks] of Object.entries(view.edited)) {
     edits.set(+i, { picks: picks.map(([x, y, d, s]) => ({ x, y, d: d === null ? NaN : d, s })), dirty: false, saved: true });
   }
-  addTool("span", "edit-status", { className: "quiet" }).setAttribute("role", "status");
+  const status = Object.assign(document.createElement("span"), { id: "edit-status", className: "quiet" });
+  status.setAttribute("role", "status");
+  at("large-state").append(status);
   const label = addTool("label", "edit-size-label", { textContent: `New circles (${unit}) ` });
   const input = Object.assign(document.createElement("input"), { id: "edit-diameter", type: "number", min: 1, step: 1, value: Math.round(editing.diameter) });
   input.addEventListener("input", () => { if (+input.value >= 1) editing.diameter = +input.value; });
