@@ -21,7 +21,7 @@ from ..files.diameter import Diameter
 from ..files.inputs import file_identity
 from ..files.inside import check_stem, inside
 from ..files.json_text import parse_json
-from ..files.micrograph import Micrograph, micrograph_stem, read_micrograph, require_pixel_size
+from ..files.micrograph import Micrograph, check_pixel_size, micrograph_stem, read_micrograph, require_pixel_size
 from ..files.overlay import encode_overlay
 from ..files.picks import Picks, read_picks
 from ..files.text import read_bytes
@@ -70,7 +70,7 @@ class FacilityJob:
     Raises
     ------
     CryoSegNetError
-        The folder cannot be written.
+        The folder cannot be written, or the pixel size is impossible.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class FacilityJob:
     ) -> None:
         self.picker = picker
         self.folder = Path(folder)
-        self.pixel_size = pixel_size
+        self.pixel_size = None if pixel_size is None else check_pixel_size(pixel_size, str(folder))
         self.pictures = pictures
         self._state = self.folder / ".cryosegnet"
         with explained(self.folder):
@@ -112,7 +112,8 @@ class FacilityJob:
         -------
         PickedMicrograph
             Also for a micrograph that failed: it gives the reason, and there is no STAR file. Where its name cannot be
-            that of a file, or is too long, there is no JSON file either.
+            that of a file, or is too long, there is no JSON file either. If an argument is wrong, or the micrograph's
+            file has not changed since it was picked, a failure changes no file: those of the earlier picks stay.
 
         Raises
         ------
@@ -123,36 +124,35 @@ class FacilityJob:
         blank = PickedMicrograph(name, stem or "unnamed", "failed", settings=self._settings)
         try:
             check_stem(stem)
+            pixel_size = self.pixel_size if pixel_size is None else check_pixel_size(pixel_size, name)
         except CryoSegNetError as error:
             return replace(blank, reason=str(error))
         identity = file_identity(path)
         if identity is not None:
             blank = replace(blank, size=identity[0], mtime_ns=identity[1])
-        pixel_size = pixel_size or self.pixel_size
         before = layout.read_json(self.folder, stem)
-        wrong = layout.damaged(self.folder, stem, (before and before.checksums) or {})
-        if wrong is not None:
-            log.warning(f"{name}: {self.folder / wrong} was damaged or edited; the micrograph is picked again")
         if before is not None and before.done and _differ(before.micrograph, name):
             reason = f"{before.micrograph} has the same stem and was picked into this folder; use another job folder"
             return replace(blank, reason=reason)
-        if before is not None and wrong is None and self._is_current(before, blank, pixel_size):
+        wrong = layout.damaged(self.folder, stem, (before and before.checksums) or {})
+        if wrong is not None:
+            log.warning(f"{name}: {self.folder / wrong} was damaged or edited; the micrograph is picked again")
+        finished = before is not None and wrong is None and self._is_finished(before, blank)
+        if before is not None and finished and self._is_current(before, blank, pixel_size):
             return before
         with explained(self.folder):
             kept = self._state / "deaths" / f"{stem}.json"
             deaths = self._deaths(kept, blank)
             with layout.working(self.folder, stem):
                 if deaths < _MOST_DEATHS:
-                    result = self._pick(path, pixel_size, blank)
+                    result = self._pick(path, pixel_size, blank, finished)
                     kept.unlink(missing_ok=True)
                     return result
                 reason = (
                     f"the program was killed {deaths} times while it picked this micrograph, perhaps for lack of "
                     f"memory; give it more memory and remove {kept}, then pick it again"
                 )
-                failed = replace(blank, reason=reason)
-                layout.write_failed(self.folder, failed)
-                return failed
+                return self._failed(replace(blank, reason=reason), finished)
 
     def _deaths(self, kept: Path, now: PickedMicrograph) -> int:
         """How often a process was killed while it picked this file; what it left tells of the last time."""
@@ -166,7 +166,9 @@ class FacilityJob:
             write_atomic(kept, json.dumps([deaths, now.size, now.mtime_ns]) + "\n")
         return deaths
 
-    def _pick(self, path: str | Path, pixel_size: float | None, blank: PickedMicrograph) -> PickedMicrograph:
+    def _pick(
+        self, path: str | Path, pixel_size: float | None, blank: PickedMicrograph, finished: bool
+    ) -> PickedMicrograph:
         start = time.monotonic()
         try:
             with memory_explained():
@@ -179,19 +181,29 @@ class FacilityJob:
             if not known:
                 log_error(self._state, blank.micrograph, traceback.format_exc())
             reason = str(error) if known else f"unexpected error {type(error).__name__}: {error}"
-            result = replace(blank, reason=" ".join(reason.split()), seconds=_since(start))
-            layout.write_failed(self.folder, result)
-            return result
+            return self._failed(replace(blank, reason=" ".join(reason.split()), seconds=_since(start)), finished)
         picture = self._picture(micrograph, picks)
         result = _done(replace(blank, seconds=_since(start)), picks, picture)
         return layout.write_done(self.folder, result, _contents(picks, picks, picture))
 
-    def _is_current(self, before: PickedMicrograph, now: PickedMicrograph, pixel_size: float | None) -> bool:
-        """Whether the same file was picked with the same settings, and its pick files exist."""
-        same = (before.size, before.mtime_ns, before.settings) == (now.size, now.mtime_ns, now.settings)
-        sized = pixel_size is None or before.pixel_size == pixel_size
+    def _failed(self, result: PickedMicrograph, finished: bool) -> PickedMicrograph:
+        """Write why a micrograph failed; ``finished`` picks of the same file are kept, and nothing is written."""
+        if finished:
+            reason = (result.reason or "").rstrip(".")
+            return replace(result, reason=f"{reason}; the files of its earlier picks are kept")
+        layout.write_failed(self.folder, result)
+        return result
+
+    def _is_finished(self, before: PickedMicrograph, now: PickedMicrograph) -> bool:
+        """Whether the file was picked and has not changed since, as far as it is seen, and the pick files exist."""
         there = all(layout.path_of(self.folder, now.stem, kind).exists() for kind in (layout.STAR, layout.CBOX))
-        return before.done and same and sized and there
+        return before.done and layout.same_file(before, now) and there
+
+    def _is_current(self, before: PickedMicrograph, now: PickedMicrograph, pixel_size: float | None) -> bool:
+        """Whether finished picks were made as they would be now, and the picture is there that they name."""
+        sized = pixel_size is None or before.pixel_size == pixel_size
+        drawn = not self.pictures or before.jpeg is None or layout.path_of(self.folder, now.stem, layout.JPEG).exists()
+        return before.settings == now.settings and sized and drawn
 
     def _diameter_for(self, micrograph: Micrograph) -> float | None:
         if self._given is not None and self._given.unit == "angstrom":

@@ -184,14 +184,27 @@ def write_done(
 def write_failed(folder: Path, result: PickedMicrograph) -> None:
     """Write why a micrograph failed, and remove the files of earlier picks so that nobody takes them for new ones.
 
+    Pick files are kept below ``.cryosegnet/changed``, unless they are as they were written and of another file of the
+    micrograph.
+
     Raises
     ------
     CryoSegNetError, OSError
         The file cannot be written.
     """
+    before = read_json(folder, result.stem)
+    outdated = before is not None and not same_file(before, result)
+    known = (before and outdated and before.checksums) or {}
+    for kind in (STAR, CBOX):
+        keep_if_changed(folder, file_of(result.stem, kind), {known.get(file_of(result.stem, kind))}, b"")
     for kind in (STAR, CBOX, JPEG):
         path_of(folder, result.stem, kind).unlink(missing_ok=True)
     write_json(folder, result)
+
+
+def same_file(before: PickedMicrograph, now: PickedMicrograph) -> bool:
+    """Whether the file of a micrograph has not changed since; also if it is not there any more."""
+    return (now.size, now.mtime_ns) in ((-1, -1), (before.size, before.mtime_ns))
 
 
 def write_json(folder: Path, result: PickedMicrograph) -> None:

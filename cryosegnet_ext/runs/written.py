@@ -107,7 +107,8 @@ def keep_if_changed(output: Path, name: str, known: Collection[int | None], cont
         kept = first.with_name(f"{first.stem}_{number}{first.suffix}")
     make_folder(kept.parent)
     write_atomic(kept, old)
-    log.warning(f"{output / name} was damaged or edited; it is written again, and the old file is kept in {kept}")
+    then = "was damaged or edited; it is written again" if content else "is removed, since its micrograph failed"
+    log.warning(f"{output / name} {then}, and the old file is kept in {kept}")
 
 
 def refuse_changed(path: Path) -> None:

@@ -127,6 +127,74 @@ def test_failures_are_told_and_leave_no_picks(tmp_path: Path) -> None:
     assert job.pick(tmp_path / "unsized.mrc", pixel_size=1.5).done
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What a job holds for services, by path; without its own state."""
+    every = (path for path in folder.rglob("*") if path.is_file() and ".cryosegnet" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in every}
+
+
+@pytest.mark.parametrize("wrong", [-1, 0, 1e9, float("nan"), 10**400, True, "x", [2.0]], ids=ascii)
+def test_a_wrong_argument_is_refused_before_anything_is_touched(tmp_path: Path, wrong: Any) -> None:
+    job = FacilityJob(StubPicker(), tmp_path / "job")
+    path = write_micrograph(tmp_path / "mic.mrc")
+    first = job.pick(path)
+    before = files_of(tmp_path / "job")
+    assert len(before) == 4
+    answer = job.pick(path, pixel_size=wrong)
+    assert (
+        answer.status == "failed" and "pixel size" in (answer.reason or "") and "0.05 to 100" in (answer.reason or "")
+    )
+    check(answer.as_json(), "micrograph")
+    assert files_of(tmp_path / "job") == before and job.pick(path) == first
+    assert job.pick(write_micrograph(tmp_path / "new.mrc"), pixel_size=wrong).status == "failed"
+    assert files_of(tmp_path / "job") == before
+    with pytest.raises(CryoSegNetError, match="pixel size"):
+        FacilityJob(StubPicker(), tmp_path / "other", pixel_size=wrong)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_failed_repick_of_an_unchanged_micrograph_keeps_the_finished_picks(tmp_path: Path) -> None:
+    class Failing(StubPicker):
+        def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
+            raise RuntimeError("can't start new thread")
+
+    folder, path = tmp_path / "job", write_micrograph(tmp_path / "mic.mrc")
+    first = FacilityJob(StubPicker(), folder).pick(path)
+    before = files_of(folder)
+    failing = FacilityJob(Failing(threshold=0.9), folder)
+    for pixel_size in (None, 3.0):
+        answer = failing.pick(path, pixel_size)
+        assert answer.status == "failed" and "memory ran out" in (answer.reason or "")
+        assert "the files of its earlier picks are kept" in (answer.reason or "") and answer.star is None
+        assert files_of(folder) == before
+    # A file system that is away for a moment, or a file that was archived.
+    path.rename(tmp_path / "archived.mrc")
+    assert failing.pick(path, 3.0).status == "failed" and files_of(folder) == before
+    assert FacilityJob(StubPicker(), folder).pick(path) == first
+    (tmp_path / "archived.mrc").rename(path)
+    # A picture that is missing is drawn again; if that fails, the picks stay.
+    (folder / "JPEG" / "mic.jpg").unlink()
+    assert FacilityJob(Failing(), folder).pick(path).status == "failed"
+    assert FacilityJob(StubPicker(), folder).pick(path).done
+    assert {name for name in files_of(folder)} == set(before)
+
+
+@pytest.mark.parametrize("name", ["STAR/mic.star", "JSON/mic.json"])
+def test_what_may_be_somebodys_work_is_kept_when_the_repick_fails(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, path = tmp_path / "job", write_micrograph(tmp_path / "mic.mrc")
+    assert FacilityJob(StubPicker(), folder).pick(path).done
+    text = (folder / name).read_bytes() + b" "
+    (folder / name).write_bytes(flip(text, 8 * len(text) // 2))
+    changed = files_of(folder)
+    assert FacilityJob(Broken(), folder).pick(path).status == "failed"
+    kept_in = folder / ".cryosegnet" / "changed"
+    kept = {str(one.relative_to(kept_in)): one.read_bytes() for one in kept_in.rglob("*") if one.is_file()}
+    assert {one: changed[one] for one in ("STAR/mic.star", "CBOX/mic.cbox")} == kept
+    assert "the micrograph is picked again" in caplog.text and "written again" not in caplog.text
+
+
 class Broken(StubPicker):
     def pick(self, micrograph: Micrograph, diameter: float | None = None) -> Picks:
         raise ZeroDivisionError("a bug")
@@ -491,6 +559,26 @@ def test_sample_service_answers_each_message(tmp_path: Path) -> None:
     assert len(read_picks(job / answers["m0"]["star"])) == answers["m0"]["picks"]
     assert sorted(path.stem for path in (queue / "failed").iterdir()) == ["absent", "nonsense"]
     assert output.splitlines()[0].startswith("ready")
+
+
+def test_a_wrong_message_does_not_cost_the_picks_of_an_earlier_one(tmp_path: Path) -> None:
+    queue, job = tmp_path / "queue", tmp_path / "job"
+    mic = str(write_micrograph(tmp_path / "mic.mrc"))
+    send(queue, "good", {"micrograph": mic})
+    service = start_service(queue, job)
+    wait_until((queue / "done" / "good.json").exists, "an answer", service)
+    before = files_of(job)
+    send(queue, "wrong", {"micrograph": mic, "pixel_size": -1})
+    wait_until((queue / "failed" / "wrong.json").exists, "an answer", service)
+    (queue / "STOP").touch()
+    service.communicate(timeout=LIMIT)
+    assert files_of(job) == before and set(before) == {
+        "STAR/mic.star",
+        "CBOX/mic.cbox",
+        "JPEG/mic.jpg",
+        "JSON/mic.json",
+    }
+    assert json.loads((job / "JSON" / "mic.json").read_text())["status"] == "done"
 
 
 def test_sample_service_survives_poison(tmp_path: Path) -> None:

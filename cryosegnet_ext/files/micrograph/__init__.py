@@ -28,6 +28,7 @@ from .stored import StoredImage
 __all__ = [
     "MICROGRAPH_SUFFIXES",
     "Micrograph",
+    "check_pixel_size",
     "inverted",
     "micrograph_of",
     "micrograph_stem",
@@ -130,6 +131,25 @@ def require_pixel_size(micrograph: Micrograph, why: str) -> float:
             f"give it with {option('pixel_size')}, in angstrom per pixel."
         )
     return micrograph.pixel_size
+
+
+def check_pixel_size(pixel_size: float, name: str) -> float:
+    """A pixel size that somebody gives, angstrom per pixel.
+
+    Parameters
+    ----------
+    pixel_size
+        What was given.
+    name
+        The micrograph it is for, as messages name it.
+
+    Raises
+    ------
+    CryoSegNetError
+        It is no number from 0.05 to 100.
+    """
+    with _explained(name):
+        return _callers_pixel_size(pixel_size)
 
 
 def read_micrograph(path: str | os.PathLike[str], pixel_size: float | None = None) -> Micrograph:
@@ -332,8 +352,8 @@ def _clean(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | 
 
 def _callers_pixel_size(pixel_size: Any) -> float:
     try:
-        value = float(pixel_size)
-    except (TypeError, ValueError):
+        value = math.nan if isinstance(pixel_size, bool) else float(pixel_size)
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not plausible(value):
         raise BadFile(
