@@ -113,13 +113,12 @@ def main(args: argparse.Namespace) -> int:
             pixel_size=args.pixel_size,
             progress=not args.quiet,
             stop=stop,
+            begin=publish and publish.check,
             watch=publish,
             monitor=Monitor(heartbeat, args.metrics),
             box_size=args.box_size,
             force=args.force,
         )
-        if publish is not None:
-            publish.finish()
     reported = _write_report(result, args)
     if not args.quiet:
         _report(result, args, reported)

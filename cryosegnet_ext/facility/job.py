@@ -30,7 +30,7 @@ from ..runs.diameter import doubted, given_diameter, seen_diameter
 from ..runs.folder import log_error, plain
 from ..runs.journal import Record, read_records
 from ..runs.pick_task import MicrographPicker
-from ..runs.written import each
+from ..runs.written import changed_files, each
 from . import layout
 from .layout import PickedMicrograph
 
@@ -134,10 +134,8 @@ class FacilityJob:
         if before is not None and before.done and _differ(before.micrograph, name):
             reason = f"{before.micrograph} has the same stem and was picked into this folder; use another job folder"
             return replace(blank, reason=reason)
-        wrong = layout.damaged(self.folder, stem, (before and before.checksums) or {})
-        if wrong is not None:
-            log.warning(f"{name}: {self.folder / wrong} was damaged or edited; the micrograph is picked again")
-        finished = before is not None and wrong is None and self._is_finished(before, blank)
+        whole = before is not None and not layout.is_damaged(self.folder, stem, before.checksums or {})
+        finished = before is not None and whole and self._is_finished(before, blank)
         if before is not None and finished and self._is_current(before, blank, pixel_size):
             return before
         with explained(self.folder):
@@ -238,7 +236,8 @@ class FacilityJob:
 class Publisher:
     """Writes the same files for ``cryosegnet pick --layout facility``, from those in ``picks/`` and ``overlays/``.
 
-    The run calls it for each finished micrograph. One that cannot be published gets a JSON file with the reason.
+    The run calls `check` at its start, and the object for each finished micrograph. One that cannot be published gets a
+    JSON file with the reason.
 
     Parameters
     ----------
@@ -274,24 +273,29 @@ class Publisher:
             return
         layout.write_done(folder, result, contents)
 
-    def finish(self) -> None:
-        """Write files anew that are missing, damaged or edited; also of micrographs picked without this layout."""
+    def check(self) -> None:
+        """Write files of earlier runs anew that are missing, damaged or edited, and all where there are none yet.
+
+        Micrographs whose files in ``picks/`` are not as they were written are left out: the run picks them again.
+        """
         done = [record for record in read_records(self._folder).values() if record.done]
         for record, wrong in zip(done, each(self._is_wrong, done)):
             if wrong:
                 self(record)
 
     def _is_wrong(self, record: Record) -> bool:
-        """Whether files of a micrograph are missing, or not as they were written, which is said."""
+        """Whether files of a micrograph are missing, or not as they were written, and can be made from its picks."""
+        folder, stem = self._folder, record.stem
         kinds = (layout.STAR, layout.CBOX, layout.JSON)
-        if not all(layout.path_of(self._folder, record.stem, kind).exists() for kind in kinds):
-            return True
-        copied = {f"picks/{record.stem}{kind[1]}": layout.file_of(record.stem, kind) for kind in kinds[:2]}
+        if inside(folder, f"overlays/{stem}.jpg").exists():
+            kinds = (*kinds, layout.JPEG)
+        copied = {f"picks/{stem}{kind[1]}": layout.file_of(stem, kind) for kind in (layout.STAR, layout.CBOX)}
         sums = record.checksums or {}
-        wrong = layout.damaged(self._folder, record.stem, {copied[name]: sums[name] for name in copied if name in sums})
-        if wrong is not None:
-            log.warning(f"{record.name}: {self._folder / wrong} was damaged or edited; it is written again")
-        return wrong is not None
+        there = all(layout.path_of(folder, stem, kind).exists() for kind in kinds)
+        if there and not layout.is_damaged(folder, stem, {copied[name]: sums[name] for name in copied if name in sums}):
+            return False
+        picks = [inside(folder, name) for name in copied]
+        return all(path.exists() for path in picks) and not {*copied}.intersection(changed_files(folder, record))
 
 
 def _done(blank: PickedMicrograph, picks: Picks, picture: bytes | Path | None) -> PickedMicrograph:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from ..files.json_text import from_json
 from ..files.picks import Picks, encode_picks
 from ..runs.folder import is_gone
 from ..runs.written import keep_if_changed
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 
@@ -164,15 +167,16 @@ def write_done(
         elif isinstance(content, bytes):
             written[kind] = content
     result = replace(result, checksums={file_of(stem, kind): checksum(written[kind]) for kind in (STAR, CBOX)})
-    known = known_checksums(folder, stem)
+    before = read_json(folder, stem)
     for kind in (CBOX, JPEG, JSON, STAR):
         path = path_of(folder, stem, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind is JSON:
             write_json(folder, result)
         elif kind in written:
-            if kind in (STAR, CBOX) and known:
-                keep_if_changed(folder, file_of(stem, kind), {known.get(file_of(stem, kind))}, written[kind])
+            # Earlier versions wrote no checksums.
+            if kind in (STAR, CBOX) and (before is None or before.checksums is not None):
+                _keep(folder, result, kind, (before and before.checksums) or {}, written[kind])
             write_atomic(path, written[kind])
         elif isinstance(source := contents.get(kind), Path):
             link_atomic(source, path)
@@ -196,7 +200,7 @@ def write_failed(folder: Path, result: PickedMicrograph) -> None:
     outdated = before is not None and not same_file(before, result)
     known = (before and outdated and before.checksums) or {}
     for kind in (STAR, CBOX):
-        keep_if_changed(folder, file_of(result.stem, kind), {known.get(file_of(result.stem, kind))}, b"")
+        _keep(folder, result, kind, known, b"")
     for kind in (STAR, CBOX, JPEG):
         path_of(folder, result.stem, kind).unlink(missing_ok=True)
     write_json(folder, result)
@@ -207,10 +211,20 @@ def same_file(before: PickedMicrograph, now: PickedMicrograph) -> bool:
     return (now.size, now.mtime_ns) in ((-1, -1), (before.size, before.mtime_ns))
 
 
+def _keep(
+    folder: Path, result: PickedMicrograph, kind: tuple[str, str], known: Mapping[str, int], content: bytes
+) -> None:
+    """Keep a pick file that is about to be replaced or removed, if it is not as it was written, which is said."""
+    name = file_of(result.stem, kind)
+    keep_if_changed(folder, name, {known.get(name)}, content, result.micrograph)
+
+
 def write_json(folder: Path, result: PickedMicrograph) -> None:
-    """Write ``JSON/<stem>.json``."""
+    """Write ``JSON/<stem>.json``; a damaged one that it replaces is said."""
     path = path_of(folder, result.stem, JSON)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if json_is_damaged(folder, result.stem):
+        log.warning(f"{result.micrograph}: {path} was damaged or edited; it is written again")
     write_atomic(path, seal(json.dumps(result.as_json(), indent=1)) + "\n")
 
 
@@ -224,14 +238,8 @@ def read_json(folder: Path, stem: str) -> PickedMicrograph | None:
     return None
 
 
-def known_checksums(folder: Path, stem: str) -> Mapping[str, int]:
-    """Checksums of a micrograph's STAR and CBOX file, as its JSON file gives them; empty if it does not."""
-    before = read_json(folder, stem)
-    return (before and before.checksums) or {}
-
-
-def damaged(folder: Path, stem: str, checksums: Mapping[str, int]) -> str | None:
-    """The first of a micrograph's files that is there and not as it was written; None if all are.
+def is_damaged(folder: Path, stem: str, checksums: Mapping[str, int]) -> bool:
+    """Whether one of a micrograph's files is there and not as it was written.
 
     Parameters
     ----------
@@ -240,15 +248,18 @@ def damaged(folder: Path, stem: str, checksums: Mapping[str, int]) -> str | None
     checksums
         Of the other files beside the JSON file, which has its own.
     """
-    for name, known in checksums.items():
-        if is_changed(inside(folder, name), known):
-            return name
+    changed = any(is_changed(inside(folder, name), known) for name, known in checksums.items())
+    return changed or json_is_damaged(folder, stem)
+
+
+def json_is_damaged(folder: Path, stem: str) -> bool:
+    """Whether ``JSON/<stem>.json`` is there and not as it was written."""
     with contextlib.suppress(OSError):
         try:
             unseal(path_of(folder, stem, JSON).read_bytes())
         except ValueError:
-            return file_of(stem, JSON)
-    return None
+            return True
+    return False
 
 
 def columns(picks: Picks) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def run(
     pixel_size: float | None = None,
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
+    begin: Callable[[], None] | None = None,
     watch: Callable[[Record, int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
     monitor: Monitor | None = None,
@@ -81,6 +82,8 @@ def run(
         Report on stderr.
     stop
         Called between micrographs and while waiting; True ends the run as a signal does.
+    begin
+        Called before anything is picked, once the folder is this run's and its settings are those of before.
     watch
         Called for each micrograph of this run after its files and its line in the journal are written, with its record,
         the number of finished micrographs (also by earlier runs), and the number of all. If it raises OSError or
@@ -113,6 +116,8 @@ def run(
         outputs = RunOutputs(journal, tuple(formats), overlays, box_size)
         source = inputs if isinstance(inputs, Watch) else MicrographList(inputs)
         source.begin(outputs)
+        if begin is not None:
+            begin()
         if source.skipped:
             log.info(f"{source.skipped} finished by an earlier run, {source.total - source.skipped} to pick")
         deaths = Deaths(None if engine.remote else journal.folder, journal.records)

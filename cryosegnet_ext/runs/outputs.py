@@ -60,7 +60,7 @@ class RunOutputs:
             names = [one.name for one, _ in every if one.key in changed]
             log.warning(
                 f"{self.folder}: the files of {plural(len(names), 'micrograph')} were damaged or edited after they "
-                f"were written, and are made again: {some(names)}"
+                f"were written, and are picked again: {some(names)}"
             )
         return [known and one.key not in changed for (one, _), known in zip(every, there)]
 

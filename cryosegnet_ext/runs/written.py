@@ -75,7 +75,9 @@ def _failed(record: Record, changed: Sequence[str]) -> Record:
     return replace(record, status="failed", reason=reason, picks=0, diameter=None, expected_false=None)
 
 
-def keep_if_changed(output: Path, name: str, known: Collection[int | None], content: bytes) -> None:
+def keep_if_changed(
+    output: Path, name: str, known: Collection[int | None], content: bytes, micrograph: str | None = None
+) -> None:
     """Keep a file that is about to get another content, if it is not what the run wrote: it may be a person's work.
 
     Parameters
@@ -88,6 +90,8 @@ def keep_if_changed(output: Path, name: str, known: Collection[int | None], cont
         Checksums of what the run may have written; None is none.
     content
         What it is to get; empty if it is to be removed.
+    micrograph
+        The micrograph, if the warning is to name it.
 
     Raises
     ------
@@ -107,8 +111,8 @@ def keep_if_changed(output: Path, name: str, known: Collection[int | None], cont
         kept = first.with_name(f"{first.stem}_{number}{first.suffix}")
     make_folder(kept.parent)
     write_atomic(kept, old)
-    then = "was damaged or edited; it is written again" if content else "is removed, since its micrograph failed"
-    log.warning(f"{output / name} {then}, and the old file is kept in {kept}")
+    whose = "" if micrograph is None else f"{micrograph}: "
+    log.warning(f"{whose}{output / name} was damaged or edited; the old file is kept in {kept}")
 
 
 def refuse_changed(path: Path) -> None:

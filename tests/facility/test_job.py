@@ -192,7 +192,8 @@ def test_what_may_be_somebodys_work_is_kept_when_the_repick_fails(
     kept_in = folder / ".cryosegnet" / "changed"
     kept = {str(one.relative_to(kept_in)): one.read_bytes() for one in kept_in.rglob("*") if one.is_file()}
     assert {one: changed[one] for one in ("STAR/mic.star", "CBOX/mic.cbox")} == kept
-    assert "the micrograph is picked again" in caplog.text and "written again" not in caplog.text
+    assert "mic.mrc" in caplog.text and "STAR/mic.star was damaged or edited; the old file is kept in" in caplog.text
+    assert ("JSON/mic.json was damaged" in caplog.text) == (name == "JSON/mic.json")
 
 
 class Broken(StubPicker):
@@ -251,7 +252,8 @@ def test_a_flipped_bit_is_noticed_and_the_files_are_made_again(
         again()
         text = (folder / name).read_bytes()
         assert text == whole or (name.startswith("JSON") and json.loads(text)["status"] == "done")
-        assert f"{folder / name} was damaged or edited" in caplog.text and "m.mrc" in caplog.text
+        (said,) = (record.getMessage() for record in caplog.records)  # once
+        assert f"{folder / name} was damaged or edited" in said and "m.mrc" in said
         caplog.clear()
         again()
         assert not caplog.records
@@ -260,8 +262,8 @@ def test_a_flipped_bit_is_noticed_and_the_files_are_made_again(
 def pick_with_layout(mics: Path, folder: Path) -> None:
     publish = Publisher(folder, StubPicker().settings)
     inputs = expand_inputs([mics])
-    batch.run(StubPicker(), inputs, folder, formats=("star", "cbox"), progress=False, watch=publish)
-    publish.finish()
+    how = {"formats": ("star", "cbox"), "progress": False, "begin": publish.check, "watch": publish}
+    batch.run(StubPicker(), inputs, folder, **how)  # type: ignore[arg-type]
 
 
 def test_same_stem_from_another_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
@@ -358,6 +360,43 @@ def test_layout_that_is_asked_for_later_is_filled(tmp_path: Path) -> None:
     assert len(list((tmp_path / "job" / "STAR").iterdir())) == 2
     for path in (tmp_path / "job" / "JSON").iterdir():
         check(json.loads(path.read_text()), "micrograph")
+
+
+@pytest.mark.parametrize("gone", ["STAR/mic_1.star", "CBOX/mic_1.cbox", "JSON/mic_1.json", "JPEG/mic_1.jpg"])
+def test_each_run_repairs_the_files_at_its_start(tmp_path: Path, gone: str) -> None:
+    job = tmp_path / "job"
+    for number in range(2):
+        write_micrograph(tmp_path / "mics" / f"mic_{number}.mrc", seed=number)
+    words = ("pick", tmp_path / "mics", "-o", job, "--layout", "facility")
+    assert run_stub(*words, "--quiet").returncode == 0
+    before = files_of(job)
+    pictures = [job / folder / "mic_1.jpg" for folder in ("overlays", "JPEG")]
+    for damage in ((job / gone).unlink, lambda: (job / gone).write_bytes(flip(before[gone], 800))):
+        if gone.startswith("JPEG") and (job / gone).samefile(pictures[0]) and damage != (job / gone).unlink:
+            continue  # a picture has no checksum
+        damage()
+        command = [sys.executable, str(ROOT / "tests" / "stub_picker.py"), *map(str, words), "--watch"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        run = start(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: (job / gone).exists() and (job / gone).read_bytes() == before[gone], "the repair", run)
+        assert run.poll() is None, "while the run goes on"
+        (job / "STOP").touch()
+        _, said = run.communicate(timeout=LIMIT)
+        assert run.returncode == 0 and said.count("damaged or edited") <= 1, said
+        assert pictures[0].samefile(pictures[1])
+
+
+def test_what_is_picked_again_is_not_repaired_from_damaged_picks(tmp_path: Path) -> None:
+    job, mic = tmp_path / "job", write_micrograph(tmp_path / "mics" / "mic.mrc")
+    words = ("pick", mic.parent, "-o", job, "--layout", "facility")
+    assert run_stub(*words, "--quiet").returncode == 0
+    before = files_of(job)
+    for name in ("picks/mic.cbox", "STAR/mic.star"):
+        (job / name).write_bytes(flip(before[name], 800))
+    done = run_stub(*words)
+    assert done.returncode == 0 and "error" not in done.stderr, done.stderr
+    now = files_of(job)
+    assert all(now[name] == before[name] for name in before if name.startswith(("STAR", "CBOX", "picks")))
 
 
 def test_a_picture_is_stored_once_and_each_name_keeps_its_own(tmp_path: Path) -> None:
