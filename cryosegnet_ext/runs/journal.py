@@ -159,13 +159,12 @@ class Journal:
         entry = {"record": "moved", "from": old[0], "to": one.key, "name": one.name}
         with explained(self.path):
             self._append(entry)
-        replay(entry, self.records)
+        replay(entry, self.records, self.warnings)
         return old[0]
 
     def set_diameter(self, diameter: Diameter | None) -> None:
         """Append the diameter of the dataset; None if it could not be determined."""
-        entry = {"diameter": None, "in_angstrom": None} if diameter is None else diameter.as_json()
-        self._append({"record": "diameter", **entry})
+        self._append(_diameter_entry(diameter))
         self.diameter, self.has_diameter = diameter, True
         self._write_head()
 
@@ -194,11 +193,13 @@ class Journal:
 
     def _head(self) -> bytes:
         """The lines that concern all micrographs."""
-        lines = _line({"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings})
+        lines = _line(self._settings_entry())
         if self.has_diameter:
-            entry = {"diameter": None, "in_angstrom": None} if self.diameter is None else self.diameter.as_json()
-            lines += _line({"record": "diameter", **entry})
+            lines += _line(_diameter_entry(self.diameter))
         return lines
+
+    def _settings_entry(self) -> dict[str, object]:
+        return {"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings}
 
     def _write_head(self) -> None:
         write_atomic(self.path.with_name(HEAD), self._head())
@@ -231,7 +232,7 @@ class Journal:
                 self._take_out_damaged()
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close())
         if before is None:
-            self._append({"record": "settings", "schema": SCHEMA, "version": __version__, "settings": self.settings})
+            self._append(self._settings_entry())
         if before is None or not self.path.with_name(HEAD).exists():
             self._write_head()
 
@@ -271,12 +272,8 @@ class Journal:
                 return dict(entry["settings"])
             if kind == "diameter":
                 self.diameter, self.has_diameter = Diameter.from_json(entry), True
-            elif kind == "warning":
-                self.warnings.append(str(entry["text"]))
-            elif kind == "warnings forgotten":
-                self.warnings.clear()
             else:
-                replay(entry, self.records)
+                replay(entry, self.records, self.warnings)
                 if kind == "micrograph":
                     self._written.update(entry.get("files") or ())
         except DAMAGED:
@@ -321,6 +318,11 @@ class Journal:
 
 def _line(entry: Mapping[str, object]) -> bytes:
     return seal(json.dumps(entry)).encode() + b"\n"
+
+
+def _diameter_entry(diameter: Diameter | None) -> dict[str, object]:
+    values = {"diameter": None, "in_angstrom": None} if diameter is None else diameter.as_json()
+    return {"record": "diameter", **values}
 
 
 def _file_of(record: Record) -> tuple[str, int, int]:

@@ -107,7 +107,7 @@ def read_records(output: str | Path) -> dict[str, Record]:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         for line in file:
             try:
-                replay(unseal(line), records)
+                replay(unseal(line), records, [])
             except DAMAGED:
                 if line.endswith(b"\n"):  # else it is being written
                     damaged.append(line)
@@ -142,12 +142,17 @@ def forget(line: bytes, records: dict[str, Record]) -> None:
         records.pop(key, None)
 
 
-def replay(entry: Mapping[str, Any], records: dict[str, Record]) -> None:
-    """Apply a line of the journal to the records; raises one of ``DAMAGED`` if no run wrote it."""
-    if entry.get("record") == "micrograph":
+def replay(entry: Mapping[str, Any], records: dict[str, Record], warnings: list[str]) -> None:
+    """Apply a line of the journal to the records and warnings; raises one of ``DAMAGED`` if no run wrote it."""
+    kind = entry.get("record")
+    if kind == "warning":
+        warnings.append(str(entry["text"]))
+    elif kind == "warnings forgotten":
+        warnings.clear()
+    elif kind == "micrograph":
         record = _checked(from_json(Record, entry))
         records[record.key] = record
-    elif entry.get("record") == "moved":
+    elif kind == "moved":
         moved = _checked(
             from_json(Record, {**asdict(records[entry["from"]]), "key": entry["to"], "name": entry["name"]})
         )

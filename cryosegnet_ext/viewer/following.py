@@ -122,17 +122,13 @@ class Following:
         kind = entry.get("record")
         if kind == "settings":
             self.settings = dict(entry["settings"])
-        elif kind == "warning":
-            self.warnings.append(str(entry["text"]))
-        elif kind == "warnings forgotten":
-            self.warnings.clear()
         else:
-            replay(entry, self.records)
-            if kind in ("micrograph", "moved"):
-                self.order.pop(str(entry.get("from")), None)
-                key = str(entry["key"] if kind == "micrograph" else entry["to"])
-                self.order.pop(key, None)
-                self.order[key] = None
+            replay(entry, self.records, self.warnings)
+        if kind in ("micrograph", "moved"):
+            self.order.pop(str(entry.get("from")), None)
+            key = str(entry["key"] if kind == "micrograph" else entry["to"])
+            self.order.pop(key, None)
+            self.order[key] = None
 
     def _read_heartbeat(self) -> bool:
         """Whether it has changed."""
