@@ -17,9 +17,9 @@ from benchmarks import real_data
 from benchmarks.accuracy.real_micrographs import LABEL_DIAMETER, PIXEL_SIZE
 from cryosegnet_ext import read_picks
 from cryosegnet_ext.cli import main as cryosegnet
-from cryosegnet_ext.evaluation import match
+from cryosegnet_ext.evaluation.matching import MAX_DISTANCE, match
 from cryosegnet_ext.files.picks import Picks
-from cryosegnet_ext.viewer.audit import MAX_DISTANCE, AuditedPick, audited
+from cryosegnet_ext.viewer.audit import AuditedPick, audited
 
 FOLDER = real_data.HERE / "audit"
 SETS = (*real_data.SETS, *real_data.TEST_SETS)

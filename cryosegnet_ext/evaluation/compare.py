@@ -21,6 +21,7 @@ from ..runs.edited_picks import FOLDER, edited_files
 from ..runs.finished import FinishedRun, open_finished, run_holding
 from . import remarks
 from .cryoppp import flipped
+from .matching import MAX_DISTANCE
 from .measures import SetScore, Shape, score_set
 from .reading import PickSet, on_micrographs, picks_of_others, read_labels, read_set, read_shapes, with_shapes
 
@@ -58,7 +59,7 @@ class EvaluationOptions:
     labels: Path
     sets: Mapping[str, Path]
     diameter: Diameter | None = None
-    max_distance: float = 0.3
+    max_distance: float = MAX_DISTANCE
     pixel_size: float | None = None
     thresholds: Mapping[str | None, float] = field(default_factory=dict)
     shape: Shape | None = None

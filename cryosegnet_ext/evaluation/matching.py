@@ -14,6 +14,8 @@ from scipy.spatial.distance import cdist
 
 from .counts import Counts
 
+#: Largest distance of a right pick from its label, in particle diameters, unless another one is given.
+MAX_DISTANCE = 0.3
 #: Up to this many pairs of a pick and a label, all go into one assignment; beyond it only those within reach.
 _WHOLE = 4_000_000
 _FAR = 1e6

@@ -25,8 +25,6 @@ from ..files.picks import Picks
 PARTICLE, JUNK, UNSURE = "particle", "junk", "unsure"
 #: What can be said of a pick.
 VERDICTS = (PARTICLE, JUNK, UNSURE)
-#: Farthest that a pick lies from its label, label diameters, as in ``cryosegnet evaluate``.
-MAX_DISTANCE = 0.3
 _MOST_BYTES = 100_000_000
 
 

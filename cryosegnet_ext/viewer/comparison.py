@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError, plural, some
 from ..evaluation import remarks
-from ..evaluation.matching import match
+from ..evaluation.matching import MAX_DISTANCE, match
 from ..files.diameter import to_pixels
 from ..files.inputs import STATE_FOLDER
 from ..files.labels import coordinate_files
@@ -22,8 +22,6 @@ from ..files.picks import Picks
 from ..report.collect import collect
 from ..runs.edited_picks import EditedPicks
 
-#: Farthest that a common pick's two places lie apart, in particle diameters; as `evaluate` has it.
-MAX_DISTANCE = 0.3
 _MOST_ROWS = 100_000
 _MOST_COORDINATE = 1e6
 
@@ -90,7 +88,6 @@ class Comparison:
 def read_comparison(
     path: str | Path,
     names: Sequence[str],
-    shapes: Sequence[tuple[int, int]],
     pixel_sizes: Sequence[float | None],
     diameter: float,
     own: Mapping[int, Picks],
@@ -103,14 +100,12 @@ def read_comparison(
         The folder of a run, or what `coordinate_files` reads.
     names
         The session's micrographs. Those of the other picks are found as `match_micrographs` does.
-    shapes : (n,) of (ny, nx)
-        Of the micrographs; (0, 0) where not known.
     pixel_sizes
         Angstrom per pixel, or None.
     diameter
         Of the particles, angstrom (pixels without a pixel size).
     own
-        The session's picks by the number of the micrograph, for remarks on shifted or mirrored ones.
+        The session's picks by the number of the micrograph, for its shape and for remarks on shifted or mirrored ones.
 
     Raises
     ------
@@ -131,8 +126,7 @@ def read_comparison(
     for number, name in enumerate(names):
         if name not in found:
             continue
-        picks, shape = tables[found[name]], shapes[number]
-        known = shape if min(shape) else None
+        picks, known = tables[found[name]], own[number].shape
         if known and picks.shape and picks.shape != known:
             sizes.append(f"{name} ({picks.shape[1]} x {picks.shape[0]} pixels, here {known[1]} x {known[0]})")
             continue

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CryoSegNetError, plural
+from ..evaluation.matching import MAX_DISTANCE
 from ..evaluation.reading import on_micrographs, read_labels
 from ..files.diameter import as_picks_hold, from_pixels, to_pixels
 from ..files.inputs import Input, output_stems
@@ -21,7 +22,7 @@ from ..report.command import CHOOSE, edits_commands, in_folder
 from ..report.pack import pack, select_for_page
 from ..runs.edited_picks import FOLDER
 from ..runs.journal import Record
-from .audit import MAX_DISTANCE, AuditSession, unlabelled
+from .audit import AuditSession, unlabelled
 from .comparison import Comparison, read_comparison
 from .session import ViewedMicrograph, ViewSession
 
@@ -76,9 +77,8 @@ def _compared(run: RunData, session: ViewSession, path: str | Path) -> Compariso
     records = {record.name: record for record in run.done}
     shown = session.micrographs
     own = {i: run.candidates(records[m.name])[0].candidates.above(run.threshold) for i, m in enumerate(shown)}
-    shapes = [own[i].shape or (0, 0) for i in range(len(shown))]
     pixel_sizes = [m.pixel_size for m in shown]
-    return read_comparison(path, [m.name for m in shown], shapes, pixel_sizes, session.diameter, own)
+    return read_comparison(path, [m.name for m in shown], pixel_sizes, session.diameter, own)
 
 
 def open_audit(
