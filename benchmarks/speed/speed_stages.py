@@ -217,7 +217,7 @@ def ours_working(c: Context):
 def ours_unet(c: Context):
     from cryosegnet_ext.networks.unet import probability_map
 
-    model, image = c.picker(segmenter="watershed")._unet, c.array("working")
+    model, image = c.picker(segmenter="watershed")._models.unet, c.array("working")
     return lambda: void(probability_map(model, image))
 
 

@@ -7,27 +7,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError, UsageError, option
 from ..files.diameter import Diameter, from_pixels, to_pixels
 from ..files.micrograph import Micrograph, inverted, require_pixel_size
 from ..files.picks import Picks
-from ..networks.unet import AttentionUNet, probability_map
-from ..networks.window_sam import is_windowed
-from ..weights import load_sam, load_unet, metadata_of, resolve, sha256_of
+from ..networks.unet import probability_map
+from ..weights import resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter, other_diameter
 from .evidence import MOST_FALSE, height_map, heights_of, null_peaks, peaks_of, true_share
 from .given import OneMicrograph, as_list, as_micrograph, pick_each
 from .masks import Masks
-from .on_device import OnCpu, OnDevice, choose_device
-from .options import BUILT_IN_SAM, PickerOptions
+from .models import load_models
+from .on_device import OnCpu, OnDevice
+from .options import PickerOptions
 from .postprocess import MapGeometry, default_rule, published_rule
 from .scoring import Calibration, MaskFeatures
 from .surroundings import darkness, local_noise
@@ -120,42 +119,13 @@ class Picker:
             max_diameter=max_diameter,
             threshold=threshold,
         )
-        self.device = choose_device(device)
+        self._models = models = load_models(self._options)
+        self._working_diameter, self._label_share = models.working_diameter, models.label_share
+        self.device, self.recipe, self.segmenter = models.device, models.recipe, models.segmenter
+        self.threshold = models.threshold
         self._on_device = self.device.type != "cpu"
         self.denoised = denoised
         self.diameter = None if diameter is None else Diameter.given(diameter)
-        unet, note = load_unet(weights)
-        self._unet: AttentionUNet = unet.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trained_for = str(note.get("recipe", "published"))
-        self.recipe = recipe or trained_for
-        if self.recipe != trained_for:
-            raise UsageError(
-                f"The weights {weights} were trained for the {trained_for} recipe, not the {self.recipe} one: leave "
-                f"out {option('recipe')} or choose other weights."
-            )
-        self._working_diameter = float(note.get("diameter", 32.0))
-        self._label_share = float(note.get("label_share", 1.0))
-        self.segmenter, sam = _choose_segmenter(segmenter, sam, self.recipe, note)
-        self._sam = None if sam is None else load_sam(sam).to(self.device)
-        self._windows = self._sam is not None and is_windowed(self._sam)
-        if self._windows and self.recipe == "published":
-            raise UsageError(
-                f"{option('sam', str(sam))} works with the default recipe only: for the published one use "
-                f"{option('sam', 'sam_vit_b')}"
-            )
-        if self._windows and self.segmenter == "grid":
-            raise UsageError(
-                f"{option('sam', str(sam))} works with {option('segmenter', 'peaks')} only: use that, or "
-                f"{option('sam', 'sam_vit_b')} for the grid"
-            )
-        fitted = _fitted_for(self.segmenter, self._windows, note, sam)
-        try:
-            self._calibration = Calibration(**fitted.get("calibration", {}))
-        except TypeError as error:
-            raise CryoSegNetError(
-                f"the calibration of {weights} is of another version: choose other weights"
-            ) from error
-        self.threshold = float(fitted.get("threshold", 0.0)) if threshold is None else threshold
         # everything that changes picks: the options without the device, and the hashes of the weights
         self.settings: dict[str, object] = asdict(self._options) | {
             "algorithm": ALGORITHM,
@@ -164,9 +134,9 @@ class Picker:
             "threshold": self.threshold,
             "weights": Path(weights).name,
             "weights_sha256": sha256_of(resolve(weights)),
-            "sam": None if sam is None else Path(sam).name,
-            "sam_sha256": None if sam is None else sha256_of(resolve(sam)),
-            "calibration": asdict(self._calibration),
+            "sam": None if models.sam_weights is None else Path(models.sam_weights).name,
+            "sam_sha256": None if models.sam_weights is None else sha256_of(resolve(models.sam_weights)),
+            "calibration": asdict(models.calibration),
         }
         del self.settings["device"]
         if not invert:
@@ -382,7 +352,7 @@ class Picker:
             masks,
             geometry,
             diameter_px,
-            self._calibration,
+            self._models.calibration,
             darkness=darkness(work.data, masks, self._working_diameter),
             noise=local_noise(work.data, masks, self._working_diameter),
             heights=heights,
@@ -403,14 +373,14 @@ class Picker:
         return self._view_of(self._seen(micrograph))
 
     def _view_of(self, seen: Micrograph) -> OnCpu | OnDevice:
-        return OnDevice(seen, self._unet) if self._on_device else OnCpu(seen, self._map)
+        return OnDevice(seen, self._models.unet) if self._on_device else OnCpu(seen, self._map)
 
     def _seen(self, micrograph: Micrograph) -> Micrograph:
         """The micrograph with dark particles, as the networks know them."""
         return inverted(micrograph) if self._options.invert else micrograph
 
     def _map(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return probability_map(self._unet, image)
+        return probability_map(self._models.unet, image)
 
     def _masks(
         self,
@@ -421,13 +391,14 @@ class Picker:
     ) -> Masks:
         if self.segmenter == "watershed":
             return segment.watershed(probability, diameter_px=diameter_px, peaks=peaks)
-        assert self._sam is not None
+        sam = self._models.sam
+        assert sam is not None
         if self.segmenter == "grid":
-            return segment.grid(probability, self._sam)
+            return segment.grid(probability, sam)
         area = np.pi / 4 * (self._label_share * diameter_px) ** 2
-        if self._windows and image is not None:
-            return cut(probability, image, self._sam, diameter_px=diameter_px, expected_area=float(area), peaks=peaks)
-        return segment.peaks(probability, self._sam, diameter_px=diameter_px, expected_area=float(area))
+        if self._models.windows and image is not None:
+            return cut(probability, image, sam, diameter_px=diameter_px, expected_area=float(area), peaks=peaks)
+        return segment.peaks(probability, sam, diameter_px=diameter_px, expected_area=float(area))
 
     def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, MaskFeatures]:
         """The published chain: denoise at full size, squeeze to 1024 x 1024, U-Net, segmenter, published rule.
@@ -498,22 +469,3 @@ class Picker:
 @cache
 def _warn_once(text: str) -> None:
     log.warning(text)
-
-
-def _choose_segmenter(
-    segmenter: str | None, sam: str | Path | None, recipe: str, note: dict[str, Any]
-) -> tuple[str, str | Path | None]:
-    """The segmenter and its SAM: the given ones, else the built-in SAM at peaks if the U-Net was calibrated for it."""
-    if segmenter is None:
-        calibrated = recipe == "default" and "peaks" in note.get("segmenters", {})
-        segmenter = "peaks" if sam is not None or calibrated else "watershed"
-    return segmenter, BUILT_IN_SAM if segmenter == "peaks" and sam is None else sam
-
-
-def _fitted_for(segmenter: str, windows: bool, note: dict[str, Any], sam: str | Path | None) -> dict[str, Any]:
-    """Calibration and threshold: of the U-Net with this SAM, else from the SAM's file, else of the U-Net alone."""
-    if windows and sam is not None:
-        found = note.get("segmenters", {}).get(segmenter) or metadata_of(resolve(sam)).get("fitted")
-        if found:
-            return dict(found)
-    return note
