@@ -8,14 +8,13 @@ import html
 import os
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CryoSegNetError
 from .formats import PickColumns
 from .micrograph import Micrograph
-from .overlay import circle_diameters, draw_overlay, pixels_for, to_grey
+from .overlay import circle_diameters, encode_overlay, pixels_for, to_grey
 
 _LONGEST_SIDE = 1600
 _ROWS = 5
@@ -90,9 +89,7 @@ def _picture(picks: PickColumns) -> str:
     # A display that fails would hide the picks: whatever is wrong with the file, the table is still right.
     with contextlib.suppress(Exception):
         if picks.micrograph is not None and os.path.getsize(picks.micrograph) <= _CHEAP:
-            picture = draw_overlay(picks.micrograph, picks, _HTML_SIDE)
-            ok, encoded = cv2.imencode(".jpg", np.ascontiguousarray(picture[:, :, ::-1]))
-            if ok:
-                source = base64.b64encode(encoded.tobytes()).decode()
-                return f'<img alt="the picks on their micrograph" src="data:image/jpeg;base64,{source}">'
+            picture = encode_overlay(pixels_for(picks.micrograph, picks), picks, _HTML_SIDE)
+            source = base64.b64encode(picture).decode()
+            return f'<img alt="the picks on their micrograph" src="data:image/jpeg;base64,{source}">'
     return ""

@@ -20,17 +20,15 @@ from .pack import pack
 
 NAME = "report.html"
 _SCRIPTS = (
-    *(
-        "model.js",
-        "charts.js",
-        "scatter.js",
-        "draw.js",
-        "stage.js",
-        "picture.js",
-        "help.js",
-        "gallery.js",
-        "particles.js",
-    ),
+    "model.js",
+    "charts.js",
+    "scatter.js",
+    "draw.js",
+    "stage.js",
+    "picture.js",
+    "help.js",
+    "gallery.js",
+    "particles.js",
     "controls.js",
 )
 
@@ -98,12 +96,8 @@ def make_page(data: Mapping[str, Any], view: Mapping[str, Any] | None = None) ->
         What the viewer's server adds. With it the page can edit or judge picks, and asks the server for pictures.
     """
     style = read_text("style.css")
-    names = (
-        _SCRIPTS
-        if view is None
-        else (*_SCRIPTS, "history.js", "compare.js", "audit.js" if view.get("audit") else "edit.js")
-    )
-    script = '"use strict";\n(() => {\n' + "\n".join(read_text(name) for name in names) + "\nstart();\n})();\n"
+    served = () if view is None else ("history.js", "compare.js", "audit.js" if view.get("audit") else "edit.js")
+    script = '"use strict";\n(() => {\n' + "\n".join(map(read_text, (*_SCRIPTS, *served))) + "\nstart();\n})();\n"
     everything = {**data, "view": view, "version": __version__, "created": time.strftime("%Y-%m-%d %H:%M")}
     return assemble("page.html", style, script, str(data["title"]), everything, view is not None)
 
