@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,22 +40,19 @@ def edit(out: Path, stem: str, rows: list[list[float]]) -> None:
     Picks(x, y, np.full(len(x), np.nan), score, 1.06, SHAPE).write(path)
 
 
-def pick(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, *more: object) -> int:
+@pytest.fixture
+def pick(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``cryosegnet-cryosparc pick`` with more words."""
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
-    return cli.main(["pick", *words(fake), "--no-prompt", *map(str, more)])
+    return lambda *more: cli.main(["pick", *words(fake), "--no-prompt", *map(str, more)])
 
 
 @pytest.mark.parametrize("more", [[], ["--download"], ["--flip-y"]])
 def test_edited_picks_become_particles(
-    fake: FakeCryoSPARC,
-    world: World,
-    run: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    more: list[str],
+    pick: Callable[..., int], world: World, run: Path, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
-    assert pick(fake, monkeypatch, "--from-run", run, *more) == 0
+    assert pick("--from-run", run, *more) == 0
     assert world.jobs["J2"].status == "completed"
     said = capsys.readouterr()
     assert "2 of 3 micrographs are edited" in said.out and "1 edited micrograph has no picks left" in said.err
@@ -72,47 +70,37 @@ def test_edited_picks_become_particles(
     assert (np.asarray(world.outputs["J2", "particles"]["location/min_dist_A"]) > 0).all()
 
 
-def test_without_edits_they_are_those_of_picking(
-    fake: FakeCryoSPARC, world: World, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert pick(fake, monkeypatch, "--from-run", run, "--no-edits") == 0
+def test_without_edits_they_are_those_of_picking(pick: Callable[..., int], world: World, run: Path) -> None:
+    assert pick("--from-run", run, "--no-edits") == 0
     assert len(world.outputs["J2", "particles"]) == 36
 
 
 def test_exposures_that_the_run_lacks_are_left_out_and_named(
-    fake: FakeCryoSPARC,
-    world: World,
-    run: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    pick: Callable[..., int], world: World, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_exposures(world, [SHAPE], first=3)
-    assert pick(fake, monkeypatch, "--from-run", run) == 2
+    assert pick("--from-run", run) == 2
     err = capsys.readouterr().err
     assert "0003_patch_aligned_doseweighted.mrc" in err and "Traceback" not in err
 
 
 def test_another_run_fails_the_job(
-    fake: FakeCryoSPARC,
-    world: World,
-    run: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    pick: Callable[..., int], world: World, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = world.outputs["J1", "exposures"]["micrograph_blob/path"]
     world.outputs["J1", "exposures"]["micrograph_blob/path"] = [str(p).replace("/0", "/other_") for p in paths]
-    assert pick(fake, monkeypatch, "--from-run", run) == 3
+    assert pick("--from-run", run) == 3
     assert "it has none of the 3 micrographs of this job" in capsys.readouterr().err
     assert world.jobs["J2"].status == "failed"
 
 
 def test_options_that_do_nothing_are_refused(
-    fake: FakeCryoSPARC, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pick: Callable[..., int], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert pick(fake, monkeypatch, "--from-run", run, "--diameter", "150") == 1
-    assert pick(fake, monkeypatch, "--from-run", run, "--force") == 1
-    assert pick(fake, monkeypatch, "--no-edits") == 1
-    assert pick(fake, monkeypatch, "--from-run", run.parent / "nowhere") == 3
+    assert pick("--from-run", run, "--diameter", "150") == 1
+    assert pick("--from-run", run, "--force") == 1
+    assert pick("--no-edits") == 1
+    assert pick("--from-run", run.parent / "nowhere") == 3
     err = capsys.readouterr().err
     assert "--diameter cannot be used with --from-run" in err and "--force cannot be used" in err
     assert "go with --from-run" in err
