@@ -18,16 +18,8 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks, read_picks
-from cryosegnet_ext.report.averages import (
-    STACK,
-    TABLE,
-    judge,
-    pack_averages,
-    read_averages,
-    sentence,
-    working,
-    write_averages,
-)
+from cryosegnet_ext.report.average_verdict import judge, sentence, working
+from cryosegnet_ext.report.averages import STACK, TABLE, pack_averages, read_averages, write_averages
 from cryosegnet_ext.report.page import write_report
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.edited_picks import EditedPicks
