@@ -33,6 +33,9 @@ SIZES = EMPTY_SIZES
 
 RATIOS, FILAMENT_MICROGRAPHS = (0.1, 2.0), 2
 NOISE_SIDE, NOISE_MICROGRAPHS = 1024, 2
+COLOURS = (("white", 0.0), ("pink", 1.0))
+"""Noise, and how its power falls with the frequency."""
+
 KINDS = ("views", "filaments", "noise")
 
 
@@ -55,17 +58,22 @@ def helices() -> Iterator[tuple[str, str, Micrograph]]:
             yield f"filaments, SNR {ratio:g}", f"filaments {number}, SNR {ratio:g}", filaments.micrograph(ratio, number)
 
 
+def coloured_noise(side: int, power: float, seed: int) -> np.ndarray:
+    """Noise (side, side) of mean 0 and standard deviation 1; its power falls as the frequency to ``power``."""
+    image = np.random.default_rng([31, seed]).standard_normal((side, side), np.float32)
+    frequency = np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None, :])
+    wave = fft.rfft2(image) / np.maximum(frequency, 1 / side) ** (power / 2)
+    wave[0, 0] = 0
+    data = fft.irfft2(wave, s=image.shape)
+    return (data / data.std()).astype(np.float32)
+
+
 def noise(side: int = NOISE_SIDE) -> Iterator[tuple[str, str, Micrograph]]:
-    """Group, name and micrograph of noise of mean 0 and standard deviation 1."""
-    for colour, power in (("white", 0.0), ("pink", 1.0)):
+    """Group, name and micrograph of noise."""
+    for colour, power in COLOURS:
         for number in range(NOISE_MICROGRAPHS):
-            image = np.random.default_rng([31, number]).standard_normal((side, side), np.float32)
-            frequency = np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None, :])
-            wave = fft.rfft2(image) / np.maximum(frequency, 1 / side) ** (power / 2)
-            wave[0, 0] = 0
-            data = fft.irfft2(wave, s=image.shape)
             name = f"{colour} noise {number}"
-            yield f"{colour} noise", name, Micrograph((data / data.std()).astype(np.float32), None, name)
+            yield f"{colour} noise", name, Micrograph(coloured_noise(side, power, number), None, name)
 
 
 def main() -> None:
