@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
+from tests.browser import open_browser  # noqa: E402
 from tests.waiting import kill_started  # noqa: E402
 
 # The networks here are small. Threads that wait for each other cost much where several tests share the cores.
@@ -37,6 +39,13 @@ def shared_data() -> Path:
     if not (folder / "micrographs").is_dir():
         pytest.skip(f"no real micrographs at {folder}: set CRYOSEGNET_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; tests that need it skip where it or Playwright is absent."""
+    with open_browser() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

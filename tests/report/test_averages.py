@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from cryosegnet_ext.report.page import write_report
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.runs.edited_picks import EditedPicks
 from cryosegnet_ext.runs.finished import open_finished
-from tests.browser import Watched, open_browser
+from tests.browser import Watched
 
 SIDE, PITCH = 520, 46
 Y, X = np.mgrid[:48, :48] - 24
@@ -229,31 +228,23 @@ def test_sentences_are_not_alarming_for_small_sets_or_faint_particles() -> None:
     assert "may be noise" in said and "Only if the crops show no particles, raise the threshold" in said
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as found:
-        yield found
-
-
 @pytest.mark.browser
 def test_the_tab_shows_averages_or_how_to_make_them(browser: Any, tmp_path: Path) -> None:
     out = make(tmp_path, 2, 0.3)
     for made in (False, True):
         if made:
-            write_averages(EditedPicks(open_finished(out)))
+            table = write_averages(EditedPicks(open_finished(out)))
         path = write_report(out)
         watched = Watched(browser)
         page = watched.open(path.as_uri())
         page.locator("[data-panel=averages]").click()
         if made:
-            assert (
-                "too few" in page.locator("#average-verdict").inner_text()
-                or "noise" in page.locator("#average-verdict").inner_text()
-            )
+            assert page.locator("#average-verdict").inner_text() == table.sentence
             watched.until(
                 "Array.from(document.querySelectorAll('#average-images img')).every((i) => i.naturalWidth === 96)"
             )
-            assert page.locator("#average-images figure").count() >= 1
+            captions = page.locator("#average-images figcaption").all_inner_texts()
+            assert captions == [f"{round(count)} picks" for count in table.counts] != []
         else:
             assert f"cryosegnet report {out} --averages" in page.locator("#average-about").inner_text()
         assert watched.complaints == []

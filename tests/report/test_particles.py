@@ -16,7 +16,7 @@ from cryosegnet_ext.report.page import make_page, write_report
 from cryosegnet_ext.report.particles import CROP_BYTES
 from cryosegnet_ext.runs.candidates import candidates_path, encode_candidates, read_candidates, write_candidates
 from cryosegnet_ext.runs.journal import Record
-from tests.browser import Watched, open_browser
+from tests.browser import Watched
 from tests.report.runs import make_run
 from tests.report.test_page import _many
 from tests.runs.test_crops import spots
@@ -67,12 +67,6 @@ def test_picks_of_a_pick_file_have_no_crops(tmp_path: Path) -> None:
     content[128] ^= 1  # the version
     path.write_bytes(content)
     assert [sheet["micrograph"] for sheet in packing.pack(run)["crops"]["sheets"]] == [1]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

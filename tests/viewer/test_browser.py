@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from cryosegnet_ext.runs.candidates import read_candidates
 from cryosegnet_ext.viewer.audit import read_audit
 from cryosegnet_ext.viewer.opening import open_audit, open_micrographs, open_run
 from cryosegnet_ext.viewer.redirect import redirect_file
-from tests.browser import Watched, open_browser
+from tests.browser import Watched
 from tests.report.runs import make_run
 from tests.stub_picker import write_micrograph
 from tests.viewer.test_audit import write_labels
@@ -25,12 +24,6 @@ from tests.viewer.test_server import serve
 pytestmark = pytest.mark.browser
 
 NAMES = [f"mic_{i}.mrc" for i in range(5)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as found:
-        yield found
 
 
 def at(page: Any, x: float, y: float, shape: tuple[int, int] = (64, 96)) -> tuple[float, float]:

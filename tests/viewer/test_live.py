@@ -8,10 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,11 @@ from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.runs import batch
 from cryosegnet_ext.viewer import following, live
 from cryosegnet_ext.viewer.live import LiveRun, LiveServer
-from tests.browser import Watched, open_browser
+from tests.browser import Watched
 from tests.report.runs import CandidatePicker, make_run
 from tests.runs.helpers import STUB
 from tests.stub_picker import write_micrograph
-from tests.viewer.test_server import ask
+from tests.viewer.test_server import ask, running
 from tests.waiting import LIMIT, start
 
 NAMES = [f"mic_{i}.mrc" for i in range(6)]
@@ -36,19 +33,6 @@ NAMES = [f"mic_{i}.mrc" for i in range(6)]
 @pytest.fixture(autouse=True)
 def looks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_LOOK_SECONDS", 0.0)
-
-
-@contextmanager
-def serve(output: Path) -> Iterator[LiveServer]:
-    server = LiveServer(output)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def state(run: LiveRun) -> dict[str, Any]:
@@ -193,7 +177,7 @@ def test_fifty_thousand_micrographs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_server_shows_no_more_than_the_run(tmp_path: Path) -> None:
     out = make_run(tmp_path, NAMES)
-    with serve(out) as server:
+    with running(LiveServer(out)) as server:
         status, body, headers = ask(server, "")
         assert status == 200 and b"connect-src &#x27;self&#x27;" in body and headers["X-Frame-Options"] == "DENY"
         status, body, _ = ask(server, "state.json")
@@ -217,12 +201,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert said in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as found:
-        yield found
-
-
 @pytest.mark.browser
 def test_the_page_follows_a_process_that_picks(browser: Any, tmp_path: Path) -> None:
     for i in range(6):
@@ -230,7 +208,7 @@ def test_the_page_follows_a_process_that_picks(browser: Any, tmp_path: Path) -> 
     (tmp_path / "mics/m1.mrc").write_bytes(b"no image" * 300)
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(STUB.parents[1]), "STUB_HOLD": "m5.mrc"}
-    with serve(out) as server:
+    with running(LiveServer(out)) as server:
         watched = Watched(browser)
         page = watched.open(server.address)
         assert page.locator("#state").text_content() == "Waiting"

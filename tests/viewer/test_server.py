@@ -12,10 +12,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -37,9 +37,11 @@ NAMES = ["a.mrc", "b.mrc", "c.mrc"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
+Server = TypeVar("Server", bound=PageServer)
+
+
 @contextmanager
-def serve(session: ViewSession) -> Iterator[ViewServer]:
-    server = ViewServer(session)
+def running(server: Server) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -48,6 +50,10 @@ def serve(session: ViewSession) -> Iterator[ViewServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def serve(session: ViewSession) -> AbstractContextManager[ViewServer]:
+    return running(ViewServer(session))
 
 
 @pytest.fixture
