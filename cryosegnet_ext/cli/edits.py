@@ -12,6 +12,7 @@ from .logs import say
 
 if TYPE_CHECKING:
     from ..runs.edited_picks import EditedPicks
+    from ..runs.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +30,18 @@ def check_edits(args: argparse.Namespace) -> None:
         raise UsageError("--edits names the edits to use and --no-edits ignores them; leave out one of them")
 
 
-def edits_of(args: argparse.Namespace, output: str | Path) -> EditedPicks:
+def edits_of(args: argparse.Namespace, run: FinishedRun) -> EditedPicks:
     """The edited picks of a run as the options ask for; says how many there are, and what needs a look.
 
     Raises
     ------
     CryoSegNetError
-        Nothing was picked into ``output``, or there is no folder ``--edits``.
+        There is no folder ``--edits``.
     """
     from ..runs.edited_picks import EditedPicks
-    from ..runs.finished import open_finished
 
     check_edits(args)
-    edits = EditedPicks(open_finished(output), args.edits, not args.no_edits)
+    edits = EditedPicks(run, args.edits, not args.no_edits)
     if edits.sentence:
         say(edits.sentence)
     for sentence in edits.remarks:

@@ -129,11 +129,11 @@ def _for_cryosparc(args: argparse.Namespace) -> int:
     if args.pixel_size is not None and not 0 < args.pixel_size < float("inf"):
         raise UsageError("--pixel-size must be in angstrom per pixel, above zero")
     from ..runs.cryosparc_export import export_cryosparc
-    from ..runs.finished import run_holding
+    from ..runs.finished import open_finished, run_holding
 
     folder, output = args.picks[0], args.output or "."
     # Folders of other versions may have a summary and no journal.
-    edits = edits_of(args, folder) if run_holding(folder) == Path(os.path.abspath(folder)) else None
+    edits = edits_of(args, open_finished(folder)) if run_holding(folder) == Path(os.path.abspath(folder)) else None
     done = export_cryosparc(
         folder, output, edits=edits, flip_y=args.flip_y, shape=args.shape, pixel_size=args.pixel_size
     )

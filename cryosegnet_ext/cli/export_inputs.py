@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 from ..errors import CryoSegNetError, plural
 from ..files.labels import CoordinateFile, coordinate_files, inner
@@ -19,6 +20,9 @@ from ..runs.journal import Record
 from ..runs.written import refuse_changed
 
 log = logging.getLogger(__name__)
+
+#: A run, and its micrographs by their stems and by their names.
+_Indexed: TypeAlias = tuple[FinishedRun, dict[str, Record], dict[str, Record]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class ExportInput:
 
 
 def input_files(
-    names: Sequence[str], edits_of: Callable[[Path], EditedPicks], suffixes: Sequence[str]
+    names: Sequence[str], edits_of: Callable[[FinishedRun], EditedPicks], suffixes: Sequence[str]
 ) -> list[ExportInput]:
     """The pick files that the arguments name.
 
@@ -88,13 +92,16 @@ def input_files(
     for path in map(Path, names):
         output = run_holding(path)
         whole = output is not None and os.path.isdir(path) and output == Path(os.path.abspath(path))
-        edits = edits_of(path) if whole else None
+        known = _indexed(open_finished(path)) if whole else _known(output)
+        edits = edits_of(known[0]) if known is not None and whole else None
         files, emptied = coordinate_files(path, suffixes)
         files += map(CoordinateFile, emptied)  # reading them tells what is wrong
         top = inner(path)
         # RELION's list of a job's folder names the micrographs, wherever their coordinate files are.
         in_folder = os.path.isdir(path) and (not files or files[0].micrograph is None)
-        every = [_input(file, file.path.parent.relative_to(top) if in_folder else Path(), output) for file in files]
+        every = [
+            _input(file, file.path.parent.relative_to(top) if in_folder else Path(), output, known) for file in files
+        ]
         if edits is not None:
             every = _edited(every, edits, path)
         elif output is not None:
@@ -105,14 +112,11 @@ def input_files(
     return found
 
 
-def _input(file: CoordinateFile, folder: Path, output: Path | None) -> ExportInput:
+def _input(file: CoordinateFile, folder: Path, output: Path | None, known: _Indexed | None) -> ExportInput:
     """The file, with its run and its micrograph there."""
-    if output is None:
+    if output is None or known is None:
         return ExportInput(file, folder)
-    try:
-        run, by_stem, by_name = _known(output)
-    except CryoSegNetError:
-        return ExportInput(file, folder)
+    run, by_stem, by_name = known
     record = by_name.get(file.micrograph) if file.micrograph is not None else None
     parts = Path(os.path.abspath(file.path)).relative_to(output).parts
     if record is None and parts[0] in ("picks", FOLDER):
@@ -121,8 +125,15 @@ def _input(file: CoordinateFile, folder: Path, output: Path | None) -> ExportInp
 
 
 @lru_cache(maxsize=4)
-def _known(output: Path) -> tuple[FinishedRun, dict[str, Record], dict[str, Record]]:
-    run = open_finished(output)
+def _known(output: Path | None) -> _Indexed | None:
+    """The run in a folder; None if there is none or nothing was picked into it. Its files may be named one by one."""
+    try:
+        return None if output is None else _indexed(open_finished(output))
+    except CryoSegNetError:
+        return None
+
+
+def _indexed(run: FinishedRun) -> _Indexed:
     return run, {spelt(r.stem): r for r in run.done}, {r.name: r for r in run.done}
 
 

@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     if args.write_picks is not None and args.averages:
         raise UsageError("--averages and --write-picks are two tasks: run the command once for each")
     if args.write_picks is not None:
-        edits = edits_of(args, args.folder)
+        edits = edits_of(args, open_finished(args.folder))
         micrographs, picks, failures = write_filtered_picks(
             edits,
             args.write_picks,
@@ -85,13 +85,14 @@ def main(args: argparse.Namespace) -> int:
     if (args.edits is not None or args.no_edits) and not args.averages:
         raise UsageError("--edits and --no-edits need --write-picks or --averages; the page shows what the run picked")
     check_stars(args.folder, args.star)
+    run = open_finished(args.folder)
     damaged = False
     if args.averages:
-        edits = edits_of(args, args.folder)
+        edits = edits_of(args, run)
         say(write_averages(edits, say).sentence)
         damaged = bool(edits.damaged)
-    path = write_report(args.folder, stars=args.star, fallback=[CHOOSE])
-    edited = len(EditedPicks(open_finished(args.folder)))
+    path = write_report(run, stars=args.star, fallback=[CHOOSE])
+    edited = len(EditedPicks(run))
     if edited:
         say(
             f"{plural(edited, 'micrograph')} of this run {'is' if edited == 1 else 'are'} edited; the pictures show "

@@ -67,7 +67,7 @@ class RunData(FinishedRun):
 
 
 def collect(
-    output: str | Path,
+    output: str | Path | FinishedRun,
     *,
     command: Sequence[Mapping[str, Any]] = (),
     stars: Sequence[str] = (),
@@ -78,7 +78,7 @@ def collect(
     Parameters
     ----------
     output
-        Output folder of the run.
+        Output folder of the run, or the run if it is open already.
     command, stars
         Commands to show, and micrographs STAR files of the input. If they are not given, those of the folder's last
         report are used.
@@ -90,7 +90,7 @@ def collect(
     CryoSegNetError
         Nothing was picked into the folder.
     """
-    run = open_finished(output)
+    run = output if isinstance(output, FinishedRun) else open_finished(output)
     before = _read_notes(run.output)
     stars = list(stars) or before.get("stars", [])
     notes = {"command": list(command) or before.get("command") or list(fallback), "stars": stars}

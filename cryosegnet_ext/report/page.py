@@ -15,6 +15,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import CryoSegNetError
 from ..files.atomic import write_atomic
+from ..runs.finished import FinishedRun
 from .collect import collect, save_notes
 from .pack import pack
 
@@ -34,7 +35,7 @@ _SCRIPTS = (
 
 
 def write_report(
-    output: str | Path,
+    output: str | Path | FinishedRun,
     *,
     command: Sequence[Mapping[str, Any]] = (),
     stars: Sequence[str] = (),
@@ -44,9 +45,7 @@ def write_report(
 
     Parameters
     ----------
-    output
-        Output folder of the run.
-    command, stars, fallback
+    output, command, stars, fallback
         As for `collect`.
 
     Returns

@@ -181,3 +181,17 @@ def test_readers_say_it_and_do_not_use_it(
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy/b.star").write_bytes((out / "picks/b.star").read_bytes())
     assert main(["export", str(tmp_path / "copy"), "--to", "star", "-o", str(tmp_path / "star")]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["report"], ["report", "--write-picks", "new"], ["export", "--to", "star", "-o", "new"]],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_commands_look_at_the_files_once(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (out / "picks/b.cbox").write_text("edited\n")
+    assert main([words[0], "out", *words[1:]]) in (0, 2)
+    assert caplog.text.count("the files of 1 micrograph were damaged or edited") == 1
