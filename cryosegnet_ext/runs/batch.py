@@ -21,7 +21,7 @@ from .monitor import Monitor
 from .outputs import RunOutputs
 from .pick_task import MicrographPicker, PickOutcome, PickTask, died
 from .progress import EstimateProgress, Progress, SentenceHandler, heard_by
-from .result import BatchResult, ended, is_header_of_one, one_angstrom, result_of, shortfall
+from .result import BatchResult, ended, failure, is_header_of_one, one_angstrom, result_of, shortfall
 from .sources import MicrographList, MicrographSource
 from .stopping import Stop, Stopped
 from .summary import SummaryTimer, write_summary
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: Longest wait for an outcome, or for micrographs to come, before both are looked for again.
 _WAIT_SECONDS = 1.0
+#: So many failures of a run are named in warnings.
+MOST_TOLD = 20
 
 
 def run(
@@ -164,6 +166,7 @@ class PickingRun:
     _in_progress: int = 0
     _tried: set[str] = field(default_factory=set)
     _remarks: set[str] = field(default_factory=set)
+    _failures: int = 0
     _warned: bool = False
     _cut: bool = False
     _failure: Exception | None = None
@@ -277,11 +280,25 @@ class PickingRun:
             if outcome.remark is not None and outcome.remark not in self._remarks:
                 self._remarks.add(outcome.remark)
                 log.info(f"{record.name}: {outcome.remark}")
-            log.debug(f"{record.name}: {record.reason or plural(record.picks, 'pick')}")
+            self._say(record)
             if not self._warned and is_header_of_one(record, self.pixel_size):
                 self._warned = True
                 log.warning(one_angstrom())
             yield record
+
+    def _say(self, record: Record) -> None:
+        """Say how a micrograph ended: the first failures as warnings, the rest for those who look for a bug."""
+        sentence = f"{record.name}: {plural(record.picks, 'pick')}" if record.done else failure(record)
+        self._failures += not record.done
+        if record.done or self._failures > MOST_TOLD + 1:
+            log.debug(sentence)
+        elif self._failures <= MOST_TOLD:
+            log.warning(sentence)
+        else:
+            log.debug(sentence)
+            log.warning(
+                f"further micrographs that fail are not named here: {self.outputs.folder / 'failed.csv'} has all"
+            )
 
     def _tell(self, state: str) -> None:
         source, engine = self.source, self.engine
@@ -311,6 +328,8 @@ class PickingRun:
         short = shortfall(result.done + result.skipped, result.without_picks, result.failed)
         if short:
             log.warning(short, extra={"of_result": True})  # a host may have its own words for it
+        elif self._failures > MOST_TOLD:
+            log.warning(f"{plural(self._failures, 'micrograph')} failed; {self.outputs.folder / 'failed.csv'} says why")
         if source.waiting and not stopped:
             log.info(f"{plural(source.waiting, 'micrograph')} not picked yet; the same command goes on")
         return result

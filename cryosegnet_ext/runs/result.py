@@ -149,6 +149,12 @@ def _reason(error: Exception) -> str:
     return str(error).rstrip(".")
 
 
+def failure(record: Record) -> str:
+    """Why a micrograph failed, with its name once."""
+    reason = record.reason or "it failed"
+    return reason if record.name in reason else f"{record.name}: {reason}"
+
+
 def shortfall(done: int, without_picks: int, failed: int) -> str | None:
     """A sentence if many micrographs failed or have no picks; ``done`` counts those without picks as well."""
     total = done + failed

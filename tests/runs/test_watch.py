@@ -17,7 +17,7 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.files.picks import read_picks
-from cryosegnet_ext.runs import batch, watch
+from cryosegnet_ext.runs import batch, result, watch
 from cryosegnet_ext.runs.journal import Record
 from cryosegnet_ext.runs.monitor import Monitor
 from cryosegnet_ext.runs.watch import Watch
@@ -150,6 +150,52 @@ def test_a_failed_file_is_taken_again_when_it_changes(tmp_path: Path) -> None:
     run.until(lambda: len(run.records) == 2)
     result = run.stop()
     assert run.records[1] == "bad.mrc" and (result.done, result.failed) == (1, 0)
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_failures_are_warnings_with_their_reasons_up_to_a_number(
+    tmp_path: Path, growing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "MOST_TOLD", 2)
+    monkeypatch.setattr(result, "_WARN_SHARE", 1.0 if growing else 0.1)
+    write_micrograph(tmp_path / "mics/good.mrc")
+    for i in range(4):
+        (tmp_path / f"mics/bad{i}.mrc").write_bytes(b"no image" * 300)
+    out = tmp_path / "out"
+    if growing:
+        picker = StubPicker()
+        picker.needs_diameter = False
+        run = Running([tmp_path / "mics"], out, picker)
+        run.until(lambda: len(run.records) == 5)
+        run.stop()
+        said = run.said
+    else:
+        said = []
+        batch.run(StubPicker(), expand_inputs([tmp_path / "mics"]), out, progress=False, say=said.append)
+    warnings = [text for text in said if text.startswith("warning: ")]
+    for i in range(2):
+        assert warnings[i].count(f"bad{i}.mrc") == 1 and "is not an MRC" in warnings[i], warnings
+    assert warnings[2] == f"warning: further micrographs that fail are not named here: {out}/failed.csv has all"
+    count = f"4 micrographs failed; {out}/failed.csv" if growing else "4 of 5 micrographs failed; failed.csv"
+    assert warnings[3:] == [f"warning: {count} says why"]
+    assert not any("bad2" in text or "bad3" in text for text in said)
+
+
+def test_a_failed_micrograph_is_said_on_stderr_and_in_the_log_file(tmp_path: Path) -> None:
+    (tmp_path / "mics").mkdir()
+    (tmp_path / "mics/bad.mrc").write_bytes(b"no image" * 300)
+    write_micrograph(tmp_path / "mics/good.mrc")
+    for words in ("", "--watch --idle-stop 0.02 --settle 0.1"):
+        run = start_pick(f"mics -o {len(words)} --log-file {len(words)}.log {words}", tmp_path)
+        _, said = run.communicate(timeout=LIMIT)
+        (line,) = [line for line in said.splitlines() if "bad.mrc" in line]
+        assert run.returncode == 2 and line.startswith("cryosegnet: warning: ") and line.count("bad.mrc") == 1, said
+        (kept,) = [
+            line
+            for line in (tmp_path / f"{len(words)}.log").read_text().splitlines()
+            if "WARNING" in line and "bad" in line
+        ]
+        assert line.removeprefix("cryosegnet: warning: ") in kept
 
 
 def test_a_file_that_stays_cut_off_fails_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
