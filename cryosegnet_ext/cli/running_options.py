@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..files.inputs import STATE_FOLDER
 from ..picking.options import PickerOptions, split_devices
 from .options import make_picker
 from .readers import above_zero
@@ -72,8 +73,20 @@ def check_running(args: argparse.Namespace) -> None:
         raise UsageError(f"--stop-file {args.stop_file} exists, which ends a run; remove it and start again")
     if not args.watch and args.idle_stop is not None:
         raise UsageError("--idle-stop needs --watch; without it a run ends when all micrographs are picked")
+    for option, file in (("--heartbeat", args.heartbeat), ("--metrics", args.metrics)):
+        if file is not None:
+            _check_place(option, file, args.output)
     if args.metrics is not None and args.metrics.suffix != ".prom":
         raise UsageError(f"--metrics {args.metrics} must end with .prom; node_exporter reads no other files")
+
+
+def _check_place(option: str, file: Path, output: Path) -> None:
+    """Raise UsageError if the folder of a monitor's file does not exist; the run makes its output folder itself."""
+    folder, made = Path(os.path.abspath(file.parent)), Path(os.path.abspath(output / STATE_FOLDER))
+    if not folder.is_dir() and folder not in (made, *made.parents):
+        raise UsageError(f"create the folder {file.parent} first: {option} {file} is to be written there")
+    if file.is_dir():
+        raise UsageError(f"{option} {file} is a folder; name a file")
 
 
 @contextlib.contextmanager

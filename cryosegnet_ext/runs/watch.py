@@ -96,8 +96,7 @@ class Watch(MicrographSource):
         self._stems = Stems(outputs.journal.stems(), self._top())
         self._active = time.monotonic()
         self.look()
-        missing = [argument for argument in self._arguments if not self._found(argument)]
-        if missing:
+        if missing := self._missing():
             log.info(f"waiting for {', '.join(missing)}, which does not exist yet")
         log.info("watching for micrographs" + (f"; `touch {self._stop_file}` ends it" if self._stop_file else ""))
 
@@ -116,6 +115,8 @@ class Watch(MicrographSource):
         idle = time.monotonic() - self._active
         if self._ended is None and self._idle is not None and idle >= self._idle and not self._ready:
             self._end(f"nothing new for {idle / 60:.3g} minutes: ending")
+            if missing := self._missing():
+                log.warning(f"{', '.join(missing)} never appeared; check the name")
         return self._ended is not None
 
     def _end(self, why: str) -> None:
@@ -240,8 +241,10 @@ class Watch(MicrographSource):
                     self._seen.add(one.key)
                     yield one
 
-    def _found(self, argument: str) -> bool:
-        return glob.has_magic(argument) or os.path.lexists(argument.removeprefix("@"))
+    def _missing(self) -> list[str]:
+        """Arguments that name a file or folder that is not there."""
+        every = (argument for argument in self._arguments if not glob.has_magic(argument))
+        return [argument for argument in every if not os.path.lexists(argument.removeprefix("@"))]
 
     def _listed(self, argument: str) -> list[Input]:
         """The micrographs in a list or STAR file; none if it is missing, incomplete, or has not changed."""

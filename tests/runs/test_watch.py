@@ -366,6 +366,10 @@ def test_command_with_two_processes_and_a_stop_file(tmp_path: Path) -> None:
         ("--watch --idle-stop 0", "must be a number above zero (got 0)"),
         ("--stop-file .", ". exists, which ends a run; remove it"),
         ("--metrics run.txt", "must end with .prom"),
+        ("--metrics no/x.prom", "error: create the folder no first: --metrics no/x.prom"),
+        ("--heartbeat no/x.json", "error: create the folder no first: --heartbeat no/x.json"),
+        ("--watch --heartbeat o/no/x.json", "create the folder o/no first"),
+        ("--heartbeat .", "--heartbeat . is a folder; name a file"),
         ("--device cuda:0,tpu", "(got cuda:0,tpu)"),
         ("--cluster none.yaml", "none.yaml: no such file"),
         ("--scheduler tcp://a:1 --device cpu,cpu", "each worker of a cluster has one device"),
@@ -375,3 +379,17 @@ def test_command_with_two_processes_and_a_stop_file(tmp_path: Path) -> None:
 def test_options_that_do_not_go_together(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pick", "m", "-o", "o", *words.split()]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_monitors_in_the_output_folder_that_the_run_makes(tmp_path: Path) -> None:
+    write_micrograph(tmp_path / "mics/m.mrc")
+    words = "mics/m.mrc -o a/out --heartbeat a/x.json --metrics a/out/x.prom --quiet"
+    _, said = (process := start_pick(words, tmp_path)).communicate(timeout=LIMIT)
+    assert process.returncode == 0, said
+    assert (tmp_path / "a/x.json").exists() and (tmp_path / "a/out/x.prom").exists()
+
+
+def test_a_mistyped_folder_is_named_when_an_idle_run_ends(tmp_path: Path) -> None:
+    _, said = (process := start_pick("mcis -o out --watch --idle-stop 0.01", tmp_path)).communicate(timeout=LIMIT)
+    assert process.returncode == 3
+    assert said.splitlines()[-1] == "cryosegnet: warning: mcis never appeared; check the name", said
