@@ -3,11 +3,12 @@
 
     python service.py QUEUE AutoPick/job005 --diameter 180
 
-A message is a file QUEUE/<name>.json, moved there whole: {"micrograph": "path.mrc", "pixel_size": 0.83}. The answer is
-QUEUE/answers/<name>.json, as the schema "micrograph" of cryosegnet_ext.facility says; the message is then in QUEUE/done
-or QUEUE/failed. Several services may share a queue, each with a --name of its own: whoever moves a message away first
-has it, and what a service held when it was killed it takes again when it starts. SIGTERM, Ctrl-C or a file QUEUE/STOP
-end it after the micrograph in progress.
+A message is a file QUEUE/<name>.json, moved there whole: {"micrograph": "path.mrc", "pixel_size": 0.83}. Other files
+are left alone. The path is relative to the folder where the service runs. The answer is QUEUE/answers/<name>.json, as
+the schema "micrograph" of cryosegnet_ext.facility says; the message is then in QUEUE/done or QUEUE/failed. Several
+services may share a queue, each with a --name of its own: whoever moves a message away first has it, and what a
+service held when it was killed it takes again when it starts. SIGTERM, Ctrl-C or a file QUEUE/STOP end it after the
+micrograph in progress.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from types import FrameType
 from typing import Any
 
 from cryosegnet_ext import CryoSegNetError, Picker
-from cryosegnet_ext.facility import FacilityJob
+from cryosegnet_ext.facility import FacilityJob, PickedMicrograph
 from cryosegnet_ext.files.atomic import write_atomic
 from cryosegnet_ext.files.json_text import parse_json
+from cryosegnet_ext.files.micrograph import micrograph_stem
 
 _MOST_BYTES = 1 << 20
 
@@ -77,15 +79,21 @@ def _age(message: Path) -> tuple[float, str]:
 
 
 def handle(job: FacilityJob, message: Path) -> dict[str, Any]:
-    """Do what a message asks for; the answer."""
+    """Do what a message asks for; the answer, which follows the schema "micrograph" whatever the message is."""
+    micrograph = ""
     try:
         if not message.is_file() or message.stat().st_size > _MOST_BYTES:
-            raise ValueError("it must be a small file")
+            raise ValueError("it must be a file of at most 1 MB")
         wanted = parse_json(message.read_bytes())
-        micrograph, pixel_size = str(wanted["micrograph"]), wanted.get("pixel_size")
-        pixel_size = None if pixel_size is None else float(pixel_size)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        return {"status": "failed", "reason": f"{message.name} is no message ({type(error).__name__}: {error})"}
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("micrograph"), str):
+            raise ValueError('it must be an object in which "micrograph" is a path, in quotes')
+        micrograph, pixel_size = wanted["micrograph"], wanted.get("pixel_size")
+        if not isinstance(pixel_size, int | float | None):
+            raise ValueError('"pixel_size" must be a number without quotes, angstrom per pixel')
+    except (OSError, ValueError) as error:
+        reason = f"{message.name} cannot be used as a message: {error}"
+        stem = micrograph_stem(micrograph) or "unnamed"
+        return PickedMicrograph(micrograph, stem, "failed", reason=reason).as_json()
     return job.pick(micrograph, pixel_size).as_json()
 
 

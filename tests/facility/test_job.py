@@ -632,6 +632,11 @@ def test_sample_service_survives_poison(tmp_path: Path) -> None:
         (folder / f"dangling {folder.name}.json").symlink_to(tmp_path / "absent")
         os.mkfifo(folder / f"pipe {folder.name}.json")
         send(folder, f"huge {folder.name}", '{"micrograph": "x", "pixel_size": 1' + "0" * 400 + "}")
+        send(folder, f"five {folder.name}", "5")
+        send(folder, f"number {folder.name}", {"micrograph": 5})
+        send(folder, f"empty {folder.name}", {"micrograph": ""})
+        for kind, wrong in (("text", "3.0"), ("yes", True), ("list", [1])):
+            send(folder, f"{kind} {folder.name}", {"micrograph": str(tmp_path / "mic.mrc"), "pixel_size": wrong})
         send(folder, f"null {folder.name}", {"micrograph": "a\0b.mrc"})
         send(folder, f"half {folder.name}", {"micrograph": "\ud800.mrc"})
         send(folder, f"long {folder.name}", {"micrograph": "x" * 300})
@@ -641,8 +646,12 @@ def test_sample_service_survives_poison(tmp_path: Path) -> None:
     service = start_service(queue, job, "--idle", "1", PYTHONIOENCODING="ascii:strict")
     _, errors = service.communicate(timeout=LIMIT)
     assert service.returncode == 0, errors
-    answers = {path.stem: json.loads(path.read_text())["status"] for path in (queue / "answers").iterdir()}
-    assert len(answers) == 19 and answers.pop("good") == "done" and set(answers.values()) == {"failed"}
+    every = {path.stem: json.loads(path.read_text()) for path in (queue / "answers").iterdir()}
+    for answer in every.values():
+        check(answer, "micrograph")
+    assert "must be a number without quotes" in every["text test"]["reason"]
+    answers = {name: answer["status"] for name, answer in every.items()}
+    assert len(answers) == 31 and answers.pop("good") == "done" and set(answers.values()) == {"failed"}
     assert not list((queue / "running" / "test").iterdir()) and not list(queue.glob("*.json"))
 
 
