@@ -19,10 +19,10 @@ from .._version import __version__
 from ..errors import CryoSegNetError
 from ..files.inside import inside
 from ..files.overlay import encode_overlay
-from ..report.collect import RunData
 from ..report.page import assemble, read_text
 from ..runs.candidates import read_candidates
 from ..runs.false_picks import expected_false
+from ..runs.finished import FinishedRun
 from ..runs.records import Record
 from .following import Following
 from .server import PageHandler, PageServer, Refused
@@ -74,7 +74,7 @@ class LiveRun:
         with self._looking:
             known = generation == self._generation and number < len(self._keys)
             record = self._run.records.get(self._keys[number]) if known else None
-            threshold = RunData(self._run.output, self._run.settings, ()).threshold
+            threshold = FinishedRun(self._run.output, self._run.settings, ()).threshold
         if record is None:
             raise CryoSegNetError("no such micrograph")
         try:

@@ -108,8 +108,8 @@ def open_audit(
     if path.parent.resolve() != run.output.resolve():
         run.refuse_own_folders(path.parent)
     found = read_labels(label_files(labels))
-    named = {stem: record for record in run.done if (stem := match_name(record.name, found.tables)) is not None}
-    records = [record for record in run.done if match_name(record.name, found.tables) is not None]
+    matched = [(stem, one) for one in run.done if (stem := match_name(one.name, found.tables)) is not None]
+    named, records = dict(matched), [record for _, record in matched]
     if not records:
         raise CryoSegNetError(f"{labels}: none of the micrographs of {output} has labels here; check the path.")
     if len(named) < len(records):
