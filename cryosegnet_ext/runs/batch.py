@@ -219,11 +219,11 @@ class PickingRun:
             inputs = [one for one in sample if not self.deaths.is_suspect(one)][:most]
             if not inputs:
                 continue
-            self._tell("estimating")
             first = inputs[:MICROGRAPHS]
             count = plural(len(first), "micrograph")
-            needed = self.engine.needs_diameter
-            log.info(f"{'estimating' if needed else 'checking'} the particle size {'from' if needed else 'on'} {count}")
+            state, on = ("estimating", "from") if self.engine.needs_diameter else ("checking", "on")
+            self._tell(state)
+            log.info(f"{state} the particle size {on} {count}")
             with contextlib.closing(EstimateProgress(self.progress)) as shown:
 
                 def looked(number: int, of: int, shown: EstimateProgress = shown) -> None:

@@ -51,7 +51,10 @@ _HELP = {
     "size_estimate_micrographs": ("gauge", "Micrographs that the estimate of the particle size has looked at"),
     "workers": ("gauge", "Workers that pick"),
     "worker_restarts_total": ("counter", "Workers that were lost and replaced"),
-    "dataset_diameter": ("gauge", "Particle diameter estimated for the dataset, angstrom (pixels without pixel size)"),
+    "dataset_diameter": (
+        "gauge",
+        "Particle diameter estimated for the dataset, angstrom (pixels without pixel size); also if another was given",
+    ),
     "resident_memory_bytes": ("gauge", "Resident memory of the process that owns the output folder"),
 }
 
@@ -136,7 +139,7 @@ class Monitor:
                 self._expected_false += record.picks * record.expected_false
 
     def update(self, state: str, waiting: int, skipped: int, workers: int, restarts: int) -> None:
-        """Set the state of the run: ``estimating``, ``picking`` or ``waiting``, and its counts."""
+        """Set the state of the run: ``estimating`` or ``checking`` the size, ``picking`` or ``waiting``."""
         with self._lock:
             if state != self.state:
                 self._news.set()

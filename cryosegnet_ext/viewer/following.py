@@ -31,7 +31,13 @@ _TAIL = 200
 #: A heartbeat that does not change for so long is that of a process that has ended.
 SILENT_SECONDS = 6 * SECONDS
 _ENDED = {"ended": "finished", "stopped": "stopped", "failed": "failed"}
-_ALIVE = {"starting": "starting", "estimating": "estimating", "picking": "running", "waiting": "waiting"}
+_ALIVE = {
+    "starting": "starting",
+    "estimating": "estimating",
+    "checking": "checking",
+    "picking": "running",
+    "waiting": "waiting",
+}
 
 
 class Following:
@@ -171,11 +177,11 @@ class Following:
 
     def _doing(self, beat: Mapping[str, Any], said: str) -> str:
         current = _mapping(beat, "current")
-        if said == "estimating":
+        if said in ("estimating", "checking"):
             seen = _mapping(beat, "size_estimate")
             if _number(seen.get("of")):
-                return f"estimating the particle size: {seen.get('looked_at')} of {seen['of']} micrographs looked at"
-            return "estimating the particle size"
+                return f"{said} the particle size: {seen.get('looked_at')} of {seen['of']} micrographs looked at"
+            return f"{said} the particle size"
         if said == "waiting":
             return "waiting for micrographs"
         if current and (seconds := _number(current.get("seconds"))) is not None and seconds > SILENT_SECONDS:

@@ -325,6 +325,29 @@ def test_monitor(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+@pytest.mark.parametrize("given", [None, 20.0])
+def test_the_heartbeat_tells_an_estimate_from_a_check_of_a_given_size(tmp_path: Path, given: float | None) -> None:
+    write_micrograph(tmp_path / "mics/m.mrc")
+    beat = tmp_path / "beat.json"
+    seen: list[str] = []
+
+    class Looking(StubPicker):
+        needs_diameter = given is None
+
+        def estimate_diameter(self, micrographs: object) -> float | None:
+            wait_until(lambda: json.loads(beat.read_text())["state"] != "starting")
+            seen.append(json.loads(beat.read_text())["state"])
+            return super().estimate_diameter(micrographs)  # type: ignore[arg-type]
+
+    picker = Looking()
+    picker.settings |= {"recipe": "default", "diameter": given}
+    inputs = expand_inputs([tmp_path / "mics"])
+    batch.run(picker, inputs, tmp_path / "out", progress=False, monitor=Monitor(beat, seconds=0.02))
+    assert set(seen) == {"estimating" if given is None else "checking"}
+    # What the micrographs show, in both cases.
+    assert json.loads((tmp_path / "out/summary.json").read_text())["dataset_diameter"] != given
+
+
 def test_monitor_files_that_cannot_be_written(tmp_path: Path) -> None:
     write_micrograph(tmp_path / "mics/m.mrc")
     for options in ({"heartbeat": tmp_path / "no/beat.json"}, {"metrics": tmp_path / "no/c.prom"}):

@@ -135,8 +135,10 @@ def test_who_is_dead_is_not_called_running(tmp_path: Path, monkeypatch: pytest.M
     for said, word in (("ended", "finished"), ("stopped", "stopped"), ("failed", "failed"), ("waiting", "waiting")):
         beat(out, state=said)
         assert state(run)["state"] == word
-    beat(out, state="estimating", size_estimate={"looked_at": 3, "of": 8})
-    assert state(run)["says"] == "estimating the particle size: 3 of 8 micrographs looked at"
+    for doing in ("estimating", "checking"):
+        beat(out, state=doing, size_estimate={"looked_at": 3, "of": 8})
+        assert state(run)["state"] == doing
+        assert state(run)["says"] == f"{doing} the particle size: 3 of 8 micrographs looked at"
 
 
 @pytest.mark.parametrize(

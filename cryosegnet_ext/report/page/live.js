@@ -4,7 +4,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const SECONDS = 3;
 const WORDS = {
-  missing: "Waiting", starting: "Starting", estimating: "Estimating the size", running: "Running", waiting: "Waiting for data",
+  missing: "Waiting", starting: "Starting", estimating: "Estimating the size", checking: "Checking the size",
+  running: "Running", waiting: "Waiting for data",
   finished: "Finished", stopped: "Stopped", failed: "Failed", died: "No sign of life", unknown: "Not known", unreadable: "Cannot be read",
 };
 const BAD = ["failed", "died", "unreadable", "stopped"];
