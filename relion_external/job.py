@@ -114,7 +114,7 @@ def run(arguments: Arguments) -> int:
         raise CryoSegNetError(f"none of {count} could be picked; the first: {outputs.with_name(name, reason)}")
     said = outputs.edits_remarks(arguments) if handed is None else handed.remarks
     said = [*unused_parameters(arguments), *said]
-    outputs.write_results(arguments, version, mics_star, inputs, files, result, existing, said)
+    outputs.write_results(arguments, version, mics_star, inputs, files, result, existing, handed, said)
     log.info(f"done in {time.monotonic() - start:.0f} s")
     return DONE
 

@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
@@ -172,52 +173,67 @@ def spread(values: Sequence[T], count: int) -> list[T]:
     return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
 
 
-def suggest_boxes(diameter: float, pixel_size: float) -> tuple[int, int]:
-    """Box for Extract and box to rescale it to, pixels.
+@dataclass(frozen=True)
+class Suggestion:
+    """What a job suggests for Extract and Class2D.
 
-    Parameters
+    Attributes
     ----------
     diameter
-        Of the particle, angstrom.
+        The particle's longest, angstrom.
+    box, binned
+        Box for Extract and box to rescale it to, pixels.
     pixel_size
         Of the micrographs, angstrom.
-
-    Returns
-    -------
-    box, binned : int
-        One and a half diameters, even; the smallest usual box whose pixel is below 4.25 angstrom, or ``box``.
-
-    >>> suggest_boxes(150, 1.0)
-    (226, 64)
     """
-    box = 2 * -(-int(_BOX_PER_DIAMETER * diameter / pixel_size) // 2)
-    box = max(box, 16)
-    for binned in _BOXES:
-        if binned > box:
-            break
-        if pixel_size * box / binned < _BINNED_PIXEL:
-            return box, binned
-    return box, box
+
+    diameter: float
+    box: int
+    binned: int
+    pixel_size: float
+
+    @classmethod
+    def usual(cls, diameter: float, pixel_size: float) -> Suggestion:
+        """A box of one and a half diameters, even; the smallest usual rescaled one with pixels below 4.25 angstrom.
+
+        >>> Suggestion.usual(150, 1.0)
+        Suggestion(diameter=150, box=226, binned=64, pixel_size=1.0)
+        """
+        box = max(16, 2 * -(-int(_BOX_PER_DIAMETER * diameter / pixel_size) // 2))
+        fine = (binned for binned in _BOXES if binned <= box and pixel_size * box / binned < _BINNED_PIXEL)
+        return cls(diameter, box, next(fine, box), float(f"{pixel_size:.6g}"))
 
 
-def write_suggestion(folder: Path, version: Version, diameter: float, pixel_size: float) -> tuple[int, int]:
-    """Write the particle's longest diameter and the boxes for Extract, for Schemes to read; return the boxes.
-
-    The boxes of an earlier run stay. If they followed the median diameter as micrographs come, a continued Extract
-    would join particles of two box sizes, which Class2D does not accept.
-    """
+def read_suggestion(folder: Path) -> Suggestion | None:
+    """What an earlier run of a job has suggested; None if it has not."""
     from cryosegnet_ext.files.star import read_star_blocks
 
     with contextlib.suppress(CryoSegNetError, IndexError, ValueError):
         known = read_star_blocks(folder / SUGGESTION)[0]
-        if known.text("rlnMicrographPixelSize") == [f"{pixel_size:.6g}"]:
-            return int(known.text("rlnOriginalImageSize")[0]), int(known.text("rlnImageSize")[0])
-    box, binned = suggest_boxes(diameter, pixel_size)
-    text = f"{version.header}\ndata_picker\n\n"
-    text += f"_rlnParticleDiameter {diameter:.1f}\n_rlnOriginalImageSize {box}\n_rlnImageSize {binned}\n"
-    text += f"_rlnMicrographPixelSize {pixel_size:.6g}\n"
-    write_atomic(folder / SUGGESTION, text + "\n")
-    return box, binned
+        names = ("ParticleDiameter", "OriginalImageSize", "ImageSize", "MicrographPixelSize")
+        diameter, box, binned, pixel_size = (known.text(f"rln{name}")[0] for name in names)
+        return Suggestion(float(diameter), int(box), int(binned), float(pixel_size))
+    return None
+
+
+def write_suggestion(folder: Path, version: Version, new: Suggestion, of_run: Suggestion | None = None) -> Suggestion:
+    """Write the particle's longest diameter and the boxes for Extract, for Schemes to read; return what is written.
+
+    The boxes of an earlier run of the job stay, or else ``of_run``, those of the run that it hands on. If they followed
+    the median diameter as micrographs come, or as picks are edited, Extract would make particles of two box sizes, which
+    cannot be joined.
+    """
+    own = read_suggestion(folder)
+    for known in (own, of_run):
+        if known is not None and known.pixel_size == new.pixel_size:
+            new = known
+            break
+    if new != own:
+        text = f"{version.header}\ndata_picker\n\n"
+        text += f"_rlnParticleDiameter {new.diameter:.1f}\n_rlnOriginalImageSize {new.box}\n"
+        text += f"_rlnImageSize {new.binned}\n_rlnMicrographPixelSize {new.pixel_size:.6g}\n"
+        write_atomic(folder / SUGGESTION, text + "\n")
+    return new
 
 
 def write_display_settings(folder: Path, version: Version, diameter: float, pixel_size: float, longest: int) -> None:

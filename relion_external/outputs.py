@@ -22,6 +22,7 @@ from .arguments import Arguments, in_relion_words
 if TYPE_CHECKING:
     from cryosegnet_ext.files.inputs import Input
     from cryosegnet_ext.runs.batch import BatchResult
+    from cryosegnet_ext.runs.handed_picks import HandedPicks
     from cryosegnet_ext.runs.journal import Record
 
     from .coordinates import ExistingPicks
@@ -95,9 +96,12 @@ def write_results(
     files: Sequence[str],
     result: BatchResult,
     existing: ExistingPicks | None,
+    handed: HandedPicks | None,
     said: Sequence[str] = (),
 ) -> None:
     """Write the files of a job that has succeeded, and say what was picked; ``said`` are remarks on what it was given.
+
+    A job that hands on the picks of a run has the boxes of that run, so that particles of both can be joined.
 
     Raises
     ------
@@ -126,16 +130,25 @@ def write_results(
     lines = [_counts(result)]
     sizes = Counter(entry["pixel_size"] for entry in mine if entry["pixel_size"])
     if result.diameter is not None and result.in_angstrom and sizes:
-        # Sizes are measured in projection; the user knows the particle.
         pixel_size = min(sizes)  # it needs the largest box
-        given = None if arguments.diameter is None else Diameter.given(arguments.diameter).for_picks(pixel_size)
-        long_axis = given or _long_axis(folder, result.diameter)
+        run = None if handed is None else handed.edits.run
+        asked = arguments.diameter if run is None else run.settings.get("diameter")
+        given = None if asked is None else Diameter.given(asked).for_picks(pixel_size)
+        of_run = None if run is None else nodes.read_suggestion(run.output)
+        if of_run is not None:
+            long_axis = of_run.diameter
+        else:
+            # Sizes are measured in projection; the user knows the particle.
+            long_axis = given or _long_axis(folder if run is None else run.output, result.diameter)
         size = f"given diameter {long_axis:.0f} A"
         if given is None:
             size = f"median diameter {result.diameter:.0f} A, long axis {long_axis:.0f} A"
         remarks += _boxes_of_each(long_axis, sizes)
-        box, binned = nodes.write_suggestion(folder, version, long_axis, pixel_size)
-        lines.append(f"{size}; for Extract: box {box} pixels, rescaled to {binned}")
+        boxes = nodes.write_suggestion(folder, version, nodes.Suggestion.usual(long_axis, pixel_size), of_run)
+        as_there = "" if run is None else f", as for {run.output}"
+        if of_run is not None and of_run.pixel_size != boxes.pixel_size:
+            as_there = f"; that of {run.output} is for pixels of {of_run.pixel_size:g} A, and these have {pixel_size:g} A"
+        lines.append(f"{size}; for Extract: box {boxes.box} pixels, rescaled to {boxes.binned}{as_there}")
         nodes.write_display_settings(folder, version, given or result.diameter, pixel_size, _longest(inputs))
     lines += [f"failed: {with_name(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
     if result.failed > _SHOWN_FAILURES:
@@ -170,12 +183,12 @@ def edits_remarks(arguments: Arguments) -> list[str]:
 
 def _boxes_of_each(diameter: float, sizes: Mapping[float, int]) -> list[str]:
     """A warning about micrographs of several pixel sizes (size -> their number), which need boxes of their own."""
-    boxes = {size: nodes.suggest_boxes(diameter, size) for size in sorted(sizes)}
-    if len(set(boxes.values())) < 2:
+    boxes = {size: nodes.Suggestion.usual(diameter, size) for size in sorted(sizes)}
+    if len({(one.box, one.binned) for one in boxes.values()}) < 2:
         return []
     each = "; ".join(
-        f"{size:.4g} A on {plural(sizes[size], 'micrograph')}: box {box} pixels, rescaled to {binned}"
-        for size, (box, binned) in boxes.items()
+        f"{size:.4g} A on {plural(sizes[size], 'micrograph')}: box {one.box} pixels, rescaled to {one.binned}"
+        for size, one in boxes.items()
     )
     return [
         f"the micrographs have {len(sizes)} pixel sizes ({each}): {nodes.SUGGESTION} has the box of the smallest; "

@@ -44,7 +44,7 @@ class Picker:
         threshold = options["threshold"]
         self.threshold = 0.5 if threshold is None else float(threshold)  # type: ignore[arg-type]
         self.invert = bool(options["invert"])
-        self.settings = {"weights": weights, "diameter": self.diameter, "threshold": self.threshold}
+        self.settings = {"weights": weights, "diameter": options["diameter"], "threshold": self.threshold}
         self.settings |= {"invert": True} if self.invert else {}
 
     def estimate_diameter(self, micrographs: Sequence[Micrograph]) -> float | None:

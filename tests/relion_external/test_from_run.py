@@ -67,6 +67,48 @@ def test_parameters_that_only_picking_uses_are_named(project: Project) -> None:
     assert "there are no 'Input coordinates': coords." in project.text("External/job006/run.err")
 
 
+def suggested(project: Project, job: str) -> str:
+    """Diameter, boxes and pixel size that a job suggests, and the line of run.out about them."""
+    return project.text(job + "output_for_relion.star").split("data_picker")[1].strip()
+
+
+@pytest.mark.parametrize("words", [[], ["--threshold 0.8"], ["--particle_diameter 300"], ["--no_edits Yes"]])
+def test_boxes_are_those_of_the_run(project: Project, words: list[str]) -> None:
+    """Other boxes than the run's: particles of both could not be joined."""
+    run = "External/job008/"
+    project.call("--in_mics", project.mics_star, job=run, env={"STUB_SIZE": "140 150 160 200"})
+    edit(project, "mic_001", [[100, 200, 0.1], [300, 60, 1]], run)
+    edit(project, "mic_000", [[100, 200, 0.1]], run)
+    project.call("--in_mics", project.mics_star, "--from_run", run, *words, job=JOB)
+    assert suggested(project, JOB) == suggested(project, run)
+    lines = [project.text(job + "run.out").split("for Extract: ")[1].splitlines()[0] for job in (run, JOB)]
+    assert lines[1] == f"{lines[0]}, as for External/job008"
+    # So does a job that hands on those.
+    project.call("--in_mics", project.mics_star, "--from_run", JOB, "--threshold", "0.9", job="External/job006/")
+    assert suggested(project, "External/job006/") == suggested(project, run)
+
+
+def test_boxes_of_a_run_outside_relion_follow_its_diameter(project: Project) -> None:
+    """`cryosegnet pick` suggests no boxes: the diameter that it was given, or the sizes that it found, do."""
+    for run, words in (("External/job008/", ["--particle_diameter 200"]), ("External/job009/", [])):
+        project.call("--in_mics", project.mics_star, *words, job=run, env={"STUB_SIZE": "140 150 160 200"})
+        before = suggested(project, run)
+        (project.folder / run / "output_for_relion.star").unlink()
+        edit(project, "mic_001", [[100, 200, 0.1], [300, 60, 1]], run)
+        job = run.replace("job00", "job01")
+        project.call(
+            "--in_mics", project.mics_star, "--from_run", run, "--threshold 0.8 --particle_diameter 90", job=job
+        )
+        assert suggested(project, job) == before
+
+
+def test_boxes_of_another_pixel_size_are_said(project: Project) -> None:
+    project.call("--in_mics", project.mics_star, "--from_run", RUN, "--angpix", str(PIXEL / 2), job=JOB)
+    assert "_rlnMicrographPixelSize 2" in suggested(project, JOB)
+    assert suggested(project, JOB).split()[1] == suggested(project, RUN).split()[1]
+    assert "that of External/job004 is for pixels of 4 A, and these have 2 A" in project.text(JOB + "run.out")
+
+
 def test_micrographs_that_are_mirrored_are_said(project: Project) -> None:
     """Another motion correction, which stores the same images with the last row first."""
     names = [name.replace("job002", "job009") for name in project.names]

@@ -134,16 +134,16 @@ def test_names_outside_the_project() -> None:
 
 
 def test_boxes() -> None:
-    assert nodes.suggest_boxes(150, 1.0) == (226, 64)
-    assert nodes.suggest_boxes(120, 0.5) == (360, 48)
-    assert nodes.suggest_boxes(160, 4.0) == (60, 60)
+    for size, pixel_size, box, binned in ((150, 1.0, 226, 64), (120, 0.5, 360, 48), (160, 4.0, 60, 60)):
+        assert nodes.Suggestion.usual(size, pixel_size) == nodes.Suggestion(size, box, binned, pixel_size)
 
 
 @pytest.mark.parametrize("version", list(Version))
 def test_files_for_extract_and_display(version: Version) -> None:
-    assert nodes.write_suggestion(Path(OUTPUT), version, 152.25, 1.06) == (216, 64)
-    # Continue with more micrographs: Extract goes on with the boxes that it has.
-    assert nodes.write_suggestion(Path(OUTPUT), version, 155.0, 1.06) == (216, 64)
+    for diameter in (152.25, 155.0):
+        # Continue with more micrographs: Extract goes on with the boxes that it has.
+        written = nodes.write_suggestion(Path(OUTPUT), version, nodes.Suggestion.usual(diameter, 1.06))
+        assert (written.box, written.binned) == (216, 64)
     block = starfile.read(OUTPUT + nodes.SUGGESTION, always_dict=True)["picker"]
     assert float(block["rlnParticleDiameter"]) == 152.2 and int(block["rlnOriginalImageSize"]) == 216
     nodes.write_display_settings(Path(OUTPUT), version, 152.25, 1.06, 4096)
