@@ -47,6 +47,27 @@ def as_micrograph(given: OneMicrograph | Iterable[OneMicrograph], pixel_size: fl
     return micrograph_of(given, pixel_size)
 
 
+def read_each(every: list[OneMicrograph], pixel_size: float | None) -> list[Micrograph]:
+    """Read several micrographs; one that cannot be read is left out and gives a warning.
+
+    Raises
+    ------
+    CryoSegNetError
+        None of them can be read.
+    """
+    found: list[Micrograph] = []
+    failures: list[CryoSegNetError] = []
+    for number, one in enumerate(every, start=1):
+        try:
+            found.append(as_micrograph(one, pixel_size))
+        except CryoSegNetError as error:
+            failures.append(error)
+            log.warning(f"micrograph {number} of {len(every)} was left out: {error}")
+    if failures and not found:
+        raise CryoSegNetError(f"none of the {len(every)} micrographs could be read; the first: {failures[0]}")
+    return found
+
+
 def pick_each(
     pick: Callable[[Micrograph, float | None], Picks],
     every: list[OneMicrograph],

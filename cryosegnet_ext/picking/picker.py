@@ -22,7 +22,7 @@ from ..weights import resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter, other_diameter
 from .evidence import MOST_FALSE, height_map, heights_of, null_peaks, peaks_of, true_share
-from .given import OneMicrograph, as_list, as_micrograph, pick_each
+from .given import OneMicrograph, as_list, as_micrograph, pick_each, read_each
 from .masks import Masks
 from .models import load_models
 from .on_device import OnCpu, OnDevice
@@ -163,23 +163,30 @@ class Picker:
         Returns
         -------
         float or None
-            Angstrom (pixels where the micrographs have no pixel size); None if too few particles are seen. The same
-            micrographs give the same value.
+            Angstrom; pixels where the micrographs have no pixel size, which a logged warning says. None if too few
+            particles are seen. The same micrographs give the same value. One of a list that cannot be read is left
+            out, and a warning is logged that says why.
 
         Raises
         ------
         UsageError
             Some of the micrographs have a pixel size and others have none.
         CryoSegNetError
-            One of them cannot be read.
+            The micrograph cannot be read; of a list: none of them.
 
         Examples
         --------
         >>> size = Picker().estimate_diameter(["mic_001.mrc", "mic_002.mrc"])
         """
         several = as_list(micrographs)
-        given = [micrographs] if several is None else several
-        return next(iter(self.estimate_sizes([as_micrograph(one, pixel_size) for one in given])), None)
+        read = [as_micrograph(micrographs, pixel_size)] if several is None else read_each(several, pixel_size)
+        size = self._size_of(read)
+        if size is not None and read[0].pixel_size is None:
+            log.warning(f"the estimated diameter of {size:.0f} is in pixels: give pixel_size= to have it in angstrom")
+        return size
+
+    def _size_of(self, micrographs: Sequence[Micrograph]) -> float | None:
+        return next(iter(self.estimate_sizes(micrographs)), None)
 
     def estimate_sizes(
         self, micrographs: Sequence[Micrograph], looked: Callable[[int], None] = lambda number: None
@@ -304,7 +311,7 @@ class Picker:
         """All candidates, whatever their score: `pick` with a threshold of 0."""
         several = as_list(micrograph)
         if several is not None:
-            estimate = self.estimate_diameter if self.needs_diameter else None
+            estimate = self._size_of if self.needs_diameter else None
             return pick_each(self.candidates, several, pixel_size, diameter, estimate)
         read = as_micrograph(micrograph, pixel_size)
         return replace(self.candidates_and_features(read, diameter)[0], micrograph=read.name)

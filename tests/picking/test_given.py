@@ -87,6 +87,35 @@ def test_a_bad_micrograph_of_a_list_is_none_and_told(
         picker.pick(bad)
 
 
+def test_the_size_of_a_list_leaves_out_what_cannot_be_read(
+    tmp_path: Path, picker: Picker, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = written(tmp_path, 2)
+    bad = tmp_path / "bad.mrc"
+    bad.write_bytes(good[0].read_bytes()[:5000])
+    flat = np.zeros((3, 4, 5), np.float32)
+    with caplog.at_level(logging.INFO):
+        size = picker.estimate_diameter([bad, good[0], tmp_path / "missing.mrc", flat, good[1]])
+    assert size == picker.estimate_diameter(good)
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records if "left out" in record.message] == [
+        f"micrograph {number} of 5 was left out" for number in (1, 3, 4)
+    ]
+    assert "in pixels" not in caplog.text
+    with pytest.raises(CryoSegNetError, match=r"none of the 2 micrographs could be read; the first: .*bad.mrc"):
+        picker.estimate_diameter([bad, bad])
+    with pytest.raises(CryoSegNetError, match=r"bad\.mrc is truncated"):
+        picker.estimate_diameter(bad)
+
+
+def test_a_size_in_pixels_is_said(tmp_path: Path, picker: Picker, caplog: pytest.LogCaptureFixture) -> None:
+    array = read_micrograph(written(tmp_path, 1)[0]).data
+    size = picker.estimate_diameter([array, array])
+    assert f"the estimated diameter of {size:.0f} is in pixels" in caplog.text and "pixel_size=" in caplog.text
+    caplog.clear()
+    picker.pick([array, array])
+    assert "in pixels" not in caplog.text
+
+
 def test_known_and_unknown_pixel_sizes_in_a_list(tmp_path: Path, picker: Picker) -> None:
     """A size in angstrom is no size in pixels."""
     (path,) = written(tmp_path, 1)
