@@ -49,6 +49,8 @@ class ExternalJobRun:
         Stops the work on the job. After a run that completed, ``stop.signal`` is the signal that came too late.
     log
         The job's log.
+    resume
+        The command that continues the job; empty if there is none.
     note
         For the user, besides the error: that the job could not be marked as failed. None otherwise.
     """
@@ -58,7 +60,7 @@ class ExternalJobRun:
         self.job = job
         self.where = (job.project_uid, job.uid)
         self.log = JobLog(connection, job)
-        self._resume = resume
+        self.resume = resume
         self.stop = _JobStop(job.uid)
         self._listening = contextlib.ExitStack()
         self._completed = False
@@ -78,7 +80,7 @@ class ExternalJobRun:
         except BaseException as error:
             self.stop.at_once = False
             if isinstance(error, Stopped) and not isinstance(error, JobLost):
-                self._fail(_reason(error, self._resume))
+                self._fail(_reason(error, self.resume))
             self._listening.close()
             raise
         return self
@@ -89,7 +91,7 @@ class ExternalJobRun:
             self._over.set()
         try:
             if not self._completed and not isinstance(error, JobLost):
-                self._fail(_reason(error, self._resume))
+                self._fail(_reason(error, self.resume))
         finally:
             self._listening.close()
             self._watch.join(5.0)

@@ -12,6 +12,7 @@ from typing import Any
 
 from cryosegnet_ext._version import __version__
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosegnet_ext.runs.stopping import Stop, Stopped
 
 from .connection import Connection, OutputName
 from .errors import ServerError
@@ -76,16 +77,22 @@ def create_once(
         The job cannot be made.
     """
     error: ServerError | None = None
+    new: Any = None
     for _ in range(TRIES):
         try:
-            connection.call("creating the job", make, patience=0)
+            new = connection.call("creating the job", make, patience=0)
         except ServerError as problem:
             error = problem
-        made = find_marked(connection, project, workspace, mark, kind, _NEWEST)
+        try:
+            made = find_marked(connection, project, workspace, mark, kind, _NEWEST)
+        except ServerError:
+            # It cannot be known whether lost replies made several.
+            if new is not None:
+                delete(connection, project, new.uid)
+            raise
         for duplicate in made[1:]:
             if duplicate.status == "building":
-                with contextlib.suppress(ServerError):
-                    connection.call("deleting a duplicate job", connection.api.jobs.delete, project, duplicate.uid)
+                delete(connection, project, duplicate.uid)
         if made:
             return made[0]
         if error is None or not error.passing:
@@ -94,19 +101,34 @@ def create_once(
     raise error or ServerError("CryoSPARC made a job but does not list it: look at the workspace.")
 
 
+def delete(connection: Connection, project: str, uid: str) -> None:
+    """Delete a job that was never started, if the server answers."""
+    with contextlib.suppress(ServerError):
+        connection.call(f"deleting {uid}", connection.api.jobs.delete, project, uid, patience=0)
+
+
 def create_external_job(connection: Connection, project: str, workspace: str, title: str, note: str = "") -> Any:
-    """Make an external job once, with a mark in its description.
+    """Make an external job once, with a mark in its description; a signal waits until it is made.
 
     Raises
     ------
     ServerError
         The job cannot be made.
+    Stopped
+        A signal came meanwhile; the job is deleted.
     """
     mark = f"run {secrets.token_hex(6)}"
     text = f"Picked with cryosegnet-ext {__version__} ({mark}{', ' * bool(note)}{note})"
     make = partial(connection.cs.create_external_job, project, workspace, title, text)
-    made = create_once(connection, project, workspace, mark, "snowflake", make)
-    return connection.call("finding the new job", connection.cs.find_external_job, project, made.uid)
+    with Stop() as stop:
+        made = create_once(connection, project, workspace, mark, "snowflake", make)
+        try:
+            job = connection.call("finding the new job", connection.cs.find_external_job, project, made.uid)
+            stop.check()
+        except (ServerError, Stopped):
+            delete(connection, project, made.uid)
+            raise
+    return job
 
 
 def connect_once(connection: Connection, job: Any, name: str, source: OutputName, **options: Any) -> None:

@@ -18,7 +18,7 @@ from cryosegnet_ext.runs.stopping import Stop, Stopped
 
 from .connection import Connection, OutputName
 from .errors import EngineLost, Expired, ServerError
-from .jobs import find_marked
+from .jobs import delete, find_marked
 from .locations import live_table
 from .pick import PickingJob, PickingResult, pick
 
@@ -296,6 +296,5 @@ def _finished(connection: Connection, plan: LivePlan) -> set[int]:
                 connection.call(f"marking {job.uid} as failed", fail, plan.job.project, job.uid, error=reason)
         elif job.status == "building" and not job.model.children:
             # The start failed or was stopped: there is nothing in it, and nothing comes after it.
-            with contextlib.suppress(ServerError):
-                connection.call(f"deleting {job.uid}", connection.api.jobs.delete, plan.job.project, job.uid)
+            delete(connection, plan.job.project, job.uid)
     return done

@@ -80,28 +80,24 @@ def _pick(connection: Connection, spec: PickingJob, engine: Engine, show_progres
     folder = spec.state or state_folder(connection.url, spec.project, job.uid)
     # Picks made with other settings must be refused before the job is changed.
     settings["job"] = f"{spec.project}-{job.uid}"
-    with Journal(folder, settings, spec.overwrite or spec.job is None) as journal:
-        resume = _resume(connection, spec, job.uid)
-        run = ExternalJobRun(connection, job, resume)
-        try:
+    run = ExternalJobRun(connection, job, _resume(connection, spec, job.uid))
+    try:
+        with Journal(folder, settings, spec.overwrite or spec.job is None) as journal:
             _prepare(connection, spec, job)
             with run, heard_by(run.log):
                 result = _work(connection, spec, engine, run, journal, show_progress)
             result.late_signal = run.stop.signal
-        except CryoSegNetError as error:
-            if not resume:
-                _delete_unstarted(connection, run)
-            raise _with_note(error, job.uid, run) from error
-        except OSError as error:
-            # The journal or the picks cannot be written: no other exposure and no other job could be picked either.
-            what = f"{error.filename or folder}: {error.strerror or error}"
-            raise _with_note(EngineLost(f"Nothing can be picked here any more: {what}."), job.uid, run) from error
-        except JobLost:
-            raise
-        except Stopped as end:
-            note = "" if run.note is None else f" {run.note}: kill it there, or continue it."
-            again = f" It can be continued: {resume}" if resume else ""
-            raise Stopped(f"{job.uid} was stopped ({end}).{note}{again}") from None
+    except CryoSegNetError as error:
+        raise _with_note(error, job.uid, _left(connection, spec, run, folder)) from error
+    except OSError as error:
+        # The journal or the picks cannot be written: no other exposure and no other job could be picked either.
+        what = f"{error.filename or folder}: {error.strerror or error}"
+        lost = EngineLost(f"Nothing can be picked here any more: {what}.")
+        raise _with_note(lost, job.uid, _left(connection, spec, run, folder)) from error
+    except JobLost:
+        raise
+    except Stopped as end:
+        raise Stopped(f"{job.uid} was stopped ({end}).{_left(connection, spec, run, folder, stopped=True)}") from None
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)
     return result
@@ -117,17 +113,28 @@ def _resume(connection: Connection, spec: PickingJob, uid: str) -> str:
     )
 
 
-def _delete_unstarted(connection: Connection, run: ExternalJobRun) -> None:
-    """Delete a batch's job that could not be started, since the next try makes a new one."""
-    with contextlib.suppress(ServerError):
-        if run.status(patience=0.0) == "building":
-            connection.call(f"deleting {run.job.uid}", connection.api.jobs.delete, *run.where, patience=0.0)
-
-
-def _with_note(error: CryoSegNetError, uid: str, run: ExternalJobRun) -> CryoSegNetError:
-    text = f"{uid}: {error}"
+def _left(connection: Connection, spec: PickingJob, run: ExternalJobRun, folder: Path, stopped: bool = False) -> str:
+    """What the user should know of the job after an error; a new job that never started is removed."""
+    uid, resume = run.job.uid, run.resume
     if run.note is not None:
-        text = f"{text.rstrip('.')}; {run.note}: kill it there."
+        return f" {run.note}: kill it there{', or continue it.' if stopped else '.'}"
+    # If somebody cleared a running job, it is theirs.
+    if spec.job is None and run.stop.lost is None:
+        try:
+            status = run.status(patience=0.0)
+            if status == "building":
+                connection.call(f"deleting {uid}", connection.api.jobs.delete, *run.where, patience=0.0)
+        except ServerError:
+            return f" {uid} may still be shown in CryoSPARC: delete it there{', or continue it.' if resume else '.'}"
+        if status == "building":
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+            return f" {uid} had not started and was removed{': run the same command again.' if resume else '.'}"
+    return f" It can be continued: {resume}" if stopped and resume else ""
+
+
+def _with_note(error: CryoSegNetError, uid: str, note: str) -> CryoSegNetError:
+    text = f"{uid}: {error}{note}"
     if isinstance(error, ServerError):
         return type(error)(text, error.code, error.passing)
     kind = next((kind for kind in (EngineLost, UsageError) if isinstance(error, kind)), CryoSegNetError)

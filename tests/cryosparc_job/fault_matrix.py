@@ -182,10 +182,13 @@ _SENTENCES = (
 def _words(case: Case) -> tuple[str, str, str]:
     if not case.said:
         return "nothing, or a warning in the log", case.status, "complete"
-    status = "not made" if case.status == "none" else case.status
+    status = case.status
+    if status == "none":
+        status = "removed" if "was removed" in case.said else "not made"
     said = next(words for words in _SENTENCES if words.split(" ...")[0] in case.said)
-    if "may still be shown as running" in case.said:
-        said += "; the job may still be shown as running"
+    for words in ("may still be shown as running", "may still be shown in CryoSPARC"):
+        if words in case.said:
+            said += f"; the job {words}"
     return said, status, "`--job` completes it" if case.resumed else "run it again"
 
 

@@ -23,7 +23,7 @@ from cryosegnet_ext.runs.stopping import Stopped
 from cryosparc_job import cli, connection, external_job, jobs
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.errors import JobLost
-from cryosparc_job.jobs import create_external_job
+from cryosparc_job.jobs import create_external_job, create_once
 from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.picking_job import PickingJob
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
@@ -266,19 +266,22 @@ def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
     server: FakeCryoSPARC, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make_and_signal(*args: Any) -> Any:
-        made = create_external_job(*args)
+        made = create_once(*args)
         os.kill(os.getpid(), signal.SIGTERM)
         return made
 
-    monkeypatch.setattr("cryosparc_job.pick.create_external_job", make_and_signal)
+    monkeypatch.setattr("cryosparc_job.jobs.create_once", make_and_signal)
     add_session(server.world)
     add_live(server.world, 3)
     picker = BlobPicker()
     with pytest.raises(Stopped, match="SIGTERM"):
         follow(client, LivePlan(JOB, "S1", **QUICK), picker)
     assert picker.picked == []
-    assert server.world.jobs["J2"].status == "building"
+    assert server.world.jobs["J2"].deleted
     monkeypatch.undo()
+    # One that a crash left, which nothing could remove.
+    create_external_job(client, "P1", "W1", "", LivePlan(JOB, "S1").mark)
+    assert server.world.jobs["J3"].status == "building"
     complete(server.world)
     (result,) = follow(client, LivePlan(JOB, "S1", **QUICK), picker)
     assert result.exposures == 3

@@ -16,12 +16,15 @@ from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.files.picks import Picks
 from cryosegnet_ext.runs.journal import Journal, Record
+from cryosegnet_ext.runs.stopping import Stopped
 from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName
 from cryosparc_job.errors import EngineLost, ServerError
+from cryosparc_job.jobs import create_external_job
 from cryosparc_job.locations import read_locations
 from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
+from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.server import FakeCryoSPARC
 from tests.fake_cryosparc.world import World
 
@@ -223,6 +226,43 @@ def test_other_settings_are_noticed_before_the_job_is_touched(connection: Connec
     picker = BlobPicker()
     assert pick(connection, picking_job(job="J2"), picker).picks == 16
     assert len(picker.picked) == 1
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise PermissionError(13, "Permission denied", "state")
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise Stopped("SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("place", "broken", "error"),
+    [
+        ("cryosparc_job.pick.Journal", refuse, EngineLost),
+        ("cryosparc_job.pick.connect_once", interrupt, Stopped),
+    ],
+)
+def test_a_new_job_that_cannot_be_started_is_removed(
+    connection: Connection, world: World, monkeypatch: pytest.MonkeyPatch, place: str, broken: Any, error: Any
+) -> None:
+    add_exposures(world, [(256, 256)])
+    monkeypatch.setattr(place, broken)
+    with pytest.raises(error, match="J2 had not started and was removed: run the same command again"):
+        pick(connection, picking_job(), BlobPicker())
+    assert world.jobs["J2"].deleted
+
+
+def test_a_job_that_the_user_named_stays_when_it_cannot_be_started(
+    connection: Connection, fake: FakeCryoSPARC, world: World
+) -> None:
+    add_exposures(world, [(256, 256)])
+    create_external_job(connection, "P1", "W1", "mine")
+    connection.patience = 0.05
+    fake.faults.append(Fault("jobs.connect", "500", -1))
+    with pytest.raises(ServerError, match="connecting"):
+        pick(connection, picking_job(job="J2"), BlobPicker())
+    assert (world.jobs["J2"].status, world.jobs["J2"].deleted) == ("building", False)
 
 
 def test_no_particles_at_all_is_a_completed_job_with_a_warning(connection: Connection, world: World) -> None:
