@@ -213,10 +213,16 @@ def _changed(arguments: Arguments, picker: MicrographPicker | Engine) -> bool:
     then, now = ({LABELS.get(name, name): value for name, value in one.items()} for one in (before, now))
     changes = differences(then, now)
     if changes:
+        again = "picked" if arguments.from_run is None else "handed on"
         text = (
-            f"parameters were changed since this job ran before: {', '.join(changes)}; all its micrographs are picked "
+            f"parameters were changed since this job ran before: {', '.join(changes)}; all its micrographs are {again} "
             "again. Start a new Extract job: Continue of an old one keeps the particles that it has"
         )
+        if arguments.from_run is None and then.get("threshold") != now.get("threshold"):
+            text += (
+                f". Another threshold alone needs no picking: a new External job with from_run {arguments.output} and "
+                "threshold takes seconds and keeps edits"
+            )
         log.warning(text)
         log.info(text)
     return bool(changes)

@@ -220,8 +220,8 @@ def write_suggestion(folder: Path, version: Version, new: Suggestion, of_run: Su
     """Write the particle's longest diameter and the boxes for Extract, for Schemes to read; return what is written.
 
     The boxes of an earlier run of the job stay, or else ``of_run``, those of the run that it hands on. If they followed
-    the median diameter as micrographs come, or as picks are edited, Extract would make particles of two box sizes, which
-    cannot be joined.
+    the median diameter as micrographs come, or as picks are edited, Extract would make particles of two box sizes,
+    which cannot be joined.
     """
     own = read_suggestion(folder)
     for known in (own, of_run):

@@ -146,8 +146,10 @@ def write_results(
         remarks += _boxes_of_each(long_axis, sizes)
         boxes = nodes.write_suggestion(folder, version, nodes.Suggestion.usual(long_axis, pixel_size), of_run)
         as_there = "" if run is None else f", as for {run.output}"
-        if of_run is not None and of_run.pixel_size != boxes.pixel_size:
-            as_there = f"; that of {run.output} is for pixels of {of_run.pixel_size:g} A, and these have {pixel_size:g} A"
+        if run is not None and of_run is not None and of_run.pixel_size != boxes.pixel_size:
+            as_there = (
+                f"; that of {run.output} is for pixels of {of_run.pixel_size:g} A, and these have {pixel_size:g} A"
+            )
         lines.append(f"{size}; for Extract: box {boxes.box} pixels, rescaled to {boxes.binned}{as_there}")
         nodes.write_display_settings(folder, version, given or result.diameter, pixel_size, _longest(inputs))
     lines += [f"failed: {with_name(name, reason)}" for name, reason in result.failures[:_SHOWN_FAILURES]]
@@ -291,7 +293,11 @@ def _write_page(arguments: Arguments, mics_star: str) -> None:
     from cryosegnet_ext.report.command import THRESHOLD
     from cryosegnet_ext.report.page import try_report
 
-    command = {"label": "On the Params tab, then Continue", "parts": ["threshold ", THRESHOLD]}
+    # The picks of another threshold are handed on, with the edits: Continue would pick all again, and not use them.
+    run = ["from_run ", arguments.from_run or arguments.output, " threshold ", THRESHOLD]
+    run += [f" edits {arguments.edits}"] if arguments.edits is not None else []
+    run += [" no_edits Yes"] if arguments.no_edits else []
+    command = {"label": "A new External job, labels and values on the Params tab", "parts": run}
     problem = try_report(arguments.folder, command=[command], stars=[mics_star])
     if problem is not None:
         log.warning(problem)

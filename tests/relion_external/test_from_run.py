@@ -197,7 +197,10 @@ def test_continue_notices_new_edits(project: Project) -> None:
     (project.folder / JOB / "RELION_JOB_EXIT_SUCCESS").unlink()
     project.call(*words, job=JOB)
     assert project.coordinates(JOB, project.names[0]).tolist() == [[50, 50, 1]]
-    assert "parameters were changed" in project.text(JOB + "run.err")
+    said = project.text(JOB + "run.err")
+    assert "parameters were changed" in said and "all its micrographs are handed on again" in said
+    # For another threshold its report names the run that was edited.
+    assert f'"from_run ", "{RUN}", " threshold "' in project.text(JOB + "report.html").replace('","', '", "')
 
 
 def test_names_that_do_not_match_are_said(project: Project) -> None:

@@ -30,9 +30,10 @@ def test_the_page_shows_what_the_micrographs_star_says_and_the_parameter_to_chan
     assert data["micrographs"]["name"] == project.names
     counts = [len(project.coordinates(JOB, name)) for name in project.names]
     assert data["micrographs"]["picks"] == counts
-    assert data["commands"] == [
-        {"label": "On the Params tab, then Continue", "parts": ["threshold ", {"value": "threshold"}]}
-    ]
+    # Not Continue, which would pick all again and not use edits.
+    (command,) = data["commands"]
+    assert command["label"] == "A new External job, labels and values on the Params tab"
+    assert command["parts"] == ["from_run ", JOB, " threshold ", {"value": "threshold"}]
     star = project.text(project.mics_star)
     assert ("_rlnDefocusU" in star) == any(column["key"] == "defocus" for column in data["columns"])
 

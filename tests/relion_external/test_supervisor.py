@@ -61,11 +61,12 @@ def test_changed_parameter_is_said_and_everything_picked_again(project: Project,
     said = run(project, "--threshold", "0.9", STUB_LOG=str(tmp_path / "log"))
     assert project.markers() == [SUCCESS]
     assert "threshold (0.3 then, 0.9 now)" in said and "Start a new Extract job" in said
+    assert f"Another threshold alone needs no picking: a new External job with from_run {JOB} and threshold" in said
     assert (tmp_path / "log").read_text().split() == project.names
     assert len(project.coordinates(JOB, project.names[0])) < many
     box = "_rlnOriginalImageSize"
     before = project.text(JOB + "output_for_relion.star").split(box)[1].split()[0]
-    run(project, "--threshold", "0.9", "--particle_diameter", "80")
+    assert "alone" not in run(project, "--threshold", "0.9", "--particle_diameter", "80").splitlines()[-1]
     assert project.text(JOB + "output_for_relion.star").split(box)[1].split()[0] < before
 
 
