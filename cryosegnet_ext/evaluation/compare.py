@@ -24,6 +24,7 @@ from .cryoppp import flipped
 from .matching import MAX_DISTANCE
 from .measures import SetScore, Shape, score_set
 from .reading import PickSet, on_micrographs, picks_of_others, read_labels, read_set, read_shapes, with_shapes
+from .simulated import SimulatedSize, simulated_size
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,10 @@ def score(
         # One run whose micrographs all have the same pixel size knows it as well.
         sizes = {record.pixel_size for run in runs for record in run.done}
         pixel_size = sizes.pop() if len(sizes) == 1 else None
-    diameter, origin = diameter_px(labels, options.diameter, pixel_size, runs)
+    simulated = simulated_size(options.labels)
+    if pixel_size is None and simulated is not None:
+        pixel_size = simulated.pixel_size
+    diameter, origin = diameter_px(labels, options.diameter, pixel_size, runs, simulated)
     reach = options.max_distance * diameter
     known = _known_shapes(labels, sets)
     guessed = sum(stem not in known for stem in labels)
@@ -194,9 +198,15 @@ def _known_shapes(labels: Mapping[str, Picks], sets: Mapping[str, PickSet]) -> d
 
 
 def diameter_px(
-    labels: Mapping[str, Picks], given: Diameter | None, pixel_size: float | None, runs: Sequence[FinishedRun] = ()
+    labels: Mapping[str, Picks],
+    given: Diameter | None,
+    pixel_size: float | None,
+    runs: Sequence[FinishedRun] = (),
+    simulated: SimulatedSize | None = None,
 ) -> tuple[float, str]:
     """The particle diameter in pixels, and where it comes from: given, of the labels, or of a run that is judged.
+
+    The labels of a simulation do not hold it, but its record does.
 
     Raises
     ------
@@ -213,6 +223,8 @@ def diameter_px(
         return given.in_pixels(pixel_size), "as given"
     sizes = np.concatenate([np.zeros(0), *(p.diameter_px for p in labels.values())])
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(sizes) and simulated is not None:
+        return simulated.diameter / simulated.pixel_size, f"the true one in {simulated.record}"
     for run in runs if not len(sizes) else ():
         found = run.diameters.get(pixel_size is not None)
         if found is not None:

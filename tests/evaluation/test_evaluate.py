@@ -102,6 +102,35 @@ def test_the_diameter_of_the_labels_is_taken(tmp_path, capsys):
     assert "have no particle diameter; add --diameter" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("labels", ["sim", "sim/truth", "sim/truth/micrographs/mic.star"])
+def test_the_diameter_of_a_simulation_is_the_true_one(tmp_path, capsys, labels):
+    """Its labels hold none; that of the judged run, an estimate, moved the tolerance."""
+    xy = particles(np.random.default_rng(0))
+    write(tmp_path / "sim" / "truth" / "micrographs", {"mic": table(xy)})
+    species = [{"name": "a", "distractor": False}, {"name": "b", "distractor": True}]
+    specimens = [{"name": "a", "diameter": 200.0}, {"name": "b", "diameter": 40.0}]
+    record = {"plan": {"pixel_size": 4.0, "species": species}, "specimens": specimens}
+    (tmp_path / "sim" / "simulation.json").write_text(json.dumps(record))
+    write(tmp_path / "picks", {"mic": table(xy, diameter=30.0)}, ".csv")
+    assert run("--labels", tmp_path / labels, tmp_path / "picks") == 0
+    out = capsys.readouterr().out
+    assert "diameter 50 px (200 A), the true one in" in out and "simulation.json" in out
+    assert run("--labels", tmp_path / labels, "--diameter", "40px", tmp_path / "picks") == 0
+    assert "as given" in capsys.readouterr().out
+    # Labels that hold a diameter win, and a record that is damaged says nothing.
+    write(tmp_path / "sim" / "truth" / "micrographs", {"mic": table(xy, diameter=40.0)}, ".csv")
+    (tmp_path / "sim" / "truth" / "micrographs" / "mic.star").unlink()
+    if not labels.endswith(".star"):
+        assert run("--labels", tmp_path / labels, tmp_path / "picks") == 0
+        assert "the labels' median" in capsys.readouterr().out
+    write(tmp_path / "sim" / "truth" / "micrographs", {"mic": table(xy)})
+    (tmp_path / "sim" / "truth" / "micrographs" / "mic.csv").unlink()
+    for damaged in ("", "[]", "{}", '{"plan": {"pixel_size": 0, "species": []}, "specimens": []}'):
+        (tmp_path / "sim" / "simulation.json").write_text(damaged)
+        assert run("--labels", tmp_path / labels, tmp_path / "picks") == 1
+        assert "have no particle diameter; add --diameter" in capsys.readouterr().err
+
+
 def test_the_size_of_a_box_is_no_diameter(tmp_path, capsys):
     """Boxes are half as large again as the particle, or twice; a pick beside the particle must not count for that."""
     xy = particles(np.random.default_rng(0))
