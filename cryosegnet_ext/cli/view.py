@@ -117,8 +117,11 @@ def main(args: argparse.Namespace) -> int:
         )
     say(f"following {args.folder}" if session is None else _about(session))
     if session is not None and session.comparison is not None:
-        say(f"over them, on {plural(len(session.comparison.tables), 'micrograph')}: {session.comparison.name}")
-        for note in session.comparison.notes:
+        other = session.comparison
+        both, here, there = other.counts
+        counts = f"{plural(both, 'pick')} in both, {here} only here, {there} only there"
+        say(f"over them, on {plural(len(other.tables), 'micrograph')}: {other.name}; {counts}")
+        for note in other.notes:
             log.warning(note)
     say(f"open:  {server.address}\nCtrl-C ends it.")
     if session is not None and session.hand_on:

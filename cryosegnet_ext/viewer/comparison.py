@@ -38,6 +38,8 @@ class Comparison:
         The other picks by the number of the micrograph; those without are not compared.
     reach
         Farthest that a common pick's two places lie apart, pixels, by the number of the micrograph.
+    counts
+        When the session was opened: picks in both sets, only in the session's, and only in the other one.
     notes
         What cannot be compared, and what is odd; one sentence each.
     """
@@ -45,6 +47,7 @@ class Comparison:
     name: str
     tables: Mapping[int, Picks]
     reach: Mapping[int, float]
+    counts: tuple[int, int, int]
     notes: Sequence[str] = field(default=())
 
     def rows(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class Comparison:
             if number not in self.tables:
                 raise CryoSegNetError("this micrograph is not compared.")
             other = self.tables[number]
-            pairs = match(_places(places), np.c_[other.x, other.y], self.reach[number])
+            pairs = match(_places(places), _centres(other), self.reach[number])
             found[key] = [side.tolist() for side in pairs]
         return found
 
@@ -143,7 +146,13 @@ def read_comparison(
     mine = {names[number]: picks for number, picks in own.items() if number in other}
     if any(len(picks) for picks in mine.values()):
         notes += [f"{path}: {line}" for line in remarks.on_picks(named, mine, float(np.median(list(reach.values()))))]
-    return Comparison(str(path), other, reach, notes)
+    both = sum(len(match(_centres(own[i]), _centres(other[i]), reach[i])[0]) for i in other)
+    counts = (both, sum(len(own[i]) for i in other) - both, sum(map(len, other.values())) - both)
+    return Comparison(str(path), other, reach, counts, notes)
+
+
+def _centres(picks: Picks) -> NDArray[np.float64]:
+    return np.c_[picks.x, picks.y]
 
 
 def _of_run(path: Path) -> tuple[dict[str, Picks], list[str]]:

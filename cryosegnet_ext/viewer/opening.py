@@ -20,7 +20,7 @@ from ..files.picks import Picks
 from ..report.collect import RunData, collect
 from ..report.command import CHOOSE, edits_commands, in_folder
 from ..report.pack import pack, select_for_page
-from ..runs.edited_picks import FOLDER
+from ..runs.edited_picks import FOLDER, EditedPicks
 from ..runs.journal import Record
 from .audit import AuditSession, unlabelled
 from .comparison import Comparison, read_comparison
@@ -76,9 +76,15 @@ def _compared(run: RunData, session: ViewSession, path: str | Path) -> Compariso
     """Other picks of the session's micrographs."""
     records = {record.name: record for record in run.done}
     shown = session.micrographs
-    own = {i: run.candidates(records[m.name])[0].candidates.above(run.threshold) for i, m in enumerate(shown)}
+    edits = EditedPicks(run, session.target if session.target.is_dir() else None, session.target.is_dir())
+    own = {i: _shown(edits, records[m.name]) for i, m in enumerate(shown)}
     pixel_sizes = [m.pixel_size for m in shown]
     return read_comparison(path, [m.name for m in shown], pixel_sizes, session.diameter, own)
+
+
+def _shown(edits: EditedPicks, record: Record) -> Picks:
+    """The picks that the page shows of a micrograph: none if its edited ones are damaged."""
+    return Picks.empty(record.pixel_size) if record.stem in edits.damaged else edits.picks(record)
 
 
 def open_audit(

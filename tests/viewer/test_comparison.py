@@ -13,6 +13,7 @@ from cryosegnet_ext.cli import main
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.evaluation.matching import agreement
 from cryosegnet_ext.files.picks import Picks, read_picks, write_cs
+from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.viewer.opening import open_run
 from cryosegnet_ext.viewer.session import ViewSession
 from tests.report.runs import make_run
@@ -70,6 +71,34 @@ def test_another_run_counts_with_its_own_threshold_and_its_edited_picks(tmp_path
     # Every pick of the higher threshold is one of the lower one.
     assert {i: n for i, n in common(session).items() if i != 1} == {0: sizes[0], 2: sizes[2], 3: sizes[3]}
     assert any("edited" in note for note in session.comparison.notes)
+
+
+def test_the_terminal_counts_common_and_own_picks(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the page, at the run's threshold: edited picks first, on both sides."""
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Stopped("SIGINT")
+
+    monkeypatch.setattr("cryosegnet_ext.viewer.server.ViewServer.serve_forever", stopped)
+    (tmp_path / "other").mkdir()
+    for name in "ab":
+        own = read_picks(out / "picks" / f"{name}.star")
+        kept = own.take(np.arange(len(own)) > 1)
+        replace(kept, shape=(64, 96)).write(tmp_path / "other" / f"{name}.star")
+    counts = [len(read_picks(out / "picks" / f"{name}.star")) for name in "ab"]
+    command = ["view", str(out), "--compare", str(tmp_path / "other"), "--no-browser"]
+    assert main(command) == 0
+    said = (
+        f"over them, on 2 micrographs: {tmp_path / 'other'}; {sum(counts) - 4} picks in both, 4 only here, 0 only there"
+    )
+    assert said in capsys.readouterr().out.splitlines()
+    open_run(out).save(0, [])
+    (out / "picks_edited" / "b.star").write_text("damaged")
+    assert main(command) == 0
+    said = f"; 0 picks in both, 0 only here, {sum(counts) - 4} only there"
+    assert said in capsys.readouterr().out
 
 
 def test_one_table_of_many_micrographs(tmp_path: Path, out: Path) -> None:
