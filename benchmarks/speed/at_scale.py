@@ -129,9 +129,9 @@ def work(args: argparse.Namespace) -> int:
 
         formats = ("star",) if publish is None else ("star", "cbox")
         monitor = Monitor(args.out / "heartbeat.json", args.out / "metrics.prom")
-        begin = publish and publish.check
-        how = {"begin": begin, "watch": watch, "monitor": monitor, "progress": False}
-        result = batch.run(engine, found, args.out, formats=formats, **how)
+        begin = None if publish is None else publish.check
+        how = functools.partial(batch.run, begin=begin, watch=watch, monitor=monitor, progress=False)
+        result = how(engine, found, args.out, formats=formats)
         restarts = engine.restarts
     picked = time.monotonic()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -113,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
             pixel_size=args.pixel_size,
             progress=not args.quiet,
             stop=stop,
-            begin=publish and publish.check,
+            begin=None if publish is None else publish.check,
             watch=publish,
             monitor=Monitor(heartbeat, args.metrics),
             box_size=args.box_size,
