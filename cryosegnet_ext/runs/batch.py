@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CryoSegNetError, UsageError, plural
@@ -165,6 +165,8 @@ class PickingRun:
     _given_up: list[PickOutcome] = field(default_factory=list)
     _in_progress: int = 0
     _tried: set[str] = field(default_factory=set)
+    # Failed ones that were picked before; the journal still has those picks.
+    _kept: dict[str, Record] = field(default_factory=dict)
     _remarks: set[str] = field(default_factory=set)
     _failures: int = 0
     _warned: bool = False
@@ -201,10 +203,10 @@ class PickingRun:
             for record in self._finished():
                 shown.grow(self.source.total, self.source.skipped)
                 shown.add(record.picks, not record.done)
-                if watch is not None:
+                if watch is not None and record.key not in self._kept:
                     watch(record, self.source.skipped + len(self._tried), self.source.total)
             if self.source.growing and summary.due:
-                summary.write(self.outputs.journal, self.source)
+                summary.write(self.outputs.journal, self.source, [*self._kept.values()])
 
     def _find_diameter(self) -> None:
         """Find the diameter of the dataset, once for all runs into this folder."""
@@ -271,10 +273,15 @@ class PickingRun:
         for outcome in given_up or self.engine.wait(self.stopping, _WAIT_SECONDS):
             record = self.outputs.write(outcome)
             self._in_progress -= 1
-            self.outputs.journal.add(record)
+            self._kept.pop(record.key, None)
+            if self.outputs.keeps(record):
+                record = replace(record, reason=f"{(record.reason or '').rstrip('.')}; its earlier picks are kept")
+                self._kept[record.key] = record
+            else:
+                self.outputs.journal.add(record)
+                self._tried.add(record.key)
             if not given_up:
                 self.deaths.survived([record.key])
-            self._tried.add(record.key)
             self.source.add(record)
             self.monitor.add(record)
             if outcome.remark is not None and outcome.remark not in self._remarks:
@@ -312,20 +319,20 @@ class PickingRun:
         CryoSegNetError
             The run ended because writing or the engine failed.
         """
-        source, failure = self.source, self._failure
+        source, failure, kept = self.source, self._failure, [*self._kept.values()]
         # A signal that came after the last micrograph did not stop anything.
-        left = source.growing or len(self._tried) < source.total - source.skipped
+        left = source.growing or len(self._tried) + len(kept) < source.total - source.skipped
         stopped = left and (self._cut or failure is not None)
         records = source.records(self.outputs.journal)
         try:
-            write_summary(self.outputs.journal, records, stopped)
+            write_summary(self.outputs.journal, records, stopped, kept)
         except (OSError, CryoSegNetError) as error:
             failure = failure or error
-        result = result_of(self.outputs.journal, records, self._tried, stopped)
+        result = result_of(self.outputs.journal, records, self._tried, stopped, kept)
         self.monitor.close("failed" if failure is not None else "stopped" if stopped else "ended")
         if failure is not None:
             raise ended(failure, result.done + result.skipped, source.total) from failure
-        short = shortfall(result.done + result.skipped, result.without_picks, result.failed)
+        short = shortfall(result.done + result.skipped - len(kept), result.without_picks, result.failed)
         if short:
             log.warning(short, extra={"of_result": True})  # a host may have its own words for it
         elif self._failures > MOST_TOLD:

@@ -76,7 +76,7 @@ class RunOutputs:
         return all(name in files and _has_size(self.folder / name, files[name]) for name in self._names(stem))
 
     def write(self, outcome: PickOutcome) -> Record:
-        """Write the files of one micrograph, or remove those of its earlier picks if it failed now.
+        """Write the files of one micrograph; if it failed, remove those of its earlier picks unless they are kept.
 
         Returns
         -------
@@ -91,6 +91,8 @@ class RunOutputs:
         for what, trace in outcome.log:
             log_error(self.journal.folder, what, trace)
         record = outcome.record
+        if self.keeps(record):
+            return record
         before = self.journal.records.get(record.key)
         if outcome.picks is None:
             for name in pick_names(record.stem):
@@ -105,6 +107,19 @@ class RunOutputs:
             raise
         except Exception as error:
             return self.write(failed(record, error))
+
+    def keeps(self, record: Record) -> bool:
+        """Whether a micrograph failed whose file has not changed since it was picked, and its pick files are whole.
+
+        They are finished work, which a failure, or a wrong pixel size in a list, must not cost.
+        """
+        before = self.journal.records.get(record.key)
+        if record.done or before is None or not before.done:
+            return False
+        same = (record.size, record.mtime_ns) in ((-1, -1), (before.size, before.mtime_ns))
+        picks = {name: size for name, size in (before.files or {}).items() if name in pick_names(before.stem)}
+        there = bool(picks) and all(_has_size(self.folder / name, size) for name, size in picks.items())
+        return same and there and not changed_files(self.folder, before)
 
     def _write(self, outcome: PickOutcome, before: Record | None) -> Record:
         """Write pick files and overlay; the record with their sizes (None: it could not be drawn) and checksums."""

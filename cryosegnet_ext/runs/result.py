@@ -62,7 +62,9 @@ class BatchResult:
         return 2 if self.failed else 0
 
 
-def result_of(journal: Journal, records: Sequence[Record], tried: Container[str], stopped: bool) -> BatchResult:
+def result_of(
+    journal: Journal, records: Sequence[Record], tried: Container[str], stopped: bool, kept: Sequence[Record]
+) -> BatchResult:
     """The result of a run.
 
     Parameters
@@ -75,10 +77,12 @@ def result_of(journal: Journal, records: Sequence[Record], tried: Container[str]
         Keys of those that it picked or failed to pick.
     stopped
         Whether it ended early.
+    kept
+        Of those that failed and whose earlier picks are kept; ``records`` has these picks.
     """
     done = [record for record in records if record.done]
     # A failure of an earlier run counts only if this run tried the micrograph again.
-    failed = [record for record in records if not record.done and record.key in tried]
+    failed = [*(record for record in records if not record.done and record.key in tried), *kept]
     picked = [record for record in done if record.picks]
     # Pixels and angstroms cannot be averaged: if some micrographs have a pixel size, the others are left out.
     known = [record for record in picked if record.pixel_size is not None] or picked

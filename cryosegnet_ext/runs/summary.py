@@ -34,15 +34,15 @@ class SummaryTimer:
         """Whether it is time to write."""
         return time.monotonic() >= self._next
 
-    def write(self, journal: Journal, source: MicrographSource) -> None:
+    def write(self, journal: Journal, source: MicrographSource, kept: Sequence[Record]) -> None:
         """Write both files."""
         start = time.monotonic()
-        write_summary(journal, source.records(journal), stopped=False)
+        write_summary(journal, source.records(journal), False, kept)
         end = time.monotonic()
         self._next = end + max(_SECONDS, (end - start) / _SHARE)
 
 
-def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) -> None:
+def write_summary(journal: Journal, records: Sequence[Record], stopped: bool, kept: Sequence[Record]) -> None:
     """Write both files from the records of the journal; raises OSError if the disk is full.
 
     Parameters
@@ -54,6 +54,8 @@ def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) ->
         Records of the micrographs of this run, in its order.
     stopped
         Whether the run was stopped before its end.
+    kept
+        Of micrographs that failed and whose earlier picks are kept: the summary has those picks, failed.csv the reason.
     """
     ours = {record.key for record in records}
     earlier = [journal.records[key] for key in sorted(journal.records, key=natural_key) if key not in ours]
@@ -79,7 +81,7 @@ def write_summary(journal: Journal, records: Sequence[Record], stopped: bool) ->
         "micrographs": [_entry(record) for record in every],
     }
     write_atomic(journal.output / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-    _write_failed(journal.output / "failed.csv", [record for record in every if not record.done])
+    _write_failed(journal.output / "failed.csv", [*(record for record in every if not record.done), *kept])
 
 
 def _entry(record: Record) -> dict[str, object]:

@@ -261,3 +261,48 @@ def test_settings_may_change_while_nothing_was_picked(tmp_path: Path) -> None:
     inputs, out = expand_inputs([str(tmp_path / "bad.mrc")]), tmp_path / "out"
     assert batch.run(StubPicker(), inputs, out, progress=False).exit_code == 3
     assert batch.run(StubPicker(threshold=0.5), inputs, out, progress=False).exit_code == 3
+
+
+@pytest.mark.parametrize("layout", ["default", "facility"])
+def test_a_wrong_pixel_size_in_a_star_file_does_not_cost_finished_picks(tmp_path: Path, layout: str) -> None:
+    def star(size: object) -> Path:
+        optics = f"data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographPixelSize #2\n1 {size}\n\n"
+        names = "".join(f"{tmp_path}/mics/m{i}.mrc 1\n" for i in range(2))
+        text = f"{optics}data_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\n{names}\n"
+        (tmp_path / "mics.star").write_text(text)
+        return tmp_path / "mics.star"
+
+    def files() -> dict[str, bytes]:
+        folders = ("picks", "overlays", "STAR", "CBOX", "JPEG", "JSON")
+        every = (path for folder in folders for path in (out / folder).glob("*"))
+        return {str(path): path.read_bytes() for path in every}
+
+    out = tmp_path / "out"
+    mics = [write_micrograph(tmp_path / f"mics/m{i}.mrc", seed=i) for i in range(2)]
+    words = ["pick", str(star(2.0)), "-o", str(out), "--layout", layout]
+    assert pick_stub(words)[0] == 0
+    before, first = files(), json.loads((out / "summary.json").read_text())
+    for wrong in (-1, 1e6):
+        star(wrong)
+        code, said = pick_stub(words)
+        assert code == 2 and said.count("its earlier picks are kept") == 2, said
+        assert files() == before
+        assert (
+            "pixel size" in (out / "failed.csv").read_text() and len((out / "failed.csv").read_text().split("\n")) == 4
+        )
+        assert json.loads((out / "summary.json").read_text())["totals"] == first["totals"]
+    star(2.0)
+    code, said = pick_stub(words)
+    assert code == 0 and "2 finished by an earlier run, 0 to pick" in said and files() == before
+    # A file that has changed is another micrograph.
+    mics[0].write_bytes(b"damaged")
+    assert pick_stub(words)[0] == 2 and not (out / "picks/m0.star").exists()
+
+
+def pick_stub(words: list[str]) -> tuple[int, str]:
+    stub = Path(__file__).parents[1] / "stub_picker.py"
+    environment = {**os.environ, "PYTHONPATH": str(stub.parent.parent)}
+    done = subprocess.run(
+        [sys.executable, str(stub), *words], capture_output=True, text=True, env=environment, timeout=LIMIT
+    )
+    return done.returncode, done.stderr

@@ -185,6 +185,8 @@ def test_a_failed_micrograph_is_said_on_stderr_and_in_the_log_file(tmp_path: Pat
     (tmp_path / "mics").mkdir()
     (tmp_path / "mics/bad.mrc").write_bytes(b"no image" * 300)
     write_micrograph(tmp_path / "mics/good.mrc")
+    for path in (tmp_path / "mics").iterdir():
+        os.utime(path, (1e9, 1e9))  # old, so taken at the first look
     for words in ("", "--watch --idle-stop 0.02 --settle 0.1"):
         run = start_pick(f"mics -o {len(words)} --log-file {len(words)}.log {words}", tmp_path)
         _, said = run.communicate(timeout=LIMIT)
