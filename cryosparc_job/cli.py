@@ -167,13 +167,14 @@ def _handed(args: argparse.Namespace) -> HandedPicks | None:
     from dataclasses import fields
 
     from cryosegnet_ext.picking.options import RunOptions, flag
+    from cryosegnet_ext.runs.finished import open_finished
     from cryosegnet_ext.runs.handed_picks import HandedPicks
 
     given = [o.name for o in fields(RunOptions) if getattr(args, o.name, o.default) != o.default]
     unused = [flag(name) for name in given if name not in _HANDED]
     if unused:
         raise UsageError(f"{', '.join(unused)} cannot be used with --from-run, which picks nothing")
-    return HandedPicks(edits_of(args, args.from_run), args.threshold)
+    return HandedPicks(edits_of(args, open_finished(args.from_run)), args.threshold)
 
 
 def _summary(result: PickingResult) -> str:
