@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..files.inputs import STATE_FOLDER
 from ..picking.options import PickerOptions, split_devices
 from .options import make_picker
 from .readers import above_zero
@@ -82,6 +81,8 @@ def check_running(args: argparse.Namespace) -> None:
 
 def _check_place(option: str, file: Path, output: Path) -> None:
     """Raise UsageError if the folder of a monitor's file does not exist; the run makes its output folder itself."""
+    from ..files.inputs import STATE_FOLDER
+
     folder, made = Path(os.path.abspath(file.parent)), Path(os.path.abspath(output / STATE_FOLDER))
     if not folder.is_dir() and folder not in (made, *made.parents):
         raise UsageError(f"create the folder {file.parent} first: {option} {file} is to be written there")

@@ -227,8 +227,9 @@ print(*said, sep="\\n")
         done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
         warning = "12 of 13 micrographs failed; failed.csv says why"
         if shown_progress:
-            first, last = done.stderr.splitlines()
-            assert first.startswith("cryosegnet: 13/13 micrographs (100 %), ") and last == warning
+            *reasons, count, last = done.stderr.splitlines()
+            assert len(reasons) == 12 and all("the file is not an MRC" in reason for reason in reasons)
+            assert count.startswith("cryosegnet: 13/13 micrographs (100 %), ") and last == warning
         else:
             assert done.stderr == "" and f"warning: {warning}" in done.stdout.splitlines()
             assert "estimating the particle size from 8 micrographs" in done.stdout.splitlines()
