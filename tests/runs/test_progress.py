@@ -228,7 +228,7 @@ print(*said, sep="\\n")
         warning = "12 of 13 micrographs failed; failed.csv says why"
         if shown_progress:
             *reasons, count, last = done.stderr.splitlines()
-            assert len(reasons) == 12 and all("the file is not an MRC" in reason for reason in reasons)
+            assert len(reasons) == 12 and all(".mrc: the file " in reason for reason in reasons)
             assert count.startswith("cryosegnet: 13/13 micrographs (100 %), ") and last == warning
         else:
             assert done.stderr == "" and f"warning: {warning}" in done.stdout.splitlines()
