@@ -286,9 +286,9 @@ class Publisher:
     def _is_wrong(self, record: Record) -> bool:
         """Whether files of a micrograph are missing, or not as they were written, and can be made from its picks."""
         folder, stem = self._folder, record.stem
-        kinds = (layout.STAR, layout.CBOX, layout.JSON)
+        kinds = [layout.STAR, layout.CBOX, layout.JSON]
         if inside(folder, f"overlays/{stem}.jpg").exists():
-            kinds = (*kinds, layout.JPEG)
+            kinds.append(layout.JPEG)
         copied = {f"picks/{stem}{kind[1]}": layout.file_of(stem, kind) for kind in (layout.STAR, layout.CBOX)}
         sums = record.checksums or {}
         there = all(layout.path_of(folder, stem, kind).exists() for kind in kinds)
