@@ -295,9 +295,9 @@ def ours_peaks(count: int) -> Callable[[Context], Callable[[], str]]:
 def precision(c: Context) -> str:
     import torch
 
-    from cryosegnet_ext.networks.unet import bf16_pays
+    from cryosegnet_ext.networks.precision import precision_on
 
-    return "bf16" if bf16_pays(torch.device(c.device)) else "fp32"
+    return "bf16" if precision_on(torch.device(c.device)) == "bf16" else "fp32"
 
 
 def built_in_cost(c: Context) -> Cost:

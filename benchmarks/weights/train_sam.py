@@ -31,7 +31,8 @@ from benchmarks.weights.window_samples import LabelledPeaks, loss, peaks_of, sam
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import atomic_path, make_folder
 from cryosegnet_ext.networks import window_sam
-from cryosegnet_ext.networks.unet import AttentionUNet, bf16_pays, probability_map
+from cryosegnet_ext.networks.precision import bf16_pays
+from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
 from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.training.crops import labelled_particles, planted_particles, simulated_particles
 from cryosegnet_ext.training.progress import Table

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .unet import bf16_pays
+from .precision import mixed
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -50,7 +50,7 @@ def encode(sam: Sam, picture: Any) -> tuple[Tensor, tuple[int, int]]:
     with torch.inference_mode():
         if not isinstance(encoder, ImageEncoderViT):
             return encoder(x), used
-        with torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=bf16_pays(sam.device)):
+        with mixed(sam.device):
             return _forward(encoder, x).float(), used
 
 

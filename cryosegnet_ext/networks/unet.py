@@ -6,7 +6,6 @@ With 64 base channels and 5 levels its state dict has the names and shapes of th
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .memory import with_less
+from .precision import mixed
 
 Image = NDArray[np.float32]
 
@@ -216,7 +216,7 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
             mode = "reflect" if min(part.shape) > stride else "replicate"
             x = pad(part[None, None], (0, px, 0, py), mode=mode).contiguous(memory_format=torch.channels_last)
             position = None if x.shape[2:] == whole else TilePosition(ay, ax, *whole)
-            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
+            with torch.inference_mode(), mixed(device):
                 plane = torch.sigmoid(model(x, position).float())[0, 0]
             result[y0:y1, x0:x1] = plane[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
     return result
@@ -231,21 +231,3 @@ def _spans(length: int, tile: int, core: int, stride: int) -> list[tuple[int, in
     count = 1 if length <= tile else -(-units // (core // stride))
     edges = (np.linspace(0, units, count + 1).round().astype(int) * stride).clip(max=length).tolist()
     return list(pairwise(edges))
-
-
-def bf16_pays(device: torch.device) -> bool:
-    """Whether the device has bf16 units, which make bf16 faster than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.backends.mkldnn.is_available() and _avx512_bf16()
-
-
-@cache
-def _avx512_bf16() -> bool:
-    """Whether the CPU has bf16 units; without them bf16 is emulated and slower than float32."""
-    try:
-        with open("/proc/cpuinfo") as stream:
-            flags = stream.read()
-        return any(word in flags for word in ("avx512_bf16", "amx_bf16"))
-    except OSError:
-        return False

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from torch import Tensor
 
-from ..networks.unet import bf16_pays
+from ..networks.precision import bf16_pays
 
 Image = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..networks.unet import bf16_pays
+from ..networks.precision import mixed
 from ..networks.window_sam import SIDE, decode, windows
 from .masks import Instance, Masks, measured, without_overlaps
 from .segment import find_peaks
@@ -63,7 +63,7 @@ def cut(
             part = slice(start, start + _BATCH)
             pictures = torch.from_numpy(windows(probability, image, rows[part], columns[part])).to(device)
             points = torch.full((len(pictures), 2), float(half), device=device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device)):
+            with mixed(device):
                 logits, iou = decode(sam, pictures, points)
             full = torch.nn.functional.interpolate(
                 logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False

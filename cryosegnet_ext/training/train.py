@@ -178,7 +178,7 @@ def precision_for(name: str, device: str) -> Any:
     """
     import torch
 
-    from ..networks.unet import bf16_pays
+    from ..networks.precision import bf16_pays
 
     if name == "float16" and not device.startswith("cuda"):
         raise CryoSegNetError("--precision float16 needs a GPU: use bf16 or float32")

@@ -10,6 +10,7 @@ import torch
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.networks import unet
+from cryosegnet_ext.networks.precision import all_in
 from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
 from cryosegnet_ext.weights import load_unet
 
@@ -160,9 +161,10 @@ def test_sizes_that_do_not_fit():
 
 
 @pytest.fixture
-def exact(monkeypatch):
+def exact():
     """Float32 on every machine."""
-    monkeypatch.setattr(unet, "bf16_pays", lambda device: False)
+    with all_in("float32"):
+        yield
 
 
 def noise(shape, seed=0):

@@ -9,6 +9,7 @@ import torch
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.networks import sam_encoder
 from cryosegnet_ext.networks.memory import ran_out, with_less
+from cryosegnet_ext.networks.precision import all_in
 from cryosegnet_ext.networks.sam_decoder import PointDecoder
 from cryosegnet_ext.picking import prompts
 from cryosegnet_ext.picking.segment import peaks
@@ -32,9 +33,10 @@ def lively_sam(seed=0, **changes):
 
 
 @pytest.fixture
-def exact(monkeypatch):
+def exact():
     """Float32 on every machine."""
-    monkeypatch.setattr(sam_encoder, "bf16_pays", lambda device: False)
+    with all_in("float32"):
+        yield
 
 
 @pytest.mark.parametrize("block", [70, 640, 4096, 10**7], ids=lambda n: f"blocks of {n}")
@@ -51,13 +53,13 @@ def test_the_encoder_is_segment_anythings(exact, monkeypatch, changes, block):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_reduced_precision_changes_features_little(monkeypatch):
+def test_reduced_precision_changes_features_little():
     sam = lively_sam()
     picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
     planes = []
-    for pays in (False, True):
-        monkeypatch.setattr(sam_encoder, "bf16_pays", lambda device, pays=pays: pays)
-        planes.append(sam_encoder.encode(sam, picture)[0])
+    for precision in ("float32", "bf16"):
+        with all_in(precision):
+            planes.append(sam_encoder.encode(sam, picture)[0])
     assert planes[1].dtype == torch.float32
     assert 0 < (planes[1] - planes[0]).abs().mean() < 0.05 * planes[0].std()
 
