@@ -33,7 +33,8 @@ from cryosegnet_ext.evaluation import match
 from cryosegnet_ext.files.micrograph import Micrograph
 from cryosegnet_ext.picking.scoring import Calibration, MaskFeatures, joined, surprise
 from cryosegnet_ext.simulation.micrograph import simulate_micrograph
-from cryosegnet_ext.training.crops import LABEL_SHARE, Labelled, random_scene
+from cryosegnet_ext.training.crops import LABEL_SHARE, Labelled
+from cryosegnet_ext.training.scenes import random_scene
 
 WORKING_DIAMETER = 32.0
 SIZE_ERRORS = (0.85, 1.0, 1.18)

@@ -29,13 +29,8 @@ from benchmarks.weights.stoppable import add_option, check_alone, stoppable
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.simulation.projection import project, random_rotations
 from cryosegnet_ext.simulation.specimens import Specimen, make_specimen, read_specimen
-from cryosegnet_ext.training.crops import (
-    Labelled,
-    augment,
-    labelled_particles,
-    planted_particles,
-    simulated_particles,
-)
+from cryosegnet_ext.training.augmentation import augment
+from cryosegnet_ext.training.crops import Labelled, labelled_particles, planted_particles, simulated_particles
 from cryosegnet_ext.training.fit import Batch, Recipe, fit
 from cryosegnet_ext.training.parallel import joined
 from cryosegnet_ext.training.train import precision_for

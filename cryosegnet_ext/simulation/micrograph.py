@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .contamination import Background
 from .detector import add_stripes, detect
 from .junk import make_junk
 from .optics import layered_contrast
@@ -57,26 +58,78 @@ def simulate_micrograph(
     truth : Truth
         Centres, and the (ny, nx) mask of junk. Particles on junk are left out.
     """
-    pad = int(np.clip(max(shape) // 8, 16, 128))  # the Fourier transform wraps around: work on a wider frame
-    wide = (shape[0] + 2 * pad, shape[1] + 2 * pad)
-    more = np.random.default_rng([seed, 1])
-    image, placed, depth, junk = _simulate(stacks, scene, wide, pixel_size, np.random.default_rng(seed), more, device)
-    cut = np.s_[pad : pad + shape[0], pad : pad + shape[1]]
-    image, junk = image[cut].copy(), junk[cut].copy()
-    if scene.stripes:
-        add_stripes(image, junk, scene.stripes, more)
-    return image, _truth(stacks, placed, depth, junk, pad, pixel_size)
+    rng, more = random_streams(seed)
+    drawn = draw(stacks, scene, shape, pixel_size, rng, more)
+    image, depth = electrons_of(drawn, stacks, rng, more, device)
+    return image, truth_of(drawn, stacks, depth)
 
 
-def _truth(
+def random_streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Two random streams: the first for the oldest ingredients, the second for newer ones.
+
+    So a seed gives the same micrograph as before there were newer ones; see `make_junk`.
+    """
+    return np.random.default_rng(seed), np.random.default_rng([seed, 1])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is in a micrograph and where, before its noise.
+
+    Attributes
+    ----------
+    scene, pixel_size
+        As for `simulate_micrograph`.
+    shape
+        Of the wide frame: the Fourier transform wraps around, so the micrograph is cut out of a wider frame.
+    pad
+        How much wider it is on each side, pixels.
+    placed
+        The particles, in pixels of the wide frame.
+    planes
+        Junk, of the wide frame.
+    clumps : (ny, nx) float32
+        Potential of aggregates, of the wide frame.
+    """
+
+    scene: Scene
+    pixel_size: float
+    shape: tuple[int, int]
+    pad: int
+    placed: PlacedParticles
+    planes: Background
+    clumps: Image
+
+    @property
+    def cut(self) -> tuple[slice, slice]:
+        """Where the micrograph is in the wide frame."""
+        ny, nx = self.shape
+        return slice(self.pad, ny - self.pad), slice(self.pad, nx - self.pad)
+
+
+def draw(
     stacks: Sequence[ProjectionStack],
-    placed: PlacedParticles,
-    depth: NDArray[np.float64],
-    junk: NDArray[np.bool_],
-    pad: int,
+    scene: Scene,
+    shape: tuple[int, int],
     pixel_size: float,
-) -> Truth:
-    """The particles inside the frame that are not on junk; distractors apart."""
+    rng: np.random.Generator,
+    more: np.random.Generator,
+) -> Drawn:
+    """Draw the content of a micrograph; arguments as for `simulate_micrograph`, and `random_streams`."""
+    pad = int(np.clip(max(shape) // 8, 16, 128))
+    wide = (shape[0] + 2 * pad, shape[1] + 2 * pad)
+    typical = float(np.median([s.diameter for s in stacks])) if stacks else 150.0
+    planes = make_junk(scene, wide, pixel_size, typical, rng, more)
+    placed = place(stacks, scene, wide, pixel_size, rng)
+    clumps = np.zeros(wide, np.float32)
+    for _ in range(scene.aggregates):
+        add_aggregate(stacks, pixel_size, rng, clumps, planes.junk)
+    return Drawn(scene, pixel_size, wide, pad, placed, planes, clumps)
+
+
+def truth_of(drawn: Drawn, stacks: Sequence[ProjectionStack], depth: NDArray[np.float64]) -> Truth:
+    """The particles inside the frame that are not on junk; distractors apart. ``depth`` (n,) in angstrom."""
+    placed, pad, pixel_size, junk = drawn.placed, drawn.pad, drawn.pixel_size, drawn.planes.junk[drawn.cut].copy()
     x, y = np.array(placed.x) - pad, np.array(placed.y) - pad
     ny, nx = junk.shape
     ix, iy = np.round(x).astype(int).clip(0, nx - 1), np.round(y).astype(int).clip(0, ny - 1)
@@ -102,26 +155,34 @@ def _truth(
     return replace(truth, distractors=table(seen & aside)) if any(s.distractor for s in stacks) else truth
 
 
-def _simulate(
+def electrons_of(
+    drawn: Drawn,
     stacks: Sequence[ProjectionStack],
-    scene: Scene,
-    shape: tuple[int, int],
-    pixel_size: float,
     rng: np.random.Generator,
     more: np.random.Generator,
-    device: str,
-) -> tuple[Image, PlacedParticles, NDArray[np.float64], NDArray[np.bool_]]:
-    """Image, all particles, their depths in angstrom and the junk mask of the wide frame.
+    device: str = "cpu",
+) -> tuple[Image, NDArray[np.float64]]:
+    """Electrons counted in a drawn micrograph (ny, nx), and the depths of its particles (n,) in angstrom.
 
-    ``rng`` is the random stream of the oldest ingredients, ``more`` that of the newer ones; see `make_junk`.
+    ``rng`` and ``more`` go on from `draw`. Stripes are added to the junk of ``drawn``.
     """
+    intensity, depth = intensity_of(drawn, stacks, rng, more, device)
+    image = detect(intensity, drawn.scene, drawn.pixel_size, rng)[drawn.cut].copy()
+    if drawn.scene.stripes:
+        add_stripes(image, drawn.planes.junk[drawn.cut], drawn.scene.stripes, more)
+    return image, depth
+
+
+def intensity_of(
+    drawn: Drawn,
+    stacks: Sequence[ProjectionStack],
+    rng: np.random.Generator,
+    more: np.random.Generator,
+    device: str = "cpu",
+) -> tuple[Image, NDArray[np.float64]]:
+    """Relative intensity of the wide frame, for `electrons_of`, and the depths of the particles."""
+    scene, pixel_size, shape, placed, planes = drawn.scene, drawn.pixel_size, drawn.shape, drawn.placed, drawn.planes
     ny, nx = shape
-    typical = float(np.median([s.diameter for s in stacks])) if stacks else 150.0
-    planes = make_junk(scene, shape, pixel_size, typical, rng, more)
-    placed = place(stacks, scene, shape, pixel_size, rng)
-    clumps = np.zeros(shape, np.float32)
-    for _ in range(scene.aggregates):
-        add_aggregate(stacks, pixel_size, rng, clumps, planes.junk)
     ice = _ice(scene, shape, pixel_size, rng, planes.absorption, more)
     layers, layer, height = _layers(scene, shape, pixel_size, placed, more)
     volts = np.float32(scene.optics.interaction * scene.contrast)
@@ -134,9 +195,10 @@ def _simulate(
                 paste(stacks[placed.stack[i]], pose, pixel_size, potential)
             if height is None:
                 rest = planes.phase if ice is None else planes.phase + ice
-                yield depth, (potential + clumps) * volts + rest
+                yield depth, (potential + drawn.clumps) * volts + rest
             else:  # ice and junk belong to the layers next to their own height
-                rest = planes.phase + clumps * volts if ice is None else planes.phase + clumps * volts + ice
+                rest = planes.phase + drawn.clumps * volts
+                rest = rest if ice is None else rest + ice
                 step = layers[1] - layers[0]
                 yield depth, potential * volts + np.clip(1 - np.abs(height - depth) / step, 0, 1) * rest
 
@@ -146,8 +208,7 @@ def _simulate(
         ramp = np.cos(angle) * np.linspace(-0.5, 0.5, nx)[None, :] + np.sin(angle) * np.linspace(-0.5, 0.5, ny)[:, None]
         bend = smooth_noise(shape, max(shape) / 3, rng)
         intensity *= np.float32(1) + np.float32(scene.gradient) * (ramp + 0.3 * bend).astype(np.float32)
-    image = detect(intensity, scene, pixel_size, rng)
-    return image, placed, layers[layer], planes.junk
+    return intensity, layers[layer]
 
 
 def _ice(

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..cores import usable_cores
 from ..simulation.micrograph import ProjectionStack
-from .crops import Crop, augment, labelled_particles, simulated_particles
+from .augmentation import augment
+from .crops import Crop, labelled_particles, simulated_particles
 from .examples import Example
 from .fit import UNKNOWN, Batch
 from .parallel import Group

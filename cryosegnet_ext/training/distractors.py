@@ -1,10 +1,12 @@
-"""Add things to a training crop that are not particles: ice texture, flakes and lumps of ice.
+"""Things in a training crop that are not particles: ice texture, flakes and lumps of ice, filaments, lattices.
 
 They imitate the look, not the physics. Their strength is set by the noise of the crop and varies widely, so that the
 network learns to tell particles from them by shape, not by darkness.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,24 +16,43 @@ from scipy import fft
 Image = NDArray[np.float32]
 
 
-def add_texture(image: Image, diameter: float, strength: float, rng: np.random.Generator) -> Image:
-    """Add noise with structure of about the particle's size: devitrified or drifting ice, film, detector patterns.
+@dataclass(frozen=True)
+class Distractor:
+    """Something to add to a crop.
+
+    Attributes
+    ----------
+    plane : (h, w) float32
+    strength
+        Factor on the plane, relative to the standard deviation of the image smoothed to a tenth of the particle.
+    """
+
+    plane: Image
+    strength: float = 1.0
+
+    def added_to(self, image: Image, diameter: float) -> Image:
+        """The image (h, w) with it; ``diameter`` of the particles in pixels."""
+        return image + np.float32(self.strength * _level(image, diameter)) * self.plane
+
+
+def texture(shape: tuple[int, int], diameter: float, rng: np.random.Generator) -> Image:
+    """Noise with structure of about the particle's size: devitrified or drifting ice, film, detector patterns.
 
     Parameters
     ----------
-    image : (h, w) float32
+    shape
+        (h, w), pixels.
     diameter
         Of the particles, pixels; the size of the texture is drawn around it.
-    strength
-        Standard deviation of the texture, relative to that of the image smoothed to a tenth of the particle.
     rng
         Draws the spectrum.
 
     Returns
     -------
     (h, w) float32
+        Of standard deviation 1.
     """
-    h, w = image.shape
+    h, w = shape
     fy, fx = fft.fftfreq(h)[:, None], fft.rfftfreq(w)[None, :]
     if rng.random() < 0.3:  # drift and streaks: longer along one direction
         angle, stretch = rng.uniform(0, np.pi), rng.uniform(1.5, 5)
@@ -43,28 +64,28 @@ def add_texture(image: Image, diameter: float, strength: float, rng: np.random.G
     else:
         amplitude = np.maximum(f, 0.1) ** -rng.uniform(0.5, 2.0) * np.exp(-((f / 6) ** 2))
     spectrum = fft.rfft2(rng.standard_normal((h, w), np.float32)) * amplitude.astype(np.float32)
-    texture = fft.irfft2(spectrum, s=(h, w)).astype(np.float32)
-    texture /= max(float(texture.std()), 1e-12)
+    plane = fft.irfft2(spectrum, s=(h, w)).astype(np.float32)
+    plane /= max(float(plane.std()), 1e-12)
     skew = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0
     if skew:  # dark patches on an even ground
-        texture = -np.exp(np.float32(0.8 * skew + 0.2) * texture)
-        texture = (texture - texture.mean()) / max(float(texture.std()), 1e-12)
-    return image + np.float32(strength * _level(image, diameter)) * texture
+        plane = -np.exp(np.float32(0.8 * skew + 0.2) * plane)
+        plane = (plane - plane.mean()) / max(float(plane.std()), 1e-12)
+    return plane
 
 
-def add_flakes(image: Image, diameter: float, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_]]:
-    """Add lumps, flakes and rims of ice with sharp outlines and even insides; some are far darker than particles.
+def flakes(shape: tuple[int, int], diameter: float, rng: np.random.Generator) -> tuple[Image, NDArray[np.bool_]]:
+    """Lumps, flakes and rims of ice with sharp outlines and even insides; some are far darker than particles.
 
     Returns
     -------
-    image : (h, w) float32
+    plane : (h, w) float32
+        Negative where they are dark.
     covered : (h, w) bool
         The area of the flakes: no particle is labelled there.
     """
-    h, w = image.shape
+    h, w = shape
     count = int(np.exp(rng.uniform(0, np.log(40))))
     usual = diameter * np.exp(rng.uniform(np.log(0.3), np.log(3.0)))
-    level = _level(image, diameter)
     dark = np.exp(rng.uniform(np.log(0.7), np.log(10.0)))
     rim, halo = rng.uniform(0, 1.2), rng.uniform(0, 0.8)
     corners = rng.random() < 0.4
@@ -91,27 +112,27 @@ def add_flakes(image: Image, diameter: float, rng: np.random.Generator) -> tuple
         painted -= np.float32(strength) * (np.float32(fill) * soft + np.float32(2 * rim) * np.maximum(edge, 0))
         painted += np.float32(strength * 2 * halo) * np.maximum(-edge, 0)
     hidden = cv2.dilate(covered, np.ones((3, 3), np.uint8)) > 0
-    return image + np.float32(level) * painted, hidden
+    return painted, hidden
 
 
-def add_filaments(image: Image, diameter: float, strength: float, rng: np.random.Generator) -> Image:
-    """Add long bent filaments, alone or in bundles, even or beaded: nothing on them is a particle.
+def filaments(shape: tuple[int, int], diameter: float, rng: np.random.Generator) -> Image:
+    """Long bent filaments, alone or in bundles, even or beaded: nothing on them is a particle.
 
     Parameters
     ----------
-    image : (h, w) float32
+    shape
+        (h, w), pixels.
     diameter
         Of the particles, pixels; the width of the filaments is drawn around a part of it.
-    strength
-        Darkness of a filament, relative to the standard deviation of the image smoothed to a tenth of the particle.
     rng
         Draws the filaments.
 
     Returns
     -------
     (h, w) float32
+        1 in the middle of a filament.
     """
-    h, w = image.shape
+    h, w = shape
     width = diameter * float(np.exp(rng.uniform(np.log(0.15), np.log(0.9))))
     period = width * float(rng.uniform(0.5, 2.0))
     beads = float(rng.uniform(0, 0.8)) if rng.random() < 0.5 else 0.0
@@ -136,15 +157,15 @@ def add_filaments(image: Image, diameter: float, strength: float, rng: np.random
             line, (0, 0), 0.15 * width
         )
         painted += soft / max(float(np.abs(soft).max()), 1e-9)
-    return image - np.float32(strength * _level(image, diameter)) * painted
+    return painted
 
 
-def add_lattice(image: Image, diameter: float, strength: float, rng: np.random.Generator) -> Image:
-    """Add patches of a lattice of dark spots, from an eighth of the particle to its size: crystals of ice or protein.
+def lattice(shape: tuple[int, int], diameter: float, rng: np.random.Generator) -> Image:
+    """Patches of a lattice of spots, from an eighth of the particle to its size: crystals of ice or protein.
 
-    Parameters and result as for `add_filaments`.
+    Parameters and result as for `filaments`.
     """
-    h, w = image.shape
+    h, w = shape
     painted = np.zeros((h, w), np.float32)
     yy, xx = np.mgrid[0:h, 0:w].astype(np.float32)
     for _ in range(int(rng.integers(1, 4))):
@@ -157,7 +178,7 @@ def add_lattice(image: Image, diameter: float, strength: float, rng: np.random.G
         reach = diameter * float(np.exp(rng.uniform(np.log(1.0), np.log(8.0))))
         patch = np.exp(-((((xx - rng.uniform(0, w)) ** 2 + (yy - rng.uniform(0, h)) ** 2) / reach**2) ** 2))
         painted += patch * waves / 2
-    return image - np.float32(strength * _level(image, diameter)) * painted
+    return painted
 
 
 def scrambled(image: Image, rng: np.random.Generator) -> Image:

@@ -15,7 +15,8 @@ from ..networks.unet import AttentionUNet, probability_map
 from ..simulation.micrograph import ProjectionStack
 from ..simulation.projection import random_rotations
 from ..simulation.specimens import CONTRAST_VOLT
-from .crops import Labelled, random_scene, simulated_particles
+from .crops import Labelled, simulated_particles
+from .scenes import random_scene
 
 Sample = tuple[NDArray[np.float32], NDArray[np.float32]]
 _VOXEL = 5.0

@@ -10,7 +10,7 @@ import torch
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.training import crops
 from cryosegnet_ext.training.crops import Labelled, planted_particles
-from cryosegnet_ext.training.distractors import add_filaments, add_lattice, scrambled
+from cryosegnet_ext.training.distractors import Distractor, filaments, lattice, scrambled
 from cryosegnet_ext.training.fit import Recipe, fit
 
 NONE = np.zeros(0)
@@ -51,10 +51,11 @@ def test_a_ground_smaller_than_the_crop_is_enlarged():
     assert crop.image.shape == (128, 128) and (crop.image[:, -1] != 0).any()
 
 
-@pytest.mark.parametrize("add", [add_filaments, add_lattice])
-def test_what_is_added_is_as_strong_as_asked(add):
+@pytest.mark.parametrize("drawn", [filaments, lattice])
+def test_what_is_added_is_as_strong_as_asked(drawn):
     image = np.random.default_rng(0).standard_normal((160, 160)).astype(np.float32)
-    weak, strong = (add(image, 32.0, strength, np.random.default_rng(7)) - image for strength in (1.0, 4.0))
+    plane = drawn(image.shape, 32.0, np.random.default_rng(7))
+    weak, strong = (Distractor(plane, strength).added_to(image, 32.0) - image for strength in (1.0, 4.0))
     assert np.abs(strong).max() == pytest.approx(4 * np.abs(weak).max(), rel=1e-3)
     assert np.abs(weak).max() > 0.05
 
@@ -71,10 +72,9 @@ def test_scrambling_keeps_the_power_spectrum_and_nothing_else():
 
 
 def test_filaments_are_long():
-    image = np.zeros((200, 200), np.float32) + np.random.default_rng(0).standard_normal((200, 200)).astype(np.float32)
     lengths = []
     for seed in range(5):
-        painted = image - add_filaments(image, 32.0, 4.0, np.random.default_rng(seed))
+        painted = filaments((200, 200), 32.0, np.random.default_rng(seed))
         rows, columns = np.nonzero(painted > 0.3 * painted.max())
         lengths.append(max(np.ptp(rows), np.ptp(columns)))
     assert np.median(lengths) > 150

@@ -13,20 +13,19 @@ import torch
 from cryosegnet_ext import CryoSegNetError
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene
 from cryosegnet_ext.simulation.optics import Optics
-from cryosegnet_ext.training import crops, fit
+from cryosegnet_ext.training import augmentation, crops, fit
+from cryosegnet_ext.training.augmentation import augment, bend_spectrum
 from cryosegnet_ext.training.crops import (
     LABEL_SHARE,
     LARGEST,
     SMALLEST,
     Labelled,
-    augment,
-    bend_spectrum,
-    degrade,
     labelled_particles,
     paint_labels,
-    random_scene,
     simulated_particles,
 )
+from cryosegnet_ext.training.degradation import Degradation, degrade
+from cryosegnet_ext.training.scenes import random_scene
 
 
 def simulated_crop(stacks, side, seed):
@@ -89,7 +88,7 @@ def test_labels_of_simulated_crops_lie_on_particles(monkeypatch):
     """With a clear picture and a size in range, pixels inside the labels are darker than those outside."""
     clear = Scene(coverage=0.15, dose=4000, structural_noise=0, crowding=1.0, clusters=0, gradient=0, optics=DARK)
     monkeypatch.setattr(crops, "random_scene", lambda *args: clear)
-    monkeypatch.setattr(crops, "degrade", lambda image, d, rng: image)
+    monkeypatch.setattr(crops, "draw_degradation", lambda d, rng: Degradation())
     seen = 0
     for seed in range(12):
         image, label = simulated_crop(STACKS, 128, seed)
@@ -189,7 +188,7 @@ def test_a_labelled_crop_larger_than_its_micrograph_is_padded():
 
 
 def test_augmentation_moves_image_and_label_together(monkeypatch):
-    monkeypatch.setattr(crops, "BENT_SHARE", 0)  # it has its own test
+    monkeypatch.setattr(augmentation, "BENT_SHARE", 0)  # it has its own test
     image = np.zeros((40, 40), np.float32)
     label = np.zeros((40, 40), np.uint8)
     image[5:12, 20:31], label[5:12, 20:31] = 10, 1
