@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +39,12 @@ class Fault:
 
 
 class Faults:
-    """ASGI middleware that makes the faults."""
+    """ASGI middleware that makes the faults; ``operation(scope, body)`` is the name of a call."""
 
-    def __init__(self, app: Any, world: Any) -> None:
+    def __init__(self, app: Any, world: Any, operation: Callable[[Any, bytes], str]) -> None:
         self.app = app
         self.world = world
+        self.operation = operation
         self.planned: list[Fault] = []
         self._lock = threading.Lock()
 
@@ -50,8 +52,8 @@ class Faults:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        parts = scope["path"].strip("/").split("/")
-        operation = parts[2] if len(parts) > 2 else ""
+        body = await _body(receive)
+        operation = self.operation(scope, body)
         world: World = self.world()
         world.calls.append(operation)
         fault = self._strike(operation)
@@ -65,21 +67,19 @@ class Faults:
         elif kind == "expired":
             world.tokens.clear()
         elif kind == "empty":
-            await _drain(receive)
-            receive = _nothing
+            body = b""
         elif kind == "500":
-            await _drain(receive)
             await _reply(send, 500)
             return
         elif kind == "torn_before":
-            await _drain(receive)
             await _tear(send)
             return
+        read = _replay(body, receive)
         if kind in ("torn", "500_after_store"):
-            await self.app(scope, receive, _swallow)
+            await self.app(scope, read, _swallow)
             await (_tear(send) if kind == "torn" else _reply(send, 500))
             return
-        await self.app(scope, receive, send)
+        await self.app(scope, read, send)
 
     def _strike(self, operation: str) -> Fault | None:
         with self._lock:
@@ -94,13 +94,26 @@ class Faults:
         return None
 
 
-async def _drain(receive: Any) -> None:
-    while (await receive()).get("more_body"):
-        pass
+async def _body(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
 
 
-async def _nothing() -> dict[str, Any]:
-    return {"type": "http.request", "body": b"", "more_body": False}
+def _replay(body: bytes, receive: Any) -> Any:
+    """A ``receive`` that gives the body first."""
+    given = False
+
+    async def read() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return read
 
 
 async def _swallow(message: Any) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-from pathlib import Path
 from typing import Any
 
 from cryosparc.dataset import Dataset
@@ -19,7 +17,6 @@ from cryosparc.models.user import User
 from cryosparc.spec import ASSET_CONTENT_TYPES
 from cryosparc.stream import Stream
 
-from .register import JOB_TYPES
 from .world import Handler, Refused, World
 
 HANDLERS: dict[str, Handler] = {}
@@ -77,7 +74,7 @@ def _register(world: World) -> JobRegister:
             outputs={n: OutputSpec(type=t, title=n, slots=s) for n, (t, s) in kind.outputs.items()},  # type: ignore[arg-type]
             params={n: JobRegisterParamSpec(type=_PARAM_TYPES[t], title=n) for n, t in kind.params.items()},  # type: ignore[arg-type]
         )
-        for name, kind in JOB_TYPES.items()
+        for name, kind in world.job_types.items()
     ]
     return JobRegister(specs=specs, categories={})
 
@@ -111,34 +108,16 @@ def _workspace(world: World, project_uid: str, workspace_uid: str) -> Any:
     raise Refused(404, f"workspace {workspace_uid} does not exist")
 
 
-def _inside(world: World, path: str) -> Path:
-    if not path:
-        raise Refused(400, "the path is empty")
-    top = os.path.realpath(world.directory)
-    real = os.path.realpath(world.directory / path)
-    if os.path.commonpath([top, real]) != top:
-        raise Refused(403, f"{path} is outside the project directory")
-    return Path(real)
-
-
 @handles("projects.download_file")
 def _download(world: World, project_uid: str, *, path: str) -> Stream:
     world.check_project(project_uid)
-    file = _inside(world, path)
-    if not file.is_file():
-        raise Refused(404, f"{path} does not exist")
-    return Stream.from_iterator(iter([file.read_bytes()]))
+    return Stream.from_iterator(iter([world.file(path)]))
 
 
 @handles("projects.upload_file")
 def _upload(world: World, project_uid: str, stream: bytes, *, path: str, overwrite: bool) -> str:
     world.check_project(project_uid)
-    file = _inside(world, path)
-    if file.exists() and not overwrite:
-        raise Refused(409, f"{path} exists")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(stream)
-    return str(file)
+    return world.store(path, stream, overwrite)
 
 
 # Jobs
@@ -283,20 +262,7 @@ def _enqueue(world: World, project_uid: str, job_uid: str, *, lane: str | None, 
 def _interact(
     world: World, project_uid: str, job_uid: str, body: dict[str, Any], *, endpoint: str, timeout: int
 ) -> Any:
-    job = world.job(project_uid, job_uid)
-    world.need(job, "waiting")
-    if endpoint == "get_class_info":
-        return world.class_info
-    if endpoint == "set_class_selected":
-        index, selected = body["class_idx"], body["selected"]
-        if index not in {one["class_idx"] for one in world.class_info}:
-            raise Refused(422, f"no class {index}")
-        (world.selected_classes.add if selected else world.selected_classes.discard)(index)
-        return None
-    if endpoint == "finish":
-        world.finished_interaction.add(job.uid)
-        return None
-    raise Refused(404, f"{job.spec.type} has no endpoint {endpoint}")
+    return world.interact(world.job(project_uid, job_uid), endpoint, body)
 
 
 # Datasets

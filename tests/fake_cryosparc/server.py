@@ -7,23 +7,20 @@ the package's. ``python -m tests.fake_cryosparc.server FOLDER`` runs one by hand
 from __future__ import annotations
 
 import inspect
-import socket
 import threading
-import time
 import urllib.parse
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 from cryosparc.dataset import Dataset
 from cryosparc.stream import Stream, Streamable
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse
 
-from .faults import Fault, Faults
 from .handlers import HANDLERS, OPEN
 from .interface import Operation, operations
+from .running import RunningServer, listening
 from .world import Refused, World
 
 PREFIX = "/api/cmd"
@@ -113,52 +110,17 @@ def _authorize(world: World, request: Request) -> None:
         raise Refused(401, "Could not validate credentials")
 
 
-class FakeCryoSPARC:
-    """A running server.
+def operation_of(scope: Any, body: bytes) -> str:
+    """The operation of a request."""
+    parts = scope["path"].strip("/").split("/")
+    return parts[2] if len(parts) > 2 else ""
 
-    Attributes
-    ----------
-    url : for ``CryoSPARC(url)``
-    world : the state of the server
-    faults : the faults that are switched on
-    """
+
+class FakeCryoSPARC(RunningServer):
+    """A running server of the version 5.0."""
 
     def __init__(self, root: Path) -> None:
-        self.world = World(root)
-        self._faults = Faults(make_app(lambda: self.world), lambda: self.world)
-        # asyncio switches off the delay of small packets (40 ms a call) only for sockets that name their protocol.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(
-            self._faults, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-
-    @property
-    def faults(self) -> list[Fault]:
-        return self._faults.planned
-
-    def reset(self, root: Path) -> World:
-        """Start with an empty world and no faults."""
-        self._faults.planned.clear()
-        self.world = World(root)
-        return self.world
-
-    def __enter__(self) -> FakeCryoSPARC:
-        self._thread.start()
-        end = time.monotonic() + 600
-        while not self._server.started:
-            if time.monotonic() > end:
-                raise TimeoutError("the fake CryoSPARC server does not start")
-            time.sleep(0.02)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._socket.close()
+        super().__init__(root, World, [listening()], make_app, operation_of)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import threading
 import time
@@ -33,7 +34,7 @@ from cryosparc.models.resource import ResourceSpec
 from cryosparc.models.session import Session
 from cryosparc.models.workspace import Workspace
 
-from .register import JOB_TYPES
+from .register import JOB_TYPES, JobType
 from .slots import SLOTS, same_type, slot_fields
 
 Handler = Callable[..., Any]
@@ -65,6 +66,7 @@ class World:
     root: Path
     password: str = "correct horse"
     email: str = "ali@example.com"
+    license: str = "01234567-89ab-cdef-0123-456789abcdef"
     version: str = "v5.0.2"
     template_extras: bool = True
     step_seconds: float = 0.02
@@ -74,6 +76,7 @@ class World:
     saves: list[tuple[str, str, int]] = field(default_factory=list)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     assets: dict[str, tuple[GridFSAsset, bytes, str]] = field(default_factory=dict)
+    job_types: dict[str, JobType] = field(default_factory=lambda: JOB_TYPES)
     exposures: list[Exposure] = field(default_factory=list)
     sessions: dict[str, Session] = field(default_factory=dict)
     class_info: list[dict[str, Any]] = field(default_factory=list)
@@ -112,6 +115,31 @@ class World:
         if uid != "P1":
             raise Refused(404, f"project {uid} does not exist")
 
+    def file(self, path: str) -> bytes:
+        """Content of a file in the project's folder."""
+        file = self._inside(path)
+        if not file.is_file():
+            raise Refused(404, f"{path} does not exist")
+        return file.read_bytes()
+
+    def store(self, path: str, content: bytes, overwrite: bool) -> str:
+        """Write a file into the project's folder."""
+        file = self._inside(path)
+        if file.exists() and not overwrite:
+            raise Refused(409, f"{path} exists")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return str(file)
+
+    def _inside(self, path: str) -> Path:
+        if not path:
+            raise Refused(400, "the path is empty")
+        top = os.path.realpath(self.directory)
+        real = os.path.realpath(self.directory / path)
+        if os.path.commonpath([top, real]) != top:
+            raise Refused(403, f"{path} is outside the project directory")
+        return Path(real)
+
     def log(self, job: Job) -> list[dict[str, Any]]:
         return self.events.setdefault(job.uid, [])
 
@@ -125,7 +153,7 @@ class World:
     def create(self, kind: str, workspace: str, title: str, description: str, params: dict[str, Any]) -> Job:
         if workspace != "W1" and workspace not in {s.uid for s in self.sessions.values()}:
             raise Refused(404, f"workspace {workspace} does not exist")
-        if kind != "snowflake" and kind not in JOB_TYPES:
+        if kind != "snowflake" and kind not in self.job_types:
             raise Refused(422, f"unknown job type {kind}")
         number = 1 + max((int(uid[1:]) for uid in self.jobs), default=0)
         job = Job(
@@ -153,7 +181,7 @@ class World:
             build_errors=[],
         )
         self.jobs[job.uid] = job
-        for name, (type_, slots, low, _) in (JOB_TYPES[kind].inputs if kind in JOB_TYPES else {}).items():
+        for name, (type_, slots, low, _) in (self.job_types[kind].inputs if kind in self.job_types else {}).items():
             spec = InputSpec(type=type_, title=name, slots=slots, count_min=low)
             job.spec.inputs.root[name] = self._input(spec)
         for name, value in params.items():
@@ -162,7 +190,7 @@ class World:
 
     def set_param(self, job: Job, name: str, value: Any) -> Job:
         self.need(job, "building")
-        known = JOB_TYPES[job.spec.type].params if job.spec.type in JOB_TYPES else {}
+        known = self.job_types[job.spec.type].params if job.spec.type in self.job_types else {}
         if name not in known:
             raise Refused(422, f"{job.spec.type} has no parameter {name}")
         if value is not None and (
@@ -232,12 +260,12 @@ class World:
         source = self.job(job.project_uid, source_uid)
         if name not in job.spec.inputs.root:
             raise Refused(422, f"{job.uid} has no input {name}")
-        if source_output not in source.spec.outputs.root and source.spec.type not in JOB_TYPES:
+        if source_output not in source.spec.outputs.root and source.spec.type not in self.job_types:
             raise Refused(422, f"{source_uid} has no output {source_output}")
-        if source.spec.type in JOB_TYPES:
-            if source_output not in JOB_TYPES[source.spec.type].outputs:
+        if source.spec.type in self.job_types:
+            if source_output not in self.job_types[source.spec.type].outputs:
                 raise Refused(422, f"{source_uid} has no output {source_output}")
-            kind = JOB_TYPES[source.spec.type].outputs[source_output][0]
+            kind = self.job_types[source.spec.type].outputs[source_output][0]
         else:
             kind = source.spec.outputs.root[source_output].type
         if kind != job.spec.inputs.root[name].type:
@@ -340,7 +368,7 @@ class World:
         if job.spec.type == "snowflake":
             raise Refused(400, "external jobs cannot be queued")
         self.need(job, "building")
-        kind = JOB_TYPES[job.spec.type]
+        kind = self.job_types[job.spec.type]
         if kind.interactive and lane is not None:
             raise Refused(400, f"{job.spec.type} runs on the master: queue it without a lane")
         if not kind.interactive and lane not in ("default", "gpu"):
@@ -352,10 +380,26 @@ class World:
         self.when_queued[job.uid] = time.monotonic()
         return self.set_status(job, "queued")
 
+    def interact(self, job: Job, endpoint: str, body: dict[str, Any]) -> Any:
+        """An action on a job that waits for the user."""
+        self.need(job, "waiting")
+        if endpoint == "get_class_info":
+            return self.class_info
+        if endpoint == "set_class_selected":
+            index, selected = body["class_idx"], body["selected"]
+            if index not in {one["class_idx"] for one in self.class_info}:
+                raise Refused(422, f"no class {index}")
+            (self.selected_classes.add if selected else self.selected_classes.discard)(index)
+            return None
+        if endpoint == "finish":
+            self.finished_interaction.add(job.uid)
+            return None
+        raise Refused(404, f"{job.spec.type} has no endpoint {endpoint}")
+
     def _advance(self, job: Job) -> None:
         if job.uid not in self.when_queued or job.status in ("completed", "killed", "failed", "building"):
             return
-        kind = JOB_TYPES[job.spec.type]
+        kind = self.job_types[job.spec.type]
         steps = int((time.monotonic() - self.when_queued[job.uid]) / self.step_seconds)
         path = [
             "queued",
@@ -367,7 +411,7 @@ class World:
         if status == "waiting" and job.uid in self.finished_interaction:
             status = "completed"
         if status == "completed":
-            for name, output in JOB_TYPES[job.spec.type].results(self, job).items():
+            for name, output in self.job_types[job.spec.type].results(self, job).items():
                 job.spec.outputs.root[name] = output
         self.set_status(job, status)
 
