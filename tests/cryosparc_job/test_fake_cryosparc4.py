@@ -176,7 +176,7 @@ def test_an_empty_output_is_an_empty_file(client: CryoSPARC) -> None:
         ("location/micrograph_shape", np.zeros((3, 2), np.int32), "micrograph_shape"),
         ("location/center_x_frac", np.zeros(3, np.float64), "center_x_frac"),
         ("pick_stats/template_idx", np.zeros(3, np.int64), "template_idx"),
-        ("location/made_up", np.zeros(3, np.float32), "unexpected field"),
+        ("ctf/df1_A", np.zeros(3, np.float32), "unexpected field"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*422")
@@ -184,6 +184,8 @@ def test_wrong_types_are_refused(client: CryoSPARC, field: str, values: Any, mes
     job = client.create_external_job("P1", "W1")
     job.add_output("particle", "particles", slots=["location", "pick_stats"])
     good = job.alloc_output("particles", 3)
+    assert len(good.fields()) == 11  # as in the documentation of `alloc_output`
+    good.add_fields(["location/min_dist_A"], ["f4"])
     columns = {name: np.asarray(good[name]) for name in good.fields()}
     columns[field] = values
     with job.run():
@@ -269,6 +271,15 @@ def test_faults_go_by_the_operations_names(client: CryoSPARC, fake: FakeCryoSPAR
         job.stop(error=True)
     job.stop()
     assert fake.world.calls[-2:] == ["jobs.mark_completed", "jobs.find_one"]
+
+
+def test_deleted_jobs_stay_in_the_data_base(client: CryoSPARC) -> None:
+    made = [client.create_external_job("P1", "W1").uid for _ in range(2)]
+    client.cli.delete_job("P1", made[0])  # type: ignore[attr-defined]
+    found = client.cli.get_jobs_by_type(project_uid="P1", types=["snowflake"])  # type: ignore[attr-defined]
+    assert [one["uid"] for one in found] == made
+    deleted = [client.cli.get_job("P1", uid, "deleted", "status") for uid in made]  # type: ignore[attr-defined]
+    assert [(one["deleted"], one["status"]) for one in deleted] == [(True, "building"), (False, "building")]
 
 
 def test_anybody_sees_a_web_page_at_the_base_port(fake: FakeCryoSPARC4) -> None:

@@ -39,6 +39,8 @@ SLOTS: dict[str, Fields] = {
     "alignments2D": [("class", "u4"), ("score", "f4")],
     "map": [("path", "O"), ("psize_A", "f4")],
 }
+#: Fields that CryoSPARC's own pickers write and that a slot can do without.
+EXTRAS = ("micrograph_psize_A", "min_dist_A")
 
 
 def slot_fields(name: str, dtype: str) -> Fields:

@@ -35,7 +35,7 @@ from cryosparc.models.session import Session
 from cryosparc.models.workspace import Workspace
 
 from .register import JOB_TYPES, JobType
-from .slots import SLOTS, same_type, slot_fields
+from .slots import EXTRAS, SLOTS, same_type, slot_fields
 
 Handler = Callable[..., Any]
 EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
@@ -59,7 +59,8 @@ class World:
     Attributes
     ----------
     outputs : (job uid, output name) -> dataset that was saved, all slots
-    template_extras : False: ``get_output_fields`` leaves out the optional location fields
+    template_extras : False: the columns that are asked for do not include the optional ones of a location
+    extra_columns : True: an output may have more columns than those
     step_seconds : how long a queued job takes for each of its states
     """
 
@@ -69,6 +70,7 @@ class World:
     license: str = "01234567-89ab-cdef-0123-456789abcdef"
     version: str = "v5.0.2"
     template_extras: bool = True
+    extra_columns: bool = False
     step_seconds: float = 0.02
     tokens: set[str] = field(default_factory=set)
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -316,18 +318,23 @@ class World:
     def output_fields(self, job: Job, name: str) -> list[tuple[str, str]]:
         if name not in job.spec.outputs.root:
             raise Refused(404, f"{job.uid} has no output {name}")
-        fields = [f for slot in job.spec.outputs.root[name].slots for f in slot_fields(slot.name, slot.dtype)]
-        if not self.template_extras:
-            fields = [f for f in fields if f[0] not in ("location/micrograph_psize_A", "location/min_dist_A")]
-        return fields
+        slots = job.spec.outputs.root[name].slots
+        return [field for slot in slots for field in self.slot_fields(slot.name, slot.dtype)]
+
+    def slot_fields(self, name: str, dtype: str) -> list[tuple[str, str]]:
+        """Fields ("slot/field", type) that a slot needs."""
+        fields = slot_fields(name, dtype)
+        return fields if self.template_extras else [f for f in fields if f[0].split("/")[1] not in EXTRAS]
 
     def save(self, job: Job, name: str, dataset: Dataset, version: int) -> Job:
         self.need(job, "running", "waiting")
         expected = dict(self.output_fields(job, name))
+        slots = {slot.name for slot in job.spec.outputs.root[name].slots}
         problems = []
         for column in dataset.descr(exclude_uid=True):
             if column[0] not in expected:
-                problems.append(f"unexpected field {column[0]}")
+                if not self.extra_columns or column[0].split("/")[0] not in slots:
+                    problems.append(f"unexpected field {column[0]}")
             elif not same_type(column, expected[column[0]]):
                 problems.append(f"{column[0]} is {column[1:]}, must be {expected[column[0]]}")
         problems += [f"missing field {field}" for field in expected if field not in dataset.fields()]

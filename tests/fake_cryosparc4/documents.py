@@ -10,7 +10,6 @@ from cryosparc.models.job import Job
 from cryosparc.models.job_spec import Input, Output
 
 from tests.fake_cryosparc.register import JobType
-from tests.fake_cryosparc.slots import SLOTS
 from tests.fake_cryosparc.world import EPOCH, World
 
 USER = "u" * 24
@@ -56,6 +55,17 @@ def workspace_document(workspace: Any) -> dict[str, Any]:
         "title": workspace.title or "",
         "description": None,
         "workspace_type": workspace.workspace_type,
+    }
+
+
+def session_document(session: Any) -> dict[str, Any]:
+    """A Live session: its workspace, and what facilities' scripts read of it."""
+    return {
+        **workspace_document(session),
+        "session_uid": session.session_uid,
+        "session_dir": session.session_dir,
+        "status": session.status,
+        "errors": [],
     }
 
 
@@ -168,7 +178,7 @@ def _results(world: World, job: Job, name: str, output: Output) -> list[dict[str
             "description": "",
             "versions": [0] if saved else [],
             "metafiles": [metafile(job.uid, name, passed)] if saved else [],
-            "min_fields": [list(field) for field in SLOTS[dtype]],
+            "min_fields": [[field.split("/")[1], kind] for field, kind in world.slot_fields(result, dtype)],
             # A number for each version, as in the tests of cryosparc-tools; its types say a single one.
             "num_items": [output.num_items] if saved else [],
             "passthrough": passed,

@@ -1,7 +1,7 @@
 """The JSON-RPC methods of command_core, command_vis and command_rtp.
 
-Parameter names are those with which cryosparc-tools 4.7.1 calls them. Those that its source does not call are marked
-with where they are known from; what they return is no more than what is known there.
+Parameter names are those with which cryosparc-tools 4.7.1 calls them. Those that it does not call are known from the
+scripts of facilities that use 4.7; what they return is no more than what those scripts use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryosparc.spec import ASSET_CONTENT_TYPES, Datatype
 from tests.fake_cryosparc.slots import SLOTS
 from tests.fake_cryosparc.world import EPOCH, STATUSES, Refused, World
 
-from .documents import USER, job_document, project_document, register_document, workspace_document
+from .documents import USER, job_document, project_document, register_document, session_document, workspace_document
 
 #: Service -> method -> what it does.
 METHODS: dict[str, dict[str, Callable[..., Any]]] = {"core": {}, "vis": {}, "rtp": {}}
@@ -124,6 +124,12 @@ def get_workspace(world: World, project_uid: str, workspace_uid: str) -> dict[st
     raise Refused(400, f"ServerError: {project_uid}-{workspace_uid} does not exist")
 
 
+@method("core", "workspaces.find_one")
+def check_workspace_exists(world: World, project_uid: str, workspace_uid: str) -> bool:
+    world.check_project(project_uid)
+    return workspace_uid in {"W1", *(one.uid for one in world.sessions.values())}
+
+
 # Jobs
 
 
@@ -132,6 +138,24 @@ def get_job(world: World, project_uid: str, job_uid: str, *fields: str) -> dict[
     document = job_document(world, find_job(world, project_uid, job_uid))
     # The fields are known from `cryosparcm cli "get_job('P1', 'J1', 'status')"`, which CryoSPARC's forum asks for.
     return {key: document[key] for key in ("_id", "project_uid", "uid", *fields)} if fields else document
+
+
+@method("core", "jobs.get_status")
+def get_job_status(world: World, project_uid: str, job_uid: str) -> str:
+    return str(find_job(world, project_uid, job_uid).status)
+
+
+@method("core", "jobs.find")
+def get_jobs_by_type(world: World, project_uid: str, types: list[str]) -> list[dict[str, Any]]:
+    """No more than which jobs there are: whoever needs their descriptions asks for each."""
+    world.check_project(project_uid)
+    jobs = [job for job in world.jobs.values() if job.spec.type in types]
+    return [{"_id": job.id, "project_uid": project_uid, "uid": job.uid, "type": job.spec.type} for job in jobs]
+
+
+@method("core", "jobs.delete")
+def delete_job(world: World, project_uid: str, job_uid: str) -> None:
+    find_job(world, project_uid, job_uid).deleted = True
 
 
 @method("core", "jobs.get_directory")
@@ -357,6 +381,23 @@ def list_job_files(world: World, project_uid: str, job_uid: str) -> list[dict[st
         for fileid, (asset, content, owner) in world.assets.items()
         if owner == job_uid
     ]
+
+
+# Live
+
+
+@method("rtp", "sessions.find_one")
+def get_session(world: World, project_uid: str, session_uid: str) -> dict[str, Any]:
+    world.check_project(project_uid)
+    if session_uid not in world.sessions:
+        raise Refused(400, f"ServerError: session {project_uid}-{session_uid} does not exist")
+    return session_document(world.sessions[session_uid])
+
+
+@method("rtp", "sessions.find")
+def get_all_sessions_in_project(world: World, project_uid: str) -> list[dict[str, Any]]:
+    world.check_project(project_uid)
+    return [session_document(one) for one in world.sessions.values()]
 
 
 def add_asset(world: World, job_uid: str, content: bytes, filename: str | None, form: str) -> dict[str, str]:

@@ -44,7 +44,9 @@ JOB_TYPES_4 = {{"class_2D_new": "class_2D"}.get(name, name): kind for name, kind
 
 
 def new_world(root: Path) -> World:
-    return World(root, version="v4.7.1", job_types=JOB_TYPES_4)
+    # As the documentation of `alloc_output` counts them, a location has no more than the fields that it needs; these
+    # are called the least ones, so that there may be others.
+    return World(root, version="v4.7.1", job_types=JOB_TYPES_4, template_extras=False, extra_columns=True)
 
 
 def operation_of(scope: Any, body: bytes) -> str:
