@@ -18,18 +18,11 @@ from tests.waiting import LIMIT
 
 if all(importlib.util.find_spec(name) is not None for name in ("cryosparc", "fastapi", "uvicorn")):
     from cryosparc_job.connection import Connection, connect
-    from tests.cryosparc_job.helpers import CLIENT, environment
+    from tests.cryosparc_job.helpers import CLIENT, environment, new_server
     from tests.fake_cryosparc.running import RunningServer
     from tests.fake_cryosparc.world import World
 
-    if CLIENT == "4.7":
-        from tests.fake_cryosparc4.server import FakeCryoSPARC4 as Server
-
-        collect_ignore = ["test_fake_cryosparc.py"]
-    else:
-        from tests.fake_cryosparc.server import FakeCryoSPARC as Server
-
-        collect_ignore = ["test_fake_cryosparc4.py"]
+    collect_ignore = ["test_fake_cryosparc.py" if CLIENT == "4.7" else "test_fake_cryosparc4.py"]
 else:
     # Both are extras: `cryosparc` and `dev`.
     collect_ignore_glob = ["test_*.py"]
@@ -37,7 +30,7 @@ else:
 
 @pytest.fixture(scope="session")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with Server(tmp_path_factory.mktemp("world")) as server:
+    with new_server(tmp_path_factory.mktemp("world")) as server:
         yield server
 
 

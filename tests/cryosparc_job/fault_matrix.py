@@ -20,9 +20,9 @@ from cryosparc_job import external_job, jobs
 from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.errors import JobLost
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, new_server
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.waiting import LIMIT
 
 #: Every call of a run, in the order in which they first come.
@@ -88,7 +88,7 @@ def quick() -> Iterator[None]:
         yield
 
 
-def run_case(server: FakeCryoSPARC, root: Path, operation: str, kind: str, times: int, patience: float = LIMIT) -> Case:
+def run_case(server: RunningServer, root: Path, operation: str, kind: str, times: int, patience: float = LIMIT) -> Case:
     """One run with a fault, in a world of its own, and a second run that continues its job."""
     world = server.reset(root / "server")
     add_exposures(world, [(256, 256)] * EXPOSURES, particles=PARTICLES)
@@ -152,7 +152,7 @@ def main() -> None:
         "expired": "login expires",
     }
     print("| fault | at | what the user sees | state of the job | afterwards |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, FakeCryoSPARC(Path(folder)) as server:
+    with tempfile.TemporaryDirectory() as folder, new_server(Path(folder)) as server:
         count = 0
         for kind, name in names.items():
             for title, calls in groups:

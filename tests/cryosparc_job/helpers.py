@@ -170,6 +170,17 @@ def add_exposures(
     return truth
 
 
+def new_server(root: Path) -> Any:
+    """A fake server for the client that comes first on the path, to be started as a context."""
+    if CLIENT == "4.7":
+        from tests.fake_cryosparc4.server import FakeCryoSPARC4
+
+        return FakeCryoSPARC4(root)
+    from tests.fake_cryosparc.server import FakeCryoSPARC
+
+    return FakeCryoSPARC(root)
+
+
 def environment(fake: Any) -> dict[str, str]:
     """Variables that log in to the fake CryoSPARC server."""
     login = {"CRYOSPARC_EMAIL": fake.world.email, "CRYOSPARC_PASSWORD": fake.world.password}

@@ -17,7 +17,7 @@ from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
 from tests.waiting import LIMIT
 
@@ -31,7 +31,7 @@ RULE = ClassRule(resolution=15.0, particles=3)
 
 
 @pytest.fixture
-def connection(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+def connection(fake: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
@@ -81,7 +81,7 @@ def test_the_same_plan_makes_no_second_chain(connection: Connection, world: Worl
 )
 @pytest.mark.parametrize("kind", ["torn", "500_after_store"])
 def test_faults_make_no_twins(
-    connection: Connection, world: World, fake: FakeCryoSPARC, operation: str, kind: str
+    connection: Connection, world: World, fake: RunningServer, operation: str, kind: str
 ) -> None:
     after = 5 if operation == "jobs.interactive_post" else 0  # the call that finishes the selection
     fake.faults.append(Fault(operation, kind, 3 if kind == "torn" else 1, after=after))
@@ -168,7 +168,7 @@ def test_a_plan_from_a_file(tmp_path: Path) -> None:
 
 
 def test_the_command_and_its_dry_run(
-    connection: Connection, fake: FakeCryoSPARC, capsys: pytest.CaptureFixture[str]
+    connection: Connection, fake: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["chain", "--url", fake.url, "--project", "P1", "--workspace", "W1", "--particles", "J2:particles"]
     words += ["--lane", "gpu", "--classes", "20", "--min-particles", "3"]

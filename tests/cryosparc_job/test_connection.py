@@ -23,7 +23,7 @@ from cryosparc_job import cli
 from cryosparc_job.connection import Connection, OutputName, clean_url, connect, require_client, sends_login_openly
 from tests.cryosparc_job.helpers import environment
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.waiting import LIMIT
 
 
@@ -32,7 +32,7 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
 
 
-def save_login(fake: FakeCryoSPARC, url: str, token: str = "saved", days: int = 1) -> None:
+def save_login(fake: RunningServer, url: str, token: str = "saved", days: int = 1) -> None:
     fake.world.tokens.add("saved")
     sessions = InstanceAuthSessions({})
     expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
@@ -47,14 +47,14 @@ def connection_path() -> Any:
     return get_default_auth_config_path()
 
 
-def test_login_from_the_environment(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_from_the_environment(fake: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     with connect(fake.url) as one:
         assert one.cs.user.name == "ali"
 
 
-def test_address_from_the_environment(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_from_the_environment(fake: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     host, port = fake.url.removeprefix("http://").split(":")
@@ -67,20 +67,20 @@ def test_address_from_the_environment(fake: FakeCryoSPARC, monkeypatch: pytest.M
         assert one.url == fake.url
 
 
-def test_saved_login(fake: FakeCryoSPARC) -> None:
+def test_saved_login(fake: RunningServer) -> None:
     save_login(fake, fake.url)
     with connect(fake.url) as one:
         assert one.cs.user.name == "ali"
 
 
-def test_a_login_saved_under_another_spelling_is_named(fake: FakeCryoSPARC) -> None:
+def test_a_login_saved_under_another_spelling_is_named(fake: RunningServer) -> None:
     other = fake.url.replace("127.0.0.1", "localhost")
     save_login(fake, other)
     with pytest.raises(CryoSegNetError, match="a login is saved for http://localhost"):
         connect(fake.url)
 
 
-def test_prompt(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt(fake: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal:
         def isatty(self) -> bool:
             return True
@@ -94,7 +94,7 @@ def test_prompt(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("case", ["no login", "wrong password", "expired", "expired on the server"])
 def test_refused_logins_are_one_sentence_without_secrets(
-    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
+    fake: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     if case == "wrong password":
         monkeypatch.setenv("CRYOSPARC_EMAIL", fake.world.email)
@@ -111,7 +111,7 @@ def test_refused_logins_are_one_sentence_without_secrets(
     assert fake.world.jobs == {}
 
 
-def test_nobody_listening(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_listening(fake: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CryoSegNetError, match="check the network"):
@@ -132,7 +132,7 @@ class _Page(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_another_web_server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_another_web_server(fake: RunningServer, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     with HTTPServer(("127.0.0.1", 0), _Page) as server:
@@ -143,7 +143,7 @@ def test_another_web_server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch
         server.shutdown()
 
 
-def test_a_server_that_fails_after_the_login(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_fails_after_the_login(fake: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     fake.faults.append(Fault("config.get_version", "500", times=-1, after=1))
@@ -203,7 +203,7 @@ def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 @pytest.mark.parametrize("version", ["v4.7.1", "v5.1.0"])
-def test_other_servers_are_refused(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_other_servers_are_refused(fake: RunningServer, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     fake.world.version = version
@@ -228,7 +228,7 @@ def test_help_says_where_the_login_comes_from(command: str, capsys: pytest.Captu
 
 
 def test_what_is_waited_for_is_said(
-    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fake: RunningServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)

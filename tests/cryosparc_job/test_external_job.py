@@ -18,7 +18,7 @@ from cryosparc_job.external_job import ExternalJobRun
 from tests.cryosparc_job.helpers import add_exposures, environment, killed_in_cryosparc, start
 from tests.damage import flip
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.waiting import FOREVER, LIMIT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -31,19 +31,19 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, err
 
 
-def picking(fake: FakeCryoSPARC) -> bool:
+def picking(fake: RunningServer) -> bool:
     """Whether a micrograph has been picked."""
     log = fake.world.events.get("J2", [])
     return any(event["type"] == "image" for event in log)
 
 
 @pytest.fixture
-def world(fake: FakeCryoSPARC) -> Any:
+def world(fake: RunningServer) -> Any:
     add_exposures(fake.world, [(256, 256)] * COUNT, particles=8)
     return fake.world
 
 
-def test_a_signal_while_the_job_is_started_fails_it(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+def test_a_signal_while_the_job_is_started_fails_it(fake: RunningServer, world: Any, tmp_path: Path) -> None:
     """The request is carried out although its reply is not read: the job must not stay running."""
     fake.faults.append(Fault("jobs.mark_running", "slow", seconds=2.0))
     process = start(fake, tmp_path)
@@ -58,7 +58,7 @@ def test_a_signal_while_the_job_is_started_fails_it(fake: FakeCryoSPARC, world: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_fails_the_job_and_job_goes_on(
-    fake: FakeCryoSPARC, world: Any, tmp_path: Path, number: signal.Signals
+    fake: RunningServer, world: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = start(fake, tmp_path, stuck_at=2)
     wait_until(lambda: picking(fake), "the first picture", process)
@@ -81,11 +81,11 @@ def test_a_signal_fails_the_job_and_job_goes_on(
     assert any("picked by an earlier run, which are kept" in event.get("text", "") for event in world.events["J2"])
 
 
-def test_a_kill_stops_in_the_middle_of_a_micrograph(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+def test_a_kill_stops_in_the_middle_of_a_micrograph(fake: RunningServer, world: Any, tmp_path: Path) -> None:
     killed_in_cryosparc(world, start(fake, tmp_path, stuck_at=0), tmp_path / "stuck")
 
 
-def test_a_second_signal_ends_at_once_though_the_server_hangs(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once_though_the_server_hangs(fake: RunningServer, world: Any, tmp_path: Path) -> None:
     process = start(fake, tmp_path, stuck_at=2)
     wait_until(lambda: picking(fake), "the first picture", process)
     fake.faults.append(Fault("jobs.mark_failed", "slow", -1, seconds=FOREVER))
@@ -102,7 +102,7 @@ def test_a_second_signal_ends_at_once_though_the_server_hangs(fake: FakeCryoSPAR
     fake.faults.clear()
 
 
-def test_a_crash_is_continued_with_the_same_particles(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+def test_a_crash_is_continued_with_the_same_particles(fake: RunningServer, world: Any, tmp_path: Path) -> None:
     process = start(fake, tmp_path, stuck_at=2)
     wait_until(lambda: picking(fake), "the first picture", process)
     process.kill()
@@ -114,7 +114,7 @@ def test_a_crash_is_continued_with_the_same_particles(fake: FakeCryoSPARC, world
     assert all(np.array_equal(one[name], two[name]) for name in one.fields())
 
 
-def test_saved_picks_that_are_damaged_are_made_again(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+def test_saved_picks_that_are_damaged_are_made_again(fake: RunningServer, world: Any, tmp_path: Path) -> None:
     process = start(fake, tmp_path, stuck_at=2)
     wait_until(lambda: picking(fake), "the first picture", process)
     process.kill()
@@ -130,7 +130,7 @@ def test_saved_picks_that_are_damaged_are_made_again(fake: FakeCryoSPARC, world:
     assert all(np.array_equal(one[name], two[name]) for name in one.fields())
 
 
-def test_a_completed_job_is_not_picked_again(fake: FakeCryoSPARC, world: Any, tmp_path: Path) -> None:
+def test_a_completed_job_is_not_picked_again(fake: RunningServer, world: Any, tmp_path: Path) -> None:
     finish(start(fake, tmp_path))
     process = start(fake, tmp_path, "--job", "J2")
     _, err = process.communicate(timeout=LIMIT)
@@ -139,7 +139,7 @@ def test_a_completed_job_is_not_picked_again(fake: FakeCryoSPARC, world: Any, tm
 
 
 def test_variables_that_the_client_reads_at_import_do_no_harm(
-    fake: FakeCryoSPARC, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: RunningServer, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Address and host together are a TypeError of the client's own defaults.
     monkeypatch.setenv("CRYOSPARC_BASE_URL", "http://127.0.0.1:9")
@@ -149,7 +149,7 @@ def test_variables_that_the_client_reads_at_import_do_no_harm(
     assert world.jobs["J2"].status == "completed"
 
 
-def test_an_error_of_any_length_marks_the_job_failed(fake: FakeCryoSPARC, world: Any, monkeypatch: Any) -> None:
+def test_an_error_of_any_length_marks_the_job_failed(fake: RunningServer, world: Any, monkeypatch: Any) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(external_job, "WATCH_SECONDS", 0.2)
@@ -164,7 +164,7 @@ def test_an_error_of_any_length_marks_the_job_failed(fake: FakeCryoSPARC, world:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, MemoryError])
 def test_no_way_out_of_the_block_completes_the_job(
-    fake: FakeCryoSPARC, world: Any, monkeypatch: Any, error: type[BaseException]
+    fake: RunningServer, world: Any, monkeypatch: Any, error: type[BaseException]
 ) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)

@@ -23,7 +23,7 @@ from tests.cryosparc_job.fault_matrix import (
     WRITE,
     run_case,
 )
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +37,14 @@ LASTING = [(kind, call) for kind in ("torn", "500") for call in CALLS if kind ==
 
 
 @pytest.mark.parametrize(("kind", "operation"), CASES)
-def test_a_passing_fault_is_survived(fake: FakeCryoSPARC, tmp_path: Path, operation: str, kind: str) -> None:
+def test_a_passing_fault_is_survived(fake: RunningServer, tmp_path: Path, operation: str, kind: str) -> None:
     case = run_case(fake, tmp_path, operation, kind, ONCE[kind])
     assert (case.said, case.status, case.particles) == ("", "completed", ALL)
     assert (case.jobs, case.connections) == (1, 1)
 
 
 @pytest.mark.parametrize("operation", STREAMS)
-def test_a_stream_that_arrives_empty_is_sent_again(fake: FakeCryoSPARC, tmp_path: Path, operation: str) -> None:
+def test_a_stream_that_arrives_empty_is_sent_again(fake: RunningServer, tmp_path: Path, operation: str) -> None:
     case = run_case(fake, tmp_path, operation, "empty", 1)
     assert (case.said, case.status, case.particles) == ("", "completed", ALL)
     used = {
@@ -57,7 +57,7 @@ def test_a_stream_that_arrives_empty_is_sent_again(fake: FakeCryoSPARC, tmp_path
 
 @pytest.mark.parametrize(("kind", "operation"), LASTING)
 def test_a_lasting_fault_is_said_and_leaves_no_half(
-    fake: FakeCryoSPARC, tmp_path: Path, operation: str, kind: str
+    fake: RunningServer, tmp_path: Path, operation: str, kind: str
 ) -> None:
     case = run_case(fake, tmp_path, operation, kind, -1, patience=0.05)
     if operation in COSMETIC:
@@ -82,7 +82,7 @@ def test_a_lasting_fault_is_said_and_leaves_no_half(
 # The kill is raised wherever the main thread is, even between opening a micrograph and its `with`.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("operation", [*START[1:], *READ[1:3], *WRITE, *END, *LOG, *PICTURES])
-def test_a_kill_in_the_web_interface_stays_a_kill(fake: FakeCryoSPARC, tmp_path: Path, operation: str) -> None:
+def test_a_kill_in_the_web_interface_stays_a_kill(fake: RunningServer, tmp_path: Path, operation: str) -> None:
     case = run_case(fake, tmp_path, operation, "killed", 1)
     if operation == "jobs.mark_completed":
         # The one gap: between the last look at the state and the request that follows it at once.
@@ -95,7 +95,7 @@ def test_a_kill_in_the_web_interface_stays_a_kill(fake: FakeCryoSPARC, tmp_path:
 
 
 @pytest.mark.parametrize("operation", ["jobs.create", "jobs.load_input", "projects.download_file", "jobs.save_output"])
-def test_a_login_that_expires_is_said_and_loses_nothing(fake: FakeCryoSPARC, tmp_path: Path, operation: str) -> None:
+def test_a_login_that_expires_is_said_and_loses_nothing(fake: RunningServer, tmp_path: Path, operation: str) -> None:
     case = run_case(fake, tmp_path, operation, "expired", 1)
     assert "refused the login" in case.said
     assert "cryosparc.tools login" in case.said

@@ -14,7 +14,7 @@ from cryosegnet_ext.runs import batch
 from cryosparc_job import cli
 from cryosparc_job.locations import read_locations
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, words
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
 
 SHAPE = (256, 384)
@@ -41,7 +41,7 @@ def edit(out: Path, stem: str, rows: list[list[float]]) -> None:
 
 
 @pytest.fixture
-def pick(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def pick(fake: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``cryosegnet-cryosparc pick`` with more words."""
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)

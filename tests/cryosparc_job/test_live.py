@@ -28,7 +28,7 @@ from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.picking_job import PickingJob
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
 from tests.waiting import LIMIT, wait_until
 
@@ -37,7 +37,7 @@ JOB = PickingJob("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
 
 
 @pytest.fixture
-def server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> FakeCryoSPARC:
+def server(fake: RunningServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> RunningServer:
     caplog.set_level(logging.INFO, "cryosparc_job")
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
@@ -49,7 +49,7 @@ def server(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 
 
 @pytest.fixture
-def client(server: FakeCryoSPARC) -> Iterator[Connection]:
+def client(server: RunningServer) -> Iterator[Connection]:
     with connect(server.url, patience=LIMIT) as one:
         yield one
 
@@ -134,7 +134,7 @@ def complete(world: World) -> None:
 
 
 def test_a_session_from_beginning_to_end(
-    client: Connection, server: FakeCryoSPARC, caplog: pytest.LogCaptureFixture
+    client: Connection, server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = server.world
     add_session(world)
@@ -156,7 +156,7 @@ def test_a_session_from_beginning_to_end(
     assert set(particles["location/micrograph_uid"]) <= set(truth)
 
 
-def test_a_growing_output(client: Connection, server: FakeCryoSPARC) -> None:
+def test_a_growing_output(client: Connection, server: RunningServer) -> None:
     world = server.world
     truth = add_exposures(world, [(256, 256)] * 2, particles=8)
     world.set_status(world.jobs["J1"], "running")
@@ -173,7 +173,7 @@ def test_a_growing_output(client: Connection, server: FakeCryoSPARC) -> None:
     assert len({one.estimated for one in results}) == 1
 
 
-def test_a_second_run_picks_nothing_twice(client: Connection, server: FakeCryoSPARC) -> None:
+def test_a_second_run_picks_nothing_twice(client: Connection, server: RunningServer) -> None:
     world = server.world
     add_session(world)
     truth = add_live(world, 4)
@@ -190,7 +190,7 @@ def test_a_second_run_picks_nothing_twice(client: Connection, server: FakeCryoSP
 
 @pytest.mark.parametrize("kind", ["torn_before", "500"])
 def test_a_server_that_goes_away_is_waited_for(
-    client: Connection, server: FakeCryoSPARC, kind: str, caplog: pytest.LogCaptureFixture
+    client: Connection, server: RunningServer, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = server.world
     client.patience = 0.05
@@ -204,7 +204,7 @@ def test_a_server_that_goes_away_is_waited_for(
     assert any("waiting for CryoSPARC" in line for line in caplog.messages)
 
 
-def test_a_server_that_stays_away_ends_it(client: Connection, server: FakeCryoSPARC) -> None:
+def test_a_server_that_stays_away_ends_it(client: Connection, server: RunningServer) -> None:
     add_session(server.world)
     client.patience = 0.05
     server.faults.append(Fault("sessions.find_one", "500", -1))
@@ -212,7 +212,7 @@ def test_a_server_that_stays_away_ends_it(client: Connection, server: FakeCryoSP
         follow(client, LivePlan(JOB, "S1", **{**QUICK, "outage_hours": 0.0001}), BlobPicker())
 
 
-def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Connection, server: FakeCryoSPARC) -> None:
+def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Connection, server: RunningServer) -> None:
     world = server.world
     add_session(world)
     truth = add_live(world, 4)
@@ -226,7 +226,7 @@ def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Conn
 
 # The kill is raised wherever the main thread is, even between opening a micrograph and its `with`.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_killing_a_batch_ends_the_following(client: Connection, server: FakeCryoSPARC) -> None:
+def test_killing_a_batch_ends_the_following(client: Connection, server: RunningServer) -> None:
     world = server.world
     add_session(world)
     add_live(world, 4)
@@ -237,7 +237,7 @@ def test_killing_a_batch_ends_the_following(client: Connection, server: FakeCryo
 
 
 def test_a_paused_session_and_an_idle_one_come_to_an_end(
-    client: Connection, server: FakeCryoSPARC, caplog: pytest.LogCaptureFixture
+    client: Connection, server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = server.world
     add_session(world)
@@ -250,7 +250,7 @@ def test_a_paused_session_and_an_idle_one_come_to_an_end(
 
 
 def test_the_command(
-    server: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(running_options, "make_picker", make_blobs)
     add_session(server.world)
@@ -263,7 +263,7 @@ def test_the_command(
 
 
 def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
-    server: FakeCryoSPARC, client: Connection, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make_and_signal(*args: Any) -> Any:
         made = create_once(*args)
@@ -291,7 +291,7 @@ def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
 
 @pytest.mark.parametrize("operation", ["jobs.add_external_output", "jobs.mark_running"])
 def test_batches_that_cannot_be_started_leave_no_jobs(
-    server: FakeCryoSPARC, client: Connection, operation: str
+    server: RunningServer, client: Connection, operation: str
 ) -> None:
     add_session(server.world)
     add_live(server.world, 3)
@@ -306,7 +306,7 @@ def test_batches_that_cannot_be_started_leave_no_jobs(
 
 
 def test_a_signal_while_a_batch_is_completed_ends_the_following(
-    server: FakeCryoSPARC, client: Connection, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, client: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete = external_job.ExternalJobRun.complete
 

@@ -11,12 +11,12 @@ import pytest
 import cryosegnet_ext
 from cryosparc_job import chain
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.notebooks import CRYOSPARC, check_outputs, executed, text_of
 
 
 def test_the_notebook(
-    fake: FakeCryoSPARC,
+    fake: RunningServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -14,7 +14,7 @@ from cryosparc_job.connection import OutputName, connect
 from cryosparc_job.orientation import ORIENTATIONS, compare_with_images, compare_with_picks, oriented
 from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, simulate
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 
 SHAPE = (384, 512)
 
@@ -57,7 +57,7 @@ def test_too_few_picks_are_refused() -> None:
 @pytest.mark.parametrize("against", ["picks", "images"])
 @pytest.mark.parametrize("flip_y", [False, True])
 def test_the_command(
-    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], against: str, flip_y: bool
+    fake: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], against: str, flip_y: bool
 ) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)

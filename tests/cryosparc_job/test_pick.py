@@ -25,7 +25,7 @@ from cryosparc_job.locations import read_locations
 from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
 
 EXPOSURES = OutputName("J1", "exposures")
@@ -254,7 +254,7 @@ def test_a_new_job_that_cannot_be_started_is_removed(
 
 
 def test_a_job_that_the_user_named_stays_when_it_cannot_be_started(
-    connection: Connection, fake: FakeCryoSPARC, world: World
+    connection: Connection, fake: RunningServer, world: World
 ) -> None:
     add_exposures(world, [(256, 256)])
     create_external_job(connection, "P1", "W1", "mine")
@@ -344,7 +344,7 @@ def test_a_diameter_far_from_what_is_seen_is_refused(connection: Connection, wor
     assert pick(connection, picking_job(job="J2", force=True), Given(4.0)).picks
 
 
-def test_the_command(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(fake: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(running_options, "make_picker", make_blobs)
@@ -357,7 +357,7 @@ def test_the_command(fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_bright_particles(
-    fake: FakeCryoSPARC, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fake: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)

@@ -30,7 +30,7 @@ from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.pick import PickingJob, pick
 from tests.cryosparc_job.helpers import BlobPicker, add_exposures, killed_in_cryosparc, make_blobs, start, words
 from tests.fake_cryosparc.faults import Fault
-from tests.fake_cryosparc.server import FakeCryoSPARC
+from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
 from tests.waiting import FOREVER, LIMIT, wait_until
 
@@ -221,7 +221,7 @@ def test_without_any_process_the_job_fails_and_goes_on_elsewhere(
 
 
 def test_a_server_that_fails_loses_nothing_that_was_at_hand(
-    connection: Connection, world: World, fake: FakeCryoSPARC, engine: ProcessEngine, folder: Path, tmp_path: Path
+    connection: Connection, world: World, fake: RunningServer, engine: ProcessEngine, folder: Path, tmp_path: Path
 ) -> None:
     add_exposures(world, [(256, 256)] * 8, particles=8)
     connection.patience = 0.05
@@ -292,7 +292,7 @@ def test_a_kill_is_noticed_where_no_signal_can_raise(connection: Connection, wor
 
 @pytest.mark.parametrize("command", ["pick", "live"])
 def test_the_command(
-    fake: FakeCryoSPARC,
+    fake: RunningServer,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -310,7 +310,7 @@ def test_the_command(
     [("cpu,gpu", 1, "--device: must be auto, cpu, cuda"), ("cpu,cuda:99", 1, "--device cuda:99:"), ("cpu,", 1, "cpu,")],
 )
 def test_a_device_that_is_not_there_leaves_no_job(
-    fake: FakeCryoSPARC,
+    fake: RunningServer,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -340,14 +340,14 @@ def alive(tmp_path: Path) -> list[int]:
     return found
 
 
-def picking(fake: FakeCryoSPARC) -> bool:
+def picking(fake: RunningServer) -> bool:
     return any(event["type"] == "image" for event in fake.world.events.get("J2", []))
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", ["SIGINT", "SIGHUP", "SIGTERM", "SIGKILL"])
 def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
-    fake: FakeCryoSPARC, tmp_path: Path, number: str
+    fake: RunningServer, tmp_path: Path, number: str
 ) -> None:
     add_exposures(fake.world, [(256, 256)] * 16, particles=8)
     process = start(fake, tmp_path, "--device", "cpu,cpu", stuck_at=8)
@@ -383,7 +383,7 @@ def test_an_end_from_outside_leaves_no_process_and_one_device_goes_on(
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_a_kill_in_cryosparc_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) -> None:
+def test_a_kill_in_cryosparc_leaves_no_process(fake: RunningServer, tmp_path: Path) -> None:
     world = fake.world
     add_exposures(world, [(256, 256)] * 4, particles=8)
     process = start(fake, tmp_path, "--device", "cpu,cpu", stuck_at=0)
@@ -396,7 +396,7 @@ def test_a_kill_in_cryosparc_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Pa
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_live_that_waits_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) -> None:
+def test_live_that_waits_leaves_no_process(fake: RunningServer, tmp_path: Path) -> None:
     world = fake.world
     add_exposures(world, [(256, 256)] * 2, particles=8)
     world.set_status(world.jobs["J1"], "running")
@@ -416,7 +416,7 @@ def test_live_that_waits_leaves_no_process(fake: FakeCryoSPARC, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_live_under_nohup_survives_a_hangup_as_a_whole(fake: FakeCryoSPARC, tmp_path: Path) -> None:
+def test_live_under_nohup_survives_a_hangup_as_a_whole(fake: RunningServer, tmp_path: Path) -> None:
     """Also its worker processes, to which a closing terminal sends the signal as well."""
     world = fake.world
     add_exposures(world, [(256, 256)] * 2, particles=8)
