@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -10,6 +12,8 @@ import torch
 from ..errors import CryoSegNetError, option, out_of_memory
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 OutOfMemoryError: type[BaseException] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
@@ -20,7 +24,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 def with_less(work: Callable[[int], T], size: int, least: int, what: str, device: torch.device) -> T:
-    """Do some work; whenever memory runs out, try again with half the size.
+    """Do some work; whenever memory runs out, try again with half the size, and say so once in a process.
 
     Parameters
     ----------
@@ -53,5 +57,11 @@ def with_less(work: Callable[[int], T], size: int, least: int, what: str, device
                 ) from error
         # outside the except block, whose traceback keeps the tensors of the failed try alive
         size //= 2
+        _say_once(f"{what} ran out of memory on {device}: it goes on in smaller pieces, which is slower")
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning(text)
