@@ -4,9 +4,10 @@
     python -m benchmarks.accuracy.fsc /tmp/fsc-small --micrographs 4 --iterations 2 --classes 4 \\
         --class-iterations 3
 
-Needs RELION 3.1 with its MPI programs (Debian: apt-get install relion). Every step is skipped where its result is
-there, so a stopped run goes on; --pickers chooses among truth, ours, log and topaz (the last with --topaz-python PATH,
-the python of an environment with topaz-em).
+Needs RELION 3.1 with its MPI programs (Debian: apt-get install relion). A run that was stopped goes on: a finished step
+is skipped, and RELION continues from its last whole iteration. --pickers chooses among truth, ours, topaz and log
+(topaz with --topaz-python PATH, the python of an environment with topaz-em). --report prints what there is, also of
+refinements that are not at their end, and runs nothing.
 
 1. ``cryosegnet simulate``: micrographs of one structure that training never saw, half of them with contamination,
    carbon and aggregates.
@@ -18,7 +19,7 @@ the python of an environment with topaz-em).
    well resolved as the best (rlnEstimatedResolution) and hold at least a twentieth of an even share of the particles.
 5. ``relion_refine_mpi --auto_refine --split_random_halves`` from the true map low-passed to --initial-lowpass, in C1 or
    with --symmetry, global search at 15 degrees with two-fold oversampling to start with, halves joined below 40
-   angstrom; it ends by itself or after --iterations.
+   angstrom; it ends when RELION finds that it has converged, or after --iterations.
 6. Resolution: FSC of the two halves at 0.143 as RELION computes it while it refines (rlnGoldStandardFsc: no mask on the
    maps, halves refined apart from the same low-passed start), and FSC of their mean with the true map at 0.5, within a
    soft mask of the true map. The halves are shifted by whole pixels to where they correlate best with the true map;
@@ -32,55 +33,55 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
+import signal
 import sys
-import time
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import starfile
-from scipy import ndimage
 
 from benchmarks import real_data
+from benchmarks.accuracy.refinement import StepFailed, classify, refine, refined, run, select
+from benchmarks.accuracy.resolution import box_of, resolutions
 from cryosegnet_ext.evaluation import agreement
+from cryosegnet_ext.files.atomic import write_atomic
 from cryosegnet_ext.files.picks import read_many
 from cryosegnet_ext.simulation.dataset import truth_name
 
-PICKERS = ("truth", "ours", "log", "topaz")
-
-
-def run(folder: Path, name: str, command: list[str]) -> None:
-    """Run one program in ``folder``; its output goes to a log, and a failure ends this script with its last lines."""
-    start = time.monotonic()
-    log = folder / "logs" / f"{name}.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("w") as stream:
-        stream.write(" ".join(command) + "\n\n")
-        stream.flush()
-        code = subprocess.run(command, cwd=folder, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
-    print(f"{name:<28} {time.monotonic() - start:7.0f} s", flush=True)
-    if code:
-        sys.exit(f"{command[0]} ended with {code}; see {log}:\n" + "\n".join(log.read_text().split("\n")[-12:]))
+PICKERS = ("truth", "ours", "topaz", "log")
+SETTINGS = "settings.json"
 
 
 def simulate(folder: Path, a: argparse.Namespace) -> None:
     junk = ["--contamination", "0:6", "--carbon", "0:0.2", "--aggregates", "0:2", "--junk-share", "0.5"]
     command = [sys.executable, "-m", "cryosegnet_ext", "simulate", str(a.specimen), "-o", ".", "--seed", "7", *junk]
     command += ["--count", str(a.micrographs), "--shape", str(a.side), str(a.side), "--pixel-size", str(a.pixel_size)]
-    command += ["--coverage", "0.12:0.2", "--dose", "40", "--mtf", "0.4", "--defocus", "0.8:2.2", "--device", "cpu"]
+    command += [
+        "--coverage",
+        "0.12:0.2",
+        "--dose",
+        str(a.dose),
+        "--mtf",
+        "0.4",
+        "--defocus",
+        "0.8:2.2",
+        "--device",
+        "cpu",
+    ]
     run(folder, "simulate", [*command, "--workers", str(a.threads)])
 
 
 def pick(folder: Path, picker: str, stems: list[str], diameter: float, a: argparse.Namespace) -> Path:
     """Coordinates as <folder>/micrographs/<stem>.star, as relion_preprocess looks for them."""
     target = folder / f"picks_{picker}" / "micrographs"
-    if picker == "truth":
-        target = folder / "truth" / "micrographs"
-    if (target / "DONE").exists() or picker == "truth":
+    if (target / "DONE").exists():
         return target
     target.mkdir(parents=True, exist_ok=True)
-    if picker == "ours":
+    if picker == "truth":  # without the true angles
+        for stem in stems:
+            write_coordinates(target / f"{stem}.star", centres(folder / "truth" / "micrographs" / f"{stem}.star"))
+    elif picker == "ours":
         command = [sys.executable, "-m", "cryosegnet_ext", "pick", "micrographs", "-o", "ours", "--no-overlays"]
         run(folder, "pick ours", [*command, "--pixel-size", str(a.pixel_size), "--quiet"])
         for stem in stems:
@@ -133,142 +134,93 @@ def score(folder: Path, picks: Path, stems: list[str], reach: float) -> tuple[in
     return picked, right / max(picked, 1), right / max(labels, 1)
 
 
-def select(folder: Path, picker: str, a: argparse.Namespace) -> int:
-    """Keep the particles of good 2D classes; how many were kept."""
-    last = f"class2d_{picker}/run_it{a.class_iterations:03d}"
-    model = starfile.read(folder / f"{last}_model.star")["model_classes"]
-    data = starfile.read(folder / f"{last}_data.star")
-    resolution = model["rlnEstimatedResolution"].to_numpy(float)
-    share = model["rlnClassDistribution"].to_numpy(float)
-    good = np.flatnonzero((resolution <= 2 * resolution.min()) & (share >= 0.05 / len(share))) + 1
-    particles = data["particles"]
-    particles = particles[particles["rlnClassNumber"].isin(good)]
-    drop = [c for c in particles if c.startswith(("rlnClassNumber", "rlnNorm", "rlnLogLike", "rlnMaxValue"))]
-    table = {"optics": data["optics"], "particles": particles.drop(columns=drop)}
-    starfile.write(table, folder / f"kept_{picker}.star", overwrite=True)
-    return len(particles)
-
-
-def refine(folder: Path, picker: str, diameter: float, a: argparse.Namespace) -> list[Path]:
-    """The two half maps: of the converged refinement, or of its last iteration."""
-    out = f"refine_{picker}"
-    (folder / out).mkdir(exist_ok=True)
-    if not (folder / out / "DONE").exists():
-        command = ["mpirun", "-n", "3", "--oversubscribe", "--allow-run-as-root", "relion_refine_mpi", "--auto_refine"]
-        command += [
-            "--split_random_halves",
-            "--i",
-            f"kept_{picker}.star",
-            "--o",
-            f"{out}/run",
-            "--ref",
-            "reference.mrc",
-        ]
-        command += ["--ini_high", str(a.initial_lowpass), "--auto_iter_max", str(a.iterations), "--ctf", "--norm"]
-        command += [
-            "--scale",
-            "--firstiter_cc",
-            "--sym",
-            a.symmetry,
-            "--healpix_order",
-            "2",
-            "--auto_local_healpix_order",
-        ]
-        command += ["4", "--offset_range", "5", "--offset_step", "2", "--low_resol_join_halves", "40", "--zero_mask"]
-        command += ["--flatten_solvent", "--particle_diameter", f"{1.25 * diameter:.0f}", "--pad", "1"]
-        command += ["--dont_combine_weights_via_disc", "--preread_images", "--j", str(max(a.threads // 2, 1))]
-        run(folder, f"refine {picker}", [*command, "--random_seed", "1"])
-        (folder / out / "DONE").touch()
-    last = sorted((folder / out).glob("run_it*_half1_class001.mrc"))[-1]
-    maps = [folder / out / f"run_half{n}_class001_unfil.mrc" for n in (1, 2)]
-    return maps if all(path.exists() for path in maps) else [last, Path(str(last).replace("half1", "half2"))]
-
-
-def fsc(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Fourier shell correlation of cubic volumes, shell i at i / (side x pixel size)."""
-    n = len(first)
-    f, g = np.fft.rfftn(first), np.fft.rfftn(second)
-    k, last = np.fft.fftfreq(n, 1 / n), np.fft.rfftfreq(n, 1 / n)
-    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + last**2)).astype(int).ravel()
-    parts = (f * g.conj()).real, np.abs(f) ** 2, np.abs(g) ** 2
-    cross, one, two = (np.bincount(shell, p.ravel())[: n // 2] for p in parts)
-    return cross / np.sqrt(np.maximum(one * two, 1e-30))
-
-
-def crossing(curve: np.ndarray, level: float, side: float) -> float:
-    """Resolution where the curve first falls below ``level``, interpolated; like ``side`` of the box in angstrom."""
-    below = np.flatnonzero(curve[2:] < level)
-    if not len(below):
-        return side / (len(curve) - 1)
-    i = int(below[0]) + 2
-    part = (curve[i - 1] - level) / max(curve[i - 1] - curve[i], 1e-9)
-    return side / (i - 1 + part)
-
-
-def box_of(folder: Path, name: str, side: int) -> np.ndarray:
-    """The true density in a box of ``side``, its centre at side // 2."""
-    with mrcfile.open(folder / "specimens" / f"{name}.mrc") as mrc:
-        volume = np.array(mrc.data)
-    n, out = len(volume), np.zeros((side,) * 3, np.float32)
-    inside = min(n, side)
-    a, b = side // 2 - inside // 2, n // 2 - inside // 2
-    out[(slice(a, a + inside),) * 3] = volume[(slice(b, b + inside),) * 3]
-    return out
-
-
-def onto(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """``volume`` shifted by whole pixels to where its correlation with the truth peaks."""
-    match = np.fft.irfftn(np.fft.rfftn(truth) * np.fft.rfftn(volume).conj(), s=truth.shape, axes=(0, 1, 2))
-    return np.roll(volume, np.unravel_index(match.argmax(), match.shape), (0, 1, 2))
-
-
-def resolutions(maps: list[Path], truth: np.ndarray, pixel_size: float) -> tuple[float, float]:
-    """RELION's own FSC 0.143 between the halves, and FSC 0.5 of their mean with the truth, angstrom."""
-    side = len(truth) * pixel_size
-    # the maps of an iteration are filtered, and a mask would make their empty shells agree: RELION's curve is older
-    model = sorted(maps[0].parent.glob("run_model.star")) or sorted(maps[0].parent.glob("run_it*_half1_model.star"))
-    curve = starfile.read(model[-1])["model_class_1"]["rlnGoldStandardFsc"].to_numpy(float)
-    mask = ndimage.binary_dilation(truth > 0.02 * truth.max(), iterations=3)
-    soft = np.clip(1 - (ndimage.distance_transform_edt(~mask)) / 5, 0, 1)
-    halves = []
-    for path in maps:
-        with mrcfile.open(path) as mrc:
-            halves.append(onto(np.array(mrc.data), truth) * soft)
-    return crossing(curve, 0.143, side), crossing(fsc(halves[0] + halves[1], truth), 0.5, side)
-
-
-def one_picker(folder: Path, picker: str, summary: dict, a: argparse.Namespace) -> dict:
-    diameter, stems = summary["diameter"], summary["stems"]
-    picks = pick(folder, picker, stems, diameter, a)
-    count, precision, recall = score(folder, picks, stems, 0.3 * diameter / a.pixel_size)
-    row = {"picks": count, "precision": precision, "recall": recall}
-    box, background = summary["box"], round(0.6 * diameter / a.pixel_size)
+def process(folder: Path, picker: str, summary: dict, a: argparse.Namespace) -> None:
+    """All steps of one picker that are not done."""
+    diameter, box = summary["diameter"], summary["box"]
+    picks = pick(folder, picker, summary["stems"], diameter, a)
     if not (folder / f"particles_{picker}.star").exists():
-        command = ["relion_preprocess", "--i", "micrographs.star", "--coord_dir", f"{picks.parent.name}/"]
-        command += ["--coord_suffix", ".star", "--part_star", f"particles_{picker}.star", "--extract"]
-        command += ["--part_dir", f"extract_{picker}/", "--extract_size", str(box), "--norm", "--invert_contrast"]
-        run(folder, f"extract {picker}", [*command, "--bg_radius", str(min(background, box // 2 - 1))])
-    if not (folder / f"class2d_{picker}" / f"run_it{a.class_iterations:03d}_model.star").exists():
-        (folder / f"class2d_{picker}").mkdir(exist_ok=True)
-        command = [
-            "relion_refine",
-            "--i",
-            f"particles_{picker}.star",
-            "--o",
-            f"class2d_{picker}/run",
-            "--ctf",
-            "--norm",
-        ]
-        command += ["--iter", str(a.class_iterations), "--K", str(a.classes), "--tau2_fudge", "2", "--zero_mask"]
-        command += ["--scale", "--psi_step", "12", "--offset_range", "5", "--offset_step", "2", "--flatten_solvent"]
-        command += ["--particle_diameter", f"{1.25 * diameter:.0f}", "--dont_combine_weights_via_disc"]
-        run(folder, f"class2d {picker}", [*command, "--preread_images", "--j", str(a.threads)])
-    row["kept"] = select(folder, picker, a)
-    maps = refine(folder, picker, diameter, a)
-    with mrcfile.open(folder / "reference.mrc") as mrc:
-        truth = np.array(mrc.data)
-    row["half_maps"], row["true_map"] = resolutions(maps, truth, a.pixel_size)
-    return row
+        background = min(round(0.6 * diameter / a.pixel_size), box // 2 - 1)
+        command = (
+            f"relion_preprocess --i micrographs.star --coord_dir {picks.parent.name}/ --coord_suffix .star --extract"
+        )
+        command += f" --part_star particles_{picker}.star --part_dir extract_{picker}/ --extract_size {box} --norm"
+        run(folder, f"extract {picker}", f"{command} --bg_radius {background} --invert_contrast".split())
+    classify(folder, picker, diameter, a)
+    select(folder, picker, a)
+    refine(folder, picker, diameter, a)
+
+
+def rows(folder: Path) -> tuple[str, list[dict[str, object]]]:
+    """What there is in the folder of a run, finished or not.
+
+    Returns
+    -------
+    str
+        The structure and its micrographs.
+    list of dict
+        For each picker that has picked: picker, picks, precision, recall; kept, the particles after 2D; iteration,
+        converged; half_maps and true_map, angstrom. None for what is not reached.
+    """
+    a = argparse.Namespace(**json.loads((folder / SETTINGS).read_text()))
+    summary = summary_of(folder, a)
+    found: list[dict[str, object]] = []
+    for picker in PICKERS:
+        picks = folder / f"picks_{picker}" / "micrographs"
+        if not (picks / "DONE").exists():
+            continue
+        count, precision, recall = score(folder, picks, summary["stems"], 0.3 * summary["diameter"] / a.pixel_size)
+        row: dict[str, object] = {"picker": picker, "picks": count, "precision": precision, "recall": recall}
+        row |= dict.fromkeys(("kept", "iteration", "converged", "half_maps", "true_map"))
+        if (folder / f"kept_{picker}.star").exists():
+            row["kept"] = select(folder, picker, a)
+        if state := refined(folder, picker):
+            maps, model, row["iteration"], row["converged"] = state
+            with mrcfile.open(folder / "reference.mrc") as mrc:
+                row["half_maps"], row["true_map"] = resolutions(maps, model, np.array(mrc.data), a.pixel_size)
+        found.append(row)
+    title = f"{summary['name']}, {summary['diameter']:.0f} A, {a.micrographs} micrographs of {a.side} px at "
+    return f"{title}{a.pixel_size} A/px, {a.dose:g} electrons per square angstrom", found
+
+
+def table(folder: Path) -> str:
+    """The same as a table."""
+    title, found = rows(folder)
+    lines = [title, "", "| picker | picks | precision | recall | kept after 2D | iterations | FSC 0.143, halves, A |"]
+    lines[-1] += " FSC 0.5, true map, A |"
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in found:
+        kept = "-" if row["kept"] is None else row["kept"]
+        reached = ["-"] * 3
+        if row["iteration"] is not None:
+            state = "converged" if row["converged"] else "not finished"
+            reached = [f"{row['iteration']}, {state}", f"{row['half_maps']:.1f}", f"{row['true_map']:.1f}"]
+        counts = f"{row['picks']} | {row['precision']:.3f} | {row['recall']:.3f} | {kept}"
+        lines.append(f"| {row['picker']} | {counts} | " + " | ".join(reached) + " |")
+    return "\n".join(lines)
+
+
+def summary_of(folder: Path, a: argparse.Namespace) -> dict:
+    """Name and diameter (angstrom) of the structure, the micrographs' stems, the box in pixels."""
+    one = json.loads((folder / "simulation.json").read_text())["specimens"][0]
+    return {
+        "name": one["name"],
+        "diameter": one["diameter"],
+        "stems": [Path(truth_name(i)).stem for i in range(a.micrographs)],
+        "box": a.box or int(np.ceil(1.6 * one["diameter"] / a.pixel_size / 16)) * 16,
+    }
+
+
+def remember(folder: Path, a: argparse.Namespace) -> None:
+    """Keep what decides the results; a folder with other settings is not gone on with."""
+    free = ("folder", "pickers", "topaz_python", "threads", "report")
+    given = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(a).items() if name not in free
+    }
+    file = folder / SETTINGS
+    if file.exists() and (there := json.loads(file.read_text())) != given:
+        other = [name for name in given if there.get(name) != given[name]]
+        sys.exit(f"{folder} was begun with other settings ({', '.join(other)}): give those, or another folder")
+    write_atomic(file, json.dumps(given, indent=1) + "\n")
 
 
 def specimen_file(name: str) -> Path:
@@ -290,7 +242,9 @@ def main() -> None:
     ap.add_argument("--micrographs", type=int, default=120)
     ap.add_argument("--side", type=int, default=1200, help="pixels")
     ap.add_argument("--pixel-size", type=float, default=2.5)
-    ap.add_argument("--iterations", type=int, default=25, help="most of the 3D refinement")
+    ap.add_argument("--dose", type=float, default=40, help="electrons per square angstrom; fewer are fainter")
+    ap.add_argument("--box", type=int, help="pixels (default: 1.6 diameters)")
+    ap.add_argument("--iterations", type=int, default=999, help="most of the 3D refinement")
     ap.add_argument("--class-iterations", type=int, default=20)
     ap.add_argument("--classes", type=int, default=20)
     ap.add_argument("--initial-lowpass", type=float, default=40, help="angstrom")
@@ -298,7 +252,13 @@ def main() -> None:
     ap.add_argument("--pickers", nargs="*", choices=PICKERS, default=list(PICKERS))
     ap.add_argument("--topaz-python", type=Path, help="python of an environment with topaz-em")
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--report", action="store_true", help="print the table of what there is; run nothing")
     a = ap.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that RELION ends, too
+    folder = a.folder.resolve()
+    if a.report:
+        print(table(folder))
+        return
     missing = [
         p
         for p in ("relion_preprocess", "relion_refine", "relion_refine_mpi", "relion_autopick", "mpirun")
@@ -307,43 +267,34 @@ def main() -> None:
     if missing:
         sys.exit(f"{missing[0]} is not installed: apt-get install relion")
     a.specimen = specimen_file(a.specimen)
-    folder = a.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    remember(folder, a)
     simulate(folder, a)
-    record = json.loads((folder / "simulation.json").read_text())
-    diameter = record["specimens"][0]["diameter"]
-    summary = {
-        "name": record["specimens"][0]["name"],
-        "diameter": diameter,
-        "stems": [Path(truth_name(i)).stem for i in range(a.micrographs)],
-        "box": int(np.ceil(1.6 * diameter / a.pixel_size / 16)) * 16,
-    }
+    summary = summary_of(folder, a)
     reference = folder / "reference.mrc"
     if not reference.exists():
         with mrcfile.new(folder / "true.mrc", overwrite=True) as mrc:
-            mrc.set_data(box_of(folder, summary["name"], summary["box"]))
+            mrc.set_data(box_of(folder / "specimens" / f"{summary['name']}.mrc", summary["box"]))
             mrc.voxel_size = a.pixel_size
         if a.symmetry == "C1":
             (folder / "true.mrc").replace(reference)
         else:
-            turn = ["relion_align_symmetry", "--i", "true.mrc", "--o", reference.name, "--sym", a.symmetry]
+            turn = ["relion_align_symmetry", "--i", "true.mrc", "--o", "turned.mrc", "--sym", a.symmetry]
             run(folder, "align symmetry", turn)
-    results = folder / "results.json"
-    rows: dict = json.loads(results.read_text()) if results.exists() else {}
+            (folder / "turned.mrc").replace(reference)
+    failed = False
     for picker in a.pickers:
         if picker == "topaz" and a.topaz_python is None:
             print("topaz is skipped: --topaz-python is not given")
             continue
-        rows[picker] = one_picker(folder, picker, summary, a)
-        results.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"\n{summary['name']}, {diameter:.0f} A, {a.micrographs} micrographs of {a.side} px at {a.pixel_size} A/px")
-    print("| picker | picks | precision | recall | kept after 2D | FSC 0.143, halves, A | FSC 0.5, true map, A |")
-    print("|---|---|---|---|---|---|---|")
-    for picker, row in rows.items():
-        print(
-            f"| {picker} | {row['picks']} | {row['precision']:.3f} | {row['recall']:.3f} | {row['kept']} "
-            f"| {row['half_maps']:.1f} | {row['true_map']:.1f} |"
-        )
+        try:
+            process(folder, picker, summary, a)
+        except StepFailed as error:
+            failed = True
+            print(error, flush=True)
+        print(f"\n{table(folder)}\n", flush=True)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
