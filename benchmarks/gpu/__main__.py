@@ -50,6 +50,9 @@ PARTS = (
     Part("b", "plain pipeline", f"{_B}:plain_pipeline", 60),
     Part("b", "steps", f"{_B}:stages", 30),
     Part("b", "limits", f"{_B}:limits", 40),
+    Part("c", "before", f"{_C}:before", 60, reserve=60),
+    Part("c", "training", f"{_C}:train", 0, reserve=45, again=True),
+    Part("c", "after", f"{_C}:after", 0, again=True),
 )
 
 

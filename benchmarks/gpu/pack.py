@@ -84,8 +84,9 @@ def _micrographs() -> Iterator[tuple[str, str, Labelled, int]]:
     for group, sets in real_data.load_training(tuple(TRAINED), ()).items():
         for one in sets:
             yield "train", group, one, TRAINED[group]
-    for one in real_data.load_empty("train"):
-        yield "empty", "no-particles", one, 1
+    for role, split in (("empty", "train"), ("blank", "test")):
+        for one in real_data.load_empty(split):
+            yield role, "no-particles", one, 1
 
 
 def _smaller(one: Labelled, factor: int) -> tuple[np.ndarray, Labelled]:
@@ -124,7 +125,7 @@ class Packed:
         ]
 
     def micrographs(self, role: str) -> dict[str, list[Labelled]]:
-        """By data set: those that are ``compared``, for ``train``, or ``empty``."""
+        """By data set: those ``compared``, for ``train``; without particles: ``empty`` to train, ``blank`` to test."""
         found: dict[str, list[Labelled]] = {}
         for key, (part, group, diameter) in self._notes["micrographs"].items():
             if part == role:

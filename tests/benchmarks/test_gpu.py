@@ -17,6 +17,7 @@ from benchmarks.gpu import pack as packing
 from benchmarks.gpu.limits import card_of
 from benchmarks.gpu.pack import Packed, made_up, pack
 from benchmarks.gpu.parts import Context, Part, run
+from cryosegnet_ext import Picker
 from tests.waiting import FOREVER
 
 HERE = "tests.benchmarks.gpu_parts"
@@ -26,6 +27,10 @@ SHORT = 6.0
 
 def context(folder: Path, seconds: float = FOREVER) -> Context:
     return Context("cpu", False, None, folder, folder, time.monotonic() + seconds)
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32)
 
 
 def parts(*names: str, **more: float) -> list[Part]:
@@ -92,7 +97,14 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["memory"]["figures"]["good"]
     assert found["built-in"]["figures"]["best"] > 0
     assert not (tmp_path / "errors.txt").exists()
+    # the training goes on, and is judged again
+    with pytest.raises(SystemExit):
+        command.main([*words, "--stages", "c"])
+    again = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert [one["training"]["figures"]["steps"] for one in (found, again)] == [3, 6]
+    assert len(Picker(tmp_path / "unet.safetensors", diameter="85px").pick(noise())) == 0
     assert len(list(tmp_path.iterdir())) <= 7
+    assert all(path.stat().st_size < 16e6 for path in tmp_path.iterdir())
 
 
 def test_the_shell_line_can_be_given_as_it_is() -> None:
