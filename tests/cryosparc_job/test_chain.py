@@ -15,7 +15,7 @@ from cryosparc_job import chain, cli, jobs
 from cryosparc_job.chain import ChainPlan, ClassRule, read_plan, run, steps
 from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment
+from tests.cryosparc_job.helpers import CLIENT, BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
@@ -28,6 +28,7 @@ CLASSES = [
     {"class_idx": 3, "res_A": 9.0, "num_particles_total": 2},
 ]
 RULE = ClassRule(resolution=15.0, particles=3)
+CLASSIFY = "class_2D" if CLIENT == "4.7" else "class_2D_new"
 
 
 @pytest.fixture
@@ -94,9 +95,9 @@ def test_faults_make_no_twins(
 
 @pytest.mark.parametrize("status", ["failed", "killed"])
 def test_a_job_that_fails_ends_the_chain_and_can_be_cleared(connection: Connection, world: World, status: str) -> None:
-    world.ends["class_2D_new"] = status
+    world.ends[CLASSIFY] = status
     for _ in range(2):
-        with pytest.raises(CryoSegNetError, match=rf"J4 \(class_2D_new\) (was )?{status}"):
+        with pytest.raises(CryoSegNetError, match=rf"J4 \({CLASSIFY}\) (was )?{status}"):
             run(connection, plan())
     world.ends.clear()
     world.clear(world.jobs["J4"])

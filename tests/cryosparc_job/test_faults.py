@@ -14,15 +14,18 @@ from tests.cryosparc_job.fault_matrix import (
     END,
     EXPOSURES,
     LOG,
+    LOGIN,
     ONCE,
     PARTICLES,
     PICTURES,
     READ,
+    SEEN,
     START,
     STREAMS,
     WRITE,
     run_case,
 )
+from tests.cryosparc_job.helpers import CLIENT
 from tests.fake_cryosparc.running import RunningServer
 
 pytestmark = pytest.mark.slow
@@ -36,6 +39,11 @@ NOT_LISTED = ("torn", "jobs.find")
 LASTING = [(kind, call) for kind in ("torn", "500") for call in CALLS if kind == "500" or call not in COSMETIC]
 
 
+def test_every_call_of_a_run_is_tried(fake: RunningServer, tmp_path: Path) -> None:
+    assert run_case(fake, tmp_path, "none of them", "500", 1).particles == ALL
+    assert set(fake.world.calls) - LOGIN == set(CALLS)
+
+
 @pytest.mark.parametrize(("kind", "operation"), CASES)
 def test_a_passing_fault_is_survived(fake: RunningServer, tmp_path: Path, operation: str, kind: str) -> None:
     case = run_case(fake, tmp_path, operation, kind, ONCE[kind])
@@ -47,11 +55,10 @@ def test_a_passing_fault_is_survived(fake: RunningServer, tmp_path: Path, operat
 def test_a_stream_that_arrives_empty_is_sent_again(fake: RunningServer, tmp_path: Path, operation: str) -> None:
     case = run_case(fake, tmp_path, operation, "empty", 1)
     assert (case.said, case.status, case.particles) == ("", "completed", ALL)
-    used = {
-        fake.world.jobs["J2"].ui_tile_images[0].fileid,
-        fake.world.jobs["J2"].spec.outputs.root["particles"].image,
-    }
-    used |= {file["fileid"] for event in fake.world.events["J2"] for file in event.get("imgfiles", ())}
+    used = {file["fileid"] for event in fake.world.events["J2"] for file in event.get("imgfiles", ())}
+    if CLIENT != "4.7":
+        used.add(fake.world.jobs["J2"].ui_tile_images[0].fileid)
+        used.add(fake.world.jobs["J2"].spec.outputs.root["particles"].image)
     assert all(fake.world.assets[str(one)][1] for one in used)
 
 
@@ -66,7 +73,7 @@ def test_a_lasting_fault_is_said_and_leaves_no_half(
     if case.said == "":
         # Replies were lost and the requests were not: seen from the job's own state, and only from there.
         assert kind == "torn"
-        assert operation in CHANGES
+        assert operation in SEEN
         assert (case.status, case.particles, case.jobs, case.connections) == ("completed", ALL, 1, 1)
         return
     assert "\n" not in case.said
@@ -81,7 +88,7 @@ def test_a_lasting_fault_is_said_and_leaves_no_half(
 
 # The kill is raised wherever the main thread is, even between opening a micrograph and its `with`.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-@pytest.mark.parametrize("operation", [*START[1:], *READ[1:3], *WRITE, *END, *LOG, *PICTURES])
+@pytest.mark.parametrize("operation", [*START[1:], *READ, *WRITE, *END, *LOG, *PICTURES])
 def test_a_kill_in_the_web_interface_stays_a_kill(fake: RunningServer, tmp_path: Path, operation: str) -> None:
     case = run_case(fake, tmp_path, operation, "killed", 1)
     if operation == "jobs.mark_completed":
@@ -94,6 +101,7 @@ def test_a_kill_in_the_web_interface_stays_a_kill(fake: RunningServer, tmp_path:
     assert case.resumed
 
 
+@pytest.mark.skipif(CLIENT == "4.7", reason="the login of CryoSPARC 4.7 is only a question at the beginning")
 @pytest.mark.parametrize("operation", ["jobs.create", "jobs.load_input", "projects.download_file", "jobs.save_output"])
 def test_a_login_that_expires_is_said_and_loses_nothing(fake: RunningServer, tmp_path: Path, operation: str) -> None:
     case = run_case(fake, tmp_path, operation, "expired", 1)

@@ -26,7 +26,7 @@ from cryosparc_job.errors import JobLost
 from cryosparc_job.jobs import create_external_job, create_once
 from cryosparc_job.live import LivePlan, follow
 from cryosparc_job.picking_job import PickingJob
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
+from tests.cryosparc_job.helpers import CLIENT, BlobPicker, add_exposures, environment, make_blobs
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
@@ -34,6 +34,9 @@ from tests.waiting import LIMIT, wait_until
 
 QUICK = {"batch": 3, "wait_minutes": 0.01, "poll_seconds": 0.05, "idle_hours": 1.0, "outage_hours": 1.0}
 JOB = PickingJob("P1", "W1", OutputName("J1", "exposures"), log_seconds=60)
+#: The client of 4.7 cannot list the exposures of a session: there the exposures come from a job's growing output.
+SESSION = None if CLIENT == "4.7" else "S1"
+only_sessions = pytest.mark.skipif(SESSION is None, reason="the client of CryoSPARC 4.7 has no Live sessions")
 
 
 @pytest.fixture
@@ -70,9 +73,15 @@ def add_session(world: World) -> None:
 
 
 def add_live(world: World, count: int, stage: str = "ready", **more: Any) -> dict[int, np.ndarray]:
-    """Exposures of the session S1, with micrographs in the project's folder; uid -> truth."""
-    first = len(world.exposures)
+    """Exposures of the session, with micrographs in the project's folder; uid -> truth."""
+    if SESSION is None and (more or stage != "ready"):
+        return {}
+    first = len(world.outputs.get(("J1", "exposures"), ()))
     truth = add_exposures(world, [(256, 256)] * count, particles=8, first=first)
+    if SESSION is None:
+        if first == 0:
+            world.set_status(world.jobs["J1"], "running")
+        return truth
     table = world.outputs["J1", "exposures"]
     for number, uid in enumerate(truth, first):
         row = list(table["uid"]).index(uid)
@@ -130,7 +139,10 @@ def later(world: World, truth: dict[int, np.ndarray], *steps: Callable[[], Any])
 
 
 def complete(world: World) -> None:
-    world.sessions["S1"].status = "completed"
+    if SESSION is None:
+        world.set_status(world.jobs["J1"], "completed")
+    else:
+        world.sessions["S1"].status = "completed"
 
 
 def test_a_session_from_beginning_to_end(
@@ -143,19 +155,20 @@ def test_a_session_from_beginning_to_end(
     add_live(world, 1, manual_reject=True)
     more = (lambda: truth.update(add_live(world, 5)), lambda: truth.update(add_live(world, 1)))
     thread = later(world, truth, *more, lambda: complete(world))
-    results = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    results = follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     thread.join(LIMIT)
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert len(results) >= 2
     assert sum(one.picks for one in results) == 80
     assert caplog.messages[-1] == "no more exposures will come"
-    last = world.outputs[results[-1].job, "exposures"]
+    last = world.load_output(world.jobs[results[-1].job], "exposures", ["all"])
     assert {"micrograph_blob/path", "mscope_params/exp_group_id", "mscope_params/accel_kv"} <= set(last.fields())
-    assert np.all(last["mscope_params/exp_group_id"] == 1)
+    assert np.all(last["mscope_params/exp_group_id"] == (3 if SESSION is None else 1))
     particles = world.outputs[results[0].job, "particles"]
     assert set(particles["location/micrograph_uid"]) <= set(truth)
 
 
+@only_sessions  # otherwise the test before it is this one
 def test_a_growing_output(client: Connection, server: RunningServer) -> None:
     world = server.world
     truth = add_exposures(world, [(256, 256)] * 2, particles=8)
@@ -178,12 +191,13 @@ def test_a_second_run_picks_nothing_twice(client: Connection, server: RunningSer
     add_session(world)
     truth = add_live(world, 4)
     complete(world)
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     truth |= add_live(world, 3)
     # One batch was cut off in a way that no program can tell of.
-    job = client.cs.create_external_job("P1", "W1", desc="Picked with cryosegnet-ext (run 0, live S1)")
+    mark = LivePlan(JOB, SESSION).mark
+    job = client.cs.create_external_job("P1", "W1", desc=f"Picked with cryosegnet-ext (run 0, {mark})")
     job.start("running")
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     assert picked(world) == Counter(dict.fromkeys(truth, 1))
     assert world.jobs[job.uid].status == "failed"
 
@@ -198,7 +212,7 @@ def test_a_server_that_goes_away_is_waited_for(
     truth = add_live(world, 4)
     later(world, truth, lambda: truth.update(add_live(world, 4)), lambda: complete(world))
     server.faults.append(Fault("*", kind, 90, after=25))
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     assert set(picked(world)) == set(truth)
     assert max(picked(world).values()) == 1
     assert any("waiting for CryoSPARC" in line for line in caplog.messages)
@@ -206,10 +220,11 @@ def test_a_server_that_goes_away_is_waited_for(
 
 def test_a_server_that_stays_away_ends_it(client: Connection, server: RunningServer) -> None:
     add_session(server.world)
+    add_live(server.world, 1)
     client.patience = 0.05
-    server.faults.append(Fault("sessions.find_one", "500", -1))
+    server.faults.append(Fault("jobs.find_one" if SESSION is None else "sessions.find_one", "500", -1))
     with pytest.raises(CryoSegNetError, match="500"):
-        follow(client, LivePlan(JOB, "S1", **{**QUICK, "outage_hours": 0.0001}), BlobPicker())
+        follow(client, LivePlan(JOB, SESSION, **{**QUICK, "outage_hours": 0.0001}), BlobPicker())
 
 
 def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Connection, server: RunningServer) -> None:
@@ -217,9 +232,9 @@ def test_a_bad_exposure_is_tried_twice_and_does_not_stop_the_others(client: Conn
     add_session(world)
     truth = add_live(world, 4)
     bad = next(iter(truth))
-    Path(world.directory / world.exposures[0].groups.exposure.micrograph_blob.path).write_bytes(b"")  # type: ignore[union-attr]
+    Path(world.directory / world.outputs["J1", "exposures"]["micrograph_blob/path"][0]).write_bytes(b"")
     complete(world)
-    follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     assert set(picked(world)) == set(truth) - {bad}
     assert [job.status for job in world.jobs.values() if job.spec.type == "snowflake"] == ["completed", "failed"]
 
@@ -232,10 +247,11 @@ def test_killing_a_batch_ends_the_following(client: Connection, server: RunningS
     add_live(world, 4)
     server.faults.append(Fault("jobs.add_checkpoint", "killed"))
     with pytest.raises(JobLost):
-        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+        follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     assert world.jobs["J2"].status == "killed"
 
 
+@only_sessions
 def test_a_paused_session_and_an_idle_one_come_to_an_end(
     client: Connection, server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -243,9 +259,9 @@ def test_a_paused_session_and_an_idle_one_come_to_an_end(
     add_session(world)
     add_live(world, 1)
     world.sessions["S1"].status = "paused"
-    assert len(follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())) == 1
+    assert len(follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())) == 1
     world.sessions["S1"].status = "running"
-    assert follow(client, LivePlan(JOB, "S1", **{**QUICK, "idle_hours": 1e-5}), BlobPicker()) == []
+    assert follow(client, LivePlan(JOB, SESSION, **{**QUICK, "idle_hours": 1e-5}), BlobPicker()) == []
     assert "no new exposures" in caplog.messages[-1]
 
 
@@ -256,10 +272,16 @@ def test_the_command(
     add_session(server.world)
     add_live(server.world, 3)
     complete(server.world)
-    words = ["live", "--url", server.url, "--project", "P1", "--workspace", "W2", "--session", "S1", "--poll", "0.05"]
-    assert cli.main(words) == 0
+    words = ["live", "--url", server.url, "--project", "P1", "--poll", "0.05"]
+    session = ["--workspace", "W2", "--session", "S1"]
+    if SESSION is None:
+        assert cli.main([*words, *session]) == 3
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1 and "follow the output of that job with --exposures" in said
+        session = ["--workspace", "W1", "--exposures", "J1:exposures"]
+    assert cli.main([*words, *session]) == 0
     assert "24 particles on 3 exposures in 1 job" in capsys.readouterr().out
-    assert server.world.jobs["J2"].workspace_uids == ["W2"]
+    assert server.world.jobs["J2"].workspace_uids == [session[1]]
 
 
 def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
@@ -275,15 +297,15 @@ def test_a_signal_while_a_batchs_job_is_made_does_not_wait_for_its_end(
     add_live(server.world, 3)
     picker = BlobPicker()
     with pytest.raises(Stopped, match="SIGTERM"):
-        follow(client, LivePlan(JOB, "S1", **QUICK), picker)
+        follow(client, LivePlan(JOB, SESSION, **QUICK), picker)
     assert picker.picked == []
     assert server.world.jobs["J2"].deleted
     monkeypatch.undo()
     # One that a crash left, which nothing could remove.
-    create_external_job(client, "P1", "W1", "", LivePlan(JOB, "S1").mark)
+    create_external_job(client, "P1", "W1", "", LivePlan(JOB, SESSION).mark)
     assert server.world.jobs["J3"].status == "building"
     complete(server.world)
-    (result,) = follow(client, LivePlan(JOB, "S1", **QUICK), picker)
+    (result,) = follow(client, LivePlan(JOB, SESSION, **QUICK), picker)
     assert result.exposures == 3
     left = {uid: job.status for uid, job in server.world.jobs.items() if not job.deleted}
     assert left == {"J1": left["J1"], result.job: "completed"}
@@ -298,7 +320,7 @@ def test_batches_that_cannot_be_started_leave_no_jobs(
     complete(server.world)
     client.patience = 0.05
     server.faults.append(Fault(operation, "500", 40))
-    (result,) = follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+    (result,) = follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     assert result.exposures == 3
     left = {uid: job.status for uid, job in server.world.jobs.items() if not job.deleted}
     assert left == {"J1": left["J1"], result.job: "completed"}
@@ -318,6 +340,6 @@ def test_a_signal_while_a_batch_is_completed_ends_the_following(
     add_session(server.world)
     add_live(server.world, 3)
     with pytest.raises(Stopped, match="SIGTERM"):
-        follow(client, LivePlan(JOB, "S1", **QUICK), BlobPicker())
+        follow(client, LivePlan(JOB, SESSION, **QUICK), BlobPicker())
     assert server.world.jobs["J2"].status == "completed"
     assert len(server.world.jobs) == 2

@@ -23,7 +23,7 @@ from cryosparc_job.errors import EngineLost, ServerError
 from cryosparc_job.jobs import create_external_job
 from cryosparc_job.locations import read_locations
 from cryosparc_job.pick import PickingJob, pick
-from tests.cryosparc_job.helpers import BlobPicker, add_exposures, environment, make_blobs
+from tests.cryosparc_job.helpers import CLIENT, BlobPicker, add_exposures, environment, make_blobs
 from tests.fake_cryosparc.faults import Fault
 from tests.fake_cryosparc.running import RunningServer
 from tests.fake_cryosparc.world import World
@@ -94,6 +94,7 @@ def test_columns_are_what_inspect_picks_reads(connection: Connection, world: Wor
     assert len(np.unique(particles["uid"])) == len(particles)
 
 
+@pytest.mark.skipif(CLIENT == "4.7", reason="an output of CryoSPARC 4.7 may have more columns than it asks for")
 def test_a_server_without_the_optional_columns_gets_none(connection: Connection, world: World) -> None:
     world.template_extras = False
     add_exposures(world, [(512, 512)])
@@ -106,10 +107,15 @@ def test_log_plots_and_thumbnails(connection: Connection, world: World) -> None:
     add_exposures(world, [(512, 512)] * 6)
     result = pick(connection, picking_job(log_seconds=0.0), BlobPicker())
     job, log = world.jobs[result.job], world.events[result.job]
-    lines = [event for event in log if event["type"] == "text" and "6 of 6 exposures" in event["text"]]
+    lines = [event for event in log if event["type"] == "text" and "of 6 exposures" in event["text"]]
     assert len(lines) == 1
-    assert lines[0]["updates"] == 5
-    assert re.fullmatch(r"6 of 6 exposures, ([\d.]+/s|[\d.]+ s a micrograph), \d+ particles", lines[0]["text"])
+    speed = r"([\d.]+/s|[\d.]+ s a micrograph)"
+    if CLIENT == "4.7":
+        # It cannot replace a line: there is a new one each minute.
+        assert re.match(rf"1 of 6 exposures, {speed}, ", lines[0]["text"])
+    else:
+        assert lines[0]["updates"] == 5
+        assert re.fullmatch(rf"6 of 6 exposures, {speed}, \d+ particles", lines[0]["text"])
     share = 1 - world.outputs[result.job, "particles"]["pick_stats/ncc_score"].mean()
     assert result.expected_false == pytest.approx(share, abs=2e-4) and 0.01 < share < 0.99
     said = f"About {100 * share:.0f} % of the particles are expected to be false picks"
@@ -118,9 +124,12 @@ def test_log_plots_and_thumbnails(connection: Connection, world: World) -> None:
     pictures = [event["text"] for event in log if event["type"] == "image"]
     assert {"Particles per exposure", "Score", "Diameter"} <= set(pictures)
     assert sum(text.startswith("Picks on S1/") for text in pictures) == 4
-    assert job.spec.outputs.root["particles"].image in world.assets
-    assert job.ui_tile_images[0].fileid in world.assets
     assert all(content for _, content, _ in world.assets.values())
+    if CLIENT == "4.7":
+        # An external job has no pictures but those in its log.
+        assert any("particles" in text for text in pictures)
+        return
+    assert job.spec.outputs.root["particles"].image in world.assets
     assert world.assets[job.ui_tile_images[0].fileid][1].startswith(b"\x89PNG")
 
 

@@ -21,7 +21,7 @@ class Fault:
     ----------
     operation : name of the call that it affects, or "*"
     kind
-        "torn": carried out, the reply is cut off; "torn_before": cut off, not carried out; "500": refused;
+        "torn": carried out, the reply is cut off; "torn_before": no reply, not carried out; "500": refused;
         "500_after_store": carried out and refused; "slow": carried out after ``seconds``; "killed": the job is killed
         in the web interface just before; "expired": the login expires just before; "empty": the body does not arrive.
     times : number of calls that it affects (-1: all)
@@ -39,9 +39,9 @@ class Fault:
 
 
 class Faults:
-    """ASGI middleware that makes the faults; ``operation(scope, body)`` is the name of a call."""
+    """ASGI middleware that makes the faults; ``operation(world, scope, body)`` is the name of a call."""
 
-    def __init__(self, app: Any, world: Any, operation: Callable[[Any, bytes], str]) -> None:
+    def __init__(self, app: Any, world: Any, operation: Callable[[World, Any, bytes], str]) -> None:
         self.app = app
         self.world = world
         self.operation = operation
@@ -53,8 +53,8 @@ class Faults:
             await self.app(scope, receive, send)
             return
         body = await _body(receive)
-        operation = self.operation(scope, body)
         world: World = self.world()
+        operation = self.operation(world, scope, body)
         world.calls.append(operation)
         fault = self._strike(operation)
         kind = fault.kind if fault is not None else ""
@@ -72,14 +72,16 @@ class Faults:
             await _reply(send, 500)
             return
         elif kind == "torn_before":
-            await _tear(send)
+            _transport(send).close()
             return
         read = _replay(body, receive)
-        if kind in ("torn", "500_after_store"):
+        if kind == "500_after_store":
             await self.app(scope, read, _swallow)
-            await (_tear(send) if kind == "torn" else _reply(send, 500))
-            return
-        await self.app(scope, read, send)
+            await _reply(send, 500)
+        elif kind == "torn":
+            await self.app(scope, read, _torn(send))
+        else:
+            await self.app(scope, read, send)
 
     def _strike(self, operation: str) -> Fault | None:
         with self._lock:
@@ -126,8 +128,19 @@ async def _reply(send: Any, status: int) -> None:
     await send({"type": "http.response.body", "body": b"Error"})
 
 
-async def _tear(send: Any) -> None:
-    """Begin a reply and never end it: the server closes the connection."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"100")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"{", "more_body": True})
+def _torn(send: Any) -> Any:
+    """A ``send`` that begins a reply and never ends it: the server closes the connection."""
+
+    async def begin(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            headers = [one for one in message["headers"] if one[0].lower() != b"content-length"]
+            await send({**message, "headers": [*headers, (b"content-length", b"100000")]})
+            await send({"type": "http.response.body", "body": b"{", "more_body": True})
+            _transport(send).close()
+
+    return begin
+
+
+def _transport(send: Any) -> Any:
+    """The connection of a reply, which ASGI itself cannot close: that of uvicorn's cycle."""
+    return send.__self__.transport

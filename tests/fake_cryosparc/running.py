@@ -44,7 +44,7 @@ class RunningServer:
         new_world: Callable[[Path], World],
         sockets: Sequence[socket.socket],
         make_app: Callable[[Callable[[], World]], Any],
-        operation: Callable[[Any, bytes], str],
+        operation: Callable[[World, Any, bytes], str],
     ) -> None:
         self._new_world = new_world
         self.world = new_world(root)

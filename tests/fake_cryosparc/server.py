@@ -110,7 +110,7 @@ def _authorize(world: World, request: Request) -> None:
         raise Refused(401, "Could not validate credentials")
 
 
-def operation_of(scope: Any, body: bytes) -> str:
+def operation_of(world: World, scope: Any, body: bytes) -> str:
     """The operation of a request."""
     parts = scope["path"].strip("/").split("/")
     return parts[2] if len(parts) > 2 else ""

@@ -60,7 +60,7 @@ class World:
     ----------
     outputs : (job uid, output name) -> dataset that was saved, all slots
     template_extras : False: the columns that are asked for do not include the optional ones of a location
-    extra_columns : True: an output may have more columns than those
+    extra_columns : True: an output may have more columns than those; what belongs to none of its slots is dropped
     step_seconds : how long a queued job takes for each of its states
     """
 
@@ -329,11 +329,10 @@ class World:
     def save(self, job: Job, name: str, dataset: Dataset, version: int) -> Job:
         self.need(job, "running", "waiting")
         expected = dict(self.output_fields(job, name))
-        slots = {slot.name for slot in job.spec.outputs.root[name].slots}
         problems = []
         for column in dataset.descr(exclude_uid=True):
             if column[0] not in expected:
-                if not self.extra_columns or column[0].split("/")[0] not in slots:
+                if not self.extra_columns:
                     problems.append(f"unexpected field {column[0]}")
             elif not same_type(column, expected[column[0]]):
                 problems.append(f"{column[0]} is {column[1:]}, must be {expected[column[0]]}")
@@ -343,6 +342,8 @@ class World:
             problems.append("uids are not unique")
         if problems:
             raise Refused(422, "; ".join(problems))
+        if self.extra_columns:
+            dataset = dataset.filter_prefixes([slot.name for slot in job.spec.outputs.root[name].slots], copy=True)
         self.outputs[job.uid, name] = dataset
         self.saves.append((job.uid, name, len(dataset)))
         output = job.spec.outputs.root[name]

@@ -410,8 +410,11 @@ def add_asset(world: World, job_uid: str, content: bytes, filename: str | None, 
     return {"fileid": asset.fileid, "filename": name, "filetype": ASSET_CONTENT_TYPES[form]}  # type: ignore[index]
 
 
-def operation(name: str, params: dict[str, Any]) -> str:
-    """The operation of a call."""
+def operation(world: World, name: str, params: dict[str, Any]) -> str:
+    """The operation of a call; looking at an external job that was started is asking for its state."""
+    if name == "get_job" and (job := world.jobs.get(params.get("job_uid", ""))) is not None:
+        started = job.spec.type == "snowflake" and job.status != "building"
+        return "jobs.get_status" if started else "jobs.find_one"
     if name == "set_job_status" and params.get("status") == "failed":
         return "jobs.mark_failed"
     if name == "job_send_streamlog" and params.get("imgfiles"):

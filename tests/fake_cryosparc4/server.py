@@ -44,17 +44,17 @@ JOB_TYPES_4 = {{"class_2D_new": "class_2D"}.get(name, name): kind for name, kind
 
 
 def new_world(root: Path) -> World:
-    # As the documentation of `alloc_output` counts them, a location has no more than the fields that it needs; these
-    # are called the least ones, so that there may be others.
+    # The client's documentation of `alloc_output` counts the columns of a location; its `save_external_result` sends
+    # whatever columns a data set has.
     return World(root, version="v4.7.1", job_types=JOB_TYPES_4, template_extras=False, extra_columns=True)
 
 
-def operation_of(scope: Any, body: bytes) -> str:
+def operation_of(world: World, scope: Any, body: bytes) -> str:
     """The operation of a request, under its name in 5.0."""
     path, _ = _route(scope["path"])
     if path == "/api":
         request = _parsed(body)
-        return operation(request.get("method", ""), _named(request))
+        return operation(world, request.get("method", ""), _named(request))
     if path == "/get_project_file" and str(_parsed(body).get("path", "")).endswith(".cs"):
         return "jobs.load_output"
     return ROUTES.get(path, path)
@@ -74,10 +74,10 @@ def make_app(base: int, world: Callable[[], World]) -> Any:
 def _answer(world: World, service: str, request: Request, body: bytes) -> Response:
     if service == "web":
         return Response("<html>CryoSPARC</html>", media_type="text/html")
+    if request.method == "GET" and request.url.path == "/":
+        return Response(f"Hello World from cryosparc command {service}.")
     if request.headers.get("license-id") != world.license:
         return Response("Invalid license", 401)
-    if request.method == "GET":
-        return Response("Hello World")
     try:
         with world.lock:
             path, names = _route(request.url.path)
