@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Box side in particle diameters. It is rounded up to a multiple that suits Fourier transforms.
 _BOX_DIAMETERS, _BOX_MULTIPLE = 1.5, 16
+#: 2D Classification: its job types, the newest first.
+_CLASSIFY = ("class_2D_new", "class_2D")
 #: How often the state of a job is asked for.
 POLL_SECONDS = 10.0
 _DONE = ("completed", "failed", "killed")
@@ -68,11 +70,13 @@ def steps(connection: Connection, plan: ChainPlan) -> list[Step]:
         A lane, job type, parameter or output does not exist.
     """
     picks = connection.call(f"finding {plan.particles.job}", connection.cs.find_job, plan.project, plan.particles.job)
+    have = connection.client.outputs(picks)
     for output in (plan.particles, plan.micrographs):
-        if output.job == picks.uid and output.output not in picks.outputs:
+        if output.job == picks.uid and output.output not in have:
             raise CryoSegNetError(f"{output.job} has no output {output.output}: look at its Outputs tab.")
     box = plan.box or _box_size(connection, plan)
     given = {name: dict(values) for name, values in plan.params.items()}
+    known = connection.call("asking for the job types", connection.client.job_types)
     unknown = sorted(set(given) - set(STEPS) | set(plan.lanes) - set(STEPS))
     if unknown:
         raise CryoSegNetError(f"{unknown[0]} is not a step of the chain: use {', '.join(STEPS)}.")
@@ -88,7 +92,7 @@ def steps(connection: Connection, plan: ChainPlan) -> list[Step]:
         Step("extract", "extract_micrographs_multi", params("extract", box_size_pix=box), picked, lane("extract")),
         Step(
             "classify",
-            "class_2D_new",
+            next((kind for kind in _CLASSIFY if kind in known), _CLASSIFY[0]),
             params("classify", class2D_K=50),
             {"particles": ("extract", "particles")},
             lane("classify"),
@@ -109,7 +113,7 @@ def steps(connection: Connection, plan: ChainPlan) -> list[Step]:
             lane("abinit"),
         ),
     ][: STEPS.index(plan.last) + 1]
-    _check(connection, chain)
+    _check(connection, chain, known)
     return chain
 
 
@@ -119,10 +123,8 @@ def _source(output: OutputName) -> tuple[str, str]:
 
 def _box_size(connection: Connection, plan: ChainPlan) -> int:
     """Box side in pixels, from the diameter stored with the picks; the largest, if there are several pixel sizes."""
-    load = connection.api.jobs.load_output
-    table = connection.call(
-        f"reading {plan.particles}", load, plan.project, plan.particles.job, plan.particles.output, slots="all"
-    )
+    load = connection.client.load_output
+    table = connection.call(f"reading {plan.particles}", load, plan.project, plan.particles.job, plan.particles.output)
     names = ("location/min_dist_A", "location/micrograph_psize_A")
     if all(name in table.fields() for name in names) and len(table):
         diameter = float(np.median(np.asarray(table[names[0]])))
@@ -140,15 +142,13 @@ def _box_size(connection: Connection, plan: ChainPlan) -> int:
     raise CryoSegNetError(f"{plan.particles} does not contain the particle diameter: give --box, in pixels.")
 
 
-def _check(connection: Connection, chain: Sequence[Step]) -> None:
-    register = connection.call("asking for the job types", connection.api.job_register)
-    known = {spec.type: spec for spec in register.specs}
-    lanes = [lane.name for lane in connection.call("asking for the lanes", connection.cs.get_lanes)]
+def _check(connection: Connection, chain: Sequence[Step], known: Mapping[str, Collection[str]]) -> None:
+    lanes = connection.call("asking for the lanes", connection.client.lanes)
     for step in chain:
         if step.kind not in known:
             raise CryoSegNetError(f"This CryoSPARC has no job type {step.kind}: its version is not supported.")
         for name in step.params:
-            if name not in known[step.kind].params:
+            if name not in known[step.kind]:
                 raise CryoSegNetError(
                     f"{step.kind} has no parameter {name}: job.print_param_spec() of cryosparc-tools lists them."
                 )
@@ -199,7 +199,7 @@ def run(
                 f"{job.uid} ({step.kind}) {'was ' if status == 'killed' else ''}{status}: look at its log; "
                 "clear it in CryoSPARC and run the same command to try it again."
             )
-        counts = ", ".join(f"{output.num_items} {name}" for name, output in job.outputs.items())
+        counts = ", ".join(f"{output.items} {name}" for name, output in connection.client.outputs(job).items())
         log.info("%s: %s completed, %s", step.name, job.uid, counts)
     return made
 

@@ -73,7 +73,7 @@ class ExternalJobRun:
         self._listening.enter_context(self.stop)
         try:
             # A signal waits until the job is known to run: a request may be carried out although its reply is not read.
-            self._reach("running", "starting the job", self.connection.api.jobs.mark_running, status="running")
+            self._reach("running", "starting the job", self.connection.client.mark_running)
             self.stop.at_once = True
             self.stop.check()
             self._watch.start()
@@ -128,7 +128,7 @@ class ExternalJobRun:
         """State of the job on the server; "deleted" if the job no longer exists."""
         try:
             found = self.connection.call(
-                "asking for the job's state", self.connection.api.jobs.get_status, *self.where, patience=patience
+                "asking for the job's state", self.connection.client.status, *self.where, patience=patience
             )
             return str(found)
         except ServerError as error:
@@ -149,7 +149,7 @@ class ExternalJobRun:
             raise JobLost(self.job.uid, _lost(status))
         # The outputs are stored; a signal must not undo that.
         self.stop.at_once = False
-        self._reach("completed", "completing the job", self.connection.api.jobs.mark_completed)
+        self._reach("completed", "completing the job", self.connection.client.mark_completed)
         self._completed = True
 
     def _fail(self, reason: str) -> None:
@@ -162,8 +162,8 @@ class ExternalJobRun:
                 return
             while len(urllib.parse.quote(reason)) > _LONGEST_ERROR:
                 reason = reason[: len(reason) * 9 // 10]
-            call, function = self.connection.call, self.connection.api.jobs.mark_failed
-            call("marking the job as failed", function, *self.where, error=reason, patience=_ENDING_PATIENCE)
+            call, function = self.connection.call, self.connection.client.mark_failed
+            call("marking the job as failed", function, *self.where, reason, patience=_ENDING_PATIENCE)
         except (ServerError, Stopped) as error:
             if isinstance(error, ServerError) and error.code == 400 and self._safe_status() == "failed":
                 return

@@ -13,6 +13,8 @@ from .connection import Connection
 from .errors import ServerError
 
 _QUIET_SECONDS = 60.0
+#: Between two progress lines that cannot replace each other.
+_LINE_SECONDS = 60.0
 
 
 class JobLog(logging.Handler):
@@ -31,7 +33,7 @@ class JobLog(logging.Handler):
         self._connection = connection
         self._where = (job.project_uid, job.uid)
         self._progress_line: str | None = None
-        self._quiet_until = 0.0
+        self._next_line = self._quiet_until = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
@@ -41,19 +43,21 @@ class JobLog(logging.Handler):
 
     def write(self, text: str, warning: bool = False) -> None:
         """Write a line."""
-        self._call(self._connection.api.jobs.add_event_log, text, type="warning" if warning else "text")
+        self._call(self._connection.client.add_line, text, warning=warning)
 
     def write_progress(self, text: str) -> None:
-        """Write the progress line, or replace it by its new text."""
-        jobs = self._connection.api.jobs
-        if self._progress_line is not None:
-            self._call(jobs.update_event_log, self._progress_line, text, type="text")
-        elif (event := self._call(jobs.add_event_log, text, type="text")) is not None:
-            self._progress_line = event.id
+        """Write the progress line, or replace it by its new text; where that is not possible, one line a minute."""
+        client = self._connection.client
+        if self._progress_line is None or not client.replaces_lines:
+            if self._progress_line is None or time.monotonic() >= self._next_line:
+                self._progress_line = self._call(client.add_line, text)
+                self._next_line = time.monotonic() + _LINE_SECONDS
+        else:
+            self._call(client.replace_line, self._progress_line, text)
 
     def checkpoint(self) -> None:
         """Mark a stage; the next progress line is a new one."""
-        self._call(self._connection.api.jobs.add_checkpoint, {})
+        self._call(self._connection.client.add_checkpoint)
         self._progress_line = None
 
     def _call(self, function: Any, *args: Any, **options: Any) -> Any:

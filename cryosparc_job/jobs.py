@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from cryosegnet_ext._version import __version__
@@ -19,7 +18,6 @@ from .errors import ServerError
 
 TRIES = 3
 RETRY_SECONDS = 1.0
-#: The client lists jobs by the hundred, newest first.
 _NEWEST, _ALL = 100, 5000
 
 
@@ -31,8 +29,8 @@ def find_workspace(connection: Connection, project: str, workspace: str) -> None
     ServerError
         They do not exist, or this user may not see them.
     """
-    connection.call(f"finding the project {project}", connection.api.projects.find_one, project)
-    connection.call(f"finding the workspace {workspace}", connection.api.workspaces.find_one, project, workspace)
+    connection.call(f"finding the project {project}", connection.client.find_project, project)
+    connection.call(f"finding the workspace {workspace}", connection.client.find_workspace, project, workspace)
 
 
 def find_marked(
@@ -44,11 +42,8 @@ def find_marked(
     ------
     ServerError
     """
-
-    def find() -> Iterator[Any]:
-        return iter(list(islice(connection.cs.find_jobs(project, workspace, type=kind, order=-1), most)))
-
-    jobs = [job for job in connection.call("looking for the job", find) if mark in job.desc]
+    find = connection.client.marked_jobs
+    jobs = connection.call("looking for the job", find, project, workspace, mark, kind, most)
     return sorted(jobs, key=lambda job: int(job.uid[1:]))
 
 
@@ -104,7 +99,7 @@ def create_once(
 def delete(connection: Connection, project: str, uid: str) -> None:
     """Delete a job that was never started, if the server answers."""
     with contextlib.suppress(ServerError):
-        connection.call(f"deleting {uid}", connection.api.jobs.delete, project, uid, patience=0)
+        connection.call(f"deleting {uid}", connection.client.delete, project, uid, patience=0)
 
 
 def create_external_job(connection: Connection, project: str, workspace: str, title: str, note: str = "") -> Any:
@@ -140,7 +135,7 @@ def connect_once(connection: Connection, job: Any, name: str, source: OutputName
         The output is missing, something else is connected, or the server refuses.
     """
     problem: ServerError | None = None
-    connected = connected_outputs(job, name)
+    connected = connected_outputs(connection, job, name)
     for _ in range(TRIES):
         if connected:
             break
@@ -153,7 +148,7 @@ def connect_once(connection: Connection, job: Any, name: str, source: OutputName
                 ) from error
             problem = error
         connection.call(f"finding {job.uid}", job.refresh)
-        connected = connected_outputs(job, name)
+        connected = connected_outputs(connection, job, name)
         if not connected and problem is not None and not problem.passing:
             break
         if not connected:
@@ -167,6 +162,6 @@ def connect_once(connection: Connection, job: Any, name: str, source: OutputName
         connection.call("removing a duplicate connection", job.disconnect, name, extra)
 
 
-def connected_outputs(job: Any, name: str) -> list[OutputName]:
+def connected_outputs(connection: Connection, job: Any, name: str) -> list[OutputName]:
     """The outputs that are connected to an input of a job."""
-    return [OutputName(one.job_uid, one.output) for one in job.inputs[name].connections]
+    return [OutputName(*one) for one in connection.client.inputs(job)[name]]

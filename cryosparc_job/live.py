@@ -24,11 +24,8 @@ from .pick import PickingJob, PickingResult, pick
 
 log = logging.getLogger(__name__)
 
-_PAGE = 500
 _ENDED_SESSION = ("completed", "compacting", "compacted")
 _ENDED_JOB = ("completed", "failed", "killed")
-#: Stages of a Live exposure at which its micrograph is final.
-_READY = ("ready",)
 _TRIES_EACH = 2
 
 
@@ -89,14 +86,13 @@ class _GrowingOutput:
         self._source: OutputName = plan.job.exposures
 
     def look(self) -> tuple[list[int], str]:
-        call, jobs, project = self._connection.call, self._connection.api.jobs, self._plan.job.project
+        call, client, project = self._connection.call, self._connection.client, self._plan.job.project
         # The state first, so that no exposure is missed that comes between the two calls.
-        status = call("asking for the job's state", jobs.get_status, project, self._source.job, patience=0.0)
+        status = call("asking for the job's state", client.status, project, self._source.job, patience=0.0)
         state = "over" if status in _ENDED_JOB else "open"
         try:
-            load = jobs.load_output
             names = (project, self._source.job, self._source.output)
-            table = call(f"reading {self._source}", load, *names, slots="all", patience=0.0)
+            table = call(f"reading {self._source}", client.load_output, *names, patience=0.0)
         except ServerError as error:
             if error.code != 400:
                 raise
@@ -113,30 +109,20 @@ class _LiveSession:
     def __init__(self, connection: Connection, plan: LivePlan) -> None:
         self._connection = connection
         self._plan = plan
-        self._ready: dict[int, Any] = {}
+        assert plan.session is not None
+        self._session = plan.session
+        self._ready: dict[int, dict[str, Any]] = {}
 
     def look(self) -> tuple[list[int], str]:
-        call, api, project = self._connection.call, self._connection.api, self._plan.job.project
-        session = call("asking for the session", api.sessions.find_one, project, self._plan.session, patience=0.0)
-        found: dict[int, Any] = {}
-        after: str | None = None
-        while page := call("listing the exposures", self._page, after, patience=0.0):
-            for one in page:
-                rejected = one.failed or one.manual_reject or one.threshold_reject or one.deleted
-                if one.groups.exposure.micrograph_blob is not None and not rejected:
-                    found[int(one.groups.exposure.uid)] = one
-            after = page[-1].id
-        self._ready = found
-        state = "over" if session.status in _ENDED_SESSION else "paused" if session.status == "paused" else "open"
-        return list(found), state
-
-    def _page(self, after: str | None) -> list[Any]:
-        find = self._connection.api.exposures.find
-        of_session = {"project_uid": [self._plan.job.project], "session_uid": [self._plan.session]}
-        return list(find(after=after, limit=_PAGE, stage=list(_READY), **of_session))
+        call, client = self._connection.call, self._connection.client
+        where = self._plan.job.project, self._session
+        status = call("asking for the session", client.session_status, *where, patience=0.0)
+        self._ready = call("listing the exposures", client.ready_exposures, *where, patience=0.0)
+        state = "over" if status in _ENDED_SESSION else "paused" if status == "paused" else "open"
+        return list(self._ready), state
 
     def job(self, uids: list[int]) -> PickingJob:
-        table = live_table([self._ready[uid] for uid in uids])
+        table = live_table({uid: self._ready[uid] for uid in uids})
         return replace(self._plan.job, exposures=None, table=table, note=self._plan.mark)
 
 
@@ -284,17 +270,17 @@ def _finished(connection: Connection, plan: LivePlan) -> set[int]:
     done: set[int] = set()
     for job in find_marked(connection, plan.job.project, plan.job.workspace, f"{plan.mark})", "snowflake"):
         if job.status == "completed":
-            load = connection.api.jobs.load_output
+            load = connection.client.load_output
             with contextlib.suppress(ServerError):
                 names = (plan.job.project, job.uid, "exposures")
-                table = connection.call(f"reading {job.uid}:exposures", load, *names, slots="default")
+                table = connection.call(f"reading {job.uid}:exposures", load, *names, own=True)
                 done.update(int(uid) for uid in np.asarray(table["uid"]))
         elif job.status in ("running", "waiting"):
             reason = "The picking was stopped; its exposures are picked in a new job."
-            fail = connection.api.jobs.mark_failed
+            fail = connection.client.mark_failed
             with contextlib.suppress(ServerError):
-                connection.call(f"marking {job.uid} as failed", fail, plan.job.project, job.uid, error=reason)
-        elif job.status == "building" and not job.model.children:
+                connection.call(f"marking {job.uid} as failed", fail, plan.job.project, job.uid, reason)
+        elif job.status == "building" and not connection.client.children(job):
             # The start failed or was stopped: there is nothing in it, and nothing comes after it.
             delete(connection, plan.job.project, job.uid)
     return done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,28 +72,26 @@ def read_exposures(dataset: Dataset) -> list[Exposure]:
     return exposures
 
 
-def live_table(exposures: Sequence[Any]) -> Dataset:
+def live_table(exposures: Mapping[int, Mapping[str, Any]]) -> Dataset:
     """Exposures of a Live session as a data set, in the form of a job's output.
 
     Parameters
     ----------
     exposures
-        ``Exposure`` models of cryosparc-tools, each with a micrograph. A slot that some of them lack is left out.
+        uid -> slot -> its values by name, each with a micrograph. A slot that some of them lack is left out.
 
     Returns
     -------
     Dataset
-        Its uids are those of ``groups.exposure.uid``, as in CryoSPARC's own data sets.
+        In the same order.
     """
     from cryosparc.dataset import Dataset as Table
 
-    elements = [one.groups.exposure for one in exposures]
-    columns: dict[str, Any] = {"uid": np.array([int(one.uid) for one in elements], np.uint64)}
+    columns: dict[str, Any] = {"uid": np.array(list(exposures), np.uint64)}
     for slot in TABLE_SLOTS:
-        models = [getattr(one, slot) for one in elements]
-        if any(model is None for model in models) or not models:
+        rows = [slots[slot] for slots in exposures.values() if slots.get(slot) is not None]
+        if len(rows) < len(exposures) or not rows:
             continue
-        rows = [model.model_dump() for model in models]
         for name, value in rows[0].items():
             values = [row[name] for row in rows]
             if isinstance(value, str) or value is None:

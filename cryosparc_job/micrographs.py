@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.files.atomic import TEMPORARY_PREFIX, atomic_path
@@ -60,7 +59,7 @@ class ProjectMicrographs:
     ) -> None:
         self.connection = connection
         self.project = project
-        directory = connection.call("asking for the project's folder", connection.api.projects.get_directory, project)
+        directory = connection.call("asking for the project's folder", connection.client.project_folder, project)
         self.directory = Path(str(directory))
         self._key = hashlib.sha256(f"{connection.url}\n{project}\n{directory}".encode()).hexdigest()[:16]
         self.cache = cache / self._key
@@ -211,10 +210,9 @@ class ProjectMicrographs:
         return self.cache / f"{digest}{suffix[-12:]}"
 
     def _save(self, path: str, target: Path) -> None:
-        stream: Any = self.connection.api.projects.download_file(self.project, path=path)
         try:
             with open(target, "wb") as file:
-                for chunk in stream.stream():
+                for chunk in self.connection.client.chunks(self.project, path):
                     file.write(chunk)
         except OSError as error:
             raise self._unwritable(error) from error

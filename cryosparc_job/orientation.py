@@ -208,8 +208,7 @@ def check(
 
 
 def _load(connection: Connection, project: str, name: OutputName) -> Dataset:
-    load = connection.api.jobs.load_output
-    return connection.call(f"reading {name}", load, project, name.job, name.output, slots="all")
+    return connection.call(f"reading {name}", connection.client.load_output, project, name.job, name.output)
 
 
 def _diameter_px(table: Dataset, exposure: Exposure, diameter: float | str | None) -> float:

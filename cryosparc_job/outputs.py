@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ class JobOutputs:
 
     def template(self, output: str) -> Dataset:
         """An empty data set with the columns that CryoSPARC wants in an output."""
-        return self.connection.call("asking for the columns", self.job.alloc_output, output, 0)
+        return self.connection.call("asking for the columns", self.connection.client.template, self.job, output)
 
     def save(self, output: str, dataset: Dataset) -> None:
         """Save an output and read it back; tries again until the two are equal.
@@ -51,11 +50,10 @@ class JobOutputs:
             The output is not stored as it was sent.
         """
         problem: ServerError | None = None
+        save = self.connection.client.save_output
         for number in range(jobs.TRIES):
             try:
-                self.connection.call(
-                    f"saving the output {output}", self.job.save_output, output, dataset, version=number, patience=0
-                )
+                self.connection.call(f"saving the output {output}", save, self.job, output, dataset, number, patience=0)
             except ServerError as error:
                 problem = error
             self.run.stop.check()
@@ -72,10 +70,11 @@ class JobOutputs:
         if len(dataset) == 0:
             # CryoSPARC cannot load an empty output, but the job says how many rows it has.
             self.connection.call("reading the job", self.job.refresh)
-            found = self.job.outputs[output]
-            return bool(found.num_items == 0 and any(result.versions for result in found.results))
+            found = self.connection.client.outputs(self.job)[output]
+            return found.items == 0 and found.stored
         try:
-            stored = self.connection.call(f"reading back the output {output}", self.job.load_output, output)
+            load = self.connection.client.saved_output
+            stored = self.connection.call(f"reading back the output {output}", load, self.job, output)
         except ServerError as error:
             if error.code in (400, 404):
                 return False
@@ -87,9 +86,8 @@ class JobOutputs:
         assets = [self._upload(picture, f"{name}.png")]
         if table is not None:
             assets.append(self._upload(table.encode(), f"{name}.csv"))
-        self.connection.call(
-            "adding a plot", self.connection.api.jobs.add_image_log, *self.run.where, assets, text=text, patience=0
-        )
+        add = self.connection.client.add_plot
+        self.connection.call("adding a plot", add, *self.run.where, assets, text, patience=0)
 
     def pictures(self, picked: Sequence[tuple[Exposure, Picks]], folder: Path) -> None:
         """Add histograms, and a thumbnail of the crops in ``folder``; a job without them is still good."""
@@ -107,9 +105,8 @@ class JobOutputs:
                 stacks = [np.load(file, allow_pickle=False) for file in sorted(folder.glob("*-crops.npy"))]
             thumbnail = plots.png(plots.sheet(stacks))
             asset = self._upload(thumbnail, "particles.png")
-            call, api = self.connection.call, self.connection.api.jobs
-            call("setting the image", api.set_output_image, *self.run.where, "particles", asset, patience=0)
-            call("setting the image", api.set_tile_image, *self.run.where, asset, patience=0)
+            show = self.connection.client.set_picture
+            self.connection.call("setting the image", show, *self.run.where, "particles", asset, patience=0)
         except (OSError, ValueError, ServerError) as error:
             self.run.log.write(f"Some pictures are missing: {error}", warning=True)
 
@@ -121,16 +118,10 @@ class JobOutputs:
         ServerError
             It cannot be uploaded.
         """
-        from cryosparc.stream import Stream
-
-        api, names = self.connection.api.assets, {"filename": filename, "format": filename.rsplit(".", 1)[-1]}
+        call, client = self.connection.call, self.connection.client
         for _ in range(jobs.TRIES):
-            stream = Stream.load(io.BytesIO(content))
-            asset = self.connection.call(
-                "uploading a picture", api.upload, *self.run.where, stream, patience=0, **names
-            )
-            stored = self.connection.call("checking a picture", api.find_one, asset.fileid, patience=0)
-            if stored.length == len(content):
+            asset = call("uploading a picture", client.upload, self.job, content, filename, patience=0)
+            if call("checking a picture", client.uploaded_size, self.job, asset, patience=0) == len(content):
                 return asset
         raise ServerError("A picture could not be uploaded completely: check the network.")
 

@@ -123,7 +123,7 @@ def _left(connection: Connection, spec: PickingJob, run: ExternalJobRun, folder:
         try:
             status = run.status(patience=0.0)
             if status == "building":
-                connection.call(f"deleting {uid}", connection.api.jobs.delete, *run.where, patience=0.0)
+                connection.call(f"deleting {uid}", connection.client.delete, *run.where, patience=0.0)
         except ServerError:
             return f" {uid} may still be shown in CryoSPARC: delete it there{', or continue it.' if resume else '.'}"
         if status == "building":
@@ -156,12 +156,13 @@ def _find_job(connection: Connection, spec: PickingJob) -> Any:
         # Before the job is made: a wrong name must not leave an empty job.
         find = connection.cs.find_job
         source = connection.call(f"finding {spec.exposures.job}", find, spec.project, spec.exposures.job)
-        if spec.exposures.output not in source.outputs:
-            have = ", ".join(source.outputs) or "none yet"
+        outputs = connection.client.outputs(source)
+        if spec.exposures.output not in outputs:
+            have = ", ".join(outputs) or "none yet"
             raise CryoSegNetError(
                 f"{spec.exposures.job} has no output {spec.exposures.output}: name one of its outputs ({have})."
             )
-        kind = source.outputs[spec.exposures.output].type
+        kind = outputs[spec.exposures.output].kind
         if kind != "exposure":
             raise CryoSegNetError(f"{spec.exposures} is of the type {kind}: name an output of the type exposure.")
     if spec.job is None:
@@ -179,28 +180,25 @@ def _find_job(connection: Connection, spec: PickingJob) -> Any:
 
 def _prepare(connection: Connection, spec: PickingJob, job: Any) -> None:
     """Give the job its input, its connection and its outputs, unless it has them."""
-    call = connection.call
+    call, client = connection.call, connection.client
     if job.status in ("failed", "killed"):
-        call(f"clearing {job.uid}", connection.api.jobs.clear, spec.project, job.uid)
+        call(f"clearing {job.uid}", job.clear)
         call(f"finding {job.uid}", job.refresh)
     slots, source = ["micrograph_blob"], None
     if spec.exposures is None:
         slots = [name for name in spec.table.prefixes() if name in TABLE_SLOTS]
     else:
         source = "exposures"
-        if source not in job.inputs:
-            options: dict[str, Any] = {"min": 1, "max": 1, "slots": EXPOSURE_SLOTS, "title": "Exposures"}
-            call("adding the input", job.add_input, "exposure", source, **options)
+        if source not in client.inputs(job):
+            call("adding the input", client.add_input, job, source, EXPOSURE_SLOTS, "Exposures")
             call(f"finding {job.uid}", job.refresh)
-        if job.status == "building" or not job.inputs[source].connections:
+        if job.status == "building" or not client.inputs(job)[source]:
             connect_once(connection, job, source, spec.exposures)
-        elif connected_outputs(job, source)[0] != spec.exposures:
+        elif connected_outputs(connection, job, source)[0] != spec.exposures:
             raise CryoSegNetError(f"{job.uid} does not pick {spec.exposures}: name its exposures, or leave out --job.")
-    title = "Picked particles"
-    call("adding the output", job.add_output, "particle", "particles", slots=PARTICLE_SLOTS, title=title)
-    title = "Picked exposures"
-    add = job.add_output
-    call("adding the output", add, "exposure", "exposures", slots=slots, passthrough=source, title=title)
+    particles = ("particle", "particles", PARTICLE_SLOTS, "Picked particles")
+    call("adding the output", client.add_output, job, *particles)
+    call("adding the output", client.add_output, job, "exposure", "exposures", slots, "Picked exposures", source)
 
 
 def _work(
@@ -231,7 +229,7 @@ def _work(
         for sentence in spec.handed.remarks:
             run.log.write(sentence[:1].upper() + sentence[1:], warning=True)
     # Wrong column types must be noticed before hours of picking, not after.
-    template = connection.call("asking for the columns", run.job.alloc_output, "particles", 0)
+    template = outputs.template("particles")
     particle_dataset(template, [])
     run.log.write(f"cryosegnet-ext {__version__}: {plural(len(exposures), 'exposure')} of {spec.exposures or 'Live'}")
     run.log.write(f"Settings: {json.dumps(dict(engine.settings), default=str)}")

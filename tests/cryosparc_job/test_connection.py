@@ -138,7 +138,7 @@ def test_another_web_server(fake: RunningServer, monkeypatch: pytest.MonkeyPatch
     with HTTPServer(("127.0.0.1", 0), _Page) as server:
         server.status = status  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(CryoSegNetError, match=r"is not CryoSPARC 5\.0: check --url"):
+        with pytest.raises(CryoSegNetError, match=r"is not CryoSPARC 4\.7 or 5\.0: check --url"):
             connect(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
@@ -182,10 +182,12 @@ def test_bad_addresses(given: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("version", ["4.7.1", "5.1.0", "6.0.0", "50.0"])
+@pytest.mark.parametrize("version", ["4.6.1", "4.70.0", "5.1.0", "6.0.0", "50.0"])
 def test_other_clients_are_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    with pytest.raises(CryoSegNetError, match=rf'{version} is not supported: pip install "cryosparc-tools>=5.0,<5.1"'):
+    with pytest.raises(
+        CryoSegNetError, match=rf"{version} is not supported: pip install 'cryosegnet-ext\[cryosparc\]'"
+    ):
         require_client()
 
 
@@ -198,16 +200,17 @@ def test_a_missing_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
     assert cli.main(["pick", "--project", "P1", "--workspace", "W1", "--exposures", "J1:exposures"]) == 3
     said = capsys.readouterr().err.strip()
     assert said == (
-        'cryosegnet-cryosparc: error: cryosparc-tools is not installed: pip install "cryosparc-tools>=5.0,<5.1"'
+        "cryosegnet-cryosparc: error: cryosparc-tools is not installed: pip install 'cryosegnet-ext[cryosparc]' for a "
+        "server of version 5.0, pip install 'cryosegnet-ext[cryosparc4]' for one of 4.7."
     )
 
 
-@pytest.mark.parametrize("version", ["v4.7.1", "v5.1.0"])
+@pytest.mark.parametrize("version", ["v4.6.2", "v5.1.0", "v6.0.0"])
 def test_other_servers_are_refused(fake: RunningServer, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     for name, value in environment(fake).items():
         monkeypatch.setenv(name, value)
     fake.world.version = version
-    with pytest.raises(CryoSegNetError, match=rf"is {version} and this program supports 5.0.x only"):
+    with pytest.raises(CryoSegNetError, match=rf"is {version} and this program supports 4.7.x and 5.0.x only"):
         connect(fake.url)
 
 
@@ -235,7 +238,7 @@ def test_what_is_waited_for_is_said(
     caplog.set_level(logging.INFO, "cryosparc_job")
     with connect(fake.url, patience=LIMIT) as one:
         fake.faults.append(Fault("health", "500", 1))
-        assert one.call("asking for its health", one.api.health) == "OK"
+        assert one.call("asking for its health", one.cs.api.health) == "OK"
     assert len(caplog.messages) == 1
     assert re.match(r"waiting up to \d+ s: CryoSPARC refused asking for its health \(500\)", caplog.messages[0])
 
@@ -247,7 +250,7 @@ def test_a_signal_cuts_the_wait_for_a_call_short_and_not_the_call(connection: Co
     def call() -> None:
         called.set()
         may_end.wait(LIMIT)
-        connection.api.health()
+        connection.cs.api.health()
         ended.set()
 
     def interrupt() -> None:
@@ -261,7 +264,7 @@ def test_a_signal_cuts_the_wait_for_a_call_short_and_not_the_call(connection: Co
     thread.join(LIMIT)
     may_end.set()
     assert ended.wait(LIMIT)
-    assert connection.call("asking for its health", connection.api.health) == "OK"
+    assert connection.call("asking for its health", connection.cs.api.health) == "OK"
 
 
 def test_wrong_usage_names_the_argument(capsys: pytest.CaptureFixture[str]) -> None:
