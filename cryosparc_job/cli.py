@@ -19,7 +19,7 @@ from cryosegnet_ext.cli.shell_completion import completion_command
 from cryosegnet_ext.errors import CryoSegNetError, UsageError, memory_explained, plural
 
 from .arguments import add_picker, add_reading, add_server, add_writing, identifier, open_engine
-from .connection import require_client
+from .client import require_client
 
 if TYPE_CHECKING:
     from cryosegnet_ext.runs.handed_picks import HandedPicks
@@ -36,7 +36,8 @@ _HANDED = ("threshold", "device")
 
 _LOGIN = """the login comes from CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD, from the login that
   python -m cryosparc.tools login --url URL
-saves, or from a prompt; no option takes it"""
+saves, or from a prompt; with CryoSPARC 4.7 it comes from these two and CRYOSPARC_LICENSE_ID, or from a
+prompt; no option takes it"""
 
 _EXIT_CODES = """exit codes: 0 all done, 1 wrong usage, 2 some exposures could not be picked, 3 nothing could be
 done, 4 stopped by a signal or killed in CryoSPARC"""

@@ -1,0 +1,358 @@
+"""CryoSPARC 4.7: the calls of `client.Client` with cryosparc-tools 4.7.
+
+Its functions are those of three command servers, ``cs.cli`` (command_core), ``cs.vis`` and ``cs.rtp``. Two that
+cryosparc-tools 4.7 does not use itself are called here: ``get_jobs_by_type`` and ``delete_job`` of command_core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import http.client
+import importlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cryosegnet_ext.errors import CryoSegNetError
+
+from .address import host_and_port
+from .client import JobOutput, broke, check_version, not_understood, refused
+from .errors import Expired, ServerError
+
+if TYPE_CHECKING:
+    from cryosparc.dataset import Dataset
+
+_LOGIN_NAMES = "CRYOSPARC_LICENSE_ID, CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD"
+_LICENSE = r"[a-f\d]{8}-[a-f\d]{4}-[a-f\d]{4}-[a-f\d]{4}-[a-f\d]{12}"
+_NO_SESSIONS = (
+    "cryosparc-tools 4.7 cannot list the exposures of a Live session: export them in CryoSPARC Live, and follow the "
+    "output of that job with --exposures."
+)
+_MORE_OF_LOCATIONS = ("location/micrograph_psize_A", "location/min_dist_A")
+_LINK = (
+    "If it is a link to a file outside the project, run this where the project's folder and the linked files are "
+    "mounted."
+)
+_CHUNK = 2**20
+#: How the client puts the reply of a function into its error; the arguments before the line's end may hold a password.
+_FUNCTION_ERROR = re.compile(r'Encountered \S+ from JSONRPC function "\w+" with params ')
+_UNKNOWN = re.compile(r"does not exist|not found|no such|could not find", re.IGNORECASE)
+#: Words of pymongo's errors that pass.
+_DATABASE_AWAY = re.compile(r"AutoReconnect|ServerSelectionTimeout|NetworkTimeout|NotPrimary|ConnectionFailure")
+
+
+@dataclass(frozen=True)
+class Login4:
+    """License, email and password; none of them is shown."""
+
+    license: str = field(repr=False)
+    email: str = field(repr=False)
+    password: str = field(repr=False)
+
+
+class Client4:
+    """A login at a server of version 4.7; see `client.Client`.
+
+    Parameters
+    ----------
+    cs
+        cryosparc-tools.
+    url
+        The server's address.
+    """
+
+    replaces_lines = False
+    #: Said when the login is sent by http to another machine.
+    openly = (
+        "the license and the login go to another machine without encryption, and CryoSPARC 4.7 knows no other way: use "
+        "an SSH tunnel if others use this network"
+    )
+
+    def __init__(self, cs: Any, url: str) -> None:
+        self.cs = cs
+        self.url = url
+
+    @staticmethod
+    def login(address: str, prompt: bool) -> Login4:
+        """License, email and password from the environment, else from a prompt."""
+        host_and_port(address)
+        given = [os.environ.get(f"CRYOSPARC_{name}", "").strip() for name in ("LICENSE_ID", "EMAIL", "PASSWORD")]
+        license_id, email, password = given
+        if not all(given):
+            if not prompt or sys.stdin is None or not sys.stdin.isatty():
+                raise CryoSegNetError(f"There is no login for {address}: set {_LOGIN_NAMES}.")
+            license_id = license_id or getpass.getpass(f"License ID of {address}: ").strip()
+            email = email or input(f"Email for {address}: ").strip()
+            password = password or getpass.getpass("Password: ")
+        if not re.fullmatch(_LICENSE, license_id):
+            raise CryoSegNetError(
+                "The license of CryoSPARC cannot be used: set CRYOSPARC_LICENSE_ID as in cryosparc_master/config.sh, "
+                "32 hexadecimal digits in five groups."
+            )
+        return Login4(license_id, email, password)
+
+    @classmethod
+    def connect(cls, address: str, login: Login4, timeout: int, installed: str) -> Client4:
+        """Log in."""
+        command: Any = importlib.import_module("cryosparc.command")
+        tools: Any = importlib.import_module("cryosparc.tools")
+        # The client would call again itself, after 30 seconds each, and send what it streams empty the second time.
+        # `Connection.call` calls again.
+        command.MAX_ATTEMPTS, command.RETRY_INTERVAL = 2, 0
+        host, port = host_and_port(address)
+        problem: CryoSegNetError | None = None
+        what = f"connecting to {address}"
+        try:
+            headers = {"License-ID": login.license}
+            core = command.CommandClient("command_core", host, port + 2, timeout=timeout, headers=headers)
+            check_version(address, core.get_running_version(), installed)
+            cs = tools.CryoSPARC(login.license, host, port, login.email, login.password, timeout)
+            if cs.user_id:
+                return cls(cs, address)
+            problem = _refused_login(what)
+        except CryoSegNetError:
+            raise
+        except RuntimeError as error:
+            # From here on the arguments of the call, and so the password, are in the text of the client's error.
+            problem = explain(error.__cause__ or error, what, address)
+            if not problem.passing:
+                problem = _refused_login(what)
+        except Exception as error:
+            problem = explain(error, what, address)
+            if problem.code == 403:
+                problem = _refused_login(what)
+            elif problem.code == 404 or (problem.code == 0 and not problem.passing):
+                problem = CryoSegNetError(f"The server at {address} is not CryoSPARC 4.7 or 5.0: check --url.")
+        # Not in the handler: the error would keep the client's one.
+        raise problem
+
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
+    def explain(self, error: BaseException, what: str) -> ServerError:
+        return explain(error, what, self.url)
+
+    def find_project(self, project: str) -> None:
+        _ = self.cs.find_project(project).doc
+
+    def find_workspace(self, project: str, workspace: str) -> None:
+        _ = self.cs.find_workspace(project, workspace).doc
+
+    def project_folder(self, project: str) -> str:
+        return str(self.cs.cli.get_project_dir_abs(project))
+
+    def chunks(self, project: str, path: str) -> Iterator[bytes]:
+        done = 0
+        try:
+            with self.cs.download(project, path) as reply:
+                while part := _read(reply):
+                    done += len(part)
+                    yield part
+                size = reply.headers.get("Content-Length")
+        except importlib.import_module("cryosparc.errors").CommandError as error:
+            problem = self.explain(error, f"downloading {path}")
+            if problem.code != 500:
+                raise
+            # Reported of links out of the project, which cannot be told from a fault that passes.
+            raise ServerError(f"{problem} {_LINK}", problem.code, problem.passing) from error
+        # The client takes an end that comes too early for the end of the file.
+        if size is not None and done != int(size):
+            raise http.client.IncompleteRead(b"", int(size) - done)
+
+    def marked_jobs(self, project: str, workspace: str, mark: str, kind: str, most: int) -> list[Any]:
+        found = []
+        listed = self.cs.cli.get_jobs_by_type(project_uid=project, types=[kind])
+        for short in sorted(listed, key=lambda one: int(one["uid"][1:]), reverse=True)[:most]:
+            if workspace not in short.get("workspace_uids", [workspace]):
+                continue
+            # The list may hold parts of the jobs only.
+            if mark in short.get("description", mark):
+                job = self.cs.find_job(project, short["uid"])
+                doc = job.doc
+                if mark in (doc["description"] or "") and workspace in doc["workspace_uids"] and not doc.get("deleted"):
+                    found.append(job)
+        return found
+
+    def status(self, project: str, uid: str) -> str:
+        doc = self.cs.find_job(project, uid).doc
+        return "deleted" if doc.get("deleted") else str(doc["status"])
+
+    def delete(self, project: str, uid: str) -> None:
+        self.cs.cli.delete_job(project, uid)
+
+    def mark_running(self, project: str, uid: str) -> None:
+        self.cs.cli.run_external_job(project, uid, "running")
+
+    def mark_completed(self, project: str, uid: str) -> None:
+        self.cs.cli.set_job_status(project, uid, "completed")
+
+    def mark_failed(self, project: str, uid: str, reason: str) -> None:
+        with contextlib.suppress(Exception):
+            self.add_line(project, uid, reason, warning=True)
+        self.cs.cli.set_job_status(project, uid, "failed")
+
+    def children(self, job: Any) -> Collection[str]:
+        return job.doc["children"]
+
+    def inputs(self, job: Any) -> dict[str, list[tuple[str, str]]]:
+        return {
+            group["name"]: [(one["job_uid"], one["group_name"]) for one in group["connections"]]
+            for group in job.doc["input_slot_groups"]
+        }
+
+    def outputs(self, job: Any) -> dict[str, JobOutput]:
+        results = job.doc["output_results"]
+        found = {}
+        for group in job.doc["output_result_groups"]:
+            own = [one for one in results if one["group_name"] == group["name"] and not one["passthrough"]]
+            stored = any(one["metafiles"] for one in own)
+            found[group["name"]] = JobOutput(group["type"], int(group.get("num_items") or 0), stored)
+        return found
+
+    def add_input(self, job: Any, name: str, slots: list[str], title: str) -> None:
+        # A call whose reply was lost would make a second one.
+        if name not in self.inputs(job.refresh()):
+            job.add_input("exposure", name, min=1, max=1, slots=[_slot(one) for one in slots], title=title)
+
+    def add_output(
+        self, job: Any, kind: str, name: str, slots: list[str], title: str, passthrough: str | None = None
+    ) -> None:
+        if name not in self.outputs(job.refresh()):
+            job.add_output(kind, name, slots=slots, passthrough=passthrough, title=title)
+
+    def template(self, job: Any, name: str) -> Dataset:
+        table = job.alloc_output(name, 0)
+        # Version 4.7 names the least columns. These two it stores, too, and the chain needs them.
+        missing = [one for one in _MORE_OF_LOCATIONS if one not in table.fields()]
+        return table.add_fields(missing, ["f4"] * len(missing)) if "location/center_x_frac" in table.fields() else table
+
+    def save_output(self, job: Any, name: str, dataset: Dataset, version: int) -> None:
+        job.save_output(name, dataset)
+
+    def saved_output(self, job: Any, name: str) -> Dataset:
+        return _load_own(job.refresh(), name)
+
+    def load_output(self, project: str, uid: str, name: str, own: bool = False) -> Dataset:
+        job = self.cs.find_job(project, uid)
+        return _load_own(job, name) if own else job.load_output(name)
+
+    def add_line(self, project: str, uid: str, text: str, warning: bool = False) -> str:
+        send = self.cs.cli.job_send_streamlog
+        return str(send(project_uid=project, job_uid=uid, message=text, error=warning))
+
+    def replace_line(self, project: str, uid: str, line: str, text: str) -> None:
+        raise NotImplementedError("cryosparc-tools 4.7 replaces no lines")
+
+    def add_checkpoint(self, project: str, uid: str) -> None:
+        self.cs.cli.job_checkpoint_streamlog(project_uid=project, job_uid=uid, meta={})
+
+    def upload(self, job: Any, content: bytes, filename: str) -> Any:
+        return job.upload_asset(io.BytesIO(content), filename=filename, format=filename.rsplit(".", 1)[-1])
+
+    def uploaded_size(self, job: Any, asset: Any) -> int:
+        return next((int(one["length"]) for one in job.list_assets() if one["_id"] == asset["fileid"]), -1)
+
+    def add_plot(self, project: str, uid: str, assets: list[Any], text: str) -> None:
+        send = self.cs.cli.job_send_streamlog
+        send(project_uid=project, job_uid=uid, message=text, flags=["plots"], imgfiles=assets)
+
+    def set_picture(self, project: str, uid: str, output: str, asset: Any) -> None:
+        # Only version 5 lets an external job choose its picture.
+        self.add_plot(project, uid, [asset], f"The output {output}")
+
+    def job_types(self) -> dict[str, Collection[str]]:
+        return {
+            spec["name"]: spec["params_base"] for section in self.cs.get_job_specs() for spec in section["contains"]
+        }
+
+    def lanes(self) -> list[str]:
+        return [lane["name"] for lane in self.cs.get_lanes()]
+
+    def session_status(self, project: str, session: str) -> str:
+        raise ServerError(_NO_SESSIONS)
+
+    def ready_exposures(self, project: str, session: str) -> dict[int, dict[str, Any]]:
+        raise ServerError(_NO_SESSIONS)
+
+
+def _slot(name: str) -> Any:
+    """A slot of an input as version 4.7 writes it."""
+    if not name.startswith("?"):
+        return name
+    return {"dtype": name[1:], "prefix": name[1:], "required": False}
+
+
+def _load_own(job: Any, name: str) -> Dataset:
+    """An output without the slots that come from the job's input."""
+    slots = [one["name"] for one in job.doc["output_results"] if one["group_name"] == name and not one["passthrough"]]
+    return job.load_output(name, slots=slots)
+
+
+def _read(reply: Any) -> bytes:
+    try:
+        part: bytes = reply.read(_CHUNK)
+    except OSError as error:
+        raise http.client.HTTPException("the connection broke") from error
+    return part
+
+
+def _refused_login(what: str) -> Expired:
+    return Expired(f"CryoSPARC refused the login while {what}: check {_LOGIN_NAMES}.", 401)
+
+
+def explain(error: BaseException, what: str, url: str) -> ServerError:
+    """An exception of cryosparc-tools 4.7 as one sentence, without the arguments of the call, which it repeats."""
+    errors: Any = importlib.import_module("cryosparc.errors")
+    if isinstance(error, errors.CommandError):
+        return _explain_command(error, what, url)
+    text = str(error)
+    # If a stream breaks while it is read, the client raises a RuntimeError of its generator.
+    torn = isinstance(error, RuntimeError) and "generator" in text
+    if isinstance(error, errors.DatasetLoadError) and "max_header_size" in str(error.__cause__):
+        return ServerError(
+            f"cryosparc-tools 4.7 cannot read so many columns while {what}: name the output of an earlier job."
+        )
+    broken = (errors.DatasetLoadError, OSError, http.client.HTTPException, json.JSONDecodeError)
+    if torn or isinstance(error, broken):
+        return broke(what, url)
+    if isinstance(error, AssertionError) and "database document" in text:
+        return refused(what, 404, False, "not found")
+    if isinstance(error, errors.InvalidSlotsError):
+        return refused(what, 422, False, text.split("\n")[0])
+    if isinstance(error, TypeError | ValueError) and re.search(r"any results|associated dataset file", text):
+        return refused(what, 400, False, "nothing is stored there")
+    if isinstance(error, AttributeError) and "CommandClient" in text:
+        name = text.rsplit(" ", 1)[-1]
+        return ServerError(f"This CryoSPARC has no function {name}, which {what} needs: please report its version.")
+    return not_understood(what, error)
+
+
+def _explain_command(error: Any, what: str, url: str) -> ServerError:
+    text, data, code = str(error), error.data, int(error.code or 500)
+    if _FUNCTION_ERROR.search(text):
+        # The reply of a function: it was carried out up to an error of its own.
+        lines = text.split("\n")
+        return _function_error(what, lines[1] if len(lines) > 1 else "", text)
+    if isinstance(data, dict) and isinstance(data.get("error"), dict):
+        return _function_error(what, str(data["error"].get("message", "")), str(data))
+    if "HTTP Error" not in f"{text}{error.__cause__}":
+        return broke(what, url)
+    if code == 401:
+        return _refused_login(what)
+    if isinstance(data, dict):
+        data = data.get("detail") or data.get("message") or ""
+    words = data.decode(errors="replace") if isinstance(data, bytes) else str(data or "")
+    # A page for a browser says nothing.
+    return refused(what, code, code >= 500 or code == 429, "" if words.lstrip().startswith("<") else words)
+
+
+def _function_error(what: str, message: str, text: str) -> ServerError:
+    if _DATABASE_AWAY.search(text):
+        return refused(what, 500, True, "CryoSPARC's database does not answer")
+    return refused(what, 404 if _UNKNOWN.search(message) else 400, False, message)
