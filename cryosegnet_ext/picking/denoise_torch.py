@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, pad
+from torch.nn.functional import avg_pool2d, pad
 
 from .nlm import non_local_means
 
@@ -57,10 +57,20 @@ def _to_bytes(image: Tensor) -> Tensor:
 
 
 def _gaussian(image: Tensor) -> Tensor:
-    """9 x 9 Gaussian of OpenCV's automatic width (1.7 px)."""
-    taps = torch.from_numpy(cv2.getGaussianKernel(9, 0, cv2.CV_32F)).to(image.device)
-    padded = pad(image[None, None], [4] * 4, mode="reflect")
-    return conv2d(conv2d(padded, taps.view(1, 1, 1, 9)), taps.view(1, 1, 9, 1))[0, 0]
+    """9 x 9 Gaussian of OpenCV's automatic width (1.7 px), in the order of OpenCV's sums.
+
+    Not a convolution: a GPU may shorten its numbers to TF32, which costs grey levels.
+    """
+    ny, nx = image.shape
+    taps = cv2.getGaussianKernel(9, 0, cv2.CV_32F)[:, 0].tolist()
+    padded = pad(image[None, None], [4] * 4, mode="reflect")[0, 0]
+    across = torch.zeros_like(padded[:, :nx])
+    for k, tap in enumerate(taps):
+        across.add_(padded[:, k : k + nx], alpha=tap)
+    result = across[4 : 4 + ny] * taps[4]
+    for k in range(1, 5):
+        result.add_(across[4 - k : 4 - k + ny] + across[4 + k : 4 + k + ny], alpha=taps[4 + k])
+    return result
 
 
 def _wiener(image: Tensor) -> Tensor:
