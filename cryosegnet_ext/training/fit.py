@@ -318,7 +318,8 @@ class _Run:
     def _load(self) -> None:
         now = asdict(self.recipe)
         try:
-            state = torch.load(self.path, weights_only=True, map_location=self.group.device)
+            # on the CPU: networks and optimizer bring to their device what belongs there, which Adam's counters do not
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
             # checkpoints of earlier versions lack newer settings, and were trained with their defaults
             before = {**asdict(Recipe()), **state["recipe"]}
             free = {"precision"} if self._any_precision else set()
@@ -346,7 +347,7 @@ class _Run:
             self._scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state.get("best")
         if self.mean is not None:
-            self.mean = state["mean"]
+            self.mean = {name: tensor.to(self.group.device) for name, tensor in state["mean"].items()}
         self.best_step, self.stale = state.get("best_step", 0), state.get("stale", 0)
         self.best_loss = state.get("best_loss", math.inf)
 
