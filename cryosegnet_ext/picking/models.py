@@ -70,7 +70,7 @@ def load_models(options: PickerOptions) -> Models:
     weights = options.weights
     device = choose_device(options.device)
     unet, note = load_unet(weights)
-    unet = unet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    unet = unet.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained_for = str(note.get("recipe", "published"))
     recipe = options.recipe or trained_for
     if recipe != trained_for:
@@ -91,6 +91,9 @@ def load_models(options: PickerOptions) -> Models:
             f"{option('sam', str(chosen))} works with {option('segmenter', 'peaks')} only: use that, or "
             f"{option('sam', 'sam_vit_b')} for the grid"
         )
+    if device.type == "cuda":
+        # threads with streams of their own do not wait for the stream that brings the weights
+        torch.cuda.synchronize(device)
     fitted = _fitted_for(segmenter, windows, note, chosen)
     try:
         calibration = Calibration(**fitted.get("calibration", {}))

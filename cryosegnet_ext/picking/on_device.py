@@ -268,15 +268,15 @@ def _resized(image: Tensor, h: int, w: int) -> Tensor:
     if (h, w) == tuple(image.shape):
         return image
     method = cv2.INTER_AREA if h < image.shape[0] else cv2.INTER_CUBIC
-    down = _resizing(image.shape[0], h, method, image.device)
-    across = _resizing(image.shape[1], w, method, image.device)
+    down = _in_use(_resizing(image.shape[0], h, method, image.device))
+    across = _in_use(_resizing(image.shape[1], w, method, image.device))
     return down @ image @ across.T
 
 
 def _background(image: Tensor) -> Tensor:
     """Gaussian blur of large sigma on a coarser grid."""
-    down, up = _blurring(image.shape[0], image.device)
-    across, back = _blurring(image.shape[1], image.device)
+    down, up = map(_in_use, _blurring(image.shape[0], image.device))
+    across, back = map(_in_use, _blurring(image.shape[1], image.device))
     return up @ (down @ image @ across.T) @ back.T
 
 
@@ -305,6 +305,13 @@ def _kept(matrix: NDArray[np.float32], device: torch.device) -> Tensor:
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
     return tensor
+
+
+def _in_use(matrix: Tensor) -> Tensor:
+    """Keep a matrix's memory until this thread's stream has used it, even if the cache drops the matrix before."""
+    if matrix.device.type == "cuda":
+        matrix.record_stream(torch.cuda.current_stream(matrix.device))
+    return matrix
 
 
 def _along_rows(n: int, m: int, method: int) -> NDArray[np.float32]:
