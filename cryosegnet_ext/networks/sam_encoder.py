@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 # Elements of the position term held at once; 16 MB in bf16, which fits in a processor's cache.
 _BLOCK = 8_000_000
 _BLOCK_GPU = 400_000_000
+SMALLEST_BLOCK = 1_000_000
 
 
-def encode(sam: Sam, picture: Any) -> tuple[Tensor, tuple[int, int]]:
+def block_on(device: torch.device) -> int:
+    """Elements of the position term to hold at once on a device, if memory allows."""
+    return _BLOCK if device.type == "cpu" else _BLOCK_GPU
+
+
+def encode(sam: Sam, picture: Any, block: int | None = None) -> tuple[Tensor, tuple[int, int]]:
     """Features of one picture.
 
     Parameters
@@ -32,6 +38,8 @@ def encode(sam: Sam, picture: Any) -> tuple[Tensor, tuple[int, int]]:
         On the device that runs it.
     picture : (ny, nx, 3) uint8
         Array order; resized so that its long side is SAM's input, as segment-anything does.
+    block
+        Elements of the position term held at once; default: as `block_on` says.
 
     Returns
     -------
@@ -51,10 +59,10 @@ def encode(sam: Sam, picture: Any) -> tuple[Tensor, tuple[int, int]]:
         if not isinstance(encoder, ImageEncoderViT):
             return encoder(x), used
         with mixed(sam.device):
-            return _forward(encoder, x).float(), used
+            return _forward(encoder, x, block or block_on(sam.device)).float(), used
 
 
-def _forward(encoder: Any, x: Tensor) -> Tensor:
+def _forward(encoder: Any, x: Tensor, most: int) -> Tensor:
     """(1, 3, size, size) -> (1, C, h, w): ``ImageEncoderViT.forward`` with another attention."""
     from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 
@@ -65,7 +73,7 @@ def _forward(encoder: Any, x: Tensor) -> Tensor:
         y, size = block.norm1(x), (x.shape[1], x.shape[2])
         if block.window_size > 0:
             y, padded = window_partition(y, block.window_size)
-        y = _attend(block.attn, y)
+        y = _attend(block.attn, y, most)
         if block.window_size > 0:
             y = window_unpartition(y, block.window_size, padded, size)
         x = x + y
@@ -73,7 +81,7 @@ def _forward(encoder: Any, x: Tensor) -> Tensor:
     return encoder.neck(x.permute(0, 3, 1, 2))
 
 
-def _attend(attention: Any, x: Tensor) -> Tensor:
+def _attend(attention: Any, x: Tensor, most: int) -> Tensor:
     """Self-attention with decomposed relative positions; (B, H, W, C) -> (B, H, W, C)."""
     from segment_anything.modeling.image_encoder import get_rel_pos
 
@@ -90,7 +98,6 @@ def _attend(attention: Any, x: Tensor) -> Tensor:
         grid = q.reshape(b * heads, h, w, -1)
         part_h = torch.einsum("bhwc,hkc->bhwk", grid, down).reshape(b, heads, n, h, 1)
         part_w = torch.einsum("bhwc,wkc->bhwk", grid, across).reshape(b, heads, n, 1, w)
-        most = _BLOCK if x.device.type == "cpu" else _BLOCK_GPU
         rows = max(1, min(n, most // n))
         together = max(1, most // (rows * n))
         out = torch.empty_like(q)

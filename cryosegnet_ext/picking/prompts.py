@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..networks.memory import with_less
 from ..networks.sam_decoder import PointDecoder
-from ..networks.sam_encoder import encode
+from ..networks.sam_encoder import SMALLEST_BLOCK, block_on, encode
 from .masks import Instance
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def prompted(
     batch = _BATCH_CPU if device.type == "cpu" else _BATCH_GPU
     found: list[Instance] = []
     with torch.inference_mode():
-        features, used = with_less(lambda _: encode(sam, picture), 1, 1, "SAM's image encoder", device)
+        features, used = with_less(
+            partial(encode, sam, picture), block_on(device), SMALLEST_BLOCK, "SAM's image encoder", device
+        )
         masks = _Windows(sam, features, used, (picture.shape[0], picture.shape[1]), half)
         start = 0
         while start < len(rows):

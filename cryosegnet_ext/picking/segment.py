@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SMOOTHING = 0.08
 """Standard deviation of the smoothing before the search for peaks, in particle diameters."""
 
+# Points of the grid at once, as published.
+_GRID_BATCH = 64
+
 PEAK_FLOOR = 0.1
 """Peaks of the smoothed map below this probability are not particles."""
 
@@ -236,12 +239,24 @@ def grid(probability: NDArray[np.floating[Any]], sam: Sam, **settings: Any) -> M
     -------
     Masks
         In the generator's order.
+
+    Raises
+    ------
+    CryoSegNetError
+        Memory ran out.
     """
     from segment_anything import SamAutomaticMaskGenerator
 
+    from ..networks.memory import with_less
+
     probability = _checked(probability)
-    generator = SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **settings)
-    found = [Instance(m["predicted_iou"], *_runs(m["segmentation"])) for m in generator.generate(_picture(probability))]
+
+    def generated(batch: int) -> list[dict[str, Any]]:
+        how = {**settings, "points_per_batch": batch, "output_mode": "uncompressed_rle"}
+        return SamAutomaticMaskGenerator(sam, **how).generate(_picture(probability))
+
+    masks = with_less(generated, settings.get("points_per_batch", _GRID_BATCH), 1, "SAM", sam.device)
+    found = [Instance(m["predicted_iou"], *_runs(m["segmentation"])) for m in masks]
     return measured([instance for instance in found if len(instance.y)], probability)
 
 

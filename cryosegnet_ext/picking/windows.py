@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..networks.memory import with_less
 from ..networks.precision import mixed
 from ..networks.window_sam import SIDE, decode, windows
 from .masks import Instance, Masks, measured, without_overlaps
@@ -51,16 +52,40 @@ def cut(
     -------
     Masks
         ``score`` is the predicted IoU; best first.
+
+    Raises
+    ------
+    CryoSegNetError
+        Memory ran out.
     """
     rows, columns = find_peaks(probability, diameter_px=diameter_px)[:2] if peaks is None else peaks
     if len(rows) == 0:
         return Masks.empty()
+    device = next(sam.parameters()).device
+
+    def some(batch: int) -> list[Instance]:
+        return _instances(probability, image, sam, rows, columns, expected_area, batch)
+
+    found = with_less(some, _BATCH, 1, "The small SAM", device)
+    return measured(without_overlaps(found, probability.shape), probability)
+
+
+def _instances(
+    probability: Image,
+    image: Image,
+    sam: Sam,
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    expected_area: float,
+    batch: int,
+) -> list[Instance]:
+    """The plausible masks, with so many windows at once."""
     half = SIDE // 2
     found: list[Instance] = []
     device = next(sam.parameters()).device
     with torch.inference_mode():
-        for start in range(0, len(rows), _BATCH):
-            part = slice(start, start + _BATCH)
+        for start in range(0, len(rows), batch):
+            part = slice(start, start + batch)
             pictures = torch.from_numpy(windows(probability, image, rows[part], columns[part])).to(device)
             points = torch.full((len(pictures), 2), float(half), device=device)
             with mixed(device):
@@ -74,7 +99,7 @@ def cut(
                 one = _under_the_point(mask, float(s), row - half, column - half, probability.shape)
                 if one is not None and 0.2 * expected_area <= len(one.y) <= 2.5 * expected_area:
                     found.append(one)
-    return measured(without_overlaps(found, probability.shape), probability)
+    return found
 
 
 def _under_the_point(

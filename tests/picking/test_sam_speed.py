@@ -137,6 +137,24 @@ def test_memory_that_runs_out_makes_smaller_batches(monkeypatch):
         peaks(plane, sam, diameter_px=12)
 
 
+def test_memory_that_runs_out_makes_smaller_blocks_of_the_encoder(exact, monkeypatch):
+    sam = lively_sam()
+    probability = discs((128, 128), [(40, 50), (90, 80)], 18)
+    expected, whole = peaks(probability, sam, diameter_px=20.0), sam_encoder._forward
+    tried = []
+
+    def short_of_memory(encoder, x, most):
+        tried.append(most)
+        if most > 2_000_000:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(encoder, x, most)
+
+    monkeypatch.setattr(sam_encoder, "_forward", short_of_memory)
+    found = peaks(probability, sam, diameter_px=20.0)
+    assert tried == [8_000_000, 4_000_000, 2_000_000]
+    assert found.x == pytest.approx(expected.x) and found.area == pytest.approx(expected.area)
+
+
 def test_other_errors_are_not_taken_for_memory():
     def work(size):
         raise RuntimeError("shapes do not fit")

@@ -183,3 +183,21 @@ def test_run_lengths():
         plane = np.zeros((9, 14), bool)
         plane[segment._runs(encoded)] = True
         assert np.array_equal(plane, mask)
+
+
+def test_memory_that_runs_out_makes_smaller_batches_of_the_grid(monkeypatch):
+    sam, plane = tiny_sam(), discs((64, 64), [(20, 30), (45, 40)], 12)
+    how = {"points_per_side": 4, "pred_iou_thresh": -9.0, "stability_score_thresh": 0.0}
+    expected = grid(plane, sam, **how)
+    decode, sizes = sam.mask_decoder.forward, []
+
+    def short_of_memory(**given):
+        sizes.append(len(given["sparse_prompt_embeddings"]))
+        if sizes[-1] > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(**given)
+
+    monkeypatch.setattr(sam.mask_decoder, "forward", short_of_memory)
+    found = grid(plane, sam, **how)
+    assert len(found) == len(expected) > 0 and sizes[-1] <= 5
+    assert found.area == pytest.approx(expected.area)
