@@ -88,9 +88,12 @@ def main(words: list[str] | None = None) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="gpu-", dir=_memory()))
     context = Context(a.device, a.small, a.data, a.output.resolve(), scratch, began + a.seconds)
     chosen = [part for part in PARTS if part.stage in a.stages and (a.parts is None or part.name in a.parts)]
+    # the worker is ended, too, and what was found stays
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
     try:
         results = run(chosen, context)
     finally:
+        signal.signal(signal.SIGTERM, before)
         shutil.rmtree(scratch, ignore_errors=True)
     failed = [part.name for part in chosen if results["parts"][part.name]["status"] != "done"]
     rest = f"; not: {', '.join(failed)}" if failed else ""
@@ -108,6 +111,4 @@ def _memory() -> Path | None:
 
 
 if __name__ == "__main__":
-    # the worker is ended, too, and what was found stays
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
     main()
