@@ -32,6 +32,9 @@ from cryosegnet_ext.training.crops import LABEL_SHARE
 from cryosegnet_ext.weights import load_sam
 
 EXPECTED_AREA = float(np.pi / 4 * (LABEL_SHARE * WORKING_DIAMETER) ** 2)
+ALONE = "U-Net alone: connected parts of the map"
+WITH_SAM = "U-Net + SAM peaks"
+DEFAULT = "SAM peaks + postprocessing (default)"
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
@@ -53,15 +56,18 @@ class Steps:
         Of the U-Net.
     sam
         A SAM of a published size for the grid, or None.
+    flips
+        Also the mean over four mirror images, which takes four times as long.
     """
 
-    def __init__(self, weights: str, sam: str | None) -> None:
+    def __init__(self, weights: str, sam: str | None, flips: bool = True) -> None:
         self._default = Picker(weights, segmenter="peaks")
         self._whole = {
             "watershed + postprocessing": Picker(weights, segmenter="watershed"),
-            "SAM peaks + postprocessing (default)": self._default,
-            "SAM peaks + postprocessing, mean of four flips": FlippedPicker(weights, segmenter="peaks"),
+            DEFAULT: self._default,
         }
+        if flips:
+            self._whole["SAM peaks + postprocessing, mean of four flips"] = FlippedPicker(weights, segmenter="peaks")
         if sam:
             self._whole[f"grid of {sam} + postprocessing"] = Picker(weights, segmenter="grid", sam=sam)
         self._sam = load_sam("sam_small")
@@ -88,11 +94,11 @@ class Steps:
         index = np.arange(1, count + 1)
         y, x = np.array(ndimage.center_of_mass(label > 0, label, index)).reshape(-1, 2).T
         mean = np.asarray(ndimage.mean(probability, label, index), float) if count else np.zeros(0)
-        yield "U-Net alone: connected parts of the map", _picks(x, y, mean, frame)
+        yield ALONE, _picks(x, y, mean, frame)
         masks = watershed(probability, diameter_px=WORKING_DIAMETER)
         yield "U-Net + watershed", _picks(masks.x, masks.y, masks.probability, frame)
         masks = cut(probability, work.data, self._sam, diameter_px=WORKING_DIAMETER, expected_area=EXPECTED_AREA)
-        yield "U-Net + SAM peaks", _picks(masks.x, masks.y, masks.probability, frame)
+        yield WITH_SAM, _picks(masks.x, masks.y, masks.probability, frame)
 
 
 def _picks(x: np.ndarray, y: np.ndarray, score: np.ndarray, frame: MapGeometry) -> Picks:

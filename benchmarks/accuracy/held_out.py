@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,9 +125,17 @@ def real(sets: list[str], split: str) -> Iterator[HeldOut]:
         yield HeldOut(name, task, labels, inside, LABEL_DIAMETER[name], denoised=name.endswith("denoised"))
 
 
-def simulated(count: int) -> Iterator[HeldOut]:
-    """Specimens that training never saw; particles within half a diameter of the border do not count."""
-    for stack, images, truths in scenes(count) if count else ():
+def simulated(count: int, leave_out: Collection[str] = ()) -> Iterator[HeldOut]:
+    """Specimens that training never saw; particles within half a diameter of the border do not count.
+
+    Parameters
+    ----------
+    count
+        Micrographs of each.
+    leave_out
+        Names of specimens, as their files'.
+    """
+    for stack, images, truths in scenes(count, leave_out) if count else ():
         micrographs = [replace(m, name=m.name.replace(" ", "_")) for m in images]
         pixel_size = float(micrographs[0].pixel_size)
         rim = 0.5 * stack.diameter / pixel_size

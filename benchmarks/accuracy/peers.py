@@ -20,7 +20,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import real_data
@@ -30,8 +30,10 @@ from cryosegnet_ext.evaluation import SetScore
 
 PICKERS = ("ours", "log", "topaz", "stored")
 
+Judge = Callable[[held_out.HeldOut], Iterator[tuple[str, SetScore]]]
 
-def ours(weights: str) -> Callable[[held_out.HeldOut], Iterator[tuple[str, SetScore]]]:
+
+def ours(weights: str) -> Judge:
     pickers: dict[bool, Picker] = {}
     default = Picker(weights).threshold
 
@@ -47,14 +49,14 @@ def ours(weights: str) -> Callable[[held_out.HeldOut], Iterator[tuple[str, SetSc
     return judge
 
 
-def log(cache: Path) -> Callable[[held_out.HeldOut], Iterator[tuple[str, SetScore]]]:
+def log(cache: Path) -> Judge:
     def judge(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
         yield "RELION LoG", data.score("RELION LoG", other_pickers.run_relion_log(data.task, cache))
 
     return judge
 
 
-def topaz(cache: Path, program: str) -> Callable[[held_out.HeldOut], Iterator[tuple[str, SetScore]]]:
+def topaz(cache: Path, program: str) -> Judge:
     def judge(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
         picks = other_pickers.run_topaz(data.task, cache, program)
         for name, threshold in (("Topaz, threshold 0", 0.0), ("Topaz, threshold -6", -6.0)):
@@ -79,6 +81,26 @@ def stored(data: held_out.HeldOut) -> Iterator[tuple[str, SetScore]]:
             yield folder.name, there.score(folder.name, {s: read_picks(folder / f"{s}.star") for s in stems})
 
 
+def judges(pickers: Sequence[str], weights: str, cache: Path, topaz_program: str) -> dict[str, Judge]:
+    """Those of ``pickers`` that can run here, by name; what is left out is said on stderr."""
+    found: dict[str, Judge] = {}
+    if "ours" in pickers:
+        found["ours"] = ours(weights)
+    if "log" in pickers:
+        if shutil.which("relion_autopick"):
+            found["log"] = log(cache)
+        else:
+            print("RELION is left out: relion_autopick is not on the path", file=sys.stderr)
+    if "topaz" in pickers:
+        if program := shutil.which(topaz_program):
+            found["topaz"] = topaz(cache, str(Path(program).absolute()))
+        else:
+            print(f"Topaz is left out: there is no program {topaz_program}", file=sys.stderr)
+    if "stored" in pickers:
+        found["stored"] = stored
+    return found
+
+
 def row(group: str, picker: str, score: SetScore, chance: str = "") -> str:
     best = "-" if score.best is None else f"{score.best[0]:.3f}"
     ap = "-" if score.average_precision is None else f"{score.average_precision:.3f}"
@@ -98,55 +120,47 @@ def main() -> None:
     ap.add_argument("--topaz", default="topaz", help="the program")
     ap.add_argument("--json", type=Path, help="file for the figures")
     a = ap.parse_args()
-    judges = []
-    if "ours" in a.pickers:
-        judges.append(ours(a.weights))
-    if "log" in a.pickers:
-        if shutil.which("relion_autopick"):
-            judges.append(log(a.cache))
-        else:
-            print("RELION is left out: relion_autopick is not on the path", file=sys.stderr)
-    if "topaz" in a.pickers:
-        if program := shutil.which(a.topaz):
-            judges.append(topaz(a.cache, str(Path(program).absolute())))
-        else:
-            print(f"Topaz is left out: there is no program {a.topaz}", file=sys.stderr)
-    if "stored" in a.pickers:
-        judges.append(stored)
+    chosen = judges(a.pickers, a.weights, a.cache, a.topaz).values()
     random = " F1 at random |" if a.random else ""
     print(f"| data | micrographs | particles | picker | precision | recall | F1 | best F1 | AP |{random}")
     print("|---|---|---|---|---|---|---|---|---|" + "---|" * a.random, flush=True)
     groups: dict[tuple[str, str], list[SetScore]] = {}
     for data in held_out.real(a.sets, a.split):
-        for judge in judges:
+        for judge in chosen:
             for name, score in judge(data):
                 groups[data.group, name] = [score]
                 print(row(data.group, name, score, f" {data.random_f1(score):.3f} |" if a.random else ""), flush=True)
     made: dict[tuple[str, str], list[SetScore]] = {}
     for data in held_out.simulated(a.simulated):
-        for judge in judges:
+        for judge in chosen:
             for name, score in judge(data):
                 made.setdefault((data.group, name), []).append(score)
     for (group, name), scores in sorted(made.items(), key=lambda item: item[0][0]):
         print(row(group, name, held_out.merge(scores), " - |" if a.random else ""), flush=True)
     if a.json:
         a.json.write_text(
-            json.dumps([_figures(*key, held_out.merge(s)) for key, s in (groups | made).items()], indent=1)
+            json.dumps([figures(*key, held_out.merge(s)) for key, s in (groups | made).items()], indent=1)
         )
 
 
-def _figures(group: str, picker: str, score: SetScore) -> dict[str, object]:
+def figures(group: str, picker: str, score: SetScore) -> dict[str, object]:
+    """What is kept of a score; ``published`` is the statistic of the CryoSegNet paper."""
+    most = score.published
     return {
         "data": group,
         "picker": picker,
         "micrographs": len(score.micrographs),
         "particles": score.labels,
+        "picks": score.picks,
+        "right": score.right,
         "precision": score.precision,
         "recall": score.recall,
         "f1": score.f1,
         "best_f1": score.best and score.best[0],
         "best_threshold": score.best and score.best[1],
         "average_precision": score.average_precision,
+        "dice": score.dice,
+        "published": {"precision": most.precision, "recall": most.recall, "f1": most.f1, "dice": most.dice},
     }
 
 

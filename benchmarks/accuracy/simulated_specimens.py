@@ -11,7 +11,7 @@ count.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -25,9 +25,13 @@ from cryosegnet_ext.simulation.optics import Optics
 SHAPE, PIXEL_SIZE = (1536, 1792), 1.5
 
 
-def scenes(count: int) -> Iterator[tuple[ProjectionStack, list[Micrograph], list[np.ndarray]]]:
-    """Each held-out specimen with its micrographs and the (n, 2) of x, y of their particles."""
+def scenes(
+    count: int, leave_out: Collection[str] = ()
+) -> Iterator[tuple[ProjectionStack, list[Micrograph], list[np.ndarray]]]:
+    """Each held-out specimen with its micrographs and the (n, 2) of x, y of their particles, but for those left out."""
     for number, stack in enumerate(specimen_stacks("test", views=40)):
+        if stack.name in leave_out:
+            continue
         images, truths = [], []
         for i in range(count):
             rng = np.random.default_rng([5, number, i])

@@ -42,14 +42,18 @@ CHECKPOINT_EVERY = 50
 EMPTY_SCALE = (0.6, 4.0)
 
 
-def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
+def specimen_files(split: str) -> list[Path]:
     names = set(real_data.SPLITS["specimens"][split])
+    files = sorted((real_data.SHARED / "specimens").glob("*/*"))
+    return [path for path in files if path.name.split(".")[0] in names]
+
+
+def specimen_stacks(split: str, views: int = 60) -> list[ProjectionStack]:
     stacks = []
-    for path in sorted((real_data.SHARED / "specimens").glob("*/*")):
-        if path.name.split(".")[0] in names:
-            specimen = read_specimen(path)
-            images = project(specimen, random_rotations(views, np.random.default_rng(len(stacks))))
-            stacks.append(ProjectionStack(path.name, images, specimen.voxel_size, specimen.diameter))
+    for path in specimen_files(split):
+        specimen = read_specimen(path)
+        images = project(specimen, random_rotations(views, np.random.default_rng(len(stacks))))
+        stacks.append(ProjectionStack(path.name, images, specimen.voxel_size, specimen.diameter))
     return stacks
 
 
@@ -81,9 +85,7 @@ def stack_of(specimen: Specimen, views: int, seed: int) -> ProjectionStack:
 
 def small_stacks(count: int = 60, views: int = 30) -> list[ProjectionStack]:
     """Fragments of the training specimens, and those specimens that are small themselves."""
-    names = set(real_data.SPLITS["specimens"]["train"])
-    paths = [p for p in sorted((real_data.SHARED / "specimens").glob("*/*")) if p.name.split(".")[0] in names]
-    specimens = [read_specimen(path) for path in paths]
+    specimens = [read_specimen(path) for path in specimen_files("train")]
     large = [s for s in specimens if s.diameter > 150 and s.voxel_size < 6 and len(s.density) < 80]
     small = [s for s in specimens if s.diameter < 110] * 2
     chosen = small + fragments(large, count, 7)
