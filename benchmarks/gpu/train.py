@@ -1,4 +1,8 @@
-"""Stage c: training of the U-Net on faint particles, from the built-in weights on; judged before and after."""
+"""Stage c: training of the U-Net on faint particles, from the built-in weights on; judged before and after.
+
+Beside the working image the network gets a second plane, the image with white noise. Its weights begin at 0, so that
+the first step sees the maps of the built-in network.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +99,7 @@ def train(context: Context) -> Found:
             recipe,
             loader,
             folder,
-            None if begun else load_unet("default")[0].state_dict(),
+            None if begun else _start(),
             stop_after=begun + steps if steps else None,
             group=group,
             stop=lambda: context.left < SAVING,
@@ -116,6 +120,13 @@ def train(context: Context) -> Found:
     return Found([Table("Training", ("what", "value"), rows)], {"rows": rows, "steps": done, "begun": begun})
 
 
+def _start() -> dict[str, torch.Tensor]:
+    """The built-in weights, with a second plane that does nothing yet."""
+    state = load_unet("default")[0].state_dict()
+    first = state["e1.conv.conv.0.weight"]
+    return {**state, "e1.conv.conv.0.weight": torch.cat((first, torch.zeros_like(first)), 1)}
+
+
 def recipe_batch(context: Context) -> int:
     """Crops in a step."""
     return 2 if context.small else BATCH
@@ -123,6 +134,7 @@ def recipe_batch(context: Context) -> int:
 
 def _recipe(context: Context) -> Recipe:
     return Recipe(
+        planes=2,
         steps=1_000_000,
         learning_rate=RATE,
         seed=SEED,

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from .memory import with_less
 from .precision import mixed
+from .whitening import whitened
 
 Image = NDArray[np.float32]
 
@@ -113,7 +114,7 @@ def _upsampled_as_part(x: Tensor, position: TilePosition) -> Tensor:
 
 
 class AttentionUNet(nn.Module):
-    """Attention-gated U-Net: one plane in, one plane of logits out.
+    """Attention-gated U-Net: one plane or two in, one plane of logits out.
 
     Parameters
     ----------
@@ -122,16 +123,20 @@ class AttentionUNet(nn.Module):
     levels
         Number of encoders (published: 5; the paper's ablations use 4 and 6). Height and width of the input must be
         multiples of ``2 ** levels``.
+    planes
+        1: the image (published). 2: the image, and the image with white noise (`whitening.whitened`).
     """
 
-    def __init__(self, base_channels: int = 64, levels: int = 5) -> None:
+    def __init__(self, base_channels: int = 64, levels: int = 5, planes: int = 1) -> None:
         super().__init__()
+        if planes not in (1, 2):
+            raise ValueError(f"planes must be 1 or 2, not {planes}")
         if base_channels < 1 or levels < 1:
             raise ValueError(f"base_channels and levels must be positive, not {base_channels} and {levels}")
-        self.base_channels, self.levels = base_channels, levels
+        self.base_channels, self.levels, self.planes = base_channels, levels, planes
         width = [base_channels * 2**i for i in range(levels + 1)]
         for i in range(levels):
-            self.add_module(f"e{i + 1}", Encoder(width[i - 1] if i else 1, width[i]))
+            self.add_module(f"e{i + 1}", Encoder(width[i - 1] if i else planes, width[i]))
         self.b1 = ConvBlock(width[levels - 1], width[levels])
         for i in range(levels):
             self.add_module(f"d{i + 1}", Decoder(width[levels - i], width[levels - i - 1]))
@@ -143,7 +148,7 @@ class AttentionUNet(nn.Module):
         return 2**self.levels
 
     def forward(self, x: Tensor, position: TilePosition | None = None) -> Tensor:
-        """(B, 1, H, W) -> logits (B, 1, H, W).
+        """(B, planes, H, W) -> logits (B, 1, H, W).
 
         Parameters
         ----------
@@ -198,11 +203,21 @@ def probability_map(model: AttentionUNet, image: Image, tile: int = LARGEST_TILE
 
 def map_of_tensor(model: AttentionUNet, image: Tensor, tile: int = LARGEST_TILE, margin: int = 64) -> Tensor:
     """`probability_map` of a tensor (h, w) float32 on the model's device; the result stays there."""
-    return with_less(lambda side: _tiled(model, image, side, margin), tile, SMALLEST_TILE, "The U-Net", image.device)
+
+    def work(side: int) -> Tensor:
+        return _tiled(model, as_planes(image[None], model.planes)[0], side, margin)
+
+    return with_less(work, tile, SMALLEST_TILE, "The U-Net", image.device)
+
+
+def as_planes(images: Tensor, planes: int) -> Tensor:
+    """Working images (B, h, w) -> what a U-Net of so many planes sees, (B, planes, h, w)."""
+    return images[:, None] if planes == 1 else torch.stack((images, whitened(images)), 1)
 
 
 def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tensor:
-    h, w = image.shape
+    """Planes (planes, h, w) -> probability (h, w)."""
+    h, w = image.shape[1:]
     stride, device = model.stride, image.device
     whole = (h + -h % stride, w + -w % stride)
     result = torch.empty((h, w), device=device)
@@ -211,10 +226,10 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
         for x0, x1 in _spans(w, tile, core, stride):
             ay, by = max(y0 - margin, 0), min(y1 + margin, h)
             ax, bx = max(x0 - margin, 0), min(x1 + margin, w)
-            part = image[ay:by, ax:bx]
-            py, px = -part.shape[0] % stride, -part.shape[1] % stride
-            mode = "reflect" if min(part.shape) > stride else "replicate"
-            x = pad(part[None, None], (0, px, 0, py), mode=mode).contiguous(memory_format=torch.channels_last)
+            part = image[:, ay:by, ax:bx]
+            py, px = -part.shape[1] % stride, -part.shape[2] % stride
+            mode = "reflect" if min(part.shape[1:]) > stride else "replicate"
+            x = pad(part[None], (0, px, 0, py), mode=mode).contiguous(memory_format=torch.channels_last)
             position = None if x.shape[2:] == whole else TilePosition(ay, ax, *whole)
             with torch.inference_mode(), mixed(device):
                 plane = torch.sigmoid(model(x, position).float())[0, 0]

@@ -70,6 +70,7 @@ def finetune(options: FineTuning, folder: TrainingFolder, group: Group, watcher:
     recipe = Recipe(
         base_channels=network.base_channels,
         levels=network.levels,
+        planes=network.planes,
         steps=options.steps or 200,
         learning_rate=options.learning_rate or 5e-4,
         seed=options.seed,

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..errors import CryoSegNetError
 from ..files.atomic import atomic_path
 from ..networks.memory import ran_out
-from ..networks.unet import AttentionUNet
+from ..networks.unet import AttentionUNet, as_planes
 from ..runs.stopping import Stopped
 from .folder import CHECKPOINT
 from .parallel import Group
@@ -38,7 +38,7 @@ class Recipe:
 
     Attributes
     ----------
-    base_channels, levels : the network
+    base_channels, levels, planes : the network
     steps, learning_rate, weight_decay : the length and the speed
     seed : of the weights
     optimizer : "adamw" or "adam"
@@ -54,6 +54,7 @@ class Recipe:
 
     base_channels: int = 16
     levels: int = 4
+    planes: int = 1
     steps: int = 2000
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -210,7 +211,7 @@ class _Run:
         self.recipe, self.group, self.path = recipe, group, folder / CHECKPOINT
         self._any_precision = any_precision
         torch.manual_seed(recipe.seed)
-        network = AttentionUNet(recipe.base_channels, recipe.levels).to(group.device)
+        network = AttentionUNet(recipe.base_channels, recipe.levels, recipe.planes).to(group.device)
         self.network: AttentionUNet = network.to(memory_format=torch.channels_last)
         if start is not None:
             self.network.load_state_dict(start)
@@ -359,8 +360,8 @@ class _Run:
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = (torch.as_tensor(part) for part in batch)
-        x = images[:, None].to(self.group.device).contiguous(memory_format=torch.channels_last)
-        return x, labels[:, None].to(self.group.device).float()
+        x = as_planes(images.to(self.group.device), self.recipe.planes)
+        return x.contiguous(memory_format=torch.channels_last), labels[:, None].to(self.group.device).float()
 
     def _mixed(self) -> torch.autocast:
         half = torch.float16 if self.recipe.precision == "float16" else torch.bfloat16

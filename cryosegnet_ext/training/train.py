@@ -81,6 +81,7 @@ def begin(folder: TrainingFolder, data: Data, group: Group, seed: int, noun: str
 def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watcher, stop: Stop) -> AttentionUNet:
     """Run the training loop of a recipe; returns the best network."""
     base, levels = options.sizes()
+    started = load_unet(options.start)[0] if options.start else None
     samples: Samples
     validation: Sequence[Batch]
     if options.recipe == "published":
@@ -91,6 +92,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
         recipe = Recipe(
             base_channels=base,
             levels=levels,
+            planes=started.planes if started else 1,
             steps=options.steps or (options.epochs or 200) * frames.steps_an_epoch,
             learning_rate=options.learning_rate or 1e-4,
             weight_decay=0.0,
@@ -117,6 +119,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
         recipe = Recipe(
             base_channels=base,
             levels=levels,
+            planes=started.planes if started else 1,
             steps=steps,
             learning_rate=options.learning_rate or (1e-3 if options.start else 2e-3),
             seed=options.seed,
@@ -124,7 +127,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
             validate_every=max(10, min(100, steps // 10)),
             patience=12 if options.patience is None else options.patience,
         )
-    start = load_unet(options.start)[0].state_dict() if options.start else None
+    start = started.state_dict() if started else None
     every = min(200, max(recipe.validate_every, 20))
     return fit_samples(options, recipe, samples, validation, start, folder, group, watcher, stop, every)
 

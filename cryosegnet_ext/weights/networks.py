@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
-    """Load a U-Net of any width and depth.
+    """Load a U-Net of any width and depth, of one plane or two.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
     while f"e{levels + 1}.conv.conv.0.weight" in state:
         levels += 1
     try:
-        unet = AttentionUNet(base_channels=len(first), levels=levels)
+        unet = AttentionUNet(base_channels=len(first), levels=levels, planes=first.shape[1])
     except (RuntimeError, MemoryError, ValueError) as error:
         raise CryoSegNetError(f"{path} does not hold a possible U-Net: {first_line(error)}") from error
     _fill(unet, state, path, "CryoSegNet's U-Net")

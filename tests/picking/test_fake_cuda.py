@@ -14,6 +14,7 @@ import torch
 from cryosegnet_ext import Micrograph, Picker, read_micrograph
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.networks.precision import all_in
+from cryosegnet_ext.networks.unet import AttentionUNet, map_of_tensor
 from cryosegnet_ext.picking import denoise, denoise_torch, segment
 from cryosegnet_ext.simulation.micrograph import ProjectionStack, Scene, simulate_micrograph
 from cryosegnet_ext.simulation.projection import project, random_rotations
@@ -75,6 +76,16 @@ def test_the_published_recipe(
     sam = None if segmenter == "watershed" else sam_file
     with fake_cuda():
         Picker(published_weights, sam=sam, segmenter=segmenter, device=GPU, diameter=48).candidates(one)
+
+
+def test_a_network_of_two_planes() -> None:
+    torch.manual_seed(0)
+    network, image = AttentionUNet(2, 2, planes=2).eval(), torch.randn(90, 100)
+    with all_in("float32"):
+        expected = map_of_tensor(network, image)
+        with fake_cuda():
+            found = map_of_tensor(network.to(GPU), image.to(GPU)).cpu()
+    torch.testing.assert_close(found, expected)
 
 
 def test_any_sam_at_the_peaks_of_the_default_recipe(default_weights: Path, sam_file: Path) -> None:
