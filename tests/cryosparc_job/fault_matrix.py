@@ -203,7 +203,9 @@ def _words(case: Case) -> tuple[str, str, str]:
     status = case.status
     if status == "none":
         status = "removed" if "was removed" in case.said else "not made"
-    said = next(words for words in _SENTENCES if words.split(" ...")[0] in case.said)
+    known = [words for words in _SENTENCES if words.split(" ...")[0] in case.said]
+    assert known, case.said
+    said = known[0]
     for words in ("may still be shown as running", "may still be shown in CryoSPARC"):
         if words in case.said:
             said += f"; the job {words}"

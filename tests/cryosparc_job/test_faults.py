@@ -33,8 +33,8 @@ pytestmark = pytest.mark.slow
 ALL = EXPOSURES * PARTICLES
 
 
-CASES = [(kind, call) for kind in ("torn", "500") for call in CALLS]
-CASES += [(kind, call) for kind in ("torn_before", "500_after_store", "slow") for call in CHANGES]
+CASES = [(kind, call) for kind in ("torn", "torn_before", "500") for call in CALLS]
+CASES += [(kind, call) for kind in ("500_after_store", "slow") for call in CHANGES]
 NOT_LISTED = ("torn", "jobs.find")
 LASTING = [(kind, call) for kind in ("torn", "500") for call in CALLS if kind == "500" or call not in COSMETIC]
 
