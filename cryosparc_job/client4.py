@@ -151,7 +151,7 @@ class Client4:
         done = 0
         try:
             with self.cs.download(project, path) as reply:
-                while part := _read(reply):
+                while part := reply.read(_CHUNK):
                     done += len(part)
                     yield part
                 size = reply.headers.get("Content-Length")
@@ -161,6 +161,8 @@ class Client4:
                 raise
             # Reported of links out of the project, which cannot be told from a fault that passes.
             raise ServerError(f"{problem} {_LINK}", problem.code, problem.passing) from error
+        except OSError as error:
+            raise http.client.HTTPException("the connection broke") from error
         # The client takes an end that comes too early for the end of the file.
         if size is not None and done != int(size):
             raise http.client.IncompleteRead(b"", int(size) - done)
@@ -292,14 +294,6 @@ def _load_own(job: Any, name: str) -> Dataset:
     """An output without the slots that come from the job's input."""
     slots = [one["name"] for one in job.doc["output_results"] if one["group_name"] == name and not one["passthrough"]]
     return job.load_output(name, slots=slots)
-
-
-def _read(reply: Any) -> bytes:
-    try:
-        part: bytes = reply.read(_CHUNK)
-    except OSError as error:
-        raise http.client.HTTPException("the connection broke") from error
-    return part
 
 
 def _refused_login(what: str) -> Expired:
