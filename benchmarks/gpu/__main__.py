@@ -41,15 +41,16 @@ from benchmarks.gpu.parts import Context, Part, run
 
 _A, _B, _C = (f"benchmarks.gpu.{name}" for name in ("correct", "fast", "train"))
 PARTS = (
-    Part("a", "machine", f"{_A}:machine", 60),
-    Part("a", "picks", f"{_A}:picks", 70),
+    Part("a", "machine", f"{_A}:machine", 40),
+    Part("a", "picks", f"{_A}:picks", 50),
     Part("a", "published denoising", f"{_A}:published_denoising", 30),
-    Part("a", "memory", f"{_A}:memory", 40, alone=True),
-    Part("b", "built-in", f"{_B}:built_in", 60),
-    Part("b", "published", f"{_B}:published", 75),
-    Part("b", "plain pipeline", f"{_B}:plain_pipeline", 60),
+    Part("a", "memory", f"{_A}:memory", 30, alone=True),
+    Part("b", "built-in", f"{_B}:built_in", 50),
+    Part("b", "published", f"{_B}:published", 70),
+    Part("b", "plain pipeline", f"{_B}:plain_pipeline", 45),
+    Part("b", "goals", f"{_B}:goals", 20, again=True),
     Part("b", "steps", f"{_B}:stages", 30),
-    Part("b", "limits", f"{_B}:limits", 40),
+    Part("b", "limits", f"{_B}:limits", 30),
     Part("c", "before", f"{_C}:before", 60, reserve=60),
     Part("c", "training", f"{_C}:train", 0, reserve=45, again=True),
     Part("c", "after", f"{_C}:after", 0, again=True),

@@ -109,7 +109,7 @@ def published_denoising(context: Context) -> Found:
         images |= {"4096 x 4096": tiled((4096, 4096), 0), "4092 x 5760": tiled((4092, 5760), 0)}
     rows: list[list[object]] = []
     for name, data in images.items():
-        if rows and context.left < 4:
+        if rows and context.left < 8:
             break
         here = torch.from_numpy(data).to(context.device)
         levels = denoise._to_bytes(cv2.GaussianBlur(data, (9, 9), 0))
