@@ -11,7 +11,6 @@ import getpass
 import http.client
 import importlib
 import io
-import json
 import os
 import re
 import sys
@@ -22,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from cryosegnet_ext.errors import CryoSegNetError
 
 from .address import host_and_port
-from .client import JobOutput, broke, check_version, not_understood, refused
-from .errors import Expired, ServerError
+from .client import JobOutput, check_version
+from .client4_errors import LOGIN, explain, refused_login
+from .errors import ServerError
 
 if TYPE_CHECKING:
     from cryosparc.dataset import Dataset
 
-_LOGIN_NAMES = "CRYOSPARC_LICENSE_ID, CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD"
 _LICENSE = r"[a-f\d]{8}-[a-f\d]{4}-[a-f\d]{4}-[a-f\d]{4}-[a-f\d]{12}"
 _NO_SESSIONS = (
     "cryosparc-tools 4.7 cannot list the exposures of a Live session: export them in CryoSPARC Live, and follow the "
@@ -40,11 +39,6 @@ _LINK = (
     "mounted."
 )
 _CHUNK = 2**20
-#: How the client puts the reply of a function into its error; the arguments before the line's end may hold a password.
-_FUNCTION_ERROR = re.compile(r'Encountered \S+ from JSONRPC function "\w+" with params ')
-_UNKNOWN = re.compile(r"does not exist|not found|no such|could not find", re.IGNORECASE)
-#: Words of pymongo's errors that pass.
-_DATABASE_AWAY = re.compile(r"AutoReconnect|ServerSelectionTimeout|NetworkTimeout|NotPrimary|ConnectionFailure")
 
 
 @dataclass(frozen=True)
@@ -82,20 +76,21 @@ class Client4:
     def login(address: str, prompt: bool) -> Login4:
         """License, email and password from the environment, else from a prompt."""
         host_and_port(address)
-        given = [os.environ.get(f"CRYOSPARC_{name}", "").strip() for name in ("LICENSE_ID", "EMAIL", "PASSWORD")]
+        given = [os.environ.get(f"CRYOSPARC_{name}", "") for name in ("LICENSE_ID", "EMAIL", "PASSWORD")]
         license_id, email, password = given
         if not all(given):
             if not prompt or sys.stdin is None or not sys.stdin.isatty():
-                raise CryoSegNetError(f"There is no login for {address}: set {_LOGIN_NAMES}.")
-            license_id = license_id or getpass.getpass(f"License ID of {address}: ").strip()
-            email = email or input(f"Email for {address}: ").strip()
+                raise CryoSegNetError(f"There is no login for {address}: set {LOGIN}.")
+            license_id = license_id or getpass.getpass(f"License ID of {address}: ")
+            email = email or input(f"Email for {address}: ")
             password = password or getpass.getpass("Password: ")
+        license_id = license_id.strip()
         if not re.fullmatch(_LICENSE, license_id):
             raise CryoSegNetError(
                 "The license of CryoSPARC cannot be used: set CRYOSPARC_LICENSE_ID as in cryosparc_master/config.sh, "
                 "32 hexadecimal digits in five groups."
             )
-        return Login4(license_id, email, password)
+        return Login4(license_id, email.strip(), password)
 
     @classmethod
     def connect(cls, address: str, login: Login4, timeout: int, installed: str) -> Client4:
@@ -115,18 +110,18 @@ class Client4:
             cs = tools.CryoSPARC(login.license, host, port, login.email, login.password, timeout)
             if cs.user_id:
                 return cls(cs, address)
-            problem = _refused_login(what)
+            problem = refused_login(what)
         except CryoSegNetError:
             raise
         except RuntimeError as error:
             # From here on the arguments of the call, and so the password, are in the text of the client's error.
             problem = explain(error.__cause__ or error, what, address)
             if not problem.passing:
-                problem = _refused_login(what)
+                problem = refused_login(what)
         except Exception as error:
             problem = explain(error, what, address)
             if problem.code == 403:
-                problem = _refused_login(what)
+                problem = refused_login(what)
             elif problem.code == 404 or (problem.code == 0 and not problem.passing):
                 problem = CryoSegNetError(f"The server at {address} is not CryoSPARC 4.7 or 5.0: check --url.")
         # Not in the handler: the error would keep the client's one.
@@ -171,15 +166,25 @@ class Client4:
         found = []
         listed = self.cs.cli.get_jobs_by_type(project_uid=project, types=[kind])
         for short in sorted(listed, key=lambda one: int(one["uid"][1:]), reverse=True)[:most]:
-            if workspace not in short.get("workspace_uids", [workspace]):
-                continue
             # The list may hold parts of the jobs only.
-            if mark in short.get("description", mark):
-                job = self.cs.find_job(project, short["uid"])
-                doc = job.doc
-                if mark in (doc["description"] or "") and workspace in doc["workspace_uids"] and not doc.get("deleted"):
+            if mark in (short.get("description") or mark) and workspace in (short.get("workspace_uids") or [workspace]):
+                job = self._job_that_exists(project, short["uid"])
+                if (
+                    job is not None
+                    and mark in (job.doc["description"] or "")
+                    and workspace in job.doc["workspace_uids"]
+                ):
                     found.append(job)
         return found
+
+    def _job_that_exists(self, project: str, uid: str) -> Any:
+        try:
+            job = self.cs.find_job(project, uid)
+            return None if job.doc.get("deleted") else job
+        except Exception as error:
+            if self.explain(error, "").code == 404:
+                return None
+            raise
 
     def status(self, project: str, uid: str) -> str:
         doc = self.cs.find_job(project, uid).doc
@@ -294,59 +299,3 @@ def _load_own(job: Any, name: str) -> Dataset:
     """An output without the slots that come from the job's input."""
     slots = [one["name"] for one in job.doc["output_results"] if one["group_name"] == name and not one["passthrough"]]
     return job.load_output(name, slots=slots)
-
-
-def _refused_login(what: str) -> Expired:
-    return Expired(f"CryoSPARC refused the login while {what}: check {_LOGIN_NAMES}.", 401)
-
-
-def explain(error: BaseException, what: str, url: str) -> ServerError:
-    """An exception of cryosparc-tools 4.7 as one sentence, without the arguments of the call, which it repeats."""
-    errors: Any = importlib.import_module("cryosparc.errors")
-    if isinstance(error, errors.CommandError):
-        return _explain_command(error, what, url)
-    text = str(error)
-    # If a stream breaks while it is read, the client raises a RuntimeError of its generator.
-    torn = isinstance(error, RuntimeError) and "generator" in text
-    if isinstance(error, errors.DatasetLoadError) and "max_header_size" in str(error.__cause__):
-        return ServerError(
-            f"cryosparc-tools 4.7 cannot read so many columns while {what}: name the output of an earlier job."
-        )
-    broken = (errors.DatasetLoadError, OSError, http.client.HTTPException, json.JSONDecodeError)
-    if torn or isinstance(error, broken):
-        return broke(what, url)
-    if isinstance(error, AssertionError) and "database document" in text:
-        return refused(what, 404, False, "not found")
-    if isinstance(error, errors.InvalidSlotsError):
-        return refused(what, 422, False, text.split("\n")[0])
-    if isinstance(error, TypeError | ValueError) and re.search(r"any results|associated dataset file", text):
-        return refused(what, 400, False, "nothing is stored there")
-    if isinstance(error, AttributeError) and "CommandClient" in text:
-        name = text.rsplit(" ", 1)[-1]
-        return ServerError(f"This CryoSPARC has no function {name}, which {what} needs: please report its version.")
-    return not_understood(what, error)
-
-
-def _explain_command(error: Any, what: str, url: str) -> ServerError:
-    text, data, code = str(error), error.data, int(error.code or 500)
-    if _FUNCTION_ERROR.search(text):
-        # The reply of a function: it was carried out up to an error of its own.
-        lines = text.split("\n")
-        return _function_error(what, lines[1] if len(lines) > 1 else "", text)
-    if isinstance(data, dict) and isinstance(data.get("error"), dict):
-        return _function_error(what, str(data["error"].get("message", "")), str(data))
-    if "HTTP Error" not in f"{text}{error.__cause__}":
-        return broke(what, url)
-    if code == 401:
-        return _refused_login(what)
-    if isinstance(data, dict):
-        data = data.get("detail") or data.get("message") or ""
-    words = data.decode(errors="replace") if isinstance(data, bytes) else str(data or "")
-    # A page for a browser says nothing.
-    return refused(what, code, code >= 500 or code == 429, "" if words.lstrip().startswith("<") else words)
-
-
-def _function_error(what: str, message: str, text: str) -> ServerError:
-    if _DATABASE_AWAY.search(text):
-        return refused(what, 500, True, "CryoSPARC's database does not answer")
-    return refused(what, 404 if _UNKNOWN.search(message) else 400, False, message)

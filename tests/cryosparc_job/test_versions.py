@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import threading
 import traceback
@@ -13,14 +14,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from cryosparc.dataset import NUMPY_FORMAT, Dataset
+from cryosparc.errors import DatasetLoadError
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosparc_job import client as client_module
 from cryosparc_job import job_log
 from cryosparc_job.address import describes_version_5, host_and_port, version_4
 from cryosparc_job.client import check_version
-from cryosparc_job.client4 import Client4, explain
+from cryosparc_job.client4 import Client4
+from cryosparc_job.client4_errors import explain
 from cryosparc_job.connection import Connection, connect
 from cryosparc_job.errors import Expired, ServerError
 from cryosparc_job.job_log import JobLog
@@ -234,6 +239,23 @@ def test_a_download_that_ends_too_early_is_not_taken_for_the_file(fake: RunningS
     client = Client4(SimpleNamespace(download=download), NOWHERE)
     with Connection(client, NOWHERE, 0.0) as one, pytest.raises(ServerError, match="broke while downloading"):
         one.call("downloading it", lambda: b"".join(client.chunks("P1", "S1/a.mrc")))
+
+
+@only_4
+def test_more_columns_than_the_client_reads_are_not_taken_for_a_broken_connection(fake: RunningServer) -> None:
+    table = Dataset({"uid": np.arange(2, dtype=np.uint64)})
+    table.add_fields([f"micrograph_blob_{number:04d}/path" for number in range(300)], ["f4"] * 300)
+    file = io.BytesIO()
+    table.save(file, format=NUMPY_FORMAT)
+    file.seek(0)
+    with pytest.raises(DatasetLoadError) as failure:
+        Dataset.load(file)
+    problem = explain(failure.value, "reading J1:exposures", NOWHERE)
+    assert "cannot read so many columns while reading J1:exposures" in str(problem)
+    assert not problem.passing
+    with pytest.raises(DatasetLoadError) as failure:
+        Dataset.load(io.BytesIO(b"torn"))
+    assert explain(failure.value, "reading J1:exposures", NOWHERE).passing
 
 
 @only_4
