@@ -11,6 +11,7 @@ import getpass
 import http.client
 import importlib
 import io
+import json
 import os
 import re
 import sys
@@ -101,8 +102,8 @@ class Client4:
         # `Connection.call` calls again.
         command.MAX_ATTEMPTS, command.RETRY_INTERVAL = 2, 0
         host, port = host_and_port(address)
-        problem: CryoSegNetError | None = None
         what = f"connecting to {address}"
+        problem: CryoSegNetError = CryoSegNetError(f"The server at {address} is not CryoSPARC 4.7 or 5.0: check --url.")
         try:
             headers = {"License-ID": login.license}
             core = command.CommandClient("command_core", host, port + 2, timeout=timeout, headers=headers)
@@ -113,17 +114,21 @@ class Client4:
             problem = refused_login(what)
         except CryoSegNetError:
             raise
+        except json.JSONDecodeError:
+            pass
         except RuntimeError as error:
             # From here on the arguments of the call, and so the password, are in the text of the client's error.
-            problem = explain(error.__cause__ or error, what, address)
-            if not problem.passing:
-                problem = refused_login(what)
+            found = explain(error.__cause__ or error, what, address)
+            problem = found if found.passing else refused_login(what)
         except Exception as error:
-            problem = explain(error, what, address)
-            if problem.code == 403:
+            found = explain(error, what, address)
+            if found.code == 403:
                 problem = refused_login(what)
-            elif problem.code == 404 or (problem.code == 0 and not problem.passing):
-                problem = CryoSegNetError(f"The server at {address} is not CryoSPARC 4.7 or 5.0: check --url.")
+            elif found.code == 0 and found.passing:
+                ports = f"The ports {port + 2}, {port + 3} and {port + 5} must be reachable."
+                problem = ServerError(f"{found} {ports}", 0, True)
+            elif found.code not in (0, 404):
+                problem = found
         # Not in the handler: the error would keep the client's one.
         raise problem
 
