@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -110,8 +110,11 @@ class Client(Protocol):
     ) -> None:
         """Give an external job an output, unless it has it."""
 
-    def template(self, job: Any, name: str) -> Dataset:
-        """An empty data set with the columns of an output of an external job."""
+    def template(self, job: Any, name: str, more: Sequence[Any]) -> Dataset:
+        """An empty data set with the columns of an output of an external job, and of ``more`` those that it may have.
+
+        Version 5 names every column that an output may have, version 4.7 the least ones.
+        """
 
     def save_output(self, job: Any, name: str, dataset: Dataset, version: int) -> None:
         """Save an output of an external job."""

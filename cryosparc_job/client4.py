@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ _NO_SESSIONS = (
     "cryosparc-tools 4.7 cannot list the exposures of a Live session: export them in CryoSPARC Live, and follow the "
     "output of that job with --exposures."
 )
-_MORE_OF_LOCATIONS = ("location/micrograph_psize_A", "location/min_dist_A")
 _LINK = (
     "If it is a link to a file outside the project, run this where the project's folder and the linked files are "
     "mounted."
@@ -238,11 +237,10 @@ class Client4:
         if name not in self.outputs(job.refresh()):
             job.add_output(kind, name, slots=slots, passthrough=passthrough, title=title)
 
-    def template(self, job: Any, name: str) -> Dataset:
+    def template(self, job: Any, name: str, more: Sequence[Any]) -> Dataset:
         table = job.alloc_output(name, 0)
-        # Version 4.7 names the least columns. These two it stores, too, and the chain needs them.
-        missing = [one for one in _MORE_OF_LOCATIONS if one not in table.fields()]
-        return table.add_fields(missing, ["f4"] * len(missing)) if "location/center_x_frac" in table.fields() else table
+        names, slots = table.fields(), table.prefixes()
+        return table.add_fields([one for one in more if one[0] not in names and one[0].split("/")[0] in slots])
 
     def save_output(self, job: Any, name: str, dataset: Dataset, version: int) -> None:
         job.save_output(name, dataset)

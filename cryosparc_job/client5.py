@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +152,7 @@ class Client5:
     ) -> None:
         job.add_output(kind, name, slots=slots, passthrough=passthrough, title=title)
 
-    def template(self, job: Any, name: str) -> Dataset:
+    def template(self, job: Any, name: str, more: Sequence[Any]) -> Dataset:
         return job.alloc_output(name, 0)
 
     def save_output(self, job: Any, name: str, dataset: Dataset, version: int) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EXPOSURE_SLOTS = ["micrograph_blob", "mscope_params", "?ctf"]
 PARTICLE_SLOTS = ["location", "pick_stats"]
+#: Columns of a location that CryoSPARC's own pickers write, and that a server need not ask for.
+MORE_OF_LOCATIONS = [("location/micrograph_psize_A", "<f4"), ("location/min_dist_A", "<f4")]
 #: Columns of an exposure in our own output, where there is no job whose output could be passed through.
 TABLE_SLOTS = ["micrograph_blob", "mscope_params", "ctf"]
 

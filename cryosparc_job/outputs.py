@@ -37,9 +37,9 @@ class JobOutputs:
         self.run = run
         self.job = run.job
 
-    def template(self, output: str) -> Dataset:
-        """An empty data set with the columns that CryoSPARC wants in an output."""
-        return self.connection.call("asking for the columns", self.connection.client.template, self.job, output)
+    def template(self, output: str, more: Sequence[Any]) -> Dataset:
+        """An empty data set with the columns that CryoSPARC wants in an output, and of ``more`` those that it takes."""
+        return self.connection.call("asking for the columns", self.connection.client.template, self.job, output, more)
 
     def save(self, output: str, dataset: Dataset) -> None:
         """Save an output and read it back; tries again until the two are equal.

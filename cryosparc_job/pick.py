@@ -25,7 +25,7 @@ from .errors import EngineLost, JobLost, ServerError
 from .exposure_picker import ExposurePicker
 from .external_job import ExternalJobRun
 from .jobs import connect_once, connected_outputs, create_external_job, find_workspace
-from .locations import EXPOSURE_SLOTS, PARTICLE_SLOTS, TABLE_SLOTS, particle_dataset, read_exposures
+from .locations import EXPOSURE_SLOTS, MORE_OF_LOCATIONS, PARTICLE_SLOTS, TABLE_SLOTS, particle_dataset, read_exposures
 from .micrographs import ProjectMicrographs
 from .outputs import JobOutputs, exposure_rows
 from .picking_job import PickingJob, PickingResult
@@ -229,7 +229,7 @@ def _work(
         for sentence in spec.handed.remarks:
             run.log.write(sentence[:1].upper() + sentence[1:], warning=True)
     # Wrong column types must be noticed before hours of picking, not after.
-    template = outputs.template("particles")
+    template = outputs.template("particles", MORE_OF_LOCATIONS)
     particle_dataset(template, [])
     run.log.write(f"cryosegnet-ext {__version__}: {plural(len(exposures), 'exposure')} of {spec.exposures or 'Live'}")
     run.log.write(f"Settings: {json.dumps(dict(engine.settings), default=str)}")
@@ -248,7 +248,8 @@ def _work(
             warning=True,
         )
     outputs.save("particles", particle_dataset(template, picked, spec.flip_y))
-    outputs.save("exposures", exposure_rows(outputs.template("exposures"), table, {one.uid for one, _ in picked}))
+    columns = outputs.template("exposures", table.descr(exclude_uid=True))
+    outputs.save("exposures", exposure_rows(columns, table, {one.uid for one, _ in picked}))
     outputs.pictures(picked, exposure_picker.folder)
     for path, reason in result.failures[:_LONGEST_LIST]:
         run.log.write(f"Left out {path}: {reason}", warning=True)

@@ -26,11 +26,13 @@ from cryosparc_job.address import describes_version_5, host_and_port, version_4
 from cryosparc_job.client import check_version
 from cryosparc_job.client4 import Client4
 from cryosparc_job.client4_errors import explain
-from cryosparc_job.connection import Connection, connect
+from cryosparc_job.connection import Connection, OutputName, connect
 from cryosparc_job.errors import Expired, ServerError
 from cryosparc_job.job_log import JobLog
-from tests.cryosparc_job.helpers import CLIENT, environment
+from cryosparc_job.pick import PickingJob, pick
+from tests.cryosparc_job.helpers import CLIENT, BlobPicker, add_exposures, environment
 from tests.fake_cryosparc.running import RunningServer
+from tests.fake_cryosparc.world import World
 from tests.fake_cryosparc4.server import FakeCryoSPARC4
 from tests.waiting import LIMIT
 
@@ -239,6 +241,31 @@ def test_a_download_that_ends_too_early_is_not_taken_for_the_file(fake: RunningS
     client = Client4(SimpleNamespace(download=download), NOWHERE)
     with Connection(client, NOWHERE, 0.0) as one, pytest.raises(ServerError, match="broke while downloading"):
         one.call("downloading it", lambda: b"".join(client.chunks("P1", "S1/a.mrc")))
+
+
+@only_4
+def test_columns_that_the_server_does_not_ask_for_are_kept(
+    connection: Connection, world: World, tmp_path: Path
+) -> None:
+    """Version 4.7 names the least columns of an output; a slot with only these would hide what the input has."""
+    add_exposures(world, [(256, 256)] * 2)
+    job = PickingJob("P1", "W1", OutputName("J1", "exposures"), state=tmp_path / "state", cache=tmp_path / "cache")
+    made = pick(connection, job, BlobPicker()).job
+    source = world.outputs["J1", "exposures"].filter_prefix("micrograph_blob")
+    assert set(source.fields()) <= set(world.outputs[made, "exposures"].fields())
+    assert len(source.fields()) > 5
+    particles = world.outputs[made, "particles"]
+    assert np.all(np.asarray(particles["location/min_dist_A"]) > 0)
+    assert np.allclose(particles["location/micrograph_psize_A"], 1.06)
+
+
+def test_more_columns_of_an_outputs_own_slots_are_added(fake: RunningServer) -> None:
+    """Those of other slots come from the input."""
+    least = Dataset(0).add_fields(["micrograph_blob/path"], ["O"])
+    job = SimpleNamespace(alloc_output=lambda name, rows: least)
+    more = [("micrograph_blob/path", "|O"), ("micrograph_blob/shape", "<u4", (2,)), ("ctf/df1_A", "<f4")]
+    table = Client4(None, NOWHERE).template(job, "exposures", more)
+    assert table.descr(exclude_uid=True) == [("micrograph_blob/path", "|O"), ("micrograph_blob/shape", "<u4", (2,))]
 
 
 @only_4
