@@ -27,6 +27,10 @@ class UsageError(CryoSegNetError):
     """An option that makes no sense, does not go with another, or names what does not exist; commands end with 1."""
 
 
+class TooLittleMemory(CryoSegNetError):
+    """A device's memory ran out, even with the smallest pieces; other work on it may have filled it."""
+
+
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out: by this error, or by one that it came from. That of a GPU is not known here."""
     while error is not None:

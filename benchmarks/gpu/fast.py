@@ -128,7 +128,7 @@ def _rate(picker: Picker, paths: Sequence[Path], in_flight: int, seconds: float)
                 path = paths[given % len(paths)]
                 engine.submit(PickTask(Input(path, path.name), f"m{given}", diameter=diameter))
                 given += 1
-            outcomes = engine.wait(stop)
+            outcomes = engine.wait(stop, 0.2)
             finished += len(outcomes)
             failed += sum(not one.record.done for one in outcomes)
             last = time.perf_counter()

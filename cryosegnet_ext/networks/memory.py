@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import CryoSegNetError, option, out_of_memory
+from ..errors import TooLittleMemory, option, out_of_memory
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def with_less(work: Callable[[int], T], size: int, least: int, what: str, device
 
     Raises
     ------
-    CryoSegNetError
+    TooLittleMemory
         Memory ran out even at the smallest size.
     """
     while True:
@@ -52,7 +52,7 @@ def with_less(work: Callable[[int], T], size: int, least: int, what: str, device
                 remedy = f"close its other users or use {option('device', 'cpu')}"
                 if device.type == "cpu":
                     remedy = "close other programs"
-                raise CryoSegNetError(
+                raise TooLittleMemory(
                     f"{what} ran out of memory on {device} even with the smallest pieces: {remedy}."
                 ) from error
         # outside the except block, whose traceback keeps the tensors of the failed try alive

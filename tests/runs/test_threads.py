@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryosegnet_ext.errors import TooLittleMemory
 from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.runs.engines.serial import SerialEngine
@@ -74,6 +75,35 @@ def test_each_micrograph_once_and_several_at_a_time(tmp_path):
     alone = {one.record.stem: one for one in outcomes_of(SerialEngine(StubPicker()), inputs)}
     for one in found:
         assert np.array_equal(one.picks.x, alone[one.record.stem].picks.x)
+
+
+class Cramped(Slow):
+    """Memory suffices for one micrograph at a time; for m02 never."""
+
+    def pick(self, micrograph, diameter=None):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            others = self.now > 1
+        try:
+            time.sleep(0.05)
+            if others or "m02" in micrograph.name:
+                raise TooLittleMemory("The U-Net ran out of memory on cuda even with the smallest pieces: close it.")
+            return StubPicker.pick(self, micrograph, diameter)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def test_what_does_not_fit_beside_others_is_picked_alone(tmp_path):
+    inputs = write(tmp_path, 9)
+    picker = Cramped()
+    found = {one.record.stem: one for one in outcomes_of(ThreadedEngine(picker, 3), inputs)}
+    assert sorted(stem for stem, one in found.items() if not one.record.done) == ["m02"]
+    assert "ran out of memory" in found["m02"].record.reason
+    assert picker.most == 3
+    alone = {one.record.stem: one for one in outcomes_of(SerialEngine(StubPicker()), inputs)}
+    assert all(np.array_equal(found[stem].picks.x, alone[stem].picks.x) for stem in found if stem != "m02")
 
 
 def test_a_bad_file_fails_alone(tmp_path):

@@ -1,17 +1,22 @@
 """Several micrographs at a time on one GPU: while the network works on one, others are read, uploaded or segmented.
 
 The threads share the models. Each has a stream of its own on the GPU, so that copies and kernels of
-different micrographs overlap; reading, OpenCV, SciPy and PyTorch let other threads run meanwhile.
+different micrographs overlap; reading, OpenCV, SciPy and PyTorch let other threads run meanwhile. A micrograph for
+which the GPU's memory does not suffice beside the others is picked again alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
+from ...errors import TooLittleMemory
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
 from ..stopping import Stop
 from .base import Engine
@@ -24,6 +29,8 @@ DEPTH = 4
 """Micrographs in progress on a GPU: a 4096 x 4096 one takes about 0.5 GB of its memory."""
 
 _POLL_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
 
 
 def engine_for(picker: MicrographPicker) -> Engine:
@@ -52,6 +59,7 @@ class ThreadedEngine(LocalEngine):
         # Daemons: a file system that hangs does not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"pick {i}", daemon=True) for i in range(depth)]
         self._closed = threading.Event()
+        self._sharing: MicrographPicker = _Sharing(picker)
 
     @property
     def room(self) -> int:
@@ -94,7 +102,54 @@ class ThreadedEngine(LocalEngine):
     def _work(self) -> None:
         with _own_stream(getattr(self.picker, "device", None)):
             while (task := self._tasks.get()) is not None and not self._closed.is_set():
-                self._outcomes.put(pick_task(self.picker, task, task.read()))
+                self._outcomes.put(pick_task(self._sharing, task, task.read()))
+
+
+class _Sharing:
+    """A picker as its threads use it: who runs out of memory tries again when no other thread picks."""
+
+    def __init__(self, picker: MicrographPicker) -> None:
+        self._picker = picker
+        self._changed = threading.Condition()
+        self._picking, self._alone = 0, False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._picker, name)
+        return functools.partial(self._tried, found) if name in ("pick", "candidates") else found
+
+    def _tried(self, pick: Callable[..., Any], *given: Any) -> Any:
+        try:
+            with self._with_others():
+                return pick(*given)
+        except TooLittleMemory as error:
+            log.info(f"{error} It is tried again without other micrographs.")
+        with self._without_others():
+            return pick(*given)
+
+    @contextlib.contextmanager
+    def _with_others(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._picking += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._picking -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _without_others(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._changed.wait_for(lambda: self._picking == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
 
 
 def _own_stream(device: torch.device | None) -> contextlib.AbstractContextManager[object]:
