@@ -23,10 +23,10 @@ demo: environment
 
 test: hint environment
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	PYTHONPATH=$(CLIENT_4) CRYOSPARC_CLIENT=4.7 $(BIN)/python -m pytest tests/cryosparc_job/test_fake_cryosparc4.py
+	PYTHONPATH=$(CLIENT_4) CRYOSPARC_CLIENT=4.7 $(BIN)/python -m pytest -n 2 --dist loadfile tests/cryosparc_job
 
 hint:
-	@echo 'Every test, which takes about 12 minutes where two cores are free; the quick ones alone take about 4: make test-quick'
+	@echo 'Every test, which takes about 14 minutes where two cores are free; the quick ones alone take about 4: make test-quick'
 
 test-quick: environment
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser and not relion and not cluster'
