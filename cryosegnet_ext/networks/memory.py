@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
@@ -18,9 +19,14 @@ log = logging.getLogger(__name__)
 OutOfMemoryError: type[BaseException] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
+#: What CUDA and its libraries say when they, and not PyTorch's allocator, find no memory on a GPU.
+_OF_CUDA = re.compile(r"CUDA error: out of memory|_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED")
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU (where PyTorch raises a RuntimeError)."""
-    return isinstance(error, OutOfMemoryError) or out_of_memory(error)
+    said = isinstance(error, RuntimeError) and _OF_CUDA.search(str(error)) is not None
+    return said or isinstance(error, OutOfMemoryError) or out_of_memory(error)
 
 
 def with_less(work: Callable[[int], T], size: int, least: int, what: str, device: torch.device) -> T:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from ..errors import CryoSegNetError, UsageError, option
+from ..networks.memory import with_less
 from ..networks.unet import AttentionUNet
 from ..networks.window_sam import is_windowed
 from ..weights import load_sam, load_unet, metadata_of, resolve
@@ -18,6 +19,8 @@ from .scoring import Calibration
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def load_models(options: PickerOptions) -> Models:
     weights = options.weights
     device = choose_device(options.device)
     unet, note = load_unet(weights)
-    unet = unet.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    unet = _moved(unet.requires_grad_(False), device, memory_format=torch.channels_last)
     trained_for = str(note.get("recipe", "published"))
     recipe = options.recipe or trained_for
     if recipe != trained_for:
@@ -79,7 +82,7 @@ def load_models(options: PickerOptions) -> Models:
             f"out {option('recipe')} or choose other weights."
         )
     segmenter, chosen = _choose_segmenter(options.segmenter, options.sam, recipe, note)
-    sam = None if chosen is None else load_sam(chosen).to(device)
+    sam = None if chosen is None else _moved(load_sam(chosen), device)
     windows = sam is not None and is_windowed(sam)
     if windows and recipe == "published":
         raise UsageError(
@@ -112,6 +115,23 @@ def load_models(options: PickerOptions) -> Models:
         calibration=calibration,
         threshold=float(fitted.get("threshold", 0.0)) if options.threshold is None else options.threshold,
     )
+
+
+def _moved(network: Network, device: torch.device, **how: Any) -> Network:
+    """The network on its device.
+
+    Raises
+    ------
+    CryoSegNetError
+        The device has too little memory, or cannot be used.
+    """
+    try:
+        return with_less(lambda _: network.to(device, **how), 1, 1, "Loading the networks", device)
+    except RuntimeError as error:
+        why = str(error).partition("\n")[0]
+        raise CryoSegNetError(
+            f"{device} cannot be used ({why}): see `nvidia-smi`, or use {option('device', 'cpu')}."
+        ) from error
 
 
 def _choose_segmenter(

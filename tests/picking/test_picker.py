@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from cryosegnet_ext import Picker
 from cryosegnet_ext.errors import CryoSegNetError, UsageError
 from cryosegnet_ext.files.micrograph import inverted
+from cryosegnet_ext.networks.unet import AttentionUNet
 from cryosegnet_ext.picking import picker
 from cryosegnet_ext.picking.on_device import choose_device
 from cryosegnet_ext.picking.scoring import Calibration
@@ -54,6 +55,29 @@ def test_options_that_make_no_sense(default_weights, options, words):
     message = str(caught.value)
     assert words in message
     assert "\n" not in message and len(message) < 400
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "ran out of memory on cuda"),
+        (RuntimeError("CUDA error: out of memory\nCompile with"), "ran out of memory on cuda"),
+        (
+            RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCompile with"),
+            r"^cuda cannot be used \(CUDA error: CUDA-capable device\(s\) is/are busy or unavailable\): see",
+        ),
+    ],
+    ids=["the allocator", "CUDA", "busy"],
+)
+def test_a_gpu_that_others_use_is_one_sentence(default_weights, monkeypatch, error, said):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(AttentionUNet, "to", refuse)
+    with pytest.raises(CryoSegNetError, match=said):
+        Picker(default_weights, device="cuda")
 
 
 def test_a_missing_device_is_an_error(default_weights, monkeypatch):

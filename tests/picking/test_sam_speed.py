@@ -164,3 +164,6 @@ def test_other_errors_are_not_taken_for_memory():
     assert ran_out(MemoryError())
     assert ran_out(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."))
     assert not ran_out(ValueError("not enough memory"))
+    assert ran_out(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"))
+    assert ran_out(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert not ran_out(RuntimeError("CUDA error: an illegal memory access was encountered"))

@@ -14,6 +14,8 @@ import torch
 from cryosegnet_ext.errors import TooLittleMemory
 from cryosegnet_ext.files.diameter import Diameter
 from cryosegnet_ext.files.inputs import expand_inputs
+from cryosegnet_ext.runs.engines import threads
+from cryosegnet_ext.runs.engines.base import EngineError
 from cryosegnet_ext.runs.engines.serial import SerialEngine
 from cryosegnet_ext.runs.engines.threads import ThreadedEngine, engine_for
 from cryosegnet_ext.runs.pick_task import PickTask
@@ -104,6 +106,38 @@ def test_what_does_not_fit_beside_others_is_picked_alone(tmp_path):
     assert picker.most == 3
     alone = {one.record.stem: one for one in outcomes_of(SerialEngine(StubPicker()), inputs)}
     assert all(np.array_equal(found[stem].picks.x, alone[stem].picks.x) for stem in found if stem != "m02")
+
+
+def test_a_lost_gpu_ends_the_run_and_fails_no_micrograph(tmp_path, monkeypatch):
+    """After an illegal memory access every later call fails; the next run goes on with these micrographs."""
+    lost = threading.Event()
+
+    def synchronize(device):
+        if lost.is_set():
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    class Losing(StubPicker):
+        device = torch.device("cuda:0")
+
+        def pick(self, micrograph, diameter=None):
+            if "m02" in micrograph.name:
+                lost.set()
+            if lost.is_set():
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            if "m01" in micrograph.name:
+                raise RuntimeError("a fault of this micrograph")
+            return super().pick(micrograph, diameter)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(threads, "_own_stream", lambda device: contextlib.nullcontext())
+    found, inputs = [], write(tmp_path, 5)
+    with ThreadedEngine(Losing(), 1) as engine:
+        for one in inputs:
+            engine.submit(PickTask(one, one.path.stem, diameter=Diameter(30.0, "angstrom")))
+        with pytest.raises(EngineError, match=r"^cuda:0 no longer answers \(CUDA error: an illegal memory access"):
+            while True:
+                found += engine.wait(SimpleNamespace(check=lambda: None), 1.0)
+    assert [(one.record.stem, one.record.done) for one in found] == [("m00", True), ("m01", False)]
 
 
 def test_a_bad_file_fails_alone(tmp_path):

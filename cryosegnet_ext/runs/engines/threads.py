@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import TooLittleMemory
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, pick_task
 from ..stopping import Stop
-from .base import Engine
+from .base import Engine, EngineError
 from .serial import LocalEngine, SerialEngine
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class ThreadedEngine(LocalEngine):
         # Daemons: a file system that hangs does not keep the process from ending.
         self._threads = [threading.Thread(target=self._work, name=f"pick {i}", daemon=True) for i in range(depth)]
         self._closed = threading.Event()
+        self._lost = ""
         self._sharing: MicrographPicker = _Sharing(picker)
 
     @property
@@ -75,7 +76,7 @@ class ThreadedEngine(LocalEngine):
         self._tasks.put(task)
 
     def wait(self, stopping: Stop, seconds: float = 0.0) -> list[PickOutcome]:
-        """Outcomes that are finished; waits for the first one."""
+        """Outcomes that are finished; waits for the first one. Raises `EngineError` if the GPU is lost."""
         if self._pending == 0:
             return []
         until = time.monotonic() + max(seconds, _POLL_SECONDS)
@@ -84,6 +85,8 @@ class ThreadedEngine(LocalEngine):
             stopping.check()
             with contextlib.suppress(queue.Empty):
                 found.append(self._outcomes.get(timeout=_POLL_SECONDS))
+            if self._lost and not found:
+                raise EngineError(self._lost)
         with contextlib.suppress(queue.Empty):
             while found:
                 found.append(self._outcomes.get_nowait())
@@ -100,9 +103,15 @@ class ThreadedEngine(LocalEngine):
                 thread.join(timeout=2.0)
 
     def _work(self) -> None:
-        with _own_stream(getattr(self.picker, "device", None)):
+        device = getattr(self.picker, "device", None)
+        with _own_stream(device):
             while (task := self._tasks.get()) is not None and not self._closed.is_set():
-                self._outcomes.put(pick_task(self._sharing, task, task.read()))
+                outcome = pick_task(self._sharing, task, task.read())
+                if not outcome.record.done and (why := _lost(device)):
+                    # not the micrograph's fault, and every further one would fail
+                    self._lost = f"{device} no longer answers ({why}); `nvidia-smi` tells its state"
+                    return
+                self._outcomes.put(outcome)
 
 
 class _Sharing:
@@ -158,3 +167,16 @@ def _own_stream(device: torch.device | None) -> contextlib.AbstractContextManage
     import torch
 
     return torch.cuda.stream(torch.cuda.Stream(device))
+
+
+def _lost(device: torch.device | None) -> str:
+    """Why a GPU can do nothing more in this process, as after an illegal memory access; empty if it can."""
+    if getattr(device, "type", None) != "cuda":
+        return ""
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return ""
