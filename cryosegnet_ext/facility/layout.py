@@ -1,7 +1,7 @@
 """The files of one micrograph in a facility's job folder.
 
 ``STAR/<stem>.star`` is written last: when it exists, the other files exist too. ``STAR/<stem>.tmp`` exists while the
-micrograph is being picked.
+micrograph is being picked; an empty one that a service made stays.
 """
 
 from __future__ import annotations
@@ -120,15 +120,23 @@ def file_of(stem: str, kind: tuple[str, str]) -> str:
 
 @contextmanager
 def working(folder: Path, stem: str) -> Iterator[None]:
-    """Keep ``STAR/<stem>.tmp`` while a micrograph is being picked; it is removed however the block ends."""
+    """Keep ``STAR/<stem>.tmp`` while a micrograph is being picked; it is removed however the block ends.
+
+    An empty one was made by the service that calls us, which removes it when it has told others of the picks: it is
+    empty again after the block.
+    """
     path = path_of(folder, stem, WORKING)
     path.parent.mkdir(parents=True, exist_ok=True)
+    of_service = path.is_file() and path.stat().st_size == 0
     write_atomic(path, f"process {os.getpid()} on {socket.gethostname()}\n")
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
+            if of_service:
+                write_atomic(path, "")
+            else:
+                path.unlink()
 
 
 def left_by_kill(folder: Path, stem: str) -> bool:

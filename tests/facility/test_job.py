@@ -87,6 +87,20 @@ def test_one_micrograph_gives_the_files_that_services_read(tmp_path: Path) -> No
     check(told, "micrograph")
 
 
+def test_marker_of_the_service_that_calls_us_stays_until_it_removes_it(tmp_path: Path) -> None:
+    # CryoEM services make an empty one first, and tell from it, after a kill, that nobody was told of the picks yet.
+    folder = tmp_path / "job"
+    marker = folder / "STAR" / "mic.tmp"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    path = write_micrograph(tmp_path / "mic.mrc")
+    assert FacilityJob(StubPicker(), folder).pick(path).done
+    assert marker.read_bytes() == b"", "as it was"
+    path.write_bytes(b"damaged on the way")
+    assert not FacilityJob(StubPicker(), folder).pick(path).done
+    assert marker.read_bytes() == b""
+
+
 def test_message_delivered_twice_is_answered_without_picking_again(tmp_path: Path) -> None:
     path = write_micrograph(tmp_path / "mic.mrc")
     picker = StubPicker()
