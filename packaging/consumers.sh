@@ -12,6 +12,7 @@ folder=${CRYOSEGNET_CONSUMERS:-build/consumers}
 list='
 cryohub 3 cryohub
 cryoemservices 3 cryoemservices[pipeliner]
+murfey 3 murfey sqlmodel ccpem-pipeliner prometheus_client ispyb zocalo numpy mrcfile pillow jinja2 passlib graypy stomp-py cryptography
 smartem-decisions 3.12 smartem-decisions[common]
 napari-boxmanager 3.10 napari-boxmanager napari==0.4.19 pandas==1.5.3 numpy==1.23.5 pyqt5
 cryolo 3.8 --no-deps cryolo==1.9.9 pystardb mrcfile numpy==1.23.5 pandas==1.5.3 python-dateutil==2.8.2 pytz six scikit-learn==1.2.2 joblib==1.4.2 threadpoolctl scipy==1.10.1 imageio==2.15.0 tifffile==2020.9.3 pillow==9.5.0
