@@ -28,12 +28,12 @@ from .denoise import (
     BACKGROUND_SIGMA,
     BLOCK,
     CLIP,
+    DARK_SHARE,
     DARKEST,
     LEAST_CONTRAST,
     Change,
     WorkingImage,
     areas_of,
-    dark_rank,
     grid_of,
     opaque_areas,
 )
@@ -209,12 +209,19 @@ def _uploaded(data: NDArray[np.float32], device: torch.device) -> Tensor:
 
 def working_image(data: Tensor, scale: float, bad: Tensor | None = None) -> Tensor:
     """`denoise.working_image` of a tensor (ny, nx) on any device; (h, w) float32 there."""
-    ny, nx = data.shape
+    return working_images(data[None], scale, None if bad is None else bad[None])[0]
+
+
+def working_images(data: Tensor, scale: float, bad: Tensor | None = None) -> Tensor:
+    """`working_image` of several micrographs of one shape; (b, ny, nx), bad areas as well -> (b, h, w)."""
+    ny, nx = data.shape[1:]
     h, w = max(1, round(ny * scale)), max(1, round(nx * scale))
-    some = bad is not None and bool(bad.any()) and not bool(bad.all())
-    image, limit = _centred(data, data if bad is None or not some else data[~bad])
+    if bad is not None:
+        bad = bad & ~bad.flatten(1).all(1)[:, None, None]
+        bad = bad if bool(bad.any()) else None
+    image, limit = _centred(data, bad)
     weight: Tensor | None = None
-    if some and bad is not None:
+    if bad is not None:
         image = image.masked_fill_(bad, 0)
         weight = _resized((~bad).float(), h, w)
     small = _resized(image, h, w)
@@ -222,67 +229,102 @@ def working_image(data: Tensor, scale: float, bad: Tensor | None = None) -> Tens
     if opaque is not None:
         small = small.masked_fill(opaque, 0)
         weight = torch.ones_like(small).masked_fill_(opaque, 0) if weight is None else weight.masked_fill(opaque, 0)
+    used = torch.ones_like(small, dtype=torch.bool)
     if weight is not None:
         background = _background(small) / _background(weight).clamp(min=1e-3)
         inside = weight > 0.5
         flat = torch.where(inside, small / weight.clamp(min=0.5) - background, 0)
-        used = flat[inside] if bool(inside.any()) else flat
+        used = inside | ~inside.flatten(1).any(1)[:, None, None]
     else:
-        used = flat = small - _background(small)
-    ordered = used.flatten().sort().values
-    level = _middle(ordered)
-    noise = 1.4826 * _median((used - level).abs())
-    noise = torch.where(noise > 0, noise, used.std(correction=0).clamp(min=1e-12))
-    dark = level - ordered[dark_rank(len(ordered))]
+        flat = small - _background(small)
+    count = used.flatten(1).sum(1)
+    ordered = _ordered(flat, used)
+    level = _middle(ordered, count)
+    noise = 1.4826 * _middle(_ordered((flat - level).abs(), used), count)
+    noise = torch.where(noise > 0, noise, _spread_of(flat, used, count).clamp(min=1e-12))
+    rank = (DARK_SHARE * count.double()).long()
+    dark = level - ordered.gather(1, rank[:, None])[:, :, None]
     noise = torch.minimum(torch.maximum(noise, dark / DARKEST), noise / LEAST_CONTRAST)
     return ((flat - level) / noise).clamp_(-CLIP, CLIP)
 
 
-def _median(values: Tensor) -> Tensor:
-    """As NumPy's: the mean of the two middle values of an even number."""
-    return _middle(values.flatten().sort().values)
+def medians(values: Tensor) -> Tensor:
+    """Of each image (b, ...), as NumPy's: the mean of the two middle values of an even number; (b, 1, 1)."""
+    ordered = values.flatten(1).sort(1).values
+    return _middle(ordered, torch.full((len(values),), ordered.shape[1], device=values.device))
 
 
-def _middle(ordered: Tensor) -> Tensor:
-    n = len(ordered)
-    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+def _ordered(values: Tensor, used: Tensor) -> Tensor:
+    """(b, h * w): the used pixels of each image in ascending order, then infinities."""
+    return torch.where(used, values, torch.inf).flatten(1).sort(1).values
+
+
+def _middle(ordered: Tensor, count: Tensor) -> Tensor:
+    """Median (b, 1, 1) of the first ``count`` (b,) of the ordered values (b, n)."""
+    both = ordered.gather(1, torch.stack(((count - 1) // 2, count // 2), 1))
+    return both.mean(1)[:, None, None]
+
+
+def _spread_of(values: Tensor, used: Tensor, count: Tensor) -> Tensor:
+    """Standard deviation (b, 1, 1) of the used pixels."""
+    count = count[:, None, None]
+    mean = torch.where(used, values, 0).sum((1, 2), keepdim=True) / count
+    return (torch.where(used, values - mean, 0).square().sum((1, 2), keepdim=True) / count).sqrt()
 
 
 def _opaque(small: Tensor, limit: Tensor) -> Tensor | None:
-    """`denoise.opaque_areas`; only the small grid of cells is downloaded."""
-    h, w = small.shape
-    opaque = opaque_areas(_resized(small, *grid_of(h, w)).cpu().numpy(), float(limit), (h, w))
-    return None if opaque is None else torch.from_numpy(opaque).to(small.device)
+    """`denoise.opaque_areas` of each image; only the small grids of cells are downloaded."""
+    h, w = small.shape[1:]
+    cells = _resized(small, *grid_of(h, w)).cpu().numpy()
+    found = [opaque_areas(each, most, (h, w)) for each, most in zip(cells, limit.flatten().tolist())]
+    if all(each is None for each in found):
+        return None
+    nothing = np.zeros((h, w), bool)
+    return torch.from_numpy(np.stack([nothing if each is None else each for each in found])).to(small.device)
 
 
-def _centred(data: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
-    sample = good.flatten()[:: max(1, good.numel() // 500_000)]
-    median = _median(sample)
-    spread = 1.4826 * _median((sample - median).abs())
-    spread = 8 * torch.where(spread == 0, sample.std(correction=0), spread)
-    spread = torch.where(spread > 0, spread, torch.inf)
+def _centred(data: Tensor, bad: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`denoise._centred` of each image; the limits are (b, 1, 1)."""
+    if bad is None:
+        median, spread = _usual(data.flatten(1))
+    else:
+        each = [_usual(image[~hidden][None]) for image, hidden in zip(data, bad)]
+        median, spread = (torch.cat(values) for values in zip(*each))
     return torch.minimum(torch.maximum(data - median, -spread), spread), spread
 
 
+def _usual(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Median of each row (b, n), and 8 robust standard deviations, infinite if they are 0; each (b, 1, 1)."""
+    sample = values[:, :: max(1, values.shape[1] // 500_000)]
+    median = medians(sample)
+    spread = 1.4826 * medians((sample - median[:, 0]).abs())
+    spread = 8 * torch.where(spread == 0, sample.std(1, correction=0)[:, None, None], spread)
+    return median, torch.where(spread > 0, spread, torch.inf)
+
+
 def _resized(image: Tensor, h: int, w: int) -> Tensor:
-    if (h, w) == tuple(image.shape):
+    ny, nx = image.shape[-2:]
+    if (h, w) == (ny, nx):
         return image
-    method = cv2.INTER_AREA if h < image.shape[0] else cv2.INTER_CUBIC
-    down = _in_use(_resizing(image.shape[0], h, method, image.device))
-    across = _in_use(_resizing(image.shape[1], w, method, image.device))
-    return down @ image @ across.T
+    method = cv2.INTER_AREA if h < ny else cv2.INTER_CUBIC
+    return resizing(ny, h, method, image.device) @ image @ resizing(nx, w, method, image.device).T
 
 
 def _background(image: Tensor) -> Tensor:
     """Gaussian blur of large sigma on a coarser grid."""
-    down, up = map(_in_use, _blurring(image.shape[0], image.device))
-    across, back = map(_in_use, _blurring(image.shape[1], image.device))
+    ny, nx = image.shape[-2:]
+    down, up = map(_in_use, _blurring(ny, image.device))
+    across, back = map(_in_use, _blurring(nx, image.device))
     return up @ (down @ image @ across.T) @ back.T
+
+
+def resizing(n: int, m: int, method: int, device: torch.device) -> Tensor:
+    """Matrix (m, n) of OpenCV's resizing of n pixels to m."""
+    return _in_use(_resizing(n, m, method, device))
 
 
 @lru_cache(maxsize=40)
 def _resizing(n: int, m: int, method: int, device: torch.device) -> Tensor:
-    """Matrix (m, n) of OpenCV's resizing of n pixels to m."""
     return _kept(_along_rows(n, m, method), device)
 
 
