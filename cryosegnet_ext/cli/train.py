@@ -138,6 +138,11 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )
     share = number(0.05, 0.95)
     add("--simulated", metavar="S", type=share, default=0.5, help="share of simulated crops (default 0.5)")
+    add(
+        "--crops-on-device",
+        action="store_true",
+        help="render the simulated crops on the device that trains: for GPUs; drawing them stays with --workers",
+    )
     add("--steps", metavar="N", type=whole(1, 10**7), help="length (default: 3000 of 8 crops)")
     add("--epochs", metavar="N", type=whole(1, 10**5), help="length of the published recipe (200)")
     add("--batch", metavar="N", type=whole(1, 4096), help="crops or frames a step (default: 8, published 6)")
@@ -159,6 +164,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--epochs and --steps exclude each other: give one")
     if args.recipe == "published" and args.simulate:
         raise UsageError("--recipe published does not mix in simulated particles: leave out --simulate")
+    if args.crops_on_device and not args.simulate:
+        raise UsageError("--crops-on-device goes with --simulate: leave it out, or give --simulate")
     if args.start is not None and (args.base_channels is not None or args.levels is not None):
         raise UsageError("--start sets the network's size: leave out --base-channels and --levels")
     if args.recipe == "default" and (args.levels or 0) > 5:

@@ -84,34 +84,34 @@ def _wiener(image: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum, s=(ny, nx)).abs()
 
 
-def clahe(image: Tensor) -> Tensor:
-    """Contrast limited adaptive histogram equalisation, as OpenCV's with clip limit 2.0 and 16 x 16 tiles.
+def clahe(image: Tensor, tiles: int = _TILES) -> Tensor:
+    """Contrast limited adaptive histogram equalisation, as OpenCV's with clip limit 2.0 and so many tiles each way.
 
     ``image`` (ny, nx) uint8 on any device -> (ny, nx) uint8.
     """
     ny, nx = image.shape
     padded = image
-    if ny % _TILES or nx % _TILES:
+    if ny % tiles or nx % tiles:
         # OpenCV pads both axes if one of them does not fit; the other then gets a whole extra step
-        extra = (0, _TILES - nx % _TILES, 0, _TILES - ny % _TILES)
+        extra = (0, tiles - nx % tiles, 0, tiles - ny % tiles)
         padded = pad(image[None, None].float(), extra, mode="reflect")[0, 0].to(torch.uint8)
-    th, tw = padded.shape[0] // _TILES, padded.shape[1] // _TILES
-    cells = padded.view(_TILES, th, _TILES, tw).permute(0, 2, 1, 3).reshape(_TILES**2, th * tw).long()
-    cells += 256 * torch.arange(_TILES**2, device=image.device)[:, None]
-    histogram = torch.bincount(cells.flatten(), minlength=256 * _TILES**2).view(-1, 256).cpu().numpy()
+    th, tw = padded.shape[0] // tiles, padded.shape[1] // tiles
+    cells = padded.view(tiles, th, tiles, tw).permute(0, 2, 1, 3).reshape(tiles**2, th * tw).long()
+    cells += 256 * torch.arange(tiles**2, device=image.device)[:, None]
+    histogram = torch.bincount(cells.flatten(), minlength=256 * tiles**2).view(-1, 256).cpu().numpy()
     table = torch.from_numpy(_tables(histogram, th * tw)).to(image.device)
 
     def neighbours(length: int, tile: int) -> tuple[Tensor, Tensor, Tensor]:
         at = torch.arange(length, device=image.device, dtype=torch.float32) * (1.0 / tile) - 0.5
         first = at.floor()
-        return first.clamp(0).long(), (first + 1).clamp(max=_TILES - 1).long(), at - first
+        return first.clamp(0).long(), (first + 1).clamp(max=tiles - 1).long(), at - first
 
     y1, y2, wy = neighbours(ny, th)
     x1, x2, wx = neighbours(nx, tw)
     grey, flat = image.long(), table.flatten()
 
     def looked_up(y: Tensor, x: Tensor) -> Tensor:
-        return flat[((y[:, None] * _TILES + x[None]) << 8) + grey]
+        return flat[((y[:, None] * tiles + x[None]) << 8) + grey]
 
     upper = looked_up(y1, x1) * (1 - wx) + looked_up(y1, x2) * wx
     lower = looked_up(y2, x1) * (1 - wx) + looked_up(y2, x2) * wx

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from .textures import Image, outside_hole, smooth_noise
+from .textures import Image, outside_hole, smooth_noise, smoothed, white_noise
 
 # Lattice spacings of hexagonal and cubic ice, angstrom (the strongest reflections of ice I).
 ICE_SPACINGS = (3.90, 3.67, 3.44, 2.67, 2.25)
@@ -47,20 +47,27 @@ def add_droplets(planes: Background, count: int, d: float, rng: np.random.Genera
             reach = (radius[i] + radius[other]) * rng.uniform(0.55, 1.02)
             x[i], y[i] = x[other] + reach * np.cos(angle), y[other] + reach * np.sin(angle)
         half = int(max((np.hypot(x, y) + radius).max() * 1.6, 4))
-        yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
         turn, stretch = rng.uniform(0, np.pi), rng.uniform(0.7, 1)
-        u = xx * np.cos(turn) + yy * np.sin(turn)
-        v = (-xx * np.sin(turn) + yy * np.cos(turn)) / stretch
         neck = float(radius.min()) * rng.uniform(0.05, 0.45)  # how much touching droplets have fused
-        depth = neck * np.logaddexp.reduce([(r - np.hypot(u - a, v - b)) / neck for r, a, b in zip(radius, x, y)])
-        rough = rng.choice([0.0, 0.0, 0.05, 0.15]) * radius.min() * smooth_noise(xx.shape, float(radius.min()), rng)
-        depth += rough * (depth > -0.4 * radius.min())  # not far outside, where the noise alone would make droplets
+        uneven, field = float(rng.choice([0.0, 0.0, 0.05, 0.15])), white_noise((2 * half + 1, 2 * half + 1), rng)
         edge = max(radius.min() * rng.uniform(0.08, 0.5), 1.0)
-        thickness = np.sqrt(np.clip(depth / edge, 0, 1)).astype(np.float32)
         strength = strongest * float(rng.choice([1.0, rng.uniform(0.1, 1), rng.uniform(0.05, 0.3)]))
         cx, cy = int(rng.uniform(0, nx)), int(rng.uniform(0, ny))
-        dark = np.exp(-rng.uniform(0.1, 0.45) * strength * thickness).astype(np.float32)
-        add_patch(planes, cx - half, cy - half, strength * thickness, dark, thickness > 0.1)
+        darkness = rng.uniform(0.1, 0.45)
+        # only what lies in the frame: many droplets are larger than that
+        rows = slice(max(half - cy, 0), min(half - cy + ny, 2 * half + 1))
+        columns = slice(max(half - cx, 0), min(half - cx + nx, 2 * half + 1))
+        yy, xx = (part[rows, columns] for part in np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32))
+        u = xx * np.cos(turn) + yy * np.sin(turn)
+        v = (-xx * np.sin(turn) + yy * np.cos(turn)) / stretch
+        depth = neck * np.logaddexp.reduce([(r - np.hypot(u - a, v - b)) / neck for r, a, b in zip(radius, x, y)])
+        if uneven:
+            rough = uneven * radius.min() * smoothed(field, float(radius.min()))[rows, columns]
+            depth += rough * (depth > -0.4 * radius.min())  # not far outside, where the noise alone would make droplets
+        thickness = np.sqrt(np.clip(depth / edge, 0, 1)).astype(np.float32)
+        dark = np.exp(-darkness * strength * thickness).astype(np.float32)
+        corner = cx - half + columns.start, cy - half + rows.start
+        add_patch(planes, *corner, strength * thickness, dark, thickness > 0.1)
 
 
 def add_crystals(planes: Background, count: int, d: float, pixel_size: float, rng: np.random.Generator) -> None:

@@ -24,6 +24,8 @@ __all__ = ["ProjectionStack", "Scene", "Truth", "simulate_micrograph"]
 LAYER_STEP, MOST_LAYERS = 100.0, 24
 # Mean free path for scattering out of the image by vitreous ice, and the thickness that counts as usual; angstrom.
 MEAN_FREE_PATH, USUAL_THICKNESS = 3000.0, 300.0
+# Phase noise of ice of the usual thickness in a pixel of an angstrom, radian.
+GRAIN = 0.035
 
 
 def simulate_micrograph(
@@ -231,7 +233,7 @@ def _ice(
     if scene.structural_noise <= 0:
         return None
     # ~0.02 rad per 2 A pixel: the phase grain of ~300 A of ice; its sum over a pixel falls with the pixel's side
-    grain = rng.standard_normal(shape, np.float32) * np.float32(0.035 * scene.structural_noise / pixel_size)
+    grain = rng.standard_normal(shape, np.float32) * np.float32(GRAIN * scene.structural_noise / pixel_size)
     return np.asarray(grain * np.sqrt(thickness), np.float32)
 
 

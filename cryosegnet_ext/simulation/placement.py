@@ -83,9 +83,9 @@ def place(
 
 def draw_stack(stacks: Sequence[ProjectionStack], rng: np.random.Generator) -> int:
     """Draw a species, by the shares; its index."""
-    shares = np.array([s.share for s in stacks])
-    if np.ptp(shares) == 0:
+    if all(s.share == stacks[0].share for s in stacks):
         return int(rng.integers(len(stacks)))
+    shares = np.array([s.share for s in stacks])
     return int(rng.choice(len(stacks), p=shares / shares.sum()))
 
 
@@ -95,7 +95,7 @@ def draw_pose(
     """Centre x, y on the pixel grid near (px, py), then view, quarter turns and mirror, drawn at random."""
     view, turns = int(rng.integers(len(stack.images))), int(rng.integers(4))
     mirrored = bool(rng.random() < 0.5)
-    n = _side(stack, pixel_size)
+    n = side_of(stack, pixel_size)
     x0, y0 = round(px - (n - 1) / 2), round(py - (n - 1) / 2)
     return x0 + (n - 1) / 2, y0 + (n - 1) / 2, view, turns, mirrored
 
@@ -108,7 +108,7 @@ def paste(
     image = np.rot90(stack.images[view], turns)
     if mirrored:
         image = image[:, ::-1]
-    n = _side(stack, pixel_size)
+    n = side_of(stack, pixel_size)
     if n != image.shape[0]:
         way = cv2.INTER_AREA if n < image.shape[0] else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(image, (n, n), interpolation=way), np.float32)
@@ -140,5 +140,6 @@ def add_aggregate(
     junk |= cv2.GaussianBlur(clump, (0, 0), max(0.2 * d, 0.8)) > 0.25 * clump.max()
 
 
-def _side(stack: ProjectionStack, pixel_size: float) -> int:
+def side_of(stack: ProjectionStack, pixel_size: float) -> int:
+    """Side of the projections, pixels of the micrograph."""
     return max(4, round(stack.images.shape[1] * stack.voxel_size / pixel_size))

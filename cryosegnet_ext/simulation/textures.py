@@ -11,12 +11,22 @@ Image = NDArray[np.float32]
 
 def smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> Image:
     """Gaussian noise (ny, nx) smoothed to ``scale`` pixels, standard deviation 1."""
-    size = (shape[0], shape[1])
-    spectrum = fft.rfft2(rng.standard_normal(size, np.float32), workers=2)
+    return smoothed(white_noise(shape, rng), scale)
+
+
+def white_noise(shape: tuple[int, ...], rng: np.random.Generator) -> Image:
+    """Gaussian noise (ny, nx), standard deviation 1."""
+    return rng.standard_normal((shape[0], shape[1]), np.float32)
+
+
+def smoothed(noise: Image, scale: float) -> Image:
+    """White noise (ny, nx) smoothed to ``scale`` pixels and scaled to standard deviation 1."""
+    size = (noise.shape[0], noise.shape[1])
+    spectrum = fft.rfft2(noise, workers=2)
     fy, fx = fft.fftfreq(size[0])[:, None], fft.rfftfreq(size[1])[None, :]
     spectrum *= np.exp(-2 * (np.pi * scale) ** 2 * (fx**2 + fy**2)).astype(np.float32)
-    noise = fft.irfft2(spectrum, s=size, workers=2)
-    return (noise / max(float(noise.std()), 1e-12)).astype(np.float32)
+    smooth = fft.irfft2(spectrum, s=size, workers=2)
+    return (smooth / max(float(smooth.std()), 1e-12)).astype(np.float32)
 
 
 def outside_hole(shape: tuple[int, int], share: float, rng: np.random.Generator, bumps: Image | None = None) -> Image:

@@ -15,6 +15,7 @@ from ..cores import usable_cores
 from ..simulation.micrograph import ProjectionStack
 from .augmentation import augment
 from .crops import Crop, labelled_particles, simulated_particles
+from .crops_on_device import CropRenderer, CropToRender, draw_crop_to_render, on_device
 from .examples import Example
 from .fit import UNKNOWN, Batch
 from .parallel import Group
@@ -26,8 +27,11 @@ _WORKING = (32.0, 32.0 + 1e-6)
 _VALIDATION_CROPS = 32
 
 
-class Samples(Dataset[Sample]):
-    """Samples by number, of which batches are made: image (H, W) and label (H, W), always the same for a number."""
+class Samples(Dataset[Sample | CropToRender]):
+    """Samples by number, of which batches are made, always the same for a number.
+
+    A sample is an image (H, W) with its label (H, W), or a crop that a device is yet to render.
+    """
 
     def numbers(self, step: int) -> list[int]:
         """Numbers of the samples of a step."""
@@ -52,6 +56,8 @@ class Crops(Samples):
         Crops with the start weights' own maps as labels, so that fine-tuning does not forget.
     replayed
         Share of replayed crops.
+    rendered_later
+        Simulated crops are only drawn, for a `CropRenderer`.
     """
 
     examples: Sequence[Example]
@@ -62,18 +68,22 @@ class Crops(Samples):
     seed: int = 0
     replay: Sequence[Sample] = ()
     replayed: float = 0.0
+    rendered_later: bool = False
 
     def numbers(self, step: int) -> list[int]:
         """Crops of a step."""
         return list(range(step * self.batch, (step + 1) * self.batch))
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample | CropToRender:
         rng = np.random.default_rng([self.seed, number])
         place = (number % self.batch + 0.5) / self.batch
         if self.replay and place < self.replayed:
             image, label = self.replay[int(rng.integers(len(self.replay)))]
         elif self.stacks and place < self.replayed + self.simulated:
-            crop = simulated_particles(self.stacks, self.side, int(rng.integers(2**62)))
+            seed = int(rng.integers(2**62))
+            if self.rendered_later:
+                return draw_crop_to_render(self.stacks, self.side, seed, rng)
+            crop = simulated_particles(self.stacks, self.side, seed)
             image, label = crop.image, crop.label()
         else:
             example = self.examples[int(rng.integers(len(self.examples)))]
@@ -171,11 +181,16 @@ class Loader:
         Only this process's part of each batch is made.
     workers
         Number of worker processes; with 0, a batch is made when it is needed.
+    renderer
+        Renders the crops that are only drawn.
     """
 
-    def __init__(self, samples: Samples, steps: int, group: Group, workers: int = 0) -> None:
+    def __init__(
+        self, samples: Samples, steps: int, group: Group, workers: int = 0, renderer: CropRenderer | None = None
+    ) -> None:
         self._samples, self._steps, self._group, self._workers = samples, steps, group, workers
-        self._batches: Iterator[Batch] | None = None
+        self._renderer = renderer
+        self._batches: Iterator[Any] | None = None
         self._next = -1
 
     def __call__(self, step: int) -> Batch:
@@ -183,14 +198,18 @@ class Loader:
         if self._batches is None or step != self._next:
             self._batches, self._next = self._begin(step), step
         self._next += 1
-        return next(self._batches)
+        batch = next(self._batches)
+        if self._renderer is None:
+            return batch
+        seed = int(np.random.default_rng([3, step, self._group.rank]).integers(2**62))
+        return on_device(batch, self._renderer, seed)
 
-    def _begin(self, step: int) -> Iterator[Batch]:
-        loader: DataLoader[Sample] = DataLoader(
+    def _begin(self, step: int) -> Iterator[Any]:
+        loader: DataLoader[Any] = DataLoader(
             self._samples,
             batch_sampler=map(self._part, range(step, self._steps)),
             num_workers=self._workers,
-            collate_fn=_stacked,
+            collate_fn=_stacked if self._renderer is None else list,
             worker_init_fn=_alone,
             # a forked process hangs in OpenCV if its parent has used threads
             multiprocessing_context="spawn" if self._workers else None,

@@ -188,9 +188,14 @@ def scrambled(image: Image, rng: np.random.Generator) -> Image:
     return np.fft.irfft2(spectrum * phases / np.maximum(np.abs(phases), 1e-12), s=image.shape).astype(np.float32)
 
 
+def smoothing(diameter: float) -> float:
+    """Standard deviation of the Gaussian, pixels, before an image's level is measured."""
+    return max(0.05 * diameter, 0.3)
+
+
 def _level(image: Image, diameter: float) -> float:
     """Standard deviation of the image at the resolution of a tenth of a particle."""
-    smooth = cv2.GaussianBlur(image, (0, 0), max(0.05 * diameter, 0.3))
+    smooth = cv2.GaussianBlur(image, (0, 0), smoothing(diameter))
     sample = smooth[::2, ::2]
     median = float(np.median(sample))
     return max(1.4826 * float(np.median(np.abs(sample - median))), 1e-9)

@@ -24,7 +24,7 @@ from .folder import CHECKPOINT
 from .parallel import Group
 from .progress import LOSS_COLUMNS, VALIDATION_COLUMNS, Moment, Table
 
-Batch = tuple[NDArray[np.float32], NDArray[Any]]
+Batch = tuple[NDArray[np.float32], NDArray[Any]] | tuple[Tensor, Tensor]
 
 #: Label of a pixel whose true label is not known; it is ignored.
 UNKNOWN = 255

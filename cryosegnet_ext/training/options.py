@@ -37,6 +37,8 @@ class Options:
         ``auto``, ``bf16``, ``float16`` or ``float32``.
     simulate, simulated
         Density maps and atomic models; the share of simulated crops.
+    crops_on_device
+        The device renders the simulated crops: see `crops_on_device.CropRenderer`.
     start
         Weights to start from: a name or a file; default: random ones.
     workers
@@ -65,6 +67,7 @@ class Options:
     precision: Literal["auto", "bf16", "float16", "float32"] = "auto"
     simulate: Sequence[str] = ()
     simulated: float = 0.5
+    crops_on_device: bool = False
     start: str | None = None
     seed: int = 0
     crop: int = 256

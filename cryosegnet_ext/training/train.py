@@ -23,6 +23,7 @@ from ..weights import load_unet
 from . import result
 from .batches import Crops, FrameBatches, Frames, Loader, Samples, default_workers, validation_crops
 from .calibration import best_threshold, fit_calibration, gather, score_picker
+from .crops_on_device import CropRenderer
 from .data import Data, load_data
 from .fit import Batch, Recipe, fit
 from .folder import CANDIDATE, PICTURE, WEIGHTS, TrainingFolder
@@ -84,6 +85,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
     started = load_unet(options.start)[0] if options.start else None
     samples: Samples
     validation: Sequence[Batch]
+    renderer: CropRenderer | None = None
     if options.recipe == "published":
         batch = options.batch or 6
         samples = frames = Frames(data.training, batch, options.seed, least=group.size)
@@ -112,7 +114,9 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
             )
         stacks = specimens(options.simulate, group.device)
         share = options.simulated if stacks else 0.0
-        samples = Crops(data.training, stacks, share, options.crop, batch, options.seed)
+        later = options.crops_on_device
+        samples = Crops(data.training, stacks, share, options.crop, batch, options.seed, rendered_later=later)
+        renderer = CropRenderer(stacks, group.device) if later else None
         validation = validation_crops(data.validation, options.crop, batch, options.seed)
         # AdamW, one cycle, crops at the working scale
         steps = options.steps or 3000
@@ -129,7 +133,7 @@ def run(options: Options, data: Data, folder: Path, group: Group, watcher: Watch
         )
     start = started.state_dict() if started else None
     every = min(200, max(recipe.validate_every, 20))
-    return fit_samples(options, recipe, samples, validation, start, folder, group, watcher, stop, every)
+    return fit_samples(options, recipe, samples, validation, start, folder, group, watcher, stop, every, renderer)
 
 
 def fit_samples(
@@ -143,6 +147,7 @@ def fit_samples(
     watcher: Watcher,
     stop: Stop,
     checkpoint_every: int,
+    renderer: CropRenderer | None = None,
 ) -> AttentionUNet:
     """`fit` a network to samples, with the user's number of worker processes.
 
@@ -155,7 +160,7 @@ def fit_samples(
     try:
         return fit(
             recipe,
-            Loader(samples, recipe.steps, group, workers),
+            Loader(samples, recipe.steps, group, workers, renderer),
             folder,
             start,
             validation=validation,

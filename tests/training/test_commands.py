@@ -202,6 +202,7 @@ def test_flipped_labels_stop_the_training_with_their_remedy(data, tmp_path, caps
         (["--crop", "100"], 1, "must be a multiple of 32"),
         (["--split", "nowhere.json"], 1, "no such file"),
         (["--recipe", "published", "--simulate", "x.mrc"], 1, "leave out --simulate"),
+        (["--crops-on-device"], 1, "--crops-on-device goes with --simulate"),
         (["--start", "default", "--levels", "3"], 1, "leave out"),
         (["--device", "cuda:77"], 1, "cuda:77"),
         (["--diameter", "20000"], 1, "diameter"),
