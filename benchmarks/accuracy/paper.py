@@ -99,7 +99,10 @@ def picking(m: Measured) -> Iterator[str]:
     )
     yield f"\nCryoSegNet's published means over the seven sets: {overall}. The same statistic here:\n"
     rows = []
-    for (group, picker), found in by(m.picking(), "data", "picker").items():
+    every = m.picking()
+    order = list(dict.fromkeys(str(row["data"]) for row in every))
+    every.sort(key=lambda row: order.index(str(row["data"])))
+    for (group, picker), found in by(every, "data", "picker").items():
         one = together(found)
         same = next((name for start, name in SAME.items() if picker.startswith(start)), None)
         number = next((n for n in PUBLISHED if n in group), None)
@@ -177,13 +180,14 @@ def tuning(m: Measured) -> Iterator[str]:
             picks, resolution = figures["picks"][k], figures["resolution"][k]
             rows.append([name, when, f"{picks:.0f}", f"{resolution:.2f}", *["-"] * 4])
     out = m.tuning()
-    name = f"{out['specimen']}, simulated, SNR {out['ratio']}"
-    for when in ("before", "after"):
-        one = out[when]
-        assert isinstance(one, dict)
+    for when in ("before", "after") if out else ():
+        name, one = f"{out['specimen']}, simulated, SNR {out['ratio']}", out[when]
         rows.append([name, when, "-", "-", str(one["picks"]), *(three(one[k]) for k in MEASURES[:3])])
     header = ["data", "", "picks, published", "map, A, published", "picks, here"]
     yield from table([*header, "precision, here", "recall, here", "F1, here"], rows)
+    if not out:
+        yield "\nHere: not measured yet."
+        return
     kept = out["kept"]
     changed = isinstance(kept, dict) and float(str(kept["share"])) > 0
     unchanged = (
@@ -210,6 +214,9 @@ def time(m: Measured, stages: Sequence[str]) -> Iterator[str]:
         )
         rows.append([work, "-", f"{one['processor_seconds']:.2f}", "-", "-"])
     yield from table(["what", "published", "processor s, here", "wall s, here", "peak MB, here"], rows)
+    if "published" not in steps:
+        yield "\nThe rest is not measured yet."
+        return
     t, one = published.TRAINING, steps["published"]
     crops = t["batch"] * (t["side"] / float(str(one["side"]))) ** 2 / float(str(one["batch"]))
     count = t["epochs"] * -(-t["micrographs"] // t["batch"])
@@ -259,6 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("folder", type=Path, help="where everything is kept; the same folder goes on")
     ap.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    ap.add_argument("--report", action="store_true", help="print what there is in the folder; measure nothing")
     ap.add_argument("--small", action="store_true", help="on the sample of the program; needs no data")
     ap.add_argument("--weights", default="default")
     ap.add_argument("--cache", type=Path, help="folder for what LoG and Topaz find; without it, they are left out")
@@ -266,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ap.add_argument("--stages", nargs="*", default=[*PLAIN, *WHOLE], help="of speed.py, for the table of times")
     ap.add_argument("--fsc", type=Path, nargs="*", default=[], help="folders of fsc.py")
     a = ap.parse_args(argv)
-    m = Measured(a.folder.resolve(), a.small, a.weights, a.cache, a.topaz)
+    m = Measured(a.folder.resolve(), a.small, a.weights, a.cache, a.topaz, a.report)
     parts = {
         "picking": ("Picking (the paper's Table 1)", lambda: picking(m)),
         "stages": ("What each stage adds", lambda: stages(m)),

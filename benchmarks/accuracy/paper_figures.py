@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +39,12 @@ class Kept:
         The file; it need not be there.
     of
         What the figures depend on. A file of something else is refused (`SystemExit`).
+    measures
+        False: what is not there stays unknown.
     """
 
-    def __init__(self, path: Path, of: Figures) -> None:
-        self._path = path
+    def __init__(self, path: Path, of: Figures, measures: bool = True) -> None:
+        self._path, self._measures = path, measures
         self._all: dict[str, object] = json.loads(path.read_text()) if path.exists() else {"of": of}
         if self._all["of"] != of:
             raise SystemExit(f"{path} has figures of {self._all['of']}, not of {of}: give another folder")
@@ -49,8 +52,10 @@ class Kept:
     def __contains__(self, name: str) -> bool:
         return name in self._all
 
-    def __call__(self, name: str, measure: Callable[[], object]) -> object:
-        """The figure of this name; measured and written down if it is not there."""
+    def __call__(self, name: str, measure: Callable[[], object]) -> Any:
+        """The figure of this name; measured and written down if it is not there, or None if nothing is measured."""
+        if not self._measures:
+            return self._all.get(name)
         if name not in self._all:
             print(f"{time.strftime('%H:%M')} {name}", flush=True)
             self._all[name] = json.loads(json.dumps(measure()))
@@ -72,6 +77,8 @@ class Measured:
         Name or file.
     cache, topaz
         As of `peers.py`; without a cache, no other programs are run.
+    report
+        Give what there is in the folder and measure nothing.
     """
 
     folder: Path
@@ -79,17 +86,20 @@ class Measured:
     weights: str = "default"
     cache: Path | None = None
     topaz: str = "topaz"
+    report: bool = False
 
     @property
     def kept(self) -> Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         of: Figures = {"weights": sha256_of(resolve(self.weights))[:12], "small": self.small}
-        return Kept(self.folder / "figures.json", of)
+        return Kept(self.folder / "figures.json", of, not self.report)
 
     def picking(self) -> list[Figures]:
         """Rows of `peers.figures`, with F1 of picks at random places, ``random_f1``."""
-        others = ("log", "topaz", "stored") if self.cache else ("stored",)
-        judges = peers.judges(("ours", *others), self.weights, self.cache or self.folder, self.topaz)
+        names = ("ours", "log", "topaz", "stored") if self.cache or self.report else ("ours", "stored")
+        if self.report:
+            return self._there(names)
+        judges = peers.judges(names, self.weights, self.cache or self.folder, self.topaz)
 
         def rows(judge: peers.Judge, data: held_out.HeldOut) -> list[Figures]:
             return [
@@ -101,6 +111,8 @@ class Measured:
 
     def steps(self) -> list[Figures]:
         """The same for each step of the chain."""
+        if self.report:
+            return self._there(["steps"])
         steps = ablation.Steps(self.weights, None, flips=False)
 
         def rows(_: object, data: held_out.HeldOut) -> list[Figures]:
@@ -109,15 +121,19 @@ class Measured:
         return self._on_all({"steps": steps}, rows)
 
     def _on_all(self, judges: dict, rows: Callable[..., list[Figures]]) -> list[Figures]:
-        kept, found = self.kept, []
-        names = self._names()
+        kept, names = self.kept, self._names()
         missing = [name for name in names if any(f"{judge}: {name}" not in kept for judge in judges)]
         for data in self._data(missing):
             for judge, work in judges.items():
                 kept(f"{judge}: {data.task.name}", lambda work=work, data=data: rows(work, data))
+        return self._there(judges)
+
+    def _there(self, judges: Iterable[str]) -> list[Figures]:
+        kept, found = self.kept, []
         for judge in judges:
-            for name in names:
-                found += kept(f"{judge}: {name}", list)
+            for name in self._names():
+                if (rows := kept(f"{judge}: {name}", list)) is not None:
+                    found += rows
         return found
 
     def _names(self) -> list[str]:
@@ -136,7 +152,7 @@ class Measured:
         if len(left_out) < len(simulated):
             yield from held_out.simulated(1, left_out)
 
-    def tuning(self) -> Figures:
+    def tuning(self) -> Figures | None:
         """Fine-tuning with own picks: a faint specimen that training never saw, before and after."""
         count, test, steps = (3, 1, 2) if self.small else (5, 3, 120)
 
@@ -159,36 +175,33 @@ class Measured:
                 of[name] = peers.figures(stack.name, name, score)
             return of
 
-        return kept_dict(self.kept("self-training", measure))
+        return self.kept("self-training", measure)
 
     def seconds(self, stages: list[str]) -> dict[str, Figures]:
         """Wall and processor seconds and peak memory of stages of `speed.py`, one thread, by name."""
         kept, folder = self.kept, self.folder / "speed"
         size = 1024 if self.small else 4096
-        if any(f"seconds: {name}" not in kept for name in stages) and not (folder / "squeezed.npy").exists():
+        missing = not self.report and any(f"seconds: {name}" not in kept for name in stages)
+        if missing and not (folder / "squeezed.npy").exists():
             folder.mkdir(exist_ok=True)
             speed_stages.make_inputs(folder, size)
         a = argparse.Namespace(folder=folder, device="cpu", threads=1, sam=None)
-        result = {}
+        found = {}
         for name in stages:
             one = kept(f"seconds: {name}", lambda name=name: speed.in_process(a, name) | {"size": size})
-            result[name] = kept_dict(one)
-        return result
+            found |= {name: one} if one else {}
+        return found
 
     def training_steps(self) -> dict[str, Figures]:
         """Processor seconds of one step of training, by the network: ours as it is, the published one for a crop."""
         shapes = {"published": (64, 5, 1, 256), "ours": (16, 4, 8, 256)}
         if self.small:
             shapes = {"published": (4, 5, 1, 64), "ours": (4, 4, 1, 64)}
-        return {
-            name: kept_dict(self.kept(f"training step: {name}", lambda shape=shape: training_step(*shape)))
-            for name, shape in shapes.items()
-        }
-
-
-def kept_dict(value: object) -> Figures:
-    assert isinstance(value, dict)
-    return value
+        found = {}
+        for name, shape in shapes.items():
+            one = self.kept(f"training step: {name}", lambda shape=shape: training_step(*shape))
+            found |= {name: one} if one else {}
+        return found
 
 
 def training_step(channels: int, levels: int, batch: int, side: int, repeats: int = 2) -> Figures:

@@ -86,6 +86,21 @@ def test_figures_of_other_weights_are_not_mixed_in(tmp_path, figures):
         paper.main([str(tmp_path), "--tables", "time"])  # not --small
 
 
+def test_a_report_of_a_stopped_run_measures_nothing(tmp_path, capsys, figures):
+    from benchmarks.accuracy import paper
+
+    file = tmp_path / "figures.json"
+    there = json.loads(file.read_text())
+    for name in ("self-training", "training step: published", "steps: sample"):
+        del there[name]
+    file.write_text(json.dumps(there))
+    paper.main([str(tmp_path), *ALONE, "--report"])
+    page = capsys.readouterr().out
+    assert page.count("not measured yet") == 2
+    assert "| sample | 1 | ours, size given |" in page
+    assert json.loads(file.read_text()) == there
+
+
 def test_a_stopped_run_measures_only_what_is_missing(tmp_path):
     from benchmarks.accuracy.paper_figures import Kept
 
