@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.gpu.pack import Packed
 from benchmarks.weights.train_default import empty_view
@@ -17,6 +16,7 @@ from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.training.augmentation import augment
 from cryosegnet_ext.training.batches import Sample, Samples
 from cryosegnet_ext.training.crops import Crop, Labelled, labelled_particles, planted_particles, simulated_particles
+from cryosegnet_ext.training.crops_on_device import CropToRender, draw_crop_to_render
 
 #: Sets in turn; EMPIAR-10017 twice, for it has the most particles.
 TURNS = (
@@ -40,6 +40,8 @@ class Mixture(Samples):
         Folder of packed data; without it all crops are simulated.
     batch, side, seed
         Crops in a step; their side, pixels; random seed.
+    rendered_later
+        Simulated crops are only drawn, for a `CropRenderer` of ``stacks`` and ``small`` together.
     """
 
     stacks: Sequence[ProjectionStack]
@@ -48,6 +50,7 @@ class Mixture(Samples):
     batch: int
     side: int
     seed: int
+    rendered_later: bool = False
 
     def numbers(self, step: int) -> list[int]:
         """Of the crops of a step."""
@@ -65,14 +68,16 @@ class Mixture(Samples):
     def _spectra(self) -> list[Labelled]:
         return [one for name, pool in self._real.items() if name != "empiar-10017-denoised" for one in pool]
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample | CropToRender:
         cv2.setNumThreads(1)
         rng = np.random.default_rng([self.seed, number])
         crop = self._crop(number, rng)
+        if isinstance(crop, CropToRender):
+            return crop
         image, label = augment(crop.image, crop.label(), rng)
         return image, label
 
-    def _crop(self, number: int, rng: np.random.Generator) -> Crop:
+    def _crop(self, number: int, rng: np.random.Generator) -> Crop | CropToRender:
         group, place = divmod(number, EIGHT)
         if self._empty and place == EIGHT - 1 and rng.random() < EMPTY:
             return labelled_particles(empty_view(self._empty, rng), self.side, rng, degraded=True)
@@ -85,10 +90,8 @@ class Mixture(Samples):
             return planted_particles(of, self._empty, self.side, seed)
         if self._spectra and kind < PLANTED:
             return planted_particles(of, self._spectra, self.side, seed, random_phases=True)
-        return simulated_particles(of, self.side, seed)
-
-
-def stacked(samples: Samples, step: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """The batch of a step, made in this process."""
-    images, labels = zip(*(samples[number] for number in samples.numbers(step)))
-    return np.stack(images), np.stack(labels)
+        if not self.rendered_later:
+            return simulated_particles(of, self.side, seed)
+        drawn = draw_crop_to_render(of, self.side, seed, rng)
+        first = 0 if of is self.stacks else len(self.stacks)
+        return replace(drawn, plan=replace(drawn.plan, stacks=tuple(i + first for i in drawn.plan.stacks)))

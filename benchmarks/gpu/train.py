@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ import torch
 
 from benchmarks.accuracy import contrast, two_passes
 from benchmarks.accuracy.faint_sets import WORKING, View
-from benchmarks.gpu.mixture import Mixture
+from benchmarks.gpu.limits import seconds_of
+from benchmarks.gpu.mixture import EIGHT, Mixture
 from benchmarks.gpu.pack import Packed
 from benchmarks.gpu.parts import Context, Found, Table
 from benchmarks.gpu.scenes import SMALL_SIDE, specimens, stack_of
@@ -34,6 +37,7 @@ from cryosegnet_ext.networks.precision import bf16_pays
 from cryosegnet_ext.runs.stopping import Stopped
 from cryosegnet_ext.simulation.micrograph import ProjectionStack
 from cryosegnet_ext.training.batches import Loader
+from cryosegnet_ext.training.crops_on_device import CropRenderer, on_device
 from cryosegnet_ext.training.fit import Recipe, course, fit
 from cryosegnet_ext.training.folder import CHECKPOINT
 from cryosegnet_ext.training.parallel import Group
@@ -92,7 +96,11 @@ def train(context: Context) -> Found:
     _take(context, folder)
     begun = course(folder).steps if (folder / CHECKPOINT).exists() else 0
     group = Group(device=context.device)
-    loader = Loader(_mixture(context), recipe.steps, group, _workers(context))
+    mixture = _mixture(context)
+    renderer = CropRenderer([*mixture.stacks, *mixture.small], context.device)
+    later, crops = _faster(context, replace(mixture, rendered_later=True), mixture, renderer)
+    made = replace(mixture, rendered_later=later)
+    loader = Loader(made, recipe.steps, group, _workers(context), renderer if later else None)
     steps = 3 if context.small else None
     try:
         fit(
@@ -116,8 +124,39 @@ def train(context: Context) -> Found:
     batch = recipe_batch(context)
     rows: list[list[object]] = [["steps", done], ["steps of this run", done - begun], ["crops a step", batch]]
     rows += [["crops a second", batch * done / seconds if seconds else None], ["precision", recipe.precision]]
+    rows += crops
     rows += [["loss, the last that was noted", losses[-1].split(",")[1] if seconds else None]]
     return Found([Table("Training", ("what", "value"), rows)], {"rows": rows, "steps": done, "begun": begun})
+
+
+def _faster(
+    context: Context, drawn: Mixture, whole: Mixture, renderer: CropRenderer
+) -> tuple[bool, list[list[object]]]:
+    """Whether to render simulated crops on the device, and rows of milliseconds a crop: by one CPU core, and there."""
+    count = max(recipe_batch(context), EIGHT)
+    some = [drawn[number] for number in range(count)]  # reads the data, too
+    began = time.process_time()
+    for number in range(count):
+        drawn[number]
+    drawing = (time.process_time() - began) / count
+    began = time.process_time()
+    for number in range(count):
+        whole[number]
+    making = (time.process_time() - began) / count
+    try:
+        there = seconds_of(lambda: on_device(some, renderer, 0), context.device, 3) / count
+    except Exception:
+        traceback.print_exc()
+        there = float("inf")
+    workers = max(_workers(context), 1)
+    rows: list[list[object]] = [
+        ["a crop made by a core, ms", 1e3 * making],
+        ["a crop drawn by a core, ms", 1e3 * drawing],
+        ["a crop rendered by the device, ms", 1e3 * there],
+    ]
+    # the device has the training to do besides
+    later = context.device != "cpu" and 2 * there + drawing / workers < making / workers
+    return later or context.small, [*rows, ["rendered on the device", "yes" if later or context.small else "no"]]
 
 
 def _start() -> dict[str, torch.Tensor]:
