@@ -51,6 +51,10 @@ class There(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 
+    def tolist(self) -> Any:
+        """As of a real one, which brings its numbers to the CPU."""
+        return self.here.tolist()
+
     def record_stream(self, stream: object) -> None:
         """Nothing is given back too early here."""
         self.here.recorded = True  # type: ignore[attr-defined]
