@@ -143,6 +143,8 @@ def fake_cuda() -> Iterator[None]:
         patches.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         # a tensor that is made of another one in Python may not become one of inference
         patches.enter_context(mock.patch.object(torch, "inference_mode", lambda *_: torch.no_grad()))
+        generator = torch.Generator
+        patches.enter_context(mock.patch.object(torch, "Generator", lambda *_, **__: generator()))
         for name, answer in answers.items():
             patches.enter_context(mock.patch.object(torch.cuda, name, answer))
         patches.enter_context(torch.backends.cudnn.flags(enabled=False))
