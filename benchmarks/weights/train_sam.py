@@ -49,6 +49,42 @@ CHECKPOINT_EVERY = 50
 Scenes = Iterator[tuple[int, LabelledPeaks]]
 
 
+def decode(sam: Sam, pictures: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One mask and its predicted IoU for one point in each window; `WindowSam`, but with gradients.
+
+    Parameters
+    ----------
+    sam
+        As `weights.build_sam` makes it of `window_sam.SIZES`.
+    pictures : (n, 3, SIDE, SIDE)
+        From `window_sam.Windows`.
+    points : (n, 2)
+        x, y in pixels of the window.
+
+    Returns
+    -------
+    logits : (n, SIDE / 2, SIDE / 2)
+        Of the mask, at half the window's resolution.
+    iou : (n,)
+        Predicted; trained to be 0 where no particle is under the point.
+    """
+    features = sam.image_encoder(pictures)
+    labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
+    sparse, dense = sam.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+    decoder = sam.mask_decoder
+    # MaskDecoder.predict_masks serves one image with many prompts; here every prompt has an image of its own.
+    n = len(points)
+    tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None].expand(n, -1, -1)
+    tokens = torch.cat((tokens, sparse.to(tokens.dtype)), dim=1)
+    positions = sam.prompt_encoder.get_dense_pe().expand(n, -1, -1, -1)
+    source = features + dense
+    out, flat = decoder.transformer(source, positions, tokens)
+    upscaled = decoder.output_upscaling(flat.transpose(1, 2).view_as(source))
+    weights = decoder.output_hypernetworks_mlps[0](out[:, 1])
+    logits = torch.einsum("nc,nchw->nhw", weights, upscaled)
+    return logits, decoder.iou_prediction_head(out[:, 0])[:, 0]
+
+
 @dataclass(frozen=True)
 class SamRecipe:
     """What decides the result of a run, apart from the weights that it begins with.
@@ -225,7 +261,7 @@ def train(
             group["lr"] = recipe.rate_at(run.step)
         points = torch.full((len(pictures), 2), window_sam.SIDE / 2)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits, iou = window_sam.decode(run.sam, pictures, points)
+            logits, iou = decode(run.sam, pictures, points)
         value, measured = loss(logits.float(), iou.float(), target, there)
         run.optimizer.zero_grad(set_to_none=True)
         value.backward()

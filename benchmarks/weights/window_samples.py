@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cryosegnet_ext.networks.window_sam import SIDE, windows
+from cryosegnet_ext.networks.window_sam import SIDE, Windows
 from cryosegnet_ext.picking.evidence import height_map
 from cryosegnet_ext.picking.evidence import peaks_of as peaks_of_map
 from cryosegnet_ext.training.crops import LABEL_SHARE, Crop
@@ -93,7 +93,7 @@ def sample(
     h, w = peaks.image.shape
     rows = np.clip(peaks.rows[chosen] + shift[:, 0], 0, h - 1)
     columns = np.clip(peaks.columns[chosen] + shift[:, 1], 0, w - 1)
-    pictures = windows(peaks.probability.astype(np.float32), peaks.image.astype(np.float32), rows, columns)
+    pictures = Windows(peaks.probability.astype(np.float32), peaks.image.astype(np.float32))(rows, columns)
     dx, dy = peaks.x[chosen] - columns + SIDE // 2, peaks.y[chosen] - rows + SIDE // 2
     at = np.arange(SIDE // 2) * 2 + 0.5
     with np.errstate(invalid="ignore"):

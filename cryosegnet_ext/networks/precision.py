@@ -21,6 +21,11 @@ def precision_on(device: torch.device) -> Precision:
     return _asked[-1] if _asked else "bf16" if bf16_pays(device) else "float32"
 
 
+def type_on(device: torch.device) -> torch.dtype:
+    """The type of the numbers in `precision_on` a device."""
+    return _TYPES.get(precision_on(device), torch.float32)
+
+
 @contextlib.contextmanager
 def all_in(precision: Precision) -> Iterator[None]:
     """A block in which the networks of all threads run in this precision, on every device; float32 without TF32."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .memory import with_less
-from .precision import mixed
+from .precision import mixed, type_on
 from .whitening import whitened
 
 Image = NDArray[np.float32]
@@ -92,19 +92,20 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, position: TilePosition | None = None) -> Tensor:
         """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W); ``position``: of a part in a whole."""
-        x = self.up(x) if position is None else _upsampled_as_part(x, position)
+        x = self.up(x) if position is None else upsampled_as_part(x, position)
         return self.c1(torch.cat([x, self.ag(x, skip)], dim=1))
 
 
-def _upsampled_as_part(x: Tensor, position: TilePosition) -> Tensor:
+def upsampled_as_part(x: Tensor, position: TilePosition, rows: tuple[int, int] | None = None) -> Tensor:
     """Upsample a tile twofold (bilinear, align_corners) so that it equals the same part of the whole, upsampled.
 
-    ``x`` (B, C, H/2, W/2), ``position`` on the fine grid -> (B, C, H, W). Beyond the tile's
-    border, its border pixels are repeated.
+    ``x`` (B, C, H/2, W/2), ``position`` on the fine grid -> (B, C, H, W), or only the ``rows`` (first, end) of it.
+    Beyond the tile's border, its border pixels are repeated.
     """
     for axis, first, length in ((2, position.top, position.height), (3, position.left, position.width)):
         coarse = x.shape[axis]
-        fine = torch.arange(first, first + 2 * coarse, device=x.device, dtype=torch.float64)
+        start, end = rows if rows is not None and axis == 2 else (0, 2 * coarse)
+        fine = torch.arange(first + start, first + end, device=x.device, dtype=torch.float64)
         at = (fine * ((length // 2 - 1) / (length - 1)) - first / 2).clamp(0, coarse - 1)
         low = at.floor().long().clamp(max=max(coarse - 2, 0))
         weight = (at - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
@@ -219,6 +220,11 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
     """Planes (planes, h, w) -> probability (h, w)."""
     h, w = image.shape[1:]
     stride, device = model.stride, image.device
+    strips = None
+    if device.type == "cpu":
+        from .unet_strips import StripUNet
+
+        strips = StripUNet(model, type_on(device))
     whole = (h + -h % stride, w + -w % stride)
     result = torch.empty((h, w), device=device)
     core = tile - 2 * margin
@@ -231,8 +237,12 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
             mode = "reflect" if min(part.shape[1:]) > stride else "replicate"
             x = pad(part[None], (0, px, 0, py), mode=mode).contiguous(memory_format=torch.channels_last)
             position = None if x.shape[2:] == whole else TilePosition(ay, ax, *whole)
-            with torch.inference_mode(), mixed(device):
-                plane = torch.sigmoid(model(x, position).float())[0, 0]
+            with torch.inference_mode():
+                if strips is not None:
+                    plane = strips(x[0], position)
+                else:
+                    with mixed(device):
+                        plane = torch.sigmoid(model(x, position).float())[0, 0]
             result[y0:y1, x0:x1] = plane[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
     return result
 

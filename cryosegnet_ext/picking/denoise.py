@@ -18,6 +18,8 @@ BACKGROUND_SIGMA = 48.0
 CLIP = 5.0
 # Side of the blocks in which bad areas are searched, pixels; single dead lines are found too.
 BLOCK = 16
+# Rows that are searched at a time, a multiple of the block.
+_STRIP = 128
 # Areas are opaque if their mean is beyond this share of the value at which pixels are clipped. They are searched on a
 # grid of cells of so many working pixels, as squares of so many cells: nearly two particles.
 OPAQUE, _CELL, _LARGE = 0.75, 8, 7
@@ -132,8 +134,8 @@ def working_image(data: Image, scale: float, bad: NDArray[np.bool_] | None = Non
     weight: Image | None = None
     if bad is not None and bad.any() and not bad.all():
         weight = np.where(bad, np.float32(0), np.float32(1))
-        centred, limit = _centred(data, data[~bad])
-        image = np.where(bad, np.float32(0), centred)
+        image, limit = _centred(data, data[~bad])
+        image[bad] = 0
     else:
         image, limit = _centred(data, data)
     small = _resize(image, h, w)
@@ -212,7 +214,7 @@ def _centred(data: Image, good: Image) -> tuple[Image, float]:
         spread = sample.std()
     image = data - median
     limit = float(8 * spread) if spread > 0 else float("inf")
-    return np.clip(image, -limit, limit), limit
+    return np.clip(image, -limit, limit, out=image), limit
 
 
 def _resize(image: Image, h: int, w: int) -> Image:
@@ -271,15 +273,30 @@ class Change:
 
 
 def _change_along(data: Image, axis: int) -> Change:
-    difference = np.abs(np.diff(data, axis=axis))
-    by, bx = difference.shape[0] // BLOCK, difference.shape[1] // BLOCK
-    blocks = np.zeros((0, 0), np.float32)
-    if by >= 2 and bx >= 2:
-        whole = difference[: by * BLOCK, : bx * BLOCK]
-        blocks = np.asarray(cv2.resize(whole, (bx, by), interpolation=cv2.INTER_AREA), np.float32)
-    if difference.size == 0:
-        return Change(blocks, np.zeros(data.shape[1 - axis], np.float32), np.zeros(difference.shape[axis], np.float32))
-    return Change(blocks, difference.mean(axis), difference.mean(1 - axis))
+    """In strips of rows, which fit a cache: differences of the whole micrograph would take its memory once more."""
+    ny, nx = data.shape[0] - (axis == 0), data.shape[1] - (axis == 1)
+    if ny == 0 or nx == 0:
+        return Change(
+            np.zeros((0, 0), np.float32), *(np.zeros(n, np.float32) for n in (data.shape[1 - axis], (ny, nx)[axis]))
+        )
+    by, bx = ny // BLOCK, nx // BLOCK
+    blocks, over_rows, over_columns = [], np.zeros(nx), np.zeros(ny)
+    for first in range(0, ny, _STRIP):
+        part = data[first : first + _STRIP + (axis == 0)]
+        difference = cv2.absdiff(part[1:], part[:-1]) if axis == 0 else cv2.absdiff(part[:, 1:], part[:, :-1])
+        over_rows += cv2.reduce(difference, 0, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[0]
+        over_columns[first : first + len(difference)] = cv2.reduce(difference, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)[
+            :, 0
+        ]
+        rows = len(difference) // BLOCK
+        if rows and bx:
+            whole = difference[: rows * BLOCK, : bx * BLOCK]
+            blocks.append(cv2.resize(whole, (bx, rows), interpolation=cv2.INTER_AREA).reshape(rows, bx))
+    profiles = (over_rows / ny).astype(np.float32), (over_columns / nx).astype(np.float32)
+    several = by >= 2 and bx >= 2
+    return Change(
+        np.concatenate(blocks) if several else np.zeros((0, 0), np.float32), *profiles[:: 1 if axis == 0 else -1]
+    )
 
 
 def areas_of(changes: Sequence[Change], shape: tuple[int, ...], valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

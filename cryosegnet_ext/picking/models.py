@@ -11,7 +11,7 @@ import torch
 from ..errors import CryoSegNetError, UsageError, option
 from ..networks.memory import with_less
 from ..networks.unet import AttentionUNet
-from ..networks.window_sam import is_windowed
+from ..networks.window_sam import WindowSam
 from ..weights import load_sam, load_unet, metadata_of, resolve
 from .on_device import choose_device
 from .options import BUILT_IN_SAM, PickerOptions
@@ -20,7 +20,7 @@ from .scoring import Calibration
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-Network = TypeVar("Network", bound=torch.nn.Module)
+Network = TypeVar("Network", AttentionUNet, "Sam | WindowSam")
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,9 @@ class Models:
     device
         Where the networks are.
     unet, sam
-        The networks; no SAM for the watershed.
+        The networks; no SAM for the watershed, or the small one of ours, which looks at a window around each peak.
     sam_weights
         Name or file of the SAM, given or built in.
-    windows
-        The SAM is one of ours, which looks at a window around each peak.
     recipe, segmenter
         As given, or those that the weights were made for.
     working_diameter
@@ -49,9 +47,8 @@ class Models:
 
     device: torch.device
     unet: AttentionUNet
-    sam: Sam | None
+    sam: Sam | WindowSam | None
     sam_weights: str | Path | None
-    windows: bool
     recipe: str
     segmenter: str
     working_diameter: float
@@ -83,7 +80,7 @@ def load_models(options: PickerOptions) -> Models:
         )
     segmenter, chosen = _choose_segmenter(options.segmenter, options.sam, recipe, note)
     sam = None if chosen is None else _moved(load_sam(chosen), device)
-    windows = sam is not None and is_windowed(sam)
+    windows = isinstance(sam, WindowSam)
     if windows and recipe == "published":
         raise UsageError(
             f"{option('sam', str(chosen))} works with the default recipe only: for the published one use "
@@ -107,7 +104,6 @@ def load_models(options: PickerOptions) -> Models:
         unet=unet,
         sam=sam,
         sam_weights=chosen,
-        windows=windows,
         recipe=recipe,
         segmenter=segmenter,
         working_diameter=float(note.get("diameter", 32.0)),

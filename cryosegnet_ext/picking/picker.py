@@ -18,6 +18,7 @@ from ..files.diameter import Diameter, from_pixels, to_pixels
 from ..files.micrograph import Micrograph, inverted, require_pixel_size
 from ..files.picks import Picks
 from ..networks.unet import probability_map
+from ..networks.window_sam import WindowSam
 from ..weights import resolve, sha256_of
 from . import denoise, segment
 from .diameter import consensus_diameter, diameter_votes, disc_diameter, other_diameter
@@ -30,10 +31,10 @@ from .options import PickerOptions
 from .postprocess import MapGeometry, default_rule, published_rule
 from .scoring import Calibration, MaskFeatures
 from .surroundings import darkness, local_noise
-from .windows import cut
+from .windows import LEAST_HEIGHT, cut
 
 # Raised when the same weights and options give other picks than before, so that a resumed run notices.
-ALGORITHM = 5
+ALGORITHM = 6
 
 PUBLISHED_SIDE = 1024
 
@@ -351,6 +352,8 @@ class Picker:
         found = peaks_of(relief, self._working_diameter)
         null = null_peaks(work.data, view.map_of, self._working_diameter)
         deep = true_share(found.height, found, null) >= 1 - MOST_FALSE
+        if isinstance(self._models.sam, WindowSam):
+            deep &= found.height >= LEAST_HEIGHT
         masks = self._masks(probability, self._working_diameter, work.data, (found.rows[deep], found.columns[deep]))
         heights = heights_of(relief, masks, self._working_diameter)
         geometry = MapGeometry(shape, work.scale_y, work.scale_x, micrograph.pixel_size, view.bad)
@@ -400,11 +403,12 @@ class Picker:
             return segment.watershed(probability, diameter_px=diameter_px, peaks=peaks)
         sam = self._models.sam
         assert sam is not None
+        area = np.pi / 4 * (self._label_share * diameter_px) ** 2
+        if isinstance(sam, WindowSam):
+            assert image is not None
+            return cut(probability, image, sam, diameter_px=diameter_px, expected_area=float(area), peaks=peaks)
         if self.segmenter == "grid":
             return segment.grid(probability, sam)
-        area = np.pi / 4 * (self._label_share * diameter_px) ** 2
-        if self._models.windows and image is not None:
-            return cut(probability, image, sam, diameter_px=diameter_px, expected_area=float(area), peaks=peaks)
         return segment.peaks(probability, sam, diameter_px=diameter_px, expected_area=float(area))
 
     def _pick_published(self, micrograph: Micrograph) -> tuple[Picks, MaskFeatures]:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
+from ..networks.cpu_threads import each
 from ..networks.memory import with_less
 from ..networks.precision import mixed
-from ..networks.window_sam import SIDE, decode, windows
+from ..networks.window_sam import SIDE, Windows, WindowSam
 from .masks import Instance, Masks, measured, without_overlaps
 from .segment import find_peaks
 
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
-
 Image = NDArray[np.float32]
 
-# Windows at once.
-_BATCH = 64
+# Windows at once: on a CPU so many that their tokens stay in its cache.
+_BATCH, _BATCH_GPU = 8, 64
+
+LEAST_HEIGHT = -3.0
+"""Peaks of the map lower than this (`evidence.height_map`, natural logarithm of odds) are not worth a window: on all
+real and simulated micrographs at hand the small SAM gave no such place a score above the threshold."""
 
 
 def cut(
     probability: Image,
     image: Image,
-    sam: Sam,
+    sam: WindowSam,
     *,
     diameter_px: float,
     expected_area: float,
@@ -61,52 +64,39 @@ def cut(
     rows, columns = find_peaks(probability, diameter_px=diameter_px)[:2] if peaks is None else peaks
     if len(rows) == 0:
         return Masks.empty()
-    device = next(sam.parameters()).device
+    half, device = SIDE // 2, sam.device
+    windows = Windows(probability, image)
+
+    def look(part: slice) -> list[Instance]:
+        pictures = torch.from_numpy(windows(rows[part], columns[part])).to(device)
+        with mixed(device):
+            logits, iou = sam(pictures)
+        full = interpolate(logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False)
+        inside = (full[:, 0] > 0).cpu().numpy()
+        score = iou.float().clamp(0, 1).cpu().numpy()
+        found = []
+        for mask, s, row, column in zip(inside, score, rows[part].tolist(), columns[part].tolist()):
+            one = _under_the_point(mask, float(s), row - half, column - half, probability.shape)
+            if one is not None and 0.2 * expected_area <= len(one.y) <= 2.5 * expected_area:
+                found.append(one)
+        return found
 
     def some(batch: int) -> list[Instance]:
-        return _instances(probability, image, sam, rows, columns, expected_area, batch)
+        parts = [slice(i, i + batch) for i in range(0, len(rows), batch)]
+        if device.type == "cpu":
+            return list(chain.from_iterable(each(look, parts)))
+        with torch.inference_mode():
+            return list(chain.from_iterable(look(part) for part in parts))
 
-    found = with_less(some, _BATCH, 1, "The small SAM", device)
+    found = with_less(some, _BATCH if device.type == "cpu" else _BATCH_GPU, 1, "The small SAM", device)
     return measured(without_overlaps(found, probability.shape), probability)
-
-
-def _instances(
-    probability: Image,
-    image: Image,
-    sam: Sam,
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    expected_area: float,
-    batch: int,
-) -> list[Instance]:
-    """The plausible masks, with so many windows at once."""
-    half = SIDE // 2
-    found: list[Instance] = []
-    device = next(sam.parameters()).device
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            part = slice(start, start + batch)
-            pictures = torch.from_numpy(windows(probability, image, rows[part], columns[part])).to(device)
-            points = torch.full((len(pictures), 2), float(half), device=device)
-            with mixed(device):
-                logits, iou = decode(sam, pictures, points)
-            full = torch.nn.functional.interpolate(
-                logits[:, None].float(), (SIDE, SIDE), mode="bilinear", align_corners=False
-            )
-            inside = (full[:, 0] > 0).cpu().numpy()
-            score = iou.float().clamp(0, 1).cpu().numpy()
-            for mask, s, row, column in zip(inside, score, rows[part].tolist(), columns[part].tolist()):
-                one = _under_the_point(mask, float(s), row - half, column - half, probability.shape)
-                if one is not None and 0.2 * expected_area <= len(one.y) <= 2.5 * expected_area:
-                    found.append(one)
-    return found
 
 
 def _under_the_point(
     mask: NDArray[np.bool_], score: float, y0: int, x0: int, shape: tuple[int, ...]
 ) -> Instance | None:
     """The connected part of a window's mask at (or next to) its middle, in pixels of the map; None if there is none."""
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
     half = SIDE // 2
     middle = labels[half - 4 : half + 5, half - 4 : half + 5]
     there = middle[middle > 0]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..networks.unet import AttentionUNet
+    from ..networks.window_sam import WindowSam
 
 
 def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
@@ -53,15 +54,15 @@ def load_unet(name_or_path: str | Path) -> tuple[AttentionUNet, dict[str, Any]]:
     return unet.eval(), metadata_of(path)
 
 
-def load_sam(name_or_path: str | Path) -> Sam:
-    """Load a SAM: ViT-H, ViT-L, ViT-B, or one of any other size.
+def load_sam(name_or_path: str | Path) -> Sam | WindowSam:
+    """Load a SAM: ViT-H, ViT-L, ViT-B, or one of any other size, such as our small one for windows.
 
     Sizes that the shapes of tensors do not tell come from the file's metadata (`metadata_of`) under ``sam``:
     ``num_heads`` (of the image encoder; needed only without relative positions) and ``decoder_num_heads`` (default 8).
 
     Returns
     -------
-    segment_anything.modeling.Sam
+    segment_anything.modeling.Sam or WindowSam
         On the CPU, in evaluation mode, without gradients.
 
     Raises
@@ -74,8 +75,16 @@ def load_sam(name_or_path: str | Path) -> Sam:
     note = metadata_of(path).get("sam", {})
     import torch
 
+    from ..networks.window_sam import SIDE, WindowSam, is_windowed
+
     try:
         sizes = sam_sizes(state, note if isinstance(note, dict) else {})
+        if is_windowed(sizes):
+            small = WindowSam(state, sizes)
+            # One window shows whether all tensors are there and fit.
+            with torch.inference_mode():
+                small(torch.zeros(1, 3, SIDE, SIDE))
+            return small
         # A network without memory takes over the file's tensors: twice as fast, and half the memory, of copying them.
         with torch.device("meta"):
             sam = build_sam(sizes)

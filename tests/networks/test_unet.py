@@ -10,8 +10,10 @@ import torch
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.networks import unet
+from cryosegnet_ext.networks.cpu_threads import each
 from cryosegnet_ext.networks.precision import all_in
 from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
+from cryosegnet_ext.networks.unet_strips import StripUNet
 from cryosegnet_ext.weights import load_unet
 
 
@@ -186,6 +188,45 @@ def test_a_map_has_the_size_of_its_image(exact, shape, levels):
         assert found == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("shape", [(8, 24), (16, 8), (32, 40), (72, 16), (264, 56), (1032, 8)], ids=str)
+def test_strips_are_the_whole_network(levels, shape):
+    """However many strips a level has, and if the last of them has a row or two only."""
+    model = random_unet(3, levels)
+    image = torch.from_numpy(noise(shape))
+    with torch.inference_mode():
+        expected = torch.sigmoid(model(image[None, None]))[0, 0]
+        part = unet.TilePosition(0, 0, *shape)
+        for found in (StripUNet(model)(image), StripUNet(model)(image, part)):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of PyTorch's threads, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_byte(exact, threads):
+    model, image, found = random_unet(4, 3), noise((300, 250)), []
+    for count in (1, 2, 3):
+        threads(count)
+        found.append(probability_map(model, image))
+        # the threads that work on pieces leave this one its own number
+        assert torch.get_num_threads() == count
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_pieces_keep_their_order_and_the_first_error_is_raised(threads):
+    threads(2)
+    assert each(lambda piece: (piece, torch.get_num_threads()), range(20)) == [(piece, 1) for piece in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        each(lambda piece: 1 // piece, [1, 2, 0, 3])
+    assert each(lambda piece: piece, []) == []
+
+
 @pytest.mark.parametrize("shape", [(400, 460), (300, 250), (97, 900)], ids=str)
 def test_tiles_join_without_a_seam(exact, shape):
     """Each tile knows its position in the whole, so the only difference is what the margins cut off."""
@@ -200,9 +241,7 @@ def test_a_part_upsampled_within_the_whole():
     whole = torch.randn(1, 2, 24, 40, generator=torch.Generator().manual_seed(0))
     up = torch.nn.functional.interpolate(whole, scale_factor=2, mode="bilinear", align_corners=True)
     for top, left, bottom, right in ((0, 0, 24, 40), (4, 8, 16, 30), (0, 20, 12, 40)):
-        part = unet._upsampled_as_part(
-            whole[:, :, top:bottom, left:right], unet.TilePosition(2 * top, 2 * left, 48, 80)
-        )
+        part = unet.upsampled_as_part(whole[:, :, top:bottom, left:right], unet.TilePosition(2 * top, 2 * left, 48, 80))
         expected = up[:, :, 2 * top : 2 * bottom, 2 * left : 2 * right]
         inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
         torch.testing.assert_close(part[inside], expected[inside], rtol=1e-5, atol=1e-5)
@@ -215,20 +254,20 @@ def test_memory_that_runs_out_makes_smaller_tiles(exact, monkeypatch):
     seen = []
 
     def tight(self, x, position=None):
-        seen.append(tuple(x.shape[2:]))
-        if x.shape[2] * x.shape[3] > 300 * 300:
+        seen.append(tuple(x.shape))
+        if x.numel() > 300 * 300:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, x, position)
 
-    forward = AttentionUNet.forward
-    monkeypatch.setattr(AttentionUNet, "forward", tight)
+    forward = StripUNet.__call__
+    monkeypatch.setattr(StripUNet, "__call__", tight)
     assert probability_map(model, image) == pytest.approx(whole, abs=1e-5)
     assert seen[0] == (700, 520) and max(h * w for h, w in seen[3:]) <= 300 * 300
 
     def none_left(self, x, position=None):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(AttentionUNet, "forward", none_left)
+    monkeypatch.setattr(StripUNet, "__call__", none_left)
     with pytest.raises(CryoSegNetError, match=r"^The U-Net ran out of memory on cpu"):
         probability_map(model, image)
 

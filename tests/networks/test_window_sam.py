@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.networks import window_sam
-from cryosegnet_ext.weights import build_sam, load_sam, sam_sizes
+from cryosegnet_ext.weights import build_sam, load_sam, load_state_dict, sam_sizes
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def test_windows_are_centred_on_their_points():
     image = rng.standard_normal((150, 210)).astype(np.float32)
     probability = rng.random((150, 210)).astype(np.float32)
     rows, columns = np.array([0, 75, 149, 20]), np.array([0, 100, 209, 201])
-    found = window_sam.windows(probability, image, rows, columns)
+    found = window_sam.Windows(probability, image)(rows, columns)
     assert found.shape == (4, 3, window_sam.SIDE, window_sam.SIDE)
     half = window_sam.SIDE // 2
     for i, (y, x) in enumerate(zip(rows, columns)):
@@ -37,15 +38,17 @@ def test_windows_are_centred_on_their_points():
     assert (found[0, 1:, :half, :half] == 0).all()
 
 
-def test_one_prompt_a_window_is_what_segment_anything_decodes(sam):
-    pictures = torch.randn(3, 3, window_sam.SIDE, window_sam.SIDE)
-    points = torch.tensor([[48.0, 48.0], [30.0, 60.0], [48.0, 10.0]])
+def test_a_window_is_decoded_as_by_segment_anything(sam):
+    pictures = torch.randn(11, 3, window_sam.SIDE, window_sam.SIDE)
+    small = window_sam.WindowSam(sam.state_dict(), window_sam.SIZES)
     with torch.inference_mode():
-        logits, iou = window_sam.decode(sam, pictures, points)
-        for i in range(3):
-            sparse, dense = sam.prompt_encoder(
-                points=(points[i, None, None], torch.ones(1, 1, dtype=torch.int)), boxes=None, masks=None
-            )
+        logits, iou = small(pictures)
+        sparse, dense = sam.prompt_encoder(
+            points=(torch.full((1, 1, 2), window_sam.SIDE / 2), torch.ones(1, 1, dtype=torch.int)),
+            boxes=None,
+            masks=None,
+        )
+        for i in range(len(pictures)):
             expected, quality = sam.mask_decoder(
                 image_embeddings=sam.image_encoder(pictures[i : i + 1]),
                 image_pe=sam.prompt_encoder.get_dense_pe(),
@@ -62,6 +65,16 @@ def test_sizes_survive_the_file(sam, tmp_path):
     file = tmp_path / "small.safetensors"
     save_file(state, file, metadata={"cryosegnet": json.dumps(note)})
     assert file.stat().st_size < 15e6
-    again = load_sam(file)
-    assert window_sam.is_windowed(again)
-    assert sam_sizes(again.state_dict(), note["sam"]) == window_sam.SIZES
+    assert sam_sizes(load_state_dict(file), note["sam"]) == window_sam.SIZES
+    assert isinstance(load_sam(file), window_sam.WindowSam)
+
+
+def test_tensors_that_are_missing_or_do_not_fit_are_told(sam, tmp_path):
+    state, note = window_sam.to_weights(sam, {})
+    name = "mask_decoder.iou_prediction_head.layers.2.weight"
+    lost = {key: value for key, value in state.items() if key != "image_encoder.blocks.1.norm2.bias"}
+    for damaged in (lost, state | {name: state[name][:, :-1].contiguous()}):
+        file = tmp_path / "damaged.safetensors"
+        save_file(damaged, file, metadata={"cryosegnet": json.dumps(note)})
+        with pytest.raises(CryoSegNetError, match="does not hold a SAM"):
+            load_sam(file)

@@ -10,28 +10,23 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.networks import memory, window_sam
 from cryosegnet_ext.picking import windows
 from cryosegnet_ext.picking.segment import find_peaks
-from cryosegnet_ext.weights import build_sam
-
-
-@pytest.fixture(scope="module")
-def sam():
-    torch.manual_seed(0)
-    return build_sam(window_sam.SIZES).eval().requires_grad_(False)
 
 
 class Answers:
-    """Replaces the network: a disc around the point, for any picture."""
+    """In place of the network: a disc around the point, for any picture."""
 
-    def __init__(self, monkeypatch, radius, iou):
+    device = torch.device("cpu")
+
+    def __init__(self, radius, iou):
         side = window_sam.SIDE // 2
         at = np.arange(side) - (side - 1) / 2
-        disc = np.where(np.hypot(at[:, None], at[None]) <= radius / 2, 4.0, -4.0).astype(np.float32)
+        self.disc = torch.tensor(
+            np.where(np.hypot(at[:, None], at[None]) <= radius / 2, 4.0, -4.0), dtype=torch.float32
+        )
+        self.iou = iou
 
-        def decode(sam, pictures, points):
-            n = len(pictures)
-            return torch.from_numpy(disc).expand(n, side, side), torch.full((n,), iou)
-
-        monkeypatch.setattr(windows, "decode", decode)
+    def __call__(self, pictures):
+        return self.disc.expand(len(pictures), -1, -1), torch.full((len(pictures),), self.iou)
 
 
 def blobs(shape, centres, radius):
@@ -39,8 +34,8 @@ def blobs(shape, centres, radius):
     return np.max([np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / radius**2) for x, y in centres], axis=0).astype(np.float32)
 
 
-def test_masks_lie_under_the_peaks(sam, monkeypatch):
-    Answers(monkeypatch, 11.0, 0.8)
+def test_masks_lie_under_the_peaks():
+    sam = Answers(11.0, 0.8)
     centres = [(40, 50), (150, 60), (100, 120), (3, 140)]
     probability = blobs((160, 200), centres, 8.0)
     area = np.pi / 4 * 22**2
@@ -56,16 +51,16 @@ def test_masks_lie_under_the_peaks(sam, monkeypatch):
     assert len(columns) == 4
 
 
-def test_nothing_where_the_map_has_no_peaks_or_the_masks_no_size(sam, monkeypatch):
+def test_nothing_where_the_map_has_no_peaks_or_the_masks_no_size():
     flat = np.zeros((120, 120), np.float32)
-    assert len(windows.cut(flat, flat, sam, diameter_px=32.0, expected_area=380.0)) == 0
-    Answers(monkeypatch, 2.0, 0.9)
+    assert len(windows.cut(flat, flat, Answers(11.0, 0.9), diameter_px=32.0, expected_area=380.0)) == 0
+    sam = Answers(2.0, 0.9)
     probability = blobs((120, 120), [(60, 60)], 8.0)
     assert len(windows.cut(probability, flat, sam, diameter_px=32.0, expected_area=380.0)) == 0
 
 
-def test_doubled_prompts_give_one_mask(sam, monkeypatch):
-    Answers(monkeypatch, 14.0, 0.9)
+def test_doubled_prompts_give_one_mask():
+    sam = Answers(14.0, 0.9)
     probability = blobs((120, 120), [(50, 60), (66, 60)], 6.0)
     masks = windows.cut(probability, np.zeros_like(probability), sam, diameter_px=32.0, expected_area=616.0)
     assert len(masks) <= 2

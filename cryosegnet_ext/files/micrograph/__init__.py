@@ -330,16 +330,16 @@ def _clean(raw: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | 
     if raw.dtype.kind == "f":
         if raw.dtype.itemsize < 4:
             raw = raw.astype(np.float32)
-        good = (raw > -_LARGEST_VALUE) & (raw < _LARGEST_VALUE)
-        bad = good.size - int(np.count_nonzero(good))
-        if bad == good.size:
-            raise BadFile("has no usable pixel (all are NaN, infinite or far too large): write it again")
-        if bad > _MOST_INVALID * good.size:
-            raise BadFile(
-                f"has {100 * bad / good.size:.3g} % bad pixels (NaN, infinite or far too large), over the limit of "
-                f"{100 * _MOST_INVALID:g} %: write it again"
-            )
-        valid = good if bad else None
+        if not (raw.min() > -_LARGEST_VALUE and raw.max() < _LARGEST_VALUE):  # so it is if one is NaN
+            valid = (raw > -_LARGEST_VALUE) & (raw < _LARGEST_VALUE)
+            bad = valid.size - int(np.count_nonzero(valid))
+            if bad == valid.size:
+                raise BadFile("has no usable pixel (all are NaN, infinite or far too large): write it again")
+            if bad > _MOST_INVALID * valid.size:
+                raise BadFile(
+                    f"has {100 * bad / valid.size:.3g} % bad pixels (NaN, infinite or far too large), over the limit "
+                    f"of {100 * _MOST_INVALID:g} %: write it again"
+                )
     data = np.ascontiguousarray(raw, dtype=np.float32)
     if valid is not None:
         if not data.flags.writeable:
