@@ -53,6 +53,19 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.endswith("loaded []\n"), done
 
 
+def test_picking_does_not_wait_for_what_it_does_not_need(tmp_path: Path) -> None:
+    """torch itself takes most of the start; segment_anything loads torchvision, and that torch's compiler."""
+    unneeded = ("torchvision", "segment_anything", "torch._dynamo", "torch._inductor", "sympy", "triton")
+    unneeded += ("pandas", "matplotlib", "starfile", "requests", "pooch", "jinja2", "distributed", "dask")
+    code = (
+        "import sys; from cryosegnet_ext.cli import main; code = main(sys.argv[1:]); "
+        f"print('loaded', code, [name for name in {unneeded} if name in sys.modules])"
+    )
+    words = ["pick", str(SAMPLE), "-o", str(tmp_path / "out"), "--device", "cpu", "--diameter", "180", "--quiet"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, text=True, capture_output=True, timeout=LIMIT)
+    assert done.stdout.endswith("loaded 0 []\n"), done
+
+
 def test_help_lists_the_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
