@@ -74,10 +74,10 @@ def in_process(a: argparse.Namespace, worker: str, folder: str, root: Path) -> t
 
 def ours(a: argparse.Namespace) -> Callable[[], object]:
     from cryosegnet_ext import Picker, read_micrograph
-    from cryosegnet_ext.networks import unet
+    from cryosegnet_ext.networks import precision
 
     if a.without_bf16:
-        unet._avx512_bf16 = lambda: False  # type: ignore[assignment]
+        precision._avx512_bf16 = lambda: False  # type: ignore[assignment]
     picker, size = Picker(device="cpu"), float((a.folder / "diameter.txt").read_text())
     return lambda: picker.pick(read_micrograph(a.folder / "mic.mrc"), size)
 

@@ -67,34 +67,34 @@ def test_doubled_prompts_give_one_mask():
     assert masks.area.sum() <= np.pi / 4 * (28**2) * 2
 
 
-def test_memory_that_runs_out_makes_smaller_batches(sam, monkeypatch, caplog):
+def test_memory_that_runs_out_makes_smaller_batches(caplog):
     """The picks are the same, and it is said."""
-    Answers(monkeypatch, 11.0, 0.8)
+    answers = Answers(11.0, 0.8)
     centres = [(20 + 40 * i, 20 + 40 * j) for i in range(5) for j in range(3)]
     probability = blobs((140, 220), centres, 8.0)
     sizes = []
 
-    def cut():
+    def cut(sam):
         masks = windows.cut(probability, np.zeros_like(probability), sam, diameter_px=32.0, expected_area=380.0)
         return sorted(zip(masks.x, masks.y))
 
-    expected, decode = cut(), windows.decode
+    expected = cut(answers)
 
-    def short_of_memory(sam, pictures, points):
-        sizes.append(len(pictures))
-        if len(pictures) > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return decode(sam, pictures, points)
+    class ShortOfMemory(Answers):
+        def __call__(self, pictures):
+            sizes.append(len(pictures))
+            if len(pictures) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().__call__(pictures)
 
-    monkeypatch.setattr(windows, "decode", short_of_memory)
     memory._say_once.cache_clear()
-    assert cut() == expected and len(expected) == 15
+    assert cut(ShortOfMemory(11.0, 0.8)) == expected and len(expected) == 15
     assert max(sizes[-3:]) <= 4
     assert "The small SAM ran out of memory on cpu: it goes on in smaller pieces" in caplog.text
 
-    def none_left(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    class NoneLeft(Answers):
+        def __call__(self, pictures):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(windows, "decode", none_left)
     with pytest.raises(CryoSegNetError, match="The small SAM ran out of memory on cpu even with the smallest pieces"):
-        cut()
+        cut(NoneLeft(11.0, 0.8))
