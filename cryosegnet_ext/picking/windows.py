@@ -23,8 +23,8 @@ Image = NDArray[np.float32]
 _BATCH, _BATCH_GPU = 8, 64
 
 LEAST_HEIGHT = -3.0
-"""Peaks of the map lower than this (`evidence.height_map`, natural logarithm of odds) are not worth a window: on all
-real and simulated micrographs at hand the small SAM gave no such place a score above the threshold."""
+"""Peaks of the map lower than this (`evidence.height_map`, natural logarithm of odds) are not worth a window: on the
+real and simulated micrographs at hand the small SAM made picks of 2 of the 4,115 candidates below it."""
 
 
 def cut(
