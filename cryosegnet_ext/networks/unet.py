@@ -7,7 +7,6 @@ With 64 base channels and 5 levels its state dict has the names and shapes of th
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +16,14 @@ from torch.nn.functional import pad
 
 from .memory import with_less
 from .precision import mixed, type_on
+from .tile_position import TilePosition, upsampled_as_part
+from .unet_strips import StripUNet
 from .whitening import whitened
 
 Image = NDArray[np.float32]
 
 LARGEST_TILE, SMALLEST_TILE = 2048, 256
 """Sides of the tiles into which large images are cut, pixels; smaller tiles where memory is short."""
-
-
-class TilePosition(NamedTuple):
-    """First row and column of a tile, height and width of the whole image: multiples of the network's stride."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 class ConvBlock(nn.Module):
@@ -94,24 +86,6 @@ class Decoder(nn.Module):
         """Coarse (B, Cin, H/2, W/2) and skip (B, Cout, H, W) -> (B, Cout, H, W); ``position``: of a part in a whole."""
         x = self.up(x) if position is None else upsampled_as_part(x, position)
         return self.c1(torch.cat([x, self.ag(x, skip)], dim=1))
-
-
-def upsampled_as_part(x: Tensor, position: TilePosition, rows: tuple[int, int] | None = None) -> Tensor:
-    """Upsample a tile twofold (bilinear, align_corners) so that it equals the same part of the whole, upsampled.
-
-    ``x`` (B, C, H/2, W/2), ``position`` on the fine grid -> (B, C, H, W), or only the ``rows`` (first, end) of it.
-    Beyond the tile's border, its border pixels are repeated.
-    """
-    for axis, first, length in ((2, position.top, position.height), (3, position.left, position.width)):
-        coarse = x.shape[axis]
-        start, end = rows if rows is not None and axis == 2 else (0, 2 * coarse)
-        fine = torch.arange(first + start, first + end, device=x.device, dtype=torch.float64)
-        at = (fine * ((length // 2 - 1) / (length - 1)) - first / 2).clamp(0, coarse - 1)
-        low = at.floor().long().clamp(max=max(coarse - 2, 0))
-        weight = (at - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
-        high = (low + 1).clamp(max=coarse - 1)
-        x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), weight)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 class AttentionUNet(nn.Module):
@@ -222,8 +196,6 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
     stride, device = model.stride, image.device
     strips = None
     if device.type == "cpu":
-        from .unet_strips import StripUNet
-
         strips = StripUNet(model, type_on(device))
     whole = (h + -h % stride, w + -w % stride)
     result = torch.empty((h, w), device=device)

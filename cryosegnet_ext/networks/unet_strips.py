@@ -7,13 +7,15 @@ level's result are kept, and memory is a fifth.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, max_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .cpu_threads import each
-from .unet import AttentionGate, AttentionUNet, ConvBlock, TilePosition, upsampled_as_part
+from .tile_position import TilePosition, upsampled_as_part
 
 ROWS, LEAST_ROWS, STRIPS = 64, 16, 8
 """Most and fewest rows of a strip, and how many strips a level has at least if they have more rows."""
@@ -32,13 +34,13 @@ class StripUNet:
 
     Parameters
     ----------
-    model
+    model : AttentionUNet
         In evaluation mode, on the CPU. Its weights are copied.
     dtype
         In which it computes.
     """
 
-    def __init__(self, model: AttentionUNet, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
         self._dtype = dtype
         levels = range(1, model.levels + 1)
         self._encoders = [self._pair(getattr(model, f"e{i}").conv) for i in levels]
@@ -60,15 +62,15 @@ class StripUNet:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
 
-    def _pair(self, block: ConvBlock) -> tuple[Layer, Layer]:
+    def _pair(self, block: Any) -> tuple[Layer, Layer]:
         parts = block.conv
-        return self._layer(*self._folded(parts[0], parts[1])), self._layer(*self._folded(parts[3], parts[4]))  # type: ignore[arg-type]
+        return self._layer(*self._folded(parts[0], parts[1])), self._layer(*self._folded(parts[3], parts[4]))
 
-    def _gate(self, gate: AttentionGate) -> tuple[Layer, Layer]:
+    def _gate(self, gate: Any) -> tuple[Layer, Layer]:
         """Both inner convolutions, whose results are added, as one of the concatenated channels; and the outer one."""
-        coarse, skip = (self._folded(part[0], part[1]) for part in (gate.Wg, gate.Ws))  # type: ignore[arg-type]
+        coarse, skip = (self._folded(part[0], part[1]) for part in (gate.Wg, gate.Ws))
         inner = self._layer(torch.cat([coarse[0], skip[0]], 1), coarse[1] + skip[1])
-        outer = self._layer(gate.output[0].weight, gate.output[0].bias)  # type: ignore[arg-type]
+        outer = self._layer(gate.output[0].weight, gate.output[0].bias)
         return inner, outer
 
     def __call__(self, image: Tensor, position: TilePosition | None = None) -> Tensor:
