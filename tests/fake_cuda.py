@@ -130,6 +130,9 @@ def fake_cuda() -> Iterator[None]:
         "stream": lambda _: contextlib.nullcontext(),
         "synchronize": lambda *_: None,
         "empty_cache": lambda: None,
+        "mem_get_info": lambda *_: (80 * 10**9, 80 * 10**9),
+        "memory_reserved": lambda *_: 0,
+        "memory_allocated": lambda *_: 0,
     }
     # without a driver, what looks after the current device does nothing
     torch._C._ensureCUDADeviceGuardSet()

@@ -30,10 +30,11 @@ from cryosegnet_ext.networks.unet import AttentionUNet, map_of_tensor
 from cryosegnet_ext.picking import denoise_torch
 from cryosegnet_ext.picking.masks import Masks
 from cryosegnet_ext.picking.nlm import non_local_means
+from cryosegnet_ext.picking.options import BUILT_IN_SAM
 from cryosegnet_ext.runs.engines.threads import ThreadedEngine
 from cryosegnet_ext.runs.pick_task import PickTask
 from cryosegnet_ext.runs.stopping import Stop
-from cryosegnet_ext.weights import build_sam
+from cryosegnet_ext.weights import build_sam, load_sam
 
 Shape = tuple[int, int]
 
@@ -204,17 +205,19 @@ def _steps(context: Context) -> list[Step]:
     flops = flops_of(lambda: build_sam(SMALL_SAM) if small else _random_sam(context), zeros)
     weights = size * sum(p.numel() for p in sam.image_encoder.parameters())
     found.append(("SAM's image encoder, ViT-H", lambda: encode(sam, picture), flops, weights, kind))
-    small_sam = Picker(device=device)._models.sam
-    windows = torch.randn(64, 3, window_sam.SIDE, window_sam.SIDE, device=device)
-    points = torch.full((64, 2), window_sam.SIDE / 2, device=device)
+    small_sam = load_sam(BUILT_IN_SAM).to(torch.device(device))
+    assert isinstance(small_sam, window_sam.WindowSam)
+    for count in (2, 4) if small else (64, 256, 1024):
+        windows = torch.randn(count, 3, window_sam.SIDE, window_sam.SIDE, device=device)
 
-    def decode() -> None:
-        with torch.inference_mode(), mixed(torch.device(device)):
-            window_sam.decode(small_sam, windows, points)  # type: ignore[arg-type]
+        def decode(windows: torch.Tensor = windows) -> None:
+            with torch.inference_mode(), mixed(torch.device(device)):
+                small_sam(windows)
 
-    with FlopCounterMode(display=False) as counter:
-        decode()
-    found.append(("small SAM, 64 windows", decode, float(counter.get_total_flops()), 4 * windows.numel(), kind))
+        with FlopCounterMode(display=False) as counter:
+            decode()
+        name = f"small SAM, {count} windows"
+        found.append((name, decode, float(counter.get_total_flops()), 4 * windows.numel(), kind))
     levels8 = torch.randint(0, 256, shape, device=device).to(torch.uint8)
     pixels = float(shape[0] * shape[1])
     found.append(("non-local means", lambda: non_local_means(levels8), 10 * 220 * pixels, 2 * pixels, "fp32"))

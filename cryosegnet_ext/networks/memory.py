@@ -29,6 +29,14 @@ def ran_out(error: BaseException) -> bool:
     return said or isinstance(error, OutOfMemoryError) or out_of_memory(error)
 
 
+def free_on(device: torch.device) -> int | None:
+    """Bytes that a GPU has free, those included that PyTorch keeps for later; None for a CPU."""
+    if device.type == "cpu":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def with_less(work: Callable[[int], T], size: int, least: int, what: str, device: torch.device) -> T:
     """Do some work; whenever memory runs out, try again with half the size, and say so once in a process.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from ..networks.cpu_threads import each
-from ..networks.memory import with_less
+from ..networks.memory import free_on, with_less
 from ..networks.precision import mixed
 from ..networks.window_sam import SIDE, Windows, WindowSam
 from .masks import Instance, Masks, measured, without_overlaps
@@ -19,8 +19,12 @@ from .segment import find_peaks
 
 Image = NDArray[np.float32]
 
-# Windows at once: on a CPU so many that their tokens stay in its cache.
-_BATCH, _BATCH_GPU = 8, 64
+# Windows at once: on a CPU so many that their tokens stay in its cache; at most on a GPU, which 64 do not fill.
+_BATCH_CPU, _BATCH_GPU = 8, 1024
+# Bytes that a window takes in float32, with room to spare: counted are 1.3 million.
+_BYTES = 2_000_000
+# The windows take at most this part of the free memory: other micrographs are in progress, too.
+_SHARE = 8
 
 LEAST_HEIGHT = -3.0
 """Peaks of the map lower than this (`evidence.height_map`, natural logarithm of odds) are not worth a window: on the
@@ -88,8 +92,21 @@ def cut(
         with torch.inference_mode():
             return list(chain.from_iterable(look(part) for part in parts))
 
-    found = with_less(some, _BATCH if device.type == "cpu" else _BATCH_GPU, 1, "The small SAM", device)
+    found = with_less(some, windows_at_once(free_on(device)), 1, "The small SAM", device)
     return measured(without_overlaps(found, probability.shape), probability)
+
+
+def windows_at_once(free: int | None) -> int:
+    """Number of windows that the small SAM sees at once, by the bytes that a GPU has free; None for a CPU.
+
+    It is halved until they fit, so that a GPU with memory to spare always takes the same number.
+    """
+    if free is None:
+        return _BATCH_CPU
+    batch = _BATCH_GPU
+    while batch > 1 and batch * _BYTES * _SHARE > free:
+        batch //= 2
+    return batch
 
 
 def _under_the_point(

@@ -8,8 +8,11 @@ import torch
 
 from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.networks import memory, window_sam
+from cryosegnet_ext.networks.precision import all_in
 from cryosegnet_ext.picking import windows
+from cryosegnet_ext.picking.options import BUILT_IN_SAM
 from cryosegnet_ext.picking.segment import find_peaks
+from cryosegnet_ext.weights import load_sam
 
 
 class Answers:
@@ -98,3 +101,39 @@ def test_memory_that_runs_out_makes_smaller_batches(caplog):
 
     with pytest.raises(CryoSegNetError, match="The small SAM ran out of memory on cpu even with the smallest pieces"):
         cut(NoneLeft(11.0, 0.8))
+
+
+def test_a_gpu_gets_as_many_windows_at_once_as_its_free_memory_holds_beside_the_others():
+    assert windows.windows_at_once(None) == 8
+    assert windows.windows_at_once(75 * 10**9) == windows.windows_at_once(20 * 10**9) == 1024
+    sizes = [windows.windows_at_once(free) for free in (12 * 10**9, 5 * 10**9, 10**9, 10**8, 10**6, 0)]
+    assert sizes == [512, 256, 32, 4, 1, 1]
+
+
+def test_the_masks_are_the_same_however_many_windows_are_looked_at_at_once(monkeypatch):
+    """Within rounding: places within 0.02 pixels, areas within 2 pixels, scores within 1e-4."""
+    rng = np.random.default_rng(3)
+    at = [(40 + 36 * i + int(rng.integers(9)), 40 + 36 * j + int(rng.integers(9))) for i in range(9) for j in range(8)]
+    probability = blobs((380, 410), at, 9.0)
+    image = np.clip(rng.standard_normal(probability.shape) - 3 * probability, -5, 5).astype(np.float32)
+    built_in = load_sam(BUILT_IN_SAM)
+    found, looked = [], []
+
+    class Counted:
+        device = torch.device("cpu")
+
+        def __call__(self, pictures):
+            looked.append(len(pictures))
+            return built_in(pictures)
+
+    for batch in (1, 7, 64, 256):
+        monkeypatch.setattr(windows, "windows_at_once", lambda free, batch=batch: batch)
+        with all_in("float32"):
+            masks = windows.cut(probability, image, Counted(), diameter_px=32.0, expected_area=400.0)
+        order = np.lexsort((masks.x.round(), masks.y.round()))
+        found.append([values[order] for values in (masks.x, masks.y, masks.area, masks.score)])
+    assert sorted(looked) == sorted([1] * 72 + [7] * 10 + [2] + [64, 8] + [72])
+    assert len(found[0][0]) > 50
+    for one in found[1:]:
+        for values, expected, most in zip(one, found[0], (0.02, 0.02, 2, 1e-4)):
+            assert len(values) == len(expected) and np.abs(values - expected).max() <= most
