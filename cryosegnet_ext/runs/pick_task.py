@@ -102,16 +102,8 @@ class PickTask:
                 got.micrograph = self.input.read(self.pixel_size)
         except Exception as error:
             got.error = error
-            _release(error)
         got.seconds = time.monotonic() - start
         return got
-
-
-def _release(error: BaseException) -> None:
-    """Drop the pixels that the frames of an error hold, whose cycle with it only the garbage collector would end."""
-    traceback.clear_frames(error.__traceback__)
-    if (earlier := error.__cause__ or error.__context__) is not None:
-        _release(earlier)
 
 
 @dataclass(frozen=True)

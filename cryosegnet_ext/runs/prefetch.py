@@ -62,6 +62,5 @@ class Prefetcher(Generic[Given, Got]):
                 with contextlib.suppress(queue.Full):
                     self._queue.put(got, timeout=_PUT_SECONDS)
                     break
-            del got  # it may be large, and the next one takes long or never comes
             if self._closed.is_set():
                 return

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 import time
-import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cryosegnet_ext.errors import CryoSegNetError, TooLittleMemory
+from cryosegnet_ext.errors import TooLittleMemory
 from cryosegnet_ext.files.diameter import Diameter
-from cryosegnet_ext.files.inputs import Input, expand_inputs
+from cryosegnet_ext.files.inputs import expand_inputs
 from cryosegnet_ext.runs.engines import threads
 from cryosegnet_ext.runs.engines.base import EngineError
 from cryosegnet_ext.runs.engines.serial import SerialEngine
 from cryosegnet_ext.runs.engines.threads import ThreadedEngine, engine_for
 from cryosegnet_ext.runs.pick_task import PickTask
 from tests.stub_picker import StubPicker
-from tests.waiting import FOREVER, wait_until
+from tests.waiting import FOREVER
 
 
 def write(folder, count):
@@ -148,75 +146,6 @@ def test_a_bad_file_fails_alone(tmp_path):
     found = {one.record.stem: one.record for one in outcomes_of(ThreadedEngine(Slow(), 2), inputs)}
     assert [found[f"m0{i}"].done for i in range(4)] == [True, True, False, True]
     assert found["m02"].reason
-
-
-class Counted(Slow):
-    """Refuses m05; holds m00 until another one was read."""
-
-    def __init__(self, ahead):
-        super().__init__()
-        self.another = threading.Event()
-        if not ahead:
-            self.another.set()
-
-    def pick(self, micrograph, diameter=None):
-        if "m00" in micrograph.name:
-            assert self.another.wait(FOREVER)
-        if "m05" in micrograph.name:
-            raise CryoSegNetError("m05 is refused: leave it out.")
-        return super().pick(micrograph, diameter)
-
-
-@pytest.mark.parametrize(("engine_of", "most"), [("three threads", 3), ("one thread", 1), ("no thread", 3)])
-def test_few_micrographs_are_in_memory_at_once(tmp_path, monkeypatch, engine_of, most):
-    """Those in progress and those read ahead; none of the done or failed ones, without waiting for the collector."""
-    inputs, picker = write(tmp_path, 12), Counted(ahead=most > 1)
-    engine = SerialEngine(picker) if engine_of == "no thread" else ThreadedEngine(picker, most)
-    alive, peak, began, lock = set(), [0], [], threading.Lock()
-    real = Input.read
-
-    def read(self, pixel_size=None):
-        one, stem = real(self, pixel_size), self.path.stem
-        with lock:
-            began.append(stem)
-            alive.add(stem)
-            peak[0] = max(peak[0], len(alive))
-        weakref.finalize(one.data, alive.discard, stem)
-        if stem != "m00":
-            picker.another.set()
-        if stem in ("m03", "m07", "m10"):
-            raise CryoSegNetError(f"{stem} has no contrast: leave it out.")
-        return one
-
-    monkeypatch.setattr(Input, "read", read)
-    stopping = SimpleNamespace(check=lambda: None, interrupts=contextlib.nullcontext)
-    todo = [PickTask(one, one.path.stem, diameter=Diameter(30.0, "angstrom")) for one in inputs]
-    found = {}
-    gc.collect()
-    gc.disable()
-    try:
-        with engine:
-            while len(found) < len(inputs):
-                while todo and engine.room > 0:
-                    engine.submit(todo.pop(0))
-                found |= {one.record.stem: one for one in engine.wait(stopping, 1.0)}
-            # an engine that waits for more, as with --watch, holds none
-            wait_until(lambda: not alive, "an end of all micrographs")
-    finally:
-        gc.enable()
-    assert min(2, most) <= peak[0] <= most
-    names = [one.path.stem for one in inputs]
-    if engine_of != "three threads":
-        assert began == list(found) == names
-    assert sorted(began) == names
-    assert sorted(stem for stem, one in found.items() if not one.record.done) == ["m03", "m05", "m07", "m10"]
-    assert all("has no contrast" in found[stem].record.reason for stem in ("m03", "m07", "m10"))
-    assert "is refused" in found["m05"].record.reason
-    monkeypatch.undo()
-    for stem, one in found.items():
-        if one.record.done:
-            alone = StubPicker().pick(inputs[int(stem[1:])].read(), 30.0)
-            assert np.array_equal(one.picks.score, alone.score) and np.array_equal(one.picks.x, alone.x)
 
 
 def test_a_stop_is_heard_while_waiting(tmp_path):
