@@ -51,6 +51,7 @@ PARTS = (
     Part("b", "goals", f"{_B}:goals", 20, again=True),
     Part("b", "steps", f"{_B}:stages", 30),
     Part("b", "limits", f"{_B}:limits", 30),
+    Part("b", "compiled", f"{_B}:compiled", 60, alone=True),
     Part("c", "before", f"{_C}:before", 60, reserve=60),
     Part("c", "training", f"{_C}:train", 0, reserve=45, again=True),
     Part("c", "after", f"{_C}:after", 0, again=True),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -225,6 +227,21 @@ def _steps(context: Context) -> list[Step]:
     denoised = lambda: denoise_torch.published(plane)  # noqa: E731
     found.append(("published denoising", denoised, 10 * 220 * pixels + 500 * pixels, 5 * pixels, "fp32"))
     return found
+
+
+def compiled(context: Context) -> Found:
+    """U-Nets and SAM's encoder with and without torch.compile; on a CPU only the encoder is compiled."""
+    rows: list[list[object]] = []
+    for step, work, *_ in _steps(context)[:3]:
+        if rows and context.left < 25:
+            break
+        plain_seconds = seconds_of(work, context.device, 1 if context.small else 5)
+        with mock.patch.dict(os.environ, CRYOSEGNET_COMPILE="1"):
+            first = seconds_of(work, context.device, 1, first=False)
+            then = seconds_of(work, context.device, 1 if context.small else 5)
+        rows.append([step, 1e3 * plain_seconds, 1e3 * then, plain_seconds / then, first])
+    columns = ("step", "plain, ms", "compiled, ms", "times as fast", "first time, s")
+    return Found([Table("With torch.compile", columns, rows)], {"rows": rows})
 
 
 def plain_pipeline(context: Context) -> Found:

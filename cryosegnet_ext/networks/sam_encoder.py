@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from .compiling import if_asked
 from .precision import mixed
 
 if TYPE_CHECKING:
@@ -64,21 +65,27 @@ def encode(sam: Sam, picture: Any, block: int | None = None) -> tuple[Tensor, tu
 
 def _forward(encoder: Any, x: Tensor, most: int) -> Tensor:
     """(1, 3, size, size) -> (1, C, h, w): ``ImageEncoderViT.forward`` with another attention."""
-    from segment_anything.modeling.image_encoder import window_partition, window_unpartition
-
+    run = if_asked(_block)
     x = encoder.patch_embed(x)
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed
     for block in encoder.blocks:
-        y, size = block.norm1(x), (x.shape[1], x.shape[2])
-        if block.window_size > 0:
-            y, padded = window_partition(y, block.window_size)
-        y = _attend(block.attn, y, most)
-        if block.window_size > 0:
-            y = window_unpartition(y, block.window_size, padded, size)
-        x = x + y
-        x = x + block.mlp(block.norm2(x))
+        x = run(block, x, most)
     return encoder.neck(x.permute(0, 3, 1, 2))
+
+
+def _block(block: Any, x: Tensor, most: int) -> Tensor:
+    """One of the encoder's blocks; (1, h, w, C) -> (1, h, w, C)."""
+    from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+
+    y, size = block.norm1(x), (x.shape[1], x.shape[2])
+    if block.window_size > 0:
+        y, padded = window_partition(y, block.window_size)
+    y = _attend(block.attn, y, most)
+    if block.window_size > 0:
+        y = window_unpartition(y, block.window_size, padded, size)
+    x = x + y
+    return x + block.mlp(block.norm2(x))
 
 
 def _attend(attention: Any, x: Tensor, most: int) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from .compiling import if_asked
 from .memory import with_less
 from .precision import mixed, type_on
 from .tile_position import TilePosition, upsampled_as_part
@@ -213,10 +214,16 @@ def _tiled(model: AttentionUNet, image: Tensor, tile: int, margin: int) -> Tenso
                 if strips is not None:
                     plane = strips(x[0], position)
                 else:
+                    run = _probability if position else if_asked(_probability)
                     with mixed(device):
-                        plane = torch.sigmoid(model(x, position).float())[0, 0]
+                        plane = run(model, x, position)
             result[y0:y1, x0:x1] = plane[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
     return result
+
+
+def _probability(model: AttentionUNet, x: Tensor, position: TilePosition | None) -> Tensor:
+    """(1, planes, h, w) -> (h, w)."""
+    return torch.sigmoid(model(x, position).float())[0, 0]
 
 
 def _spans(length: int, tile: int, core: int, stride: int) -> list[tuple[int, int]]:
