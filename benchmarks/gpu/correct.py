@@ -24,7 +24,8 @@ from cryosegnet_ext.errors import CryoSegNetError
 from cryosegnet_ext.evaluation import agreement
 from cryosegnet_ext.networks.memory import OutOfMemoryError
 from cryosegnet_ext.networks.precision import Precision, all_in
-from cryosegnet_ext.networks.unet import AttentionUNet
+from cryosegnet_ext.networks.tile_position import TilePosition
+from cryosegnet_ext.networks.unet_strips import StripUNet
 from cryosegnet_ext.picking import denoise, denoise_torch, nlm
 
 #: Picks agree within this share of the diameter; this F1 is asked for.
@@ -187,14 +188,14 @@ def _limited(context: Context, share: float, peak: float) -> Iterator[str]:
             torch.cuda.set_per_process_memory_fraction(1.0)
         return
     most = share * 300**2
-    forward = AttentionUNet.forward
+    whole = StripUNet.__call__
 
-    def small_only(self: AttentionUNet, x: torch.Tensor, position: object = None) -> torch.Tensor:
-        if x.numel() > most:
+    def small_only(self: StripUNet, image: torch.Tensor, position: TilePosition | None = None) -> torch.Tensor:
+        if image.numel() > most:
             raise OutOfMemoryError("CUDA out of memory.")
-        return forward(self, x, position)  # type: ignore[arg-type]
+        return whole(self, image, position)
 
-    with mock.patch.object(AttentionUNet, "forward", small_only):
+    with mock.patch.object(StripUNet, "__call__", small_only):
         yield f"images of {most:.0f} pixels"
 
 

@@ -95,6 +95,7 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["picks"]["figures"]["least F1"] >= 0.99
     assert found["published denoising"]["figures"]["exact"]
     assert found["memory"]["figures"]["good"]
+    assert {row[1] for row in found["memory"]["figures"]["rows"]} == {"picks", "a sentence"}  # the limits were felt
     assert found["built-in"]["figures"]["best"] > 0
     assert not (tmp_path / "errors.txt").exists()
     # the training goes on, and is judged again
