@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--size", type=int, default=4096, help="side of the micrograph, pixels")
-    ap.add_argument("--turns", type=int, default=3)
+    ap.add_argument("--repeats", type=int, default=3)
     ap.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     ap.add_argument("--without-bf16", action="store_true")
     ap.add_argument("--other", type=Path, help="a checkout of another version, measured too")
@@ -46,7 +46,7 @@ def main() -> None:
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in places}
     with tempfile.TemporaryDirectory(prefix="speed-") as folder:
         make_inputs(Path(folder), a.size)
-        for _ in range(a.turns):
+        for _ in range(a.repeats):
             for name, root in places.items():
                 found[name].append(in_process(a, "nlm" if name.startswith("OpenCV") else "ours", folder, root))
     print("| | s, least | processor s, least | peak MB | s / OpenCV, median | processor s / OpenCV, median |")

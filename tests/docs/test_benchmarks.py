@@ -41,7 +41,8 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
 
     def run(words: list[str]) -> argparse.Namespace:
         monkeypatch.setattr("sys.argv", words)
-        monkeypatch.delitem(sys.modules, words[0], raising=False)
+        for name in (words[0], f"{words[0]}.__main__"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
         with pytest.raises(Parsed) as caught, np.errstate():
             runpy.run_module(words[0], run_name="__main__")
         (args,) = caught.value.args
