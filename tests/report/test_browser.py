@@ -222,6 +222,17 @@ def test_everything_by_keyboard(page: Watched) -> None:
     page.until("document.getElementById('threshold-number').value === '0'")
 
 
+def test_focus_stays_with_a_reader_who_has_gone_on(page: Watched) -> None:
+    """The large picture closes before its close event comes; a control reached in between keeps the focus."""
+    p = page.page
+    p.locator(".card").first.focus()
+    p.keyboard.press("Enter")
+    page.until("document.getElementById('large').open")
+    p.evaluate("() => { document.getElementById('large').close(); document.getElementById('threshold').focus(); }")
+    page.settle()
+    assert p.evaluate("document.activeElement.id") == "threshold"
+
+
 def test_what_to_look_at_first(page: Watched, out: Path) -> None:
     p = page.page
     chips = {b.inner_text().rsplit(" ", 1)[0]: b for b in p.locator("#chips button").all()}

@@ -222,7 +222,13 @@ def test_circles_invert_and_keyboard(page: Watched) -> None:
     page.until("document.getElementById('large').open")
     p.keyboard.press("Escape")
     page.until("document.activeElement.classList.contains('crop')")
-    p.locator("[data-panel=particles]").focus()
+    p.keyboard.press("Enter")
+    page.until("document.getElementById('large').open")
+    # Closed and gone on before the close event comes: the focus is not taken back.
+    p.evaluate(
+        "() => { document.getElementById('large').close(); document.querySelector('[data-panel=particles]').focus(); }"
+    )
+    page.settle()
     p.keyboard.press("ArrowLeft")
     page.settle()
     assert p.locator(".card").first.is_visible() and not p.locator("#particles").is_visible()

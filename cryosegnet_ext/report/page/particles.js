@@ -332,7 +332,7 @@ function startParticles() {
   });
   at("large").addEventListener("close", () => {
     particles.mark = particles.strip = null;
-    if (particles.from && particles.from.isConnected) particles.from.focus();
+    if (stage.untouched && particles.from && particles.from.isConnected) particles.from.focus();
     particles.from = null;
   });
 }

@@ -1,9 +1,9 @@
 // The large view of one micrograph: zoom and pan; with a server, full resolution in tiles.
-const stage = { m: null, scale: 1, left: 0, top: 0, fitted: 1, tiles: new Map(), drag: null, area: false, remove: null };
+const stage = { m: null, scale: 1, left: 0, top: 0, fitted: 1, tiles: new Map(), drag: null, area: false, remove: null, opener: null, untouched: true };
 const TILE = 512;
 
 function openLarge(m) {
-  if (!at("large").open) { at("large").showModal(); at("large").append(at("tip")); }
+  if (!at("large").open) { stage.opener = document.activeElement; at("large").showModal(); at("large").append(at("tip")); }
   stage.m = m;
   stage.tiles.clear();
   at("large-name").textContent = m.name;
@@ -196,11 +196,13 @@ function startStage() {
   at("large").addEventListener("close", () => {
     const m = stage.m;
     stage.m = null;
+    // The browser has given the focus back before this event comes: a reader who has gone on since keeps it.
+    stage.untouched = [document.body, null, stage.opener].includes(document.activeElement) || at("large").contains(document.activeElement);
     at("tip").hidden = true;
     document.body.append(at("tip"));
     const card = cards().find((c) => c.micrograph === m);
     if (view) refresh();
-    if (card) focusCard(cards().indexOf(card));
+    if (card && stage.untouched) focusCard(cards().indexOf(card));
   });
   at("large-close").addEventListener("click", () => at("large").close());
   at("large-previous").addEventListener("click", () => move(-1));
