@@ -207,13 +207,13 @@ def time(m: Measured, stages: Sequence[str]) -> Iterator[str]:
     rows = []
     for name, one in found.items():
         work = f"{name}, {one['size']} x {one['size']}"
-        rows.append([work, "-", f"{one['cpu']:.1f}", f"{one['wall']:.1f}", f"{one['peak_mb']:.0f}"])
+        rows.append([work, "-", f"{one['cpu']:.1f}", f"{one['peak_mb']:.0f}"])
     for name, one in steps.items():
         work = (
             f"{name} network ({float(str(one['parameters'])) / 1e6:.1f} M), one step, {one['batch']} x {one['side']} px"
         )
-        rows.append([work, "-", f"{one['processor_seconds']:.2f}", "-", "-"])
-    yield from table(["what", "published", "processor s, here", "wall s, here", "peak MB, here"], rows)
+        rows.append([work, "-", f"{one['processor_seconds']:.2f}", "-"])
+    yield from table(["what", "published", "processor s, here", "peak MB, here"], rows)
     if "published" not in steps:
         yield "\nThe rest is not measured yet."
         return
@@ -226,8 +226,8 @@ def time(m: Measured, stages: Sequence[str]) -> Iterator[str]:
         f"""Published is the schedule of the training ({t["epochs"]} epochs of {t["micrographs"]} micrographs at batch
         {t["batch"]}, {t["side"]} x {t["side"]} pixels: {count} steps); no published time is at hand. {whole} What
         differs here: a CPU, one thread; "plain" is the published chain as we wrote it, with random weights of the same
-        shape (SAM: ViT-B, the published one is ViT-H). Other programs ran meanwhile, so compare processor seconds, not
-        wall seconds."""
+        shape (SAM: ViT-B, the published one is ViT-H). Processor seconds hardly change with what else a machine does; wall
+        times there would say nothing."""
     )
 
 
