@@ -25,7 +25,7 @@ from cryosegnet_ext.weights import resolve, sha256_of
 
 Figures = dict[str, object]
 
-TUNED_SPECIMEN, TUNED_RATIO = "1u6g.mrc", 0.03
+TUNED_SPECIMEN, TUNED_RATIO = "1u6g.mrc", 0.05
 SAMPLE_DIAMETER = 169.0
 """Of the 20S proteasome in the sample, angstrom."""
 
