@@ -226,8 +226,8 @@ def time(m: Measured, stages: Sequence[str]) -> Iterator[str]:
         f"""Published is the schedule of the training ({t["epochs"]} epochs of {t["micrographs"]} micrographs at batch
         {t["batch"]}, {t["side"]} x {t["side"]} pixels: {count} steps); no published time is at hand. {whole} What
         differs here: a CPU, one thread; "plain" is the published chain as we wrote it, with random weights of the same
-        shape (SAM: ViT-B, the published one is ViT-H). Processor seconds hardly change with what else a machine does; wall
-        times there would say nothing."""
+        shape (SAM: ViT-B, the published one is ViT-H). Processor seconds hardly change with what else a
+        machine does; wall times there would say nothing."""
     )
 
 
