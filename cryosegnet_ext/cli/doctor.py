@@ -37,6 +37,8 @@ _PACKAGES = (
 )
 _RELION_PROGRAMS = ("relion_refine", "relion_refine_mpi", "relion")
 _PROGRAM_SECONDS = 20
+# Of cryosparc-tools; a client and its server have the same one.
+_CLIENT_FAMILIES = ("4.7", "5.0")
 _SEGMENTER = (
     f"peaks, with the built-in {BUILT_IN_SAM}; grid needs --sam (sam_vit_b or a file), watershed does not use SAM"
 )
@@ -59,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         "devices": _devices(),
         "weights": {"built-in network": network, **_weights()},
         "segmenter": {"default": _SEGMENTER},
-        "hosts": {"RELION": _relion(), "cryosparc-tools": _version("cryosparc-tools") or "not found (optional)"},
+        "hosts": {"RELION": _relion(), "cryosparc-tools": _cryosparc_client()},
     }
     if args.json:
         print(json.dumps({"works": works, **report}, indent=1))
@@ -77,6 +79,17 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _cryosparc_client() -> str:
+    installed = _version("cryosparc-tools")
+    if installed is None:
+        return "not found (optional)"
+    family = ".".join(installed.split(".")[:2])
+    if family in _CLIENT_FAMILIES:
+        return f"{installed}, for servers of version {family}"
+    supported = " or ".join(f"{family}.*" for family in _CLIENT_FAMILIES)
+    return f"{installed} is not supported: install {supported}, as the server's"
 
 
 def _packages() -> Section:

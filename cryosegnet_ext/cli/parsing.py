@@ -65,15 +65,27 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; an unknown argument is an error."""
         args = self._with_negative_values(sys.argv[1:] if args is None else args)
+        if not self.commands:
+            self._refuse_unknown_options(args)
         found, extra = self.parse_known_args(args, namespace)
         if extra and not any(word.startswith("-") for word in extra) and self._takes_many():
             # argparse takes positional arguments from one place only; here they may be on both sides of options.
             found, extra = self.parse_known_intermixed_args(args, namespace)
         if extra:
-            wrong = next((word for word in extra if word.startswith("-")), extra[0])
-            options = [option for _, action in self.arguments for option in action.option_strings]
-            self.error(f"unknown argument {wrong}{did_you_mean(wrong.split('=')[0], options)}")
+            self._unknown(next((word for word in extra if word.startswith("-")), extra[0]))
         return found
+
+    def _refuse_unknown_options(self, words: Sequence[str]) -> None:
+        """Name a wrong option before argparse names arguments that are missing, perhaps because of it."""
+        for word in words[: words.index("--")] if "--" in words else words:
+            if word.startswith("--") and " " not in word and word.split("=")[0] not in {*self._options(), "--help"}:
+                self._unknown(word)
+
+    def _options(self) -> list[str]:
+        return [option for _, action in self.arguments for option in action.option_strings]
+
+    def _unknown(self, word: str) -> NoReturn:
+        self.error(f"unknown argument {word}{did_you_mean(word.split('=')[0], self._options())}")
 
     def _with_negative_values(self, words: Sequence[str]) -> list[str]:
         """The words with ``--tilt -30:30`` as ``--tilt=-30:30``; argparse would take the value for an option."""

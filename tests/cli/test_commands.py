@@ -89,6 +89,7 @@ def test_every_option_of_pick_explains_itself() -> None:
         (["pick"], "required"),
         (["pick", "m", "-o", "o", "--diamter", "100"], "unknown argument --diamter; did you mean --diameter?"),
         (["pick", "m", "-o", "o", "--diamter=100"], "did you mean --diameter?"),
+        (["pick", "--diamter", "100"], "unknown argument --diamter; did you mean --diameter?"),
         (["pick", "m", "-o", "o", "--pixel", "1"], "unknown argument --pixel; did you mean --pixel-size?"),
         (["pick", "m", "-o", "o", "--wach"], "unknown argument --wach; did you mean --watch"),
         (["pick", "m", "-o", "o", "--diameter", "0"], "--diameter: must be between 1 and 10000 angstrom (got 0)"),
@@ -231,6 +232,24 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
     command = [sys.executable, "-c", code, "pick", str(mics), "-o", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (4, "cryosegnet: error: stopped")
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [
+        (None, "not found (optional)"),
+        ("5.0.3", "5.0.3, for servers of version 5.0"),
+        ("4.7.1", "4.7.1, for servers of version 4.7"),
+        ("4.6.2", "4.6.2 is not supported: install 4.7.* or 5.0.*, as the server's"),
+    ],
+)
+def test_doctor_says_which_servers_the_client_is_for(
+    installed: str | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: installed if name == "cryosparc-tools" else found(name))
+    main(["doctor", "--json"])
+    assert json.loads(capsys.readouterr().out)["hosts"]["cryosparc-tools"] == said
 
 
 def test_reader_of_the_output_leaves(mics: Path, tmp_path: Path) -> None:
