@@ -42,7 +42,9 @@ REAL_IN_TRAINING = ("betagal", "4v1w", "6z6u")
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of a table."""
-    for row in (header, ["---"] * len(header), *rows):
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
         yield "| " + " | ".join(row) + " |"
 
 
