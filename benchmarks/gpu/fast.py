@@ -278,7 +278,8 @@ def plain_pipeline(context: Context) -> Found:
 
 def goals(context: Context) -> Found:
     """What was aimed at, and whether it was reached, from what the parts before have found."""
-    done = json.loads((context.output / RESULTS).read_text())["parts"]
+    before = context.output / RESULTS
+    done = json.loads(before.read_text())["parts"] if before.exists() else {}
     figures = {name: one.get("figures", {}) for name, one in done.items()}
     seconds = figures.get("plain pipeline", {}).get("seconds")
     rows: list[list[object]] = []

@@ -14,6 +14,7 @@ import torch
 from benchmarks import real_data
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import pack as packing
+from benchmarks.gpu.fast import goals
 from benchmarks.gpu.limits import card_of
 from benchmarks.gpu.pack import Packed, made_up, pack
 from benchmarks.gpu.parts import Context, Part, run
@@ -70,6 +71,10 @@ def test_nothing_begins_when_the_time_is_over(tmp_path: Path) -> None:
     said: list[str] = []
     results = run(parts("good"), context(tmp_path, 0.0), said.append)["parts"]
     assert results["good"]["status"] == "no time left" and not (tmp_path / "calls").exists()
+
+
+def test_the_goals_alone_are_an_empty_table(tmp_path: Path) -> None:
+    assert goals(context(tmp_path)).figures == {"rows": []}
 
 
 def test_a_missing_gpu_is_one_sentence(
