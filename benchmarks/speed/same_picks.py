@@ -1,12 +1,12 @@
 """Whether a change for speed changes the picks: two versions on the same micrographs.
 
     python -m benchmarks.speed.same_picks --other OLDER_CHECKOUT
-    python -m benchmarks.speed.same_picks --all-windows
+    python -m benchmarks.speed.same_picks --least-height=-inf
 
 The micrographs: the real test splits, and the simulated test specimens, as `simulated_specimens` and (at several
-signal-to-noise ratios) `contrast` make them; the true size is given. ``--all-windows`` compares this version with
-itself, the small SAM looking at every peak however low (`windows.LEAST_HEIGHT`). A pick is in both if the nearest one
-of the other version lies within a hundredth of a diameter and each is the other's nearest.
+signal-to-noise ratios) `contrast` make them; the true size is given. ``--least-height`` compares this version with
+itself, the small SAM looking at all peaks of that height (`windows.LEAST_HEIGHT`); -inf: at every one. Picks of the two
+are the same if they are within a hundredth of a diameter, one to one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
+
+from cryosegnet_ext.evaluation import match
 
 ROOT = Path(__file__).resolve().parents[2]
 VISIBLE = 0.05
@@ -61,21 +62,11 @@ class Counts:
         self.candidates += len(ours["score"])
         for name, least in (("visible", VISIBLE), ("picks", threshold)):
             a, b = (np.c_[f["x"], f["y"], f["score"]][f["score"] >= least] for f in (ours, other))
-            i, j = partners(a[:, :2], b[:, :2], 0.01 * diameter)
+            i, j = match(a[:, :2], b[:, :2], 0.01 * diameter)
             setattr(self, name, getattr(self, name) + len(a))
             changed = f"{name}_changed"
             setattr(self, changed, getattr(self, changed) + len(a) + len(b) - 2 * len(i))
             self.score = max(self.score, float(np.abs(a[i, 2] - b[j, 2]).max(initial=0.0)))
-
-
-def partners(a: np.ndarray, b: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of points (n, 2) and (m, 2) that are each other's nearest, within reach."""
-    if not len(a) or not len(b):
-        return np.zeros(0, int), np.zeros(0, int)
-    distance, there = cKDTree(b).query(a)
-    back = cKDTree(a).query(b)[1]
-    i = np.flatnonzero((distance <= reach) & (back[there] == np.arange(len(a))))
-    return i, there[i]
 
 
 def write_inputs(folder: Path, ratios: list[float]) -> list[dict[str, object]]:
@@ -103,7 +94,7 @@ def write_inputs(folder: Path, ratios: list[float]) -> list[dict[str, object]]:
     return rows
 
 
-def worker(folder: Path, target: Path, all_windows: bool, without_bf16: bool) -> None:
+def worker(folder: Path, target: Path, least_height: float | None, without_bf16: bool) -> None:
     """Picks of all micrographs, as <target>/<number>.npz."""
     import cryosegnet_ext.picking.picker as module
     from cryosegnet_ext import Picker
@@ -113,8 +104,8 @@ def worker(folder: Path, target: Path, all_windows: bool, without_bf16: bool) ->
 
     if without_bf16:
         precision._avx512_bf16 = lambda: False  # type: ignore[assignment]
-    if all_windows:
-        module.LEAST_HEIGHT = -np.inf  # type: ignore[attr-defined]
+    if least_height is not None:
+        module.LEAST_HEIGHT = least_height  # type: ignore[attr-defined]
     seen, look = [0], WindowSam.__call__
 
     def counted(self: WindowSam, pictures: object) -> object:
@@ -134,16 +125,18 @@ def worker(folder: Path, target: Path, all_windows: bool, without_bf16: bool) ->
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--other", type=Path, help="a checkout of another version")
-    ap.add_argument("--all-windows", action="store_true", help="the other version is this one, looking at every peak")
+    ap.add_argument(
+        "--least-height", type=float, help="compare with this version and another LEAST_HEIGHT"
+    )
     ap.add_argument("--without-bf16", action="store_true", help="compute in float32, as processors without bf16 do")
     ap.add_argument("--ratios", type=float, nargs="*", default=[0.03, 0.1, 0.4, 2.0], help="of contrast.py")
     ap.add_argument("--worker", type=Path, nargs=2, help=argparse.SUPPRESS)
     a = ap.parse_args()
     if a.worker:
-        worker(*a.worker, a.all_windows, a.without_bf16)
+        worker(*a.worker, a.least_height, a.without_bf16)
         return
-    if (a.other is None) != a.all_windows:
-        ap.error("give one of --other and --all-windows")
+    if (a.other is None) == (a.least_height is None):
+        ap.error("give one of --other and --least-height")
     with tempfile.TemporaryDirectory(prefix="picks-") as name:
         folder = Path(name)
         rows = write_inputs(folder, a.ratios)
@@ -152,7 +145,8 @@ def main() -> None:
             places.append(folder / version)
             places[-1].mkdir()
             command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(folder), str(places[-1])]
-            command += ["--all-windows"] if a.all_windows and version == "other" else []
+            if a.least_height is not None and version == "other":
+                command.append(f"--least-height={a.least_height}")
             command += ["--without-bf16"] if a.without_bf16 else []
             environment = {**os.environ, "PYTHONPATH": str(root)}
             if a.without_bf16:

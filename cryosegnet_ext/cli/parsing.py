@@ -78,7 +78,7 @@ class CommandParser(argparse.ArgumentParser):
     def _refuse_unknown_options(self, words: Sequence[str]) -> None:
         """Name a wrong option before argparse names arguments that are missing, perhaps because of it."""
         for word in words[: words.index("--")] if "--" in words else words:
-            if word.startswith("--") and " " not in word and word.split("=")[0] not in {*self._options(), "--help"}:
+            if word.startswith("--") and " " not in word and word.split("=")[0] not in self._options():
                 self._unknown(word)
 
     def _options(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.speed.same_picks import Counts, partners
+from benchmarks.speed.same_picks import Counts
 
 Found = dict[str, np.ndarray]
 
@@ -13,13 +13,6 @@ Found = dict[str, np.ndarray]
 def found(*rows: tuple[float, float, float], windows: int = 3) -> Found:
     x, y, score = np.array(rows).reshape(-1, 3).T
     return {"x": x, "y": y, "score": score, "windows": np.array(windows)}
-
-
-def test_partners_are_each_others_nearest_within_reach() -> None:
-    a, b = np.array([[0.0, 0.0], [0.3, 0.0], [9.0, 9.0]]), np.array([[9.0, 9.5], [0.2, 0.0]])
-    i, j = partners(a, b, 0.6)
-    assert i.tolist() == [1, 2] and j.tolist() == [1, 0]
-    assert [len(k) for k in partners(a, np.zeros((0, 2)), 1.0)] == [0, 0]
 
 
 def test_what_differs_is_counted() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from cryosegnet_ext import __version__
 from cryosegnet_ext.cli import doctor, main, program
 from cryosegnet_ext.errors import CryoSegNetError
+from cryosparc_job.client import EXTRAS
 from tests.stub_picker import write_micrograph
 from tests.waiting import FOREVER, LIMIT, start
 
@@ -248,6 +249,7 @@ def test_doctor_says_which_servers_the_client_is_for(
 ) -> None:
     found = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: installed if name == "cryosparc-tools" else found(name))
+    assert tuple(reversed(EXTRAS)) == doctor._CLIENT_FAMILIES
     main(["doctor", "--json"])
     assert json.loads(capsys.readouterr().out)["hosts"]["cryosparc-tools"] == said
 
