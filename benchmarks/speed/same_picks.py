@@ -125,9 +125,7 @@ def worker(folder: Path, target: Path, least_height: float | None, without_bf16:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--other", type=Path, help="a checkout of another version")
-    ap.add_argument(
-        "--least-height", type=float, help="compare with this version and another LEAST_HEIGHT"
-    )
+    ap.add_argument("--least-height", type=float, help="compare with this version and another LEAST_HEIGHT")
     ap.add_argument("--without-bf16", action="store_true", help="compute in float32, as processors without bf16 do")
     ap.add_argument("--ratios", type=float, nargs="*", default=[0.03, 0.1, 0.4, 2.0], help="of contrast.py")
     ap.add_argument("--worker", type=Path, nargs=2, help=argparse.SUPPRESS)
