@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.networks import unet
+from cryosegnet_ext.networks import unet, unet_ascent
 from cryosegnet_ext.networks.cpu_threads import each
 from cryosegnet_ext.networks.precision import all_in
 from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
@@ -291,3 +291,33 @@ def test_reduced_precision_changes_little():
         expected = torch.sigmoid(model(torch.from_numpy(image)[None, None]))[0, 0].numpy()
     assert np.abs(found - expected).max() < 0.05
     assert np.array_equal(found, probability_map(model, image))
+
+
+@pytest.mark.parametrize("width, left, whole", [(2, 0, 2), (34, 0, 34), (96, 0, 96), (40, 72, 112), (64, 4032, 4096)])
+def test_blocks_of_columns_are_the_upsampling_and_its_neighbours(width, left, whole):
+    """What a block of columns sees is enough for it, wherever its tile lies."""
+    coarse = torch.randn(width // 2, generator=torch.Generator().manual_seed(1)).double()
+    position = unet.TilePosition(0, left, 8, whole)
+    up = unet.upsampled_as_part(coarse.expand(1, 1, 4, -1), position)[0, 0, 0]
+    beside = torch.nn.functional.pad(up, (1, 1))
+    blocks = unet_ascent._columns_of(width, position, len(coarse))
+    seen = torch.nn.functional.pad(coarse, (1, blocks.shape[0] * 8 + 10))
+    for column in range(width):
+        block, inside = divmod(column, 16)
+        matrix = blocks[block, inside].view(10, 3)
+        for place in range(3):
+            value = matrix[:, place] @ seen[8 * block : 8 * block + 10]
+            assert float(value) == pytest.approx(float(beside[column + place]), abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (6, 34), (90, 18)], ids=str)
+def test_convolving_first_is_upsampling_first(shape):
+    torch.manual_seed(2)
+    decoder = random_unet(4, 1).d1
+    x, skip = torch.randn(1, 8, shape[0] // 2, shape[1] // 2), torch.randn(1, 4, *shape)
+    ascent = unet_ascent.Ascent(decoder, torch.float32)
+    with torch.inference_mode():
+        expected = decoder(x, skip)
+        last = [value.contiguous(memory_format=torch.channels_last) for value in (x, skip)]
+        torch.testing.assert_close(ascent(*last, None), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ascent(*last, None, lambda rows: rows[0, 1]), expected[0, 1], rtol=1e-5, atol=1e-5)
