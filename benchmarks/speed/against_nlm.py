@@ -13,7 +13,6 @@ bf16 units does.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
@@ -79,10 +78,6 @@ def ours(a: argparse.Namespace) -> Callable[[], object]:
 
     if a.without_bf16:
         precision._avx512_bf16 = lambda: False  # type: ignore[assignment]
-    with contextlib.suppress(ImportError):  # an older version
-        from cryosegnet_ext.heap import keep_freed
-
-        keep_freed()  # as in every run
     picker, size = Picker(device="cpu"), float((a.folder / "diameter.txt").read_text())
     return lambda: picker.pick(read_micrograph(a.folder / "mic.mrc"), size)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
@@ -9,6 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 ROWS, LEAST_ROWS, STRIPS = 64, 16, 8
 """Most and fewest rows of a strip, and how many strips a level has at least if they have more rows."""
+
+KEPT = 1 << 29
+"""Most bytes of levels that are kept between images."""
 
 HALO = 2
 """Rows that two 3 x 3 convolutions see on either side."""
@@ -41,9 +48,44 @@ def strips(height: int) -> list[Strip]:
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
-def empty(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """(1, channels, height, width) in channels-last order."""
-    return torch.empty((1, channels, height, width), dtype=like.dtype, memory_format=torch.channels_last)
+class LevelMemory:
+    """Memory for the levels of a U-Net, used again for its next image.
+
+    The system fills new memory with zeros, page by page, which takes longer than to write a level.
+    """
+
+    def __init__(self) -> None:
+        self._flat: dict[tuple[str, int], Tensor] = {}
+
+    def empty(self, name: str, like: Tensor, channels: int, height: int, width: int) -> Tensor:
+        """(1, channels, height, width) in channels-last order, until this name and width is asked for again."""
+        size, key = channels * height * width, (name, channels)
+        flat = self._flat.get(key)
+        if flat is None or flat.dtype != like.dtype or len(flat) < size:
+            self._flat.pop(key, None)
+            flat = self._flat[key] = torch.empty(size, dtype=like.dtype)
+        return flat[:size].view(1, height, width, channels).permute(0, 3, 1, 2)
+
+    @property
+    def bytes(self) -> int:
+        """Of all levels."""
+        return sum(flat.nbytes for flat in self._flat.values())
+
+
+_unused: queue.Queue[LevelMemory] = queue.Queue(1)
+
+
+@contextlib.contextmanager
+def level_memory() -> Iterator[LevelMemory]:
+    """Memory that no other thread uses meanwhile; afterwards up to `KEPT` bytes of it wait for the next image."""
+    try:
+        memory = _unused.get_nowait()
+    except queue.Empty:
+        memory = LevelMemory()
+    yield memory
+    if memory.bytes <= KEPT:
+        with contextlib.suppress(queue.Full):
+            _unused.put_nowait(memory)
 
 
 def by_pixel(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, linear
 
 from .cpu_threads import each
-from .strips import Strip, around, as_layer, at_border, by_pixel, convolved, empty, folded, strips
+from .strips import Strip, around, as_layer, at_border, by_pixel, convolved, folded, strips
 from .tile_position import TilePosition, neighbours
 
 # Rows whose products stay in the processor's cache; even.
@@ -52,13 +52,14 @@ class Ascent:
         places = weight[:, :deep].detach().permute(2, 1, 3, 0)
         self._places = places.reshape(3, deep, -1).to(dtype).contiguous()
 
-    def __call__(self, x: Tensor, skip: Tensor, position: TilePosition | None, output: Output | None = None) -> Tensor:
-        """What comes up (1, D, h / 2, w / 2) and a skip connection (1, C, h, w) -> (1, C, h, w).
+    def __call__(
+        self, x: Tensor, skip: Tensor, position: TilePosition | None, result: Tensor, output: Output | None = None
+    ) -> Tensor:
+        """Fill and return ``result`` (1, C, h, w) from what comes up (1, D, h / 2, w / 2) and a skip (1, C, h, w).
 
-        With ``output``, what it makes of the result (h, w). ``position``: of a part in a whole.
+        With ``output``, ``result`` (h, w) is what that makes of it. ``position``: of a part in a whole.
         """
         height, width = skip.shape[2:]
-        whole = empty(skip, skip.shape[1], height, width) if output is None else torch.empty((height, width))
         place = position or TilePosition(0, 0, height, width)
         columns = _columns_of(width, place, x.shape[3]).to(x.dtype)
 
@@ -66,12 +67,12 @@ class Ascent:
             first, last = strip
             part = self._strip(x, skip, first, last, place, columns)
             if output is None:
-                whole[:, :, first:last] = part
+                result[:, :, first:last] = part
             else:
-                whole[first:last] = output(part)
+                result[first:last] = output(part)
 
         each(work, strips(height))
-        return whole
+        return result
 
     def _strip(self, x: Tensor, skip: Tensor, first: int, last: int, position: TilePosition, columns: Tensor) -> Tensor:
         """Rows first..last of the result, (1, C, rows, w)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d
 
 from .cpu_threads import each
-from .strips import Layer, Strip, around, as_layer, at_border, convolved, empty, folded, strips
+from .strips import Layer, LevelMemory, Strip, around, as_layer, at_border, convolved, folded, level_memory, strips
 from .tile_position import TilePosition
 from .unet_ascent import Ascent
 
@@ -48,12 +48,16 @@ class StripUNet:
 
         Height and width are multiples of the network's stride. ``position``: of a part in a whole.
         """
+        with level_memory() as memory:
+            return self._run(image, position, memory)
+
+    def _run(self, image: Tensor, position: TilePosition | None, memory: LevelMemory) -> Tensor:
         x = image[None].to(self._dtype, memory_format=torch.channels_last)
         skips = []
         for layers in self._encoders:
-            skip, x = _encoded(x, layers)
+            skip, x = _encoded(x, layers, memory)
             skips.append(skip)
-        bottom = empty(x, len(self._bottom[1][1]), x.shape[2], x.shape[3])
+        bottom = memory.empty("up", x, len(self._bottom[1][1]), x.shape[2], x.shape[3])
 
         def descend(strip: Strip) -> None:
             bottom[:, :, strip[0] : strip[1]] = _convolved_twice(x, strip, self._bottom)
@@ -63,7 +67,10 @@ class StripUNet:
         for decoder in self._decoders:
             skip = skips.pop()
             at = None if position is None else TilePosition(*(value >> len(skips) for value in position))
-            below = decoder(below, skip, at, None if skips else self._probability)
+            if skips:
+                below = decoder(below, skip, at, memory.empty("up", skip, *skip.shape[1:]))
+            else:
+                below = decoder(below, skip, at, torch.empty(image.shape[1:]), self._probability)
         return below
 
     def _probability(self, x: Tensor) -> Tensor:
@@ -82,11 +89,12 @@ def _convolved_twice(x: Tensor, strip: Strip, layers: tuple[Layer, Layer]) -> Te
     return y[:, :, skipped : skipped + last - first]
 
 
-def _encoded(x: Tensor, layers: tuple[Layer, Layer]) -> tuple[Tensor, Tensor]:
+def _encoded(x: Tensor, layers: tuple[Layer, Layer], memory: LevelMemory) -> tuple[Tensor, Tensor]:
     """A level's skip connection (1, C, h, w) and what goes down (1, C, h / 2, w / 2)."""
     height, width = x.shape[2:]
     channels = len(layers[1][1])
-    skip, pooled = empty(x, channels, height, width), empty(x, channels, height // 2, width // 2)
+    skip = memory.empty("skip", x, channels, height, width)
+    pooled = memory.empty("down", x, channels, height // 2, width // 2)
 
     def work(strip: Strip) -> None:
         first, last = strip

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from ..networks.cpu_threads import each
+
 Image = NDArray[np.float32]
 
 # Default recipe: background and normalisation, in pixels of the working image, where a particle is ~32 px across.
@@ -212,9 +214,15 @@ def _centred(data: Image, good: Image) -> tuple[Image, float]:
     spread = 1.4826 * np.median(np.abs(sample - median))
     if spread == 0:
         spread = sample.std()
-    image = data - median
     limit = float(8 * spread) if spread > 0 else float("inf")
-    return np.clip(image, -limit, limit, out=image), limit
+    image = np.empty_like(data)
+
+    def work(rows: slice) -> None:
+        np.subtract(data[rows], median, out=image[rows])
+        np.clip(image[rows], -limit, limit, out=image[rows])
+
+    each(work, [slice(first, first + _STRIP) for first in range(0, len(data), _STRIP)])
+    return image, limit
 
 
 def _resize(image: Image, h: int, w: int) -> Image:
@@ -252,7 +260,7 @@ def bad_areas(data: Image, valid: NDArray[np.bool_] | None = None) -> NDArray[np
     (ny, nx) bool
         True where the image is bad.
     """
-    return areas_of([_change_along(data, axis) for axis in (0, 1)], data.shape, valid)
+    return areas_of(each(lambda axis: _change_along(data, axis), (0, 1)), data.shape, valid)
 
 
 @dataclass(frozen=True)

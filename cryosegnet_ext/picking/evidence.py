@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..networks.cpu_threads import each
 from .masks import Masks
 from .segment import middles
 
@@ -66,9 +67,9 @@ def height_map(probability: Image, diameter_px: float) -> Image:
     """Natural logarithm of the odds of a map (h, w) of 0..1, smoothed, less a share of that of the surroundings."""
     p = np.clip(probability, 1e-12, np.float32(1 - 1e-7))
     logit = np.log(p) - np.log1p(-p)
-    inner, outer = (
-        cv2.GaussianBlur(logit, (0, 0), size * diameter_px, borderType=cv2.BORDER_REFLECT)
-        for size in (SMOOTHING, SURROUNDINGS)
+    inner, outer = each(
+        lambda size: cv2.GaussianBlur(logit, (0, 0), size * diameter_px, borderType=cv2.BORDER_REFLECT),
+        (SMOOTHING, SURROUNDINGS),
     )
     return np.asarray(inner - np.float32(SURROUNDINGS_SHARE) * outer, np.float32)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -9,12 +12,15 @@ import pytest
 import torch
 
 from cryosegnet_ext.errors import CryoSegNetError
-from cryosegnet_ext.networks import unet, unet_ascent
+from cryosegnet_ext.networks import strips, unet, unet_ascent, unet_strips
 from cryosegnet_ext.networks.cpu_threads import each
 from cryosegnet_ext.networks.precision import all_in
 from cryosegnet_ext.networks.unet import AttentionUNet, probability_map
 from cryosegnet_ext.networks.unet_strips import StripUNet
 from cryosegnet_ext.weights import load_unet
+
+# Base channels and levels.
+SIZES = ((4, 3), (6, 2))
 
 
 def conv_block(prefix, channels_in, channels_out):
@@ -319,5 +325,25 @@ def test_convolving_first_is_upsampling_first(shape):
     with torch.inference_mode():
         expected = decoder(x, skip)
         last = [value.contiguous(memory_format=torch.channels_last) for value in (x, skip)]
-        torch.testing.assert_close(ascent(*last, None), expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ascent(*last, None, lambda rows: rows[0, 1]), expected[0, 1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ascent(*last, None, torch.empty_like(expected)), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            ascent(*last, None, torch.empty(shape), lambda rows: rows[0, 1]), expected[0, 1], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_memory_is_used_again_and_changes_nothing(exact, monkeypatch):
+    """Also by another network, of other widths, and by several threads at a time."""
+    monkeypatch.setattr(unet_strips, "level_memory", lambda: contextlib.nullcontext(strips.LevelMemory()))
+    cases = [(random_unet(*sizes), noise(shape)) for shape in ((130, 90), (60, 200), (200, 220)) for sizes in SIZES]
+    expected = [probability_map(*case) for case in cases]
+    monkeypatch.undo()
+    monkeypatch.setattr(strips, "_unused", queue.Queue(1))
+    for case, map_ in [*zip(cases, expected), *zip(cases, expected)]:
+        assert np.array_equal(probability_map(*case), map_)
+    assert strips._unused.full()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda case: probability_map(*case), cases * 5))
+    assert all(np.array_equal(one, map_) for one, map_ in zip(found, expected * 5))
+    monkeypatch.setattr(strips, "KEPT", strips._unused.queue[0].bytes - 1)
+    probability_map(*cases[-1])
+    assert strips._unused.empty()

@@ -22,6 +22,7 @@ from ..limits import (
     rounded,
     skip,
     take,
+    taken_at_once,
     truncated,
 )
 from .pictures import picture_kind
@@ -71,7 +72,9 @@ def read_mrc(stream: Any, size: int | None, compressed: int = 0) -> StoredImage:
         raise truncated(expected, size)
     check_memory(ny, nx)
     found = HEADER_DTYPE.itemsize + skip(stream, extended)
-    pixels = take(stream, expected - HEADER_DTYPE.itemsize - extended)
+    count = expected - HEADER_DTYPE.itemsize - extended
+    # of a file that is as long as it says no copy is made
+    pixels = take(stream, count) if size is None else taken_at_once(stream, count)
     found += len(pixels)
     if found < expected:
         raise truncated(expected, found)

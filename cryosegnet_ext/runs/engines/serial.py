@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from ...files.inputs import Input
-from ...heap import give_back, keep_freed
 from ..diameter import Estimate, Looked, estimate, unheard
 from ..pick_task import MicrographPicker, PickOutcome, PickTask, ReadMicrograph, pick_task
 from ..prefetch import Prefetcher
@@ -64,7 +63,6 @@ class SerialEngine(LocalEngine):
         self._tasks: deque[PickTask] = deque()
         self._to_read: queue.SimpleQueue[PickTask | None] = queue.SimpleQueue()
         self._reader: Prefetcher[PickTask, ReadMicrograph] | None = None
-        keep_freed()
 
     @property
     def room(self) -> int:
@@ -88,8 +86,6 @@ class SerialEngine(LocalEngine):
                 stopping.check()
             outcome = pick_task(self.picker, self._tasks[0], got)
         self._tasks.popleft()
-        if not self._tasks:
-            give_back()
         return [outcome]
 
     def close(self) -> None:
