@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from ..cgroups import groups
 
 MIN_SIDE, MAX_SIDE = 64, 32768
@@ -115,15 +113,6 @@ def take(stream: Any, count: int) -> bytearray:
     for chunk in _chunks(stream, count):
         taken += chunk
     return taken
-
-
-def taken_at_once(stream: Any, count: int) -> memoryview:
-    """Read up to ``count`` bytes of a file that has at least so many, without a copy in between."""
-    taken = np.empty(count, np.uint8).data
-    found = 0
-    while found < count and (got := stream.readinto(taken[found:])):
-        found += got
-    return taken[:found]
 
 
 def skip(stream: Any, count: int) -> int:

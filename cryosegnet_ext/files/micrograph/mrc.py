@@ -22,7 +22,6 @@ from ..limits import (
     rounded,
     skip,
     take,
-    taken_at_once,
     truncated,
 )
 from .pictures import picture_kind
@@ -74,7 +73,7 @@ def read_mrc(stream: Any, size: int | None, compressed: int = 0) -> StoredImage:
     found = HEADER_DTYPE.itemsize + skip(stream, extended)
     count = expected - HEADER_DTYPE.itemsize - extended
     # of a file that is as long as it says no copy is made
-    pixels = take(stream, count) if size is None else taken_at_once(stream, count)
+    pixels = take(stream, count) if size is None else _taken_at_once(stream, count)
     found += len(pixels)
     if found < expected:
         raise truncated(expected, found)
@@ -82,6 +81,15 @@ def read_mrc(stream: Any, size: int | None, compressed: int = 0) -> StoredImage:
     if mode == 0:
         dtype, remark = _byte_type(head, header, np.frombuffer(pixels, "u1").reshape(ny, nx))
     return StoredImage(np.frombuffer(pixels, dtype).reshape(ny, nx), _mrc_pixel_size(header), remark)
+
+
+def _taken_at_once(stream: Any, count: int) -> memoryview:
+    """Read up to ``count`` bytes of a file that has at least so many, without a copy in between."""
+    taken = np.empty(count, np.uint8).data
+    found = 0
+    while found < count and (got := stream.readinto(taken[found:])):
+        found += got
+    return taken[:found]
 
 
 def mrc_image_header(head: bytes) -> Any:
