@@ -1,4 +1,4 @@
-"""Strips of rows of an image, and convolutions of them, on a CPU."""
+"""Strips of rows of an image on a CPU: their convolutions, and the memory of the levels that they make up."""
 
 from __future__ import annotations
 
